@@ -1,0 +1,30 @@
+# gatestream: every command a newcomer needs. Each target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-containers protos clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed  ## create .venv and install everything in it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
+	@touch $@
+
+test: install  ## lint, types, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+protos: install  ## make the Python code from the .proto files again
+	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Igatestream/protos=protos \
+	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/gatestream.proto
+
+clean:  ## remove what was built, not what was trained
+	rm -rf $(VENV) build dist .*_cache .hypothesis

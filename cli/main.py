@@ -1,0 +1,41 @@
+"""`gatestream`: one command. A subcommand is imported when it is called, so that none pays for another's imports."""
+
+import importlib
+from typing import ClassVar
+
+import click
+
+import gatestream
+
+
+class _LazyGroup(click.Group):
+    """Subcommand NAME is the object `command` of gatestream.cli.NAME."""
+
+    summaries: ClassVar[dict[str, str]] = {
+        "train": "Train a reference model.",
+        "export": "Turn a checkpoint into a verified ONNX artifact.",
+        "inspect": "Say what an artifact is, find its gates, draw its cell.",
+        "serve": "Serve artifacts over gRPC.",
+        "stream": "Stream rows from a file or standard input through a served model.",
+        "demo": "Train, export, serve and stream, and show what came of it.",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.summaries:
+            return None
+        command: click.Command = importlib.import_module(f"gatestream.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click's own would import every subcommand to ask for its summary.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gatestream.__version__, prog_name="gatestream")
+def main() -> None:
+    """Recurrent models, live: train, export to ONNX with the gates preserved, serve with per-session state."""
