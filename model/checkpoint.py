@@ -1,0 +1,140 @@
+"""A network, and where its training stands, in one safetensors file.
+
+The weights are stored under the names of their parameters (`cells.0.forget_gate.R`), training's own tensors
+under `training.`; the file's metadata holds the network's configuration and training's other values as JSON.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from gatestream.model.config import ConfigError
+from gatestream.model.network import Network, NetworkConfig
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+FORMAT = "1"
+_FORMAT_KEY, _CONFIG_KEY, _TRAINING_KEY = "gatestream.checkpoint", "gatestream.config", "gatestream.training"
+_PREFIX = "training."
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint that can be read; the message says why and what to do."""
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What training needs to go on as if it had never stopped.
+
+    Attributes:
+        tensors: optimiser moments, carried states, generator states.
+        values: everything else, as JSON can hold it.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `load` found: the network, and the state of its training (empty: it was not trained here)."""
+
+    network: Network
+    training: TrainingState
+
+
+def save(path: Path | str, network: Network, training: TrainingState | None = None) -> None:
+    """Write a checkpoint; whoever reads `path` finds the old file or the new one, never a part.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    training = training or TrainingState()
+    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    tensors |= {_PREFIX + name: tensor.detach().contiguous() for name, tensor in training.tensors.items()}
+    metadata = {
+        _FORMAT_KEY: FORMAT,
+        _CONFIG_KEY: network.config.to_json(),
+        _TRAINING_KEY: json.dumps(training.values),
+    }
+    _replace(Path(path), serialise(tensors, metadata))
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is damaged, is not a checkpoint, or its tensors do not fit its
+            configuration; missing and unexpected names and wrong shapes are listed.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; make one with `gatestream train`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
+    if metadata.get(_FORMAT_KEY) != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {metadata.get(_FORMAT_KEY)!r}, this version reads {FORMAT!r}; "
+            "train again, or use the version that wrote it"
+        )
+    try:
+        network = Network(NetworkConfig.from_json(metadata[_CONFIG_KEY]))
+        values = json.loads(metadata[_TRAINING_KEY])
+    except (KeyError, json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
+    training = TrainingState(
+        {name.removeprefix(_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(_PREFIX)},
+        values,
+    )
+    load_weights(network, tensors, str(path))
+    return Checkpoint(network, training)
+
+
+def load_weights(network: Network, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy `tensors` into the parameters of the same names: all of them, and no others.
+
+    Raises:
+        CheckpointError: names are missing or unexpected, or shapes differ; all of them are listed.
+    """
+    parameters = network.state_dict()
+    problems = [f"missing {name}" for name in parameters if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in parameters]
+    problems += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in tensors and tensors[name].shape != parameter.shape
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: its tensors do not fit its configuration: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too, survives a loss of power
+    finally:
+        os.close(directory)
