@@ -299,7 +299,7 @@ class NodePlacement(_message.Message):
     def __init__(self, execution_provider: _Optional[str] = ..., nodes: _Optional[int] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s")
+    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s", "reply_bytes_per_stream")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +308,7 @@ class Limits(_message.Message):
     CHUNK_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    REPLY_BYTES_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     sessions: int
     sessions_per_stream: int
     streams: int
@@ -316,7 +317,8 @@ class Limits(_message.Message):
     chunk_length: int
     message_bytes: int
     idle_timeout_s: float
-    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ...) -> None: ...
+    reply_bytes_per_stream: int
+    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., reply_bytes_per_stream: _Optional[int] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("model", "page_size", "page_token")

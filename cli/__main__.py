@@ -1,0 +1,3 @@
+from gatestream.cli.main import main
+
+main(prog_name="gatestream")

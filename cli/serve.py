@@ -1,0 +1,98 @@
+"""`gatestream serve`: settings from flags, the environment and a TOML file, in this order of precedence."""
+
+import asyncio
+import tomllib
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gatestream.server.config import Limits, ServerConfig, TickLimits
+from gatestream.server.errors import ServerError
+
+_GROUPS: dict[str, type[Any]] = {"": ServerConfig, "tick": TickLimits, "limits": Limits}
+
+
+def _settings() -> list[tuple[str, Field[Any]]]:
+    return [(group, field) for group, config in _GROUPS.items() for field in fields(config) if "help" in field.metadata]
+
+
+def _name(group: str, field: Field[Any]) -> str:
+    # Limits of the server need no prefix; those of a tick would be taken for them without one.
+    return f"tick_{field.name}" if group == "tick" else field.name
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for group, field in reversed(_settings()):
+        hints = typing.get_type_hints(_GROUPS[group])
+        choices = field.metadata["choices"]
+        kind: Any = (
+            click.Choice(choices) if choices else Path if hints[field.name] == (Path | None) else hints[field.name]
+        )
+        command = click.option(
+            f"--{_name(group, field).replace('_', '-')}",
+            type=kind,
+            default=None if field.default is MISSING else field.default,
+            show_default=True,
+            show_envvar=True,
+            help=field.metadata["help"],
+        )(command)
+    return command
+
+
+def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    """Make a TOML file's values the defaults of the flags."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    known = {"artifacts", *(_name(group, field) for group, field in _settings())}
+    if unknown := sorted(values.keys() - known):
+        raise click.BadParameter(f"{path}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    ctx.default_map = values
+
+
+@click.command(context_settings={"auto_envvar_prefix": "GATESTREAM", "max_content_width": 110})
+@click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path), envvar="GATESTREAM_ARTIFACTS")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_file,
+    is_eager=True,
+    expose_value=False,
+    show_envvar=True,
+    help="TOML file with any of these settings, named as the flags are, with underscores.",
+)
+@_options
+def command(artifacts: tuple[Path, ...], **values: Any) -> None:
+    """Serve ARTIFACTS, made by `gatestream export`, over gRPC.
+
+    A setting is taken from its flag, else from the environment, else from the file given with --config, else from its
+    default.
+    """
+    from gatestream.server.logs import configure
+    from gatestream.server.server import serve
+
+    configure(values["log_format"])
+    try:
+        parts = {
+            group: config(**{f.name: values[_name(g, f)] for g, f in _settings() if g == group})
+            for group, config in _GROUPS.items()
+            if group
+        }
+        own = {f.name: values[f.name] for g, f in _settings() if not g}
+        asyncio.run(serve(ServerConfig(artifacts=artifacts, **own, **parts)))
+    except ServerError as error:
+        raise click.ClickException(str(error)) from error
+    except BaseExceptionGroup as group:
+        raise _single(group) from group
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return click.ClickException(str(error)) if isinstance(error, ServerError) else error

@@ -1,0 +1,114 @@
+"""Every setting of the server: one frozen dataclass, each field with its default, its range and its help.
+
+The command line, the environment and the TOML file are read in one place (gatestream.cli.serve), from these fields.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from gatestream.server.errors import ConfigError
+
+Provider = Literal["auto", "cpu", "cuda"]
+LogFormat = Literal["auto", "json", "text"]
+
+
+def _setting(
+    text: str,
+    default: Any = MISSING,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one server takes on. A request over a limit is refused at once; nothing queues without a bound.
+
+    A row is one time step of one session.
+    """
+
+    sessions: int = _setting("Resident sessions, of each model.", 10_000, least=1, most=10_000_000)
+    sessions_per_stream: int = _setting("Sessions that one stream may hold.", 10_000, least=1, most=10_000_000)
+    streams: int = _setting("Streams open at once.", 1_000, least=1, most=1_000_000)
+    rows: int = _setting("Rows accepted and not yet computed, of each model.", 262_144, least=1)
+    rows_per_stream: int = _setting("Rows of one stream accepted and not yet sent back.", 65_536, least=1)
+    chunk_length: int = _setting("Time steps of one session in one message.", 16_384, least=1)
+    reply_bytes_per_stream: int = _setting(
+        "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096
+    )
+    message_bytes: int = _setting("Size of one message, either way.", 16 * 2**20, least=1024, most=2**31 - 1)
+    idle_timeout: float = _setting(
+        "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0
+    )
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        if self.chunk_length > self.rows_per_stream:
+            raise ConfigError(
+                f"chunk_length is {self.chunk_length}, rows_per_stream {self.rows_per_stream}: "
+                "a chunk of the allowed length would never be accepted; raise rows_per_stream or lower chunk_length"
+            )
+        if self.rows_per_stream > self.rows:
+            raise ConfigError(
+                f"rows_per_stream is {self.rows_per_stream}, rows {self.rows}: one stream may not hold more than all"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TickLimits:
+    """How much one run of the model takes on."""
+
+    rows: int = _setting("Rows in one run of the model.", 512, least=1, most=65_536)
+    steps: int = _setting("Time steps of one session in one run of the model.", 64, least=1, most=65_536)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """A whole server.
+
+    Raises:
+        ConfigError: a value is outside its range; the message names it.
+    """
+
+    artifacts: tuple[Path, ...]
+    listen: str = _setting("HOST:PORT to listen on; port 0 takes a free one.", "127.0.0.1:50051")
+    provider: Provider = _setting(
+        "Execution provider; auto: cuda where it can be had, else cpu.",
+        "auto",
+        choices=("auto", "cpu", "cuda"),
+    )
+    threads: int = _setting("Threads of one run of a model on the CPU.", 1, least=1, most=1024)
+    drain_seconds: float = _setting("Longest time from the first SIGTERM to the end.", 8.0, least=0)
+    port_file: Path | None = _setting("Write the port listened on to this file.", None)
+    log_format: LogFormat = _setting(
+        "auto: text on a terminal, else JSON lines.", "auto", choices=("auto", "json", "text")
+    )
+    limits: Limits = field(default_factory=Limits)
+    tick: TickLimits = field(default_factory=TickLimits)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        if not self.artifacts:
+            raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65_535:
+            raise ConfigError(f"listen is {self.listen!r}; expected HOST:PORT, as in 127.0.0.1:50051 or [::]:50051")
+
+
+def _check_ranges(config: Any) -> None:
+    for item in fields(config):
+        value, least, most = (getattr(config, item.name), *(item.metadata.get(k) for k in ("least", "most")))
+        if least is not None and value < least:
+            raise ConfigError(f"{item.name} is {value}; the least allowed is {least}")
+        if most is not None and value > most:
+            raise ConfigError(f"{item.name} is {value}; the most allowed is {most}")
+        choices = item.metadata.get("choices")
+        if choices and value not in choices:
+            raise ConfigError(f"{item.name} is {value!r}; expected one of {', '.join(choices)}")

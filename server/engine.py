@@ -1,0 +1,370 @@
+"""One model being served: what is accepted, the tick, and who is answered.
+
+The step loop is `_turn`: controls, schedule, run, complete. It lives on the event loop; only the run is on another
+thread, and while it runs the next tick gathers. Every accepted step is answered exactly once.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits, TickLimits
+from gatestream.server.errors import Exhausted, InvalidRequest, OutOfStep, Refused, StepFailed
+from gatestream.server.owner import Owner
+from gatestream.server.runner import DTYPES, Runner
+from gatestream.server.scheduler import Dropped, Scheduler, Tick
+from gatestream.server.sessions import SessionTable
+from gatestream.server.slots import Ints
+from gatestream.server.work import Array, Chunks, Control, flatten, gather
+
+OUTPUTS: Final = 1
+GATES: Final = 2
+_ANSWER_BYTES: Final = 2 * 2**20
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """The step loop of one model. All methods are called on the event loop.
+
+    Args:
+        spec: of the model.
+        runner: its state rows, `limits.sessions` of them.
+        limits: what is taken on.
+        tick: what one run takes on.
+        clock: seconds, monotonic.
+
+    Attributes:
+        sessions: which there are.
+        wants: by slot, OUTPUTS and GATES as its owner asked.
+    """
+
+    def __init__(
+        self, spec: pb.ModelSpec, runner: Runner, limits: Limits, tick: TickLimits, clock: Callable[[], float]
+    ):
+        self.spec = spec
+        self.runner = runner
+        self.clock = clock
+        self.sessions = SessionTable(limits.sessions)
+        self.wants = np.zeros(limits.sessions, np.uint8)
+        self._limits = limits
+        # One answer stays below what every gRPC client takes by default (4 MiB).
+        self._row_bytes = _row_bytes(spec)
+        tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes)))
+        # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
+        self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, tick)
+        self._work: dict[int, Chunks | Control] = {}
+        self._last_work = 0
+        self._rows = 0
+        self._seconds_per_row = 0.0
+        self._fresh: list[int] = []
+        self._running = False
+        self._leaving: list[Ints] = []
+        self._wake = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._thread = ThreadPoolExecutor(1, f"tick-{spec.name}")
+        self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
+
+    async def quiet(self) -> None:
+        """Return when everything accepted has been answered."""
+        await self._quiet.wait()
+
+    # ---- What is accepted ---------------------------------------------------------------------
+
+    def submit(
+        self,
+        owner: Owner,
+        handles: Ints,
+        slots: Ints,
+        lengths: Ints,
+        offsets: Ints,
+        first: Ints | None,
+        inputs: Sequence[Array],
+    ) -> None:
+        """Put chunks in their sessions' lines; `owner` hears of each entry that is refused.
+
+        Args:
+            owner: who holds the sessions.
+            handles: [entries], what the owner calls them.
+            slots: [entries], each at most once.
+            lengths: [entries], steps of each, at least 1.
+            offsets: [entries], where in the inputs each begins.
+            first: [entries], the position that each is meant for; None: whatever position it is.
+            inputs: in the spec's order, each [rows, *shape].
+        """
+        accepted = self.sessions.accepted[slots]
+        meant = accepted if first is None else first
+        refusals = self._faults(lengths, accepted, meant, offsets, inputs)
+        good = np.ones(len(slots), np.bool_)
+        for error, bad in refusals:
+            owner.refused(error, handles[bad], accepted[bad], meant[bad], lengths[bad])
+            good &= ~bad
+        if refusals:
+            handles, slots, lengths, offsets, accepted, meant = (
+                column[good] for column in (handles, slots, lengths, offsets, accepted, meant)
+            )
+            if len(slots) == 0:
+                return
+        rows = int(lengths.sum())
+        try:
+            self._admit(owner, rows)
+        except Refused as error:
+            owner.refused(error, handles, accepted, meant, lengths)
+            return
+        self.sessions.accepted[slots] = accepted + lengths
+        wants = self.wants[slots]
+        for want in np.unique(wants) if len(wants) > 1 else wants:
+            which = np.flatnonzero(wants == want)
+            item = Chunks(owner, handles[which], inputs, bool(want & OUTPUTS), bool(want & GATES), len(which))
+            self._scheduler.add(self._number(item), slots[which], lengths[which], offsets[which], np.arange(len(which)))
+
+    def control(self, slot: int, control: Control, *, unlimited: bool = False) -> None:
+        """Put a control in a session's line.
+
+        Args:
+            slot: of the session.
+            control: what to do.
+            unlimited: take it however much is pending; at most one such control stands in a line.
+
+        Raises:
+            Exhausted: too much is pending.
+        """
+        self._admit(control.owner, 1, unlimited=unlimited)
+        self._scheduler.add_control(self._number(control), slot)
+
+    def _faults(
+        self, lengths: Ints, accepted: Ints, meant: Ints, offsets: Ints, inputs: Sequence[Array]
+    ) -> list[tuple[Refused, npt.NDArray[np.bool_]]]:
+        """What is wrong with which entries; each entry is in one fault at most."""
+        faults: list[tuple[Refused, npt.NDArray[np.bool_]]] = []
+        bad = accepted != meant
+        if bad.any():
+            k = int(bad.argmax())
+            text = f"first is {meant[k]}; the session's next step is {accepted[k]}"
+            faults.append((OutOfStep(text, pb.REASON_POSITION_MISMATCH), bad))
+        for item, column in zip(self.spec.inputs, inputs, strict=True):
+            tokens = item.dtype == pb.DATA_TYPE_INT64
+            good = (column >= 0) & (column < len(item.vocabulary)) if tokens else np.isfinite(column)
+            if good.all():
+                continue
+            bad_rows = np.logical_not(good.reshape(len(column), -1).all(axis=1))
+            before = np.concatenate(([0], np.cumsum(bad_rows)))
+            new = (before[offsets + lengths] > before[offsets]) & ~bad
+            if not new.any():
+                continue
+            k = int(new.argmax())
+            step = int(bad_rows[offsets[k] : offsets[k] + lengths[k]].argmax())
+            if tokens:
+                token = column[offsets[k] + step]
+                text = f"is {token} at step {step} of the entry; expected 0 to {len(item.vocabulary) - 1}"
+                fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
+            else:
+                text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
+                fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)
+            faults.append((fault, new))
+            bad = bad | new
+        return faults
+
+    def _admit(self, owner: Owner | None, rows: int, *, unlimited: bool = False) -> None:
+        limits = self._limits
+        wait = max(0.001, self._rows * self._seconds_per_row)
+        if self._rows + rows > limits.rows and not unlimited:
+            raise Exhausted(
+                f"{rows} rows more than the {self._rows} pending would be over the server's {limits.rows}; "
+                f"try again in {wait:.3f} s",
+                retry_after=wait,
+            )
+        most = min(limits.rows_per_stream, limits.reply_bytes_per_stream // self._row_bytes)
+        if owner is not None and owner.rows + rows > most and not unlimited:
+            raise Exhausted(
+                f"{rows} rows more than the {owner.rows} in flight would be over the stream's {most}; "
+                + ("wait for answers" if rows <= most else "send less in a message"),
+                retry_after=wait if rows <= most else 0.0,
+            )
+        self._rows += rows
+        if owner is not None:
+            owner.rows += rows
+
+    def _number(self, item: Chunks | Control) -> int:
+        self._last_work += 1
+        self._work[self._last_work] = item
+        self._wake.set()
+        self._quiet.clear()
+        return self._last_work
+
+    # ---- The step loop ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Step sessions until cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while await self._turn():
+                    pass
+        finally:
+            self._thread.shutdown(wait=True)
+
+    async def _turn(self) -> bool:
+        self._run_controls()
+        tick = self._scheduler.tick()
+        if tick is None:
+            if not self._work:
+                self._quiet.set()
+            return False
+        self._running = True
+        parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        started = self.clock()
+        try:
+            outputs, gates = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, tick, parts)
+        except Exception as error:
+            _log.exception("tick failed", model=self.spec.name, members=len(tick.slots))
+            self._fail(tick, error)
+        else:
+            self._complete(tick, outputs, gates, started)
+        finally:
+            self._running = False
+            while self._leaving:
+                self.sessions.free(self._leaving.pop())
+        return True
+
+    def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
+        self.write_fresh()
+        steps, size = tick.steps, len(tick.slots)
+        inputs = [np.empty((size, steps, *item.shape), DTYPES[item.dtype]) for item in self.spec.inputs]
+        gates = False
+        for item, start, stop in parts:
+            gates |= item.gates
+            for batch, column in zip(inputs, item.inputs, strict=True):
+                gather(column, tick.offsets[start:stop], steps, out=batch[start:stop])
+        return self.runner.step(tick.slots, inputs, tick.lengths.astype(np.int32), gates)
+
+    def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array], started: float) -> None:
+        now = self.clock()
+        wanted, finished = self._scheduler.complete(tick)
+        first = self.sessions.position[tick.slots]
+        if wanted.all():
+            whole, slots, rows = True, tick.slots, int(tick.lengths.sum())
+        else:
+            whole, slots, rows = False, tick.slots[wanted], int(tick.lengths[wanted].sum())
+        self.sessions.position[slots] += tick.lengths[wanted]
+        self.sessions.answered_at[slots] = now
+        self._rows -= rows
+        self._seconds_per_row += 0.1 * ((now - started) / len(tick.slots) / tick.steps - self._seconds_per_row)
+        for work, start, stop in self._answers(tick):
+            members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
+            lengths = tick.lengths[members]
+            item = self._work.get(work)
+            if item is None or len(lengths) == 0:
+                continue
+            assert isinstance(item, Chunks)
+            item.owner.results(
+                item.handles[tick.entries[members]],
+                first[members],
+                lengths,
+                [flatten(batch[members], lengths) for batch in outputs] if item.outputs else None,
+                [flatten(batch[members], lengths) for batch in gates] if item.gates else None,
+            )
+            self._count_off(work, item, int(finished[members].sum()))
+
+    def _answers(self, tick: Tick) -> Iterator[tuple[int, int, int]]:
+        most = max(1, _ANSWER_BYTES // (self._row_bytes * tick.steps))
+        for work, start, stop in tick.parts:
+            for begin in range(start, stop, most):
+                yield work, begin, min(begin + most, stop)
+
+    def _fail(self, tick: Tick, error: Exception) -> None:
+        failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
+        reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
+        behind = OutOfStep("the step before this one in the session failed", pb.REASON_PRECEDING_FAILED)
+        self._answer_dropped(
+            self._scheduler.abandon(tick),
+            lambda entry: reason if (entry.work, entry.entry) in failed else behind,
+            keep_musts=True,
+        )
+
+    def _run_controls(self) -> None:
+        for work in self._scheduler.due_controls():
+            item = self._work.pop(work)
+            assert isinstance(item, Control)
+            self._count_off_control(item)
+            try:
+                item.run()
+            except Exception as error:
+                _log.exception("control failed", model=self.spec.name)
+                item.fail(StepFailed(f"the server failed between two ticks: {error}"))
+
+    # ---- What the sessions' book needs ---------------------------------------------------------
+
+    def start_fresh(self, slot: int) -> None:
+        """Have the slot's state set to the initial one before its next step."""
+        self._fresh.append(slot)
+
+    def write_fresh(self) -> None:
+        """Set the states that were asked for by `start_fresh`. Not while a tick runs, except by the tick itself."""
+        count = len(self._fresh)
+        if count:
+            self.runner.write(np.array(self._fresh[:count]), [np.repeat(row, count, axis=0) for row in self._initial])
+            del self._fresh[:count]
+
+    def remove(self, slots: Ints) -> None:
+        """Forget sessions; what stands in their lines is answered as not taken."""
+        closed = OutOfStep("the session was closed before this step's turn came", pb.REASON_SESSION_CLOSED)
+        self._answer_dropped(self._scheduler.drop(slots), lambda _: closed, keep_musts=False)
+        self.sessions.remove(slots)
+        if not self._running:
+            self.sessions.free(slots)
+        else:
+            # A running tick will still write its members' rows: nobody else may have them before.
+            self._leaving.append(slots)
+
+    def idle(self, slots: Ints) -> Ints:
+        """Those of the slots that have nothing in line."""
+        return slots[self._scheduler.idle(slots)]
+
+    def _answer_dropped(self, dropped: list[Dropped], why: Callable[[Dropped], Refused], *, keep_musts: bool) -> None:
+        for slot, line in groupby(dropped, lambda entry: entry.slot):
+            position = first = int(self.sessions.position[slot])
+            self.sessions.accepted[slot] = position
+            for entry in line:
+                item = self._work[entry.work]
+                if isinstance(item, Chunks):
+                    self._rows -= entry.left
+                    item.owner.rows -= entry.left
+                    handles = item.handles[[entry.entry]]
+                    item.owner.refused(
+                        why(entry), handles, np.array([position]), np.array([first]), np.array([entry.left])
+                    )
+                    first += entry.left
+                    self._count_off(entry.work, item, 1)
+                elif item.must and keep_musts:
+                    self._scheduler.add_control(entry.work, slot)
+                else:
+                    del self._work[entry.work]
+                    self._count_off_control(item)
+                    item.fail(why(entry))
+
+    def _count_off(self, work: int, item: Chunks, finished: int) -> None:
+        item.unfinished -= finished
+        if item.unfinished == 0:
+            del self._work[work]
+
+    def _count_off_control(self, control: Control) -> None:
+        self._rows -= 1
+        if control.owner is not None:
+            control.owner.rows -= 1
+
+
+def _row_bytes(spec: pb.ModelSpec) -> int:
+    """Bytes of the largest answer to one row."""
+    outputs = sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.outputs)
+    return outputs + len(spec.gates) * spec.layers * spec.hidden * 4

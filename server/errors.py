@@ -1,0 +1,111 @@
+"""What the server refuses, and why.
+
+ServerError
+├── Refused            what one caller asked for cannot be had; carries the wire's Reason
+│   ├── InvalidRequest         INVALID_ARGUMENT      mend the request
+│   ├── NotFound               NOT_FOUND             no such model, session or handle
+│   ├── AlreadyExists          ALREADY_EXISTS        the name is taken
+│   ├── OutOfStep              FAILED_PRECONDITION   the session does not stand where the request assumes
+│   ├── Exhausted              RESOURCE_EXHAUSTED    a bound is reached: try again after `retry_after`
+│   ├── Draining               UNAVAILABLE           this server stops: go to another
+│   └── StepFailed             INTERNAL              the model failed on the tick
+├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
+├── ArtifactError      the file cannot be served
+├── ProviderError      the execution provider that was asked for cannot be had
+└── ConfigError        a setting is outside its range
+"""
+
+from typing import ClassVar
+
+import grpc
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+
+class ServerError(Exception):
+    """Base of all errors that this server raises on purpose."""
+
+
+class Refused(ServerError):
+    """One request, or one entry of it, is refused; the state that it was about is as it was.
+
+    Attributes:
+        code: the gRPC status of a unary call that ends so.
+        reason: the wire's Reason.
+        retry_after: seconds after which to try again; 0 where waiting does not help.
+    """
+
+    code: ClassVar[grpc.StatusCode]
+    default_reason: ClassVar[pb.Reason] = pb.REASON_UNSPECIFIED
+
+    def __init__(self, message: str, reason: pb.Reason | None = None, retry_after: float = 0.0):
+        super().__init__(message)
+        self.reason: pb.Reason = self.default_reason if reason is None else reason
+        self.retry_after = retry_after
+
+
+class InvalidRequest(Refused):
+    """The request contradicts the protocol, the model or itself."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    default_reason = pb.REASON_MALFORMED
+
+
+class NotFound(Refused):
+    """What the request names is not here."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    default_reason = pb.REASON_SESSION_UNKNOWN
+
+
+class AlreadyExists(Refused):
+    """What the request wants to make is here already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    default_reason = pb.REASON_SESSION_EXISTS
+
+
+class OutOfStep(Refused):
+    """The session is not in the state that the request assumes."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = pb.REASON_POSITION_MISMATCH
+
+
+class Exhausted(Refused):
+    """A bound is reached. Nothing was taken."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    default_reason = pb.REASON_ROWS_EXHAUSTED
+
+
+class Draining(Refused):
+    """The server has been told to stop."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    default_reason = pb.REASON_DRAINING
+
+
+class StepFailed(Refused):
+    """The model failed on a tick; no state of its members was changed."""
+
+    code = grpc.StatusCode.INTERNAL
+    default_reason = pb.REASON_STEP_FAILED
+
+
+class Unauthenticated(ServerError):
+    """The call carries no token, or one that is not known."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class ArtifactError(ServerError):
+    """The file cannot be served; the message says what is wrong with it."""
+
+
+class ProviderError(ServerError):
+    """The execution provider cannot be had; the message says why and how to get it."""
+
+
+class ConfigError(ServerError):
+    """A setting is outside its range; the message names it, what came and what is allowed."""

@@ -1,0 +1,32 @@
+"""Structured logs: an event and its fields, as JSON lines for machines or as text for a terminal."""
+
+import logging
+import sys
+
+import structlog
+
+from gatestream.server.config import LogFormat
+
+
+def configure(log_format: LogFormat) -> None:
+    """Send the logs of this process to standard error.
+
+    Args:
+        log_format: `auto` is text when standard error is a terminal, else JSON.
+    """
+    text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.types.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendered: list[structlog.types.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if text
+        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,85 @@
+"""The models that one server serves."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.artifact import Artifact
+from gatestream.server.config import ServerConfig
+from gatestream.server.engine import Engine
+from gatestream.server.errors import ConfigError, InvalidRequest, NotFound
+from gatestream.server.register import Register
+from gatestream.server.runner import load_runner
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model, its step loop and its sessions."""
+
+    number: int
+    spec: pb.ModelSpec
+    engine: Engine
+    register: Register
+
+
+class Models:
+    """All models of a server, by number and by name.
+
+    Attributes:
+        draining: the server is about to stop and opens no more sessions.
+        stopped: nor does it take steps.
+    """
+
+    def __init__(self, models: list[Model]):
+        self._models = models
+        self._by_name = {model.spec.name: model for model in models}
+        self.draining = False
+        self.stopped = False
+
+    def __getitem__(self, number: int) -> Model:
+        return self._models[number]
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models)
+
+    def find(self, name: str, version: str = "") -> Model:
+        """The model of a name (empty: the only one) and version (empty: any).
+
+        Raises:
+            NotFound: there is none, or the one there is has another version.
+            InvalidRequest: no name, and several models.
+        """
+        served = ", ".join(sorted(self._by_name))
+        if not name:
+            if len(self._models) > 1:
+                raise InvalidRequest(f"model is empty; name one of: {served}", pb.REASON_MODEL_UNKNOWN)
+            return self._models[0]
+        model = self._by_name.get(name)
+        if model is None:
+            raise NotFound(f"no model {name[:140]!r} here; there is: {served}", pb.REASON_MODEL_UNKNOWN)
+        if version and version != model.spec.version:
+            raise NotFound(
+                f"model {name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
+                pb.REASON_MODEL_UNKNOWN,
+            )
+        return model
+
+
+def load_models(config: ServerConfig) -> Models:
+    """Load every artifact that the configuration names.
+
+    Raises:
+        ArtifactError: a file cannot be served.
+        ProviderError: the execution provider cannot be had.
+        ConfigError: two artifacts have the same model name.
+    """
+    models: list[Model] = []
+    for path in config.artifacts:
+        artifact = Artifact.load(path)
+        if any(model.spec.name == artifact.spec.name for model in models):
+            raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
+        runner = load_runner(artifact, config.limits.sessions, config.provider, config.threads)
+        engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
+        models.append(Model(len(models), artifact.spec, engine, Register(engine, config.limits.idle_timeout)))
+    return Models(models)

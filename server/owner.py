@@ -1,0 +1,58 @@
+"""Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
+
+from typing import Protocol
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.errors import Refused
+from gatestream.server.slots import Ints
+
+
+class Owner(Protocol):
+    """All calls come on the event loop and return at once.
+
+    Attributes:
+        rows: the owner's rows that were accepted and are not yet on their way back to it.
+    """
+
+    rows: int
+
+    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
+        """A session is this owner's."""
+
+    def lost(self, handle: int) -> None:
+        """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""
+
+    def results(
+        self,
+        handles: Ints,
+        first: Ints,
+        lengths: Ints,
+        outputs: list[bytes] | None,
+        gates: list[bytes] | None,
+    ) -> None:
+        """Steps were taken.
+
+        Args:
+            handles: [entries].
+            first: [entries], position of each entry's first step answered here.
+            lengths: [entries], steps answered here.
+            outputs: a column for each of the model's outputs, None where they are not wanted.
+            gates: a column for each gate, None where they are not wanted.
+        """
+
+    def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
+        """Something will not be done.
+
+        Args:
+            error: why.
+            handles: [entries].
+            positions: [entries], where each session takes its next step.
+            first: [entries], position of each entry's first step not taken; empty for what was not about steps.
+            lengths: [entries], steps not taken; empty for what was not about steps.
+        """
+
+    def reset_done(self, handle: int, position: int) -> None:
+        """A session is back in its initial state."""
+
+    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+        """Sessions are no longer this owner's."""

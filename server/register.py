@@ -1,0 +1,258 @@
+"""Opening, taking over, resetting, closing, expiring and copying the sessions of one model.
+
+Whatever concerns a session that may have steps pending is a control in its line, and so happens in order.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.engine import GATES, OUTPUTS, Engine
+from gatestream.server.errors import InvalidRequest, Refused
+from gatestream.server.owner import Owner
+from gatestream.server.runner import DTYPES
+from gatestream.server.slots import Ints
+from gatestream.server.work import Control
+
+_NONE = np.empty(0, np.int64)
+_T = TypeVar("_T")
+
+
+class Register:
+    """Who has which session of one model.
+
+    Args:
+        engine: of the model.
+        idle_timeout: seconds without an answer after which a session is closed; 0: never.
+    """
+
+    def __init__(self, engine: Engine, idle_timeout: float):
+        self._engine = engine
+        self._idle_timeout = idle_timeout
+
+    def open(self, owner: Owner, tenant: str, request: pb.Open) -> int:
+        """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
+
+        A session that another owner holds is taken from it: the other end of a dead connection may not know yet that
+        it is dead.
+
+        Returns:
+            The slot. Steps may be submitted at once.
+
+        Raises:
+            InvalidRequest, NotFound, AlreadyExists, Exhausted: nothing has changed.
+        """
+        engine, sessions = self._engine, self._engine.sessions
+        if request.gates and not engine.spec.gates:
+            raise InvalidRequest(
+                f"gates were asked for, but the artifact of model {engine.spec.name!r} shows none "
+                f"({pb.Form.Name(engine.spec.form)}); serve the one that `gatestream export --form gates` makes",
+                pb.REASON_NO_GATES,
+            )
+        slot = None
+        if request.mode == pb.OPEN_MODE_RESUME:
+            slot = sessions.find(tenant, request.session_id)
+        elif request.mode == pb.OPEN_MODE_EITHER and request.session_id:
+            slot = sessions.get(tenant, request.session_id)
+        if slot is None:
+            slot = self._create(tenant, request.session_id)
+            owner.opened(request.handle, sessions.session_id(slot), 0, True)
+        else:
+            engine.control(slot, self._takeover(slot, owner, request.handle))
+        sessions.owner[slot] = owner
+        sessions.handle[slot] = request.handle
+        engine.wants[slot] = OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates
+        return slot
+
+    def _takeover(self, slot: int, owner: Owner, handle: int) -> Control:
+        sessions = self._engine.sessions
+        session_id = sessions.session_id(slot)
+        before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
+        if before is not None:
+            before.lost(before_handle)
+
+        def leave() -> int:
+            position = self._answered(slot)
+            if before is not None:
+                before.closed(np.array([before_handle]), np.array([position]), pb.CLOSE_REASON_TAKEN_OVER)
+            return position
+
+        def run() -> None:
+            owner.opened(handle, session_id, leave(), False)
+
+        def fail(error: Refused) -> None:
+            leave()
+            owner.refused(error, np.array([handle]), _NONE, _NONE, _NONE)
+
+        return Control(run, fail, owner, must=True)
+
+    def reset(self, owner: Owner, slot: int, handle: int) -> None:
+        """Back to the initial state, in the session's order; the owner hears `reset_done`.
+
+        Raises:
+            Exhausted: too much is pending.
+        """
+        sessions = self._engine.sessions
+
+        def run() -> None:
+            self._engine.start_fresh(slot)
+            owner.reset_done(handle, self._answered(slot))
+
+        def fail(error: Refused) -> None:
+            owner.refused(error, np.array([handle]), sessions.position[[slot]], _NONE, _NONE)
+
+        self._engine.control(slot, Control(run, fail, owner))
+
+    def close(self, owner: Owner, slot: int) -> None:
+        """End a session in its order; the owner hears `closed`. The caller takes no more steps for it."""
+
+        def run() -> None:
+            self._end(np.array([slot]), pb.CLOSE_REASON_REQUESTED)
+
+        def fail(_error: Refused) -> None:
+            """The session has ended already, and the owner has heard so."""
+
+        self._engine.control(slot, Control(run, fail, owner, must=True), unlimited=True)
+
+    def detach(self, slots: Ints) -> None:
+        """End sessions whose owner has gone."""
+        self._engine.sessions.owner[slots] = None
+        self._engine.remove(slots)
+
+    def end_all(self, reason: pb.CloseReason) -> None:
+        """End every session that has nothing in line; the owners hear `closed`."""
+        self._end(self._engine.idle(self._engine.sessions.last_answered_before(np.inf)), reason)
+
+    def expire(self) -> int:
+        """End the sessions that have had no answer for too long; how many."""
+        if not self._idle_timeout:
+            return 0
+        engine = self._engine
+        slots = engine.idle(engine.sessions.last_answered_before(engine.clock() - self._idle_timeout))
+        self._end(slots, pb.CLOSE_REASON_IDLE)
+        return len(slots)
+
+    async def close_by_id(self, tenant: str, session_id: str) -> int:
+        """End a session whoever owns it; its last position."""
+
+        def end(slot: int) -> int:
+            position = int(self._engine.sessions.position[slot])
+            self._end(np.array([slot]), pb.CLOSE_REASON_ADMINISTERED)
+            return position
+
+        return await self._in_line(tenant, session_id, end)
+
+    async def state(self, tenant: str, session_id: str) -> pb.SessionState:
+        """A copy of a session's state, after all steps accepted so far."""
+
+        def copy(slot: int) -> pb.SessionState:
+            self._engine.write_fresh()
+            rows = self._engine.runner.read(np.array([slot]))
+            return pb.SessionState(
+                model=self._engine.spec.name,
+                weights_fingerprint=self._engine.spec.weights_fingerprint,
+                position=int(self._engine.sessions.position[slot]),
+                state=[row.tobytes() for row in rows],
+            )
+
+        return await self._in_line(tenant, session_id, copy)
+
+    async def set_state(self, tenant: str, session_id: str, state: pb.SessionState) -> int:
+        """Put a session into a state and at its position; the position.
+
+        Raises:
+            InvalidRequest: the state is of other weights, or not of this model's shape.
+            OutOfStep: steps that were accepted before it failed.
+        """
+        spec = self._engine.spec
+        if state.weights_fingerprint != spec.weights_fingerprint:
+            raise InvalidRequest(
+                f"state.weights_fingerprint is {state.weights_fingerprint!r}; this model's is "
+                f"{spec.weights_fingerprint!r}: a state has a meaning for the weights that made it only",
+                pb.REASON_STATE_MISMATCH,
+            )
+        sizes = [int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.states]
+        if [len(column) for column in state.state] != sizes:
+            raise InvalidRequest(
+                f"state.state has columns of {[len(column) for column in state.state]} bytes; expected {sizes}",
+                pb.REASON_STATE_MISMATCH,
+            )
+        if state.position >= 2**63:
+            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^63")
+        rows = [
+            np.frombuffer(column, DTYPES[item.dtype]).reshape(1, *item.shape)
+            for column, item in zip(state.state, spec.states, strict=True)
+        ]
+        if not all(np.isfinite(row).all() for row in rows):
+            raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", pb.REASON_NOT_FINITE)
+
+        def put(slot: int) -> int:
+            self._engine.write_fresh()
+            self._engine.runner.write(np.array([slot]), rows)
+            self._engine.sessions.position[slot] = state.position
+            return state.position
+
+        slot = self._engine.sessions.find(tenant, session_id)
+        setting = self._in_line(tenant, session_id, put)
+        # Steps that come from now on stand behind it in the line, and count from its position.
+        self._engine.sessions.accepted[slot] = state.position
+        return await setting
+
+    async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
+        """A session that no stream holds, with a copy of another's state; its id and position."""
+
+        def copy(slot: int) -> tuple[str, int]:
+            engine = self._engine
+            twin = self._create(tenant, new_id)
+            engine.write_fresh()
+            engine.runner.write(np.array([twin]), engine.runner.read(np.array([slot])))
+            engine.sessions.position[twin] = engine.sessions.accepted[twin] = engine.sessions.position[slot]
+            return engine.sessions.session_id(twin), int(engine.sessions.position[twin])
+
+        return await self._in_line(tenant, session_id, copy)
+
+    def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
+        slot = self._engine.sessions.find(tenant, session_id)
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+        def run() -> None:
+            try:
+                result = do(slot)
+            except Refused as error:
+                fail(error)
+            else:
+                if not answer.done():
+                    answer.set_result(result)
+
+        def fail(error: Refused) -> None:
+            # The caller may have gone.
+            if not answer.done():
+                answer.set_exception(error)
+
+        self._engine.control(slot, Control(run, fail))
+        return answer
+
+    def _answered(self, slot: int) -> int:
+        self._engine.sessions.answered_at[slot] = self._engine.clock()
+        return int(self._engine.sessions.position[slot])
+
+    def _end(self, slots: Ints, reason: pb.CloseReason) -> None:
+        table = self._engine.sessions
+        owners, which = np.unique([id(owner) for owner in table.owner[slots]], return_inverse=True)
+        told = []
+        for k in range(len(owners)):
+            mine = slots[which == k]
+            if table.owner[mine[0]] is not None:
+                told.append((table.owner[mine[0]], table.handle[mine], table.position[mine]))
+        # What still stands in line is answered first, then the owner hears that the session is closed.
+        self._engine.remove(slots)
+        for owner, handles, positions in told:
+            owner.closed(handles, positions, reason)
+
+    def _create(self, tenant: str, session_id: str) -> int:
+        slot = self._engine.sessions.create(tenant, session_id, self._engine.clock())
+        self._engine.start_fresh(slot)
+        return slot

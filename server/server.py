@@ -1,0 +1,183 @@
+"""A server's life: load, warm up, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import gatestream
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.server.config import ServerConfig
+from gatestream.server.errors import ConfigError, ServerError
+from gatestream.server.models import Model, Models, load_models
+from gatestream.server.runner import DTYPES
+from gatestream.server.service import RefusalInterceptor, Service
+from gatestream.server.stream import ClientStream
+
+_SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["Gatestream"].full_name
+_EXPIRY_PERIODS: Final = 10
+_LONGEST_EXPIRY_PERIOD: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serve until the process is told to stop.
+
+    The first SIGTERM or SIGINT drains: health says NOT_SERVING, nothing new is opened, what is open may finish. It ends
+    when no session is left or `config.drain_seconds` have passed; every accepted step is answered before that. A second
+    signal ends at once.
+
+    Raises:
+        ServerError: it cannot be started as configured.
+    """
+    began = time.monotonic()
+    models = load_models(config)
+    service = Service(models, config.limits)
+    server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
+    pb_grpc.add_GatestreamServicer_to_server(service, server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    host = config.listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
+
+    signals = _Signals()
+    async with asyncio.TaskGroup() as background:
+        tasks = [background.create_task(model.engine.run()) for model in models]
+        for model in models:
+            await _warm_up(model, models, config)
+            _log_model(model)
+        await server.start()
+        if config.limits.idle_timeout:
+            tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
+        await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+        if config.port_file is not None:
+            config.port_file.write_text(f"{port}\n")
+        _log.info(
+            "serving",
+            address=f"{host}:{port}",
+            models=[model.spec.name for model in models],
+            start_s=round(time.monotonic() - began, 3),
+            version=gatestream.__version__,
+        )
+        await signals.first.wait()
+        await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await _drain(models, service, config.drain_seconds, signals)
+        await server.stop(grace=0.5)
+        for task in tasks:
+            task.cancel()
+    _log.info("stopped")
+
+
+async def _drain(models: Models, service: Service, seconds: float, signals: "_Signals") -> None:
+    models.draining = True
+    sessions = sum(len(model.engine.sessions) for model in models)
+    _log.info("draining", sessions=sessions, streams=service.streams, deadline_s=seconds)
+    service.going_away(seconds)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_first(service.no_streams(), signals.second.wait()), seconds)
+    # What was accepted is computed and answered whatever the deadline says: it is bounded, and nothing is added now.
+    models.stopped = True
+    for model in models:
+        await _first(model.engine.quiet(), signals.second.wait())
+    ended = sum(len(model.engine.sessions) for model in models)
+    for model in models:
+        model.register.end_all(pb.CLOSE_REASON_DRAINED)
+    service.end_streams()
+    _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Signals:
+    """The first and the second signal to stop."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
+    """Send steps the way that a client's go, so that the first client does not wait for first runs."""
+    stream = ClientStream(models, config.limits, tenant="gatestream.warm-up")
+    chunk = min(config.tick.steps, config.limits.chunk_length)
+    for gates in {False, bool(model.spec.gates)}:
+        stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)))
+        for steps in (1, chunk):
+            columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
+            stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
+        stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])))
+        while (item := await stream.outbox.take()) is not None:
+            message, rows = item
+            stream.rows -= rows
+            if message.HasField("error"):
+                raise ServerError(f"model {model.spec.name!r} failed its warm-up: {message.error.message}")
+            if message.HasField("closed"):
+                break
+
+
+async def _expire(models: Models, idle_timeout: float) -> None:
+    while True:
+        await asyncio.sleep(min(idle_timeout / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
+        for model in models:
+            if count := model.register.expire():
+                _log.info("idle sessions closed", model=model.spec.name, sessions=count)
+
+
+async def _say(servicer: health.aio.HealthServicer, status: int) -> None:
+    for name in ("", _SERVICE):
+        await servicer.set(name, status)
+
+
+def _log_model(model: Model) -> None:
+    runner = model.engine.runner
+    _log.info(
+        "loaded",
+        model=model.spec.name,
+        version=model.spec.version,
+        form=pb.Form.Name(model.spec.form),
+        execution_provider=runner.provider,
+        nodes={item.execution_provider: item.nodes for item in runner.placements},
+    )
+
+
+def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.max_receive_message_length", config.limits.message_bytes),
+        ("grpc.max_send_message_length", config.limits.message_bytes),
+        # Two servers on one port would each hold half of the sessions.
+        ("grpc.so_reuseport", 0),
+        # A peer that vanished without a word is found out within 40 s.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Clients may ping as often to learn the same of us.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )

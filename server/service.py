@@ -1,0 +1,222 @@
+"""The gRPC service: streams, and the unary calls."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import structlog
+
+import gatestream
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.server.config import Limits
+from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused
+from gatestream.server.models import Model, Models
+from gatestream.server.stream import ClientStream
+
+_PAGE = 100
+_LARGEST_PAGE = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class Service(pb_grpc.GatestreamServicer):
+    """Version 1 of the gatestream wire.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+    """
+
+    def __init__(self, models: Models, limits: Limits):
+        self._models = models
+        self._limits = limits
+        self._streams: set[ClientStream] = set()
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
+
+    # ---- Streams ------------------------------------------------------------------------------
+
+    async def Stream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
+    ) -> AsyncIterator[pb.ServerMessage]:
+        """Hold any number of sessions for one client."""
+        if self._models.draining:
+            await abort(context, Draining("the server is about to stop; connect to another"))
+        if len(self._streams) >= self._limits.streams:
+            await abort(
+                context,
+                Exhausted(
+                    f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
+                    pb.REASON_STREAMS_EXHAUSTED,
+                    retry_after=1.0,
+                ),
+            )
+        stream = ClientStream(self._models, self._limits, tenant="")
+        self._streams.add(stream)
+        self._no_streams.clear()
+        reader = asyncio.create_task(self._read(stream, request_iterator))
+        try:
+            while (item := await stream.outbox.take()) is not None:
+                message, rows = item
+                yield message
+                stream.rows -= rows
+            # Only now known: the reader ended the outbox, or failed.
+            await reader
+        finally:
+            self._streams.discard(stream)
+            if not self._streams:
+                self._no_streams.set()
+            stream.disconnect()
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reader
+
+    async def _read(self, stream: ClientStream, messages: AsyncIterator[pb.ClientMessage]) -> None:
+        try:
+            async for message in messages:
+                stream.receive(message)
+                await stream.outbox.room()
+            stream.half_close()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("reading a stream failed")
+            stream.outbox.end()
+            raise
+
+    def going_away(self, seconds: float) -> None:
+        """Tell every client that the server will stop."""
+        for stream in self._streams:
+            stream.going_away(seconds)
+
+    def end_streams(self) -> None:
+        """End every stream once it has sent what it has."""
+        for stream in self._streams:
+            stream.outbox.end()
+
+    async def no_streams(self) -> None:
+        """Return when no stream is open."""
+        await self._no_streams.wait()
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
+
+    # ---- Unary calls --------------------------------------------------------------------------
+
+    async def Describe(self, request: pb.DescribeRequest, _context: Any) -> pb.DescribeResponse:  # noqa: N802
+        """What is served, where it runs and what the bounds are."""
+        models = [self._models.find(request.model)] if request.model else list(self._models)
+        limits = self._limits
+        return pb.DescribeResponse(
+            models=[_served(model) for model in models],
+            limits=pb.Limits(
+                sessions=limits.sessions,
+                sessions_per_stream=limits.sessions_per_stream,
+                streams=limits.streams,
+                rows=limits.rows,
+                rows_per_stream=limits.rows_per_stream,
+                chunk_length=limits.chunk_length,
+                message_bytes=limits.message_bytes,
+                reply_bytes_per_stream=limits.reply_bytes_per_stream,
+                idle_timeout_s=limits.idle_timeout,
+            ),
+            server_version=gatestream.__version__,
+        )
+
+    async def ListSessions(  # noqa: N802
+        self, request: pb.ListSessionsRequest, _context: Any
+    ) -> pb.ListSessionsResponse:
+        """One page of sessions. The token says behind which model's which slot the next one begins."""
+        models = [self._models.find(request.model)] if request.model else list(self._models)
+        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,9}", request.page_token):
+            raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
+        number, after = (int(part) for part in (request.page_token or "0:-1").split(":"))
+        found: list[tuple[Model, int]] = []
+        for model in models:
+            if model.number >= number and len(found) < size:
+                behind = after if model.number == number else -1
+                slots = model.engine.sessions.page("", behind, size - len(found))
+                found += [(model, slot) for slot in slots]
+        return pb.ListSessionsResponse(
+            sessions=[_session_info(model, slot) for model, slot in found],
+            next_page_token=f"{found[-1][0].number}:{found[-1][1]}" if len(found) == size else "",
+        )
+
+    async def CloseSession(  # noqa: N802
+        self, request: pb.CloseSessionRequest, _context: Any
+    ) -> pb.CloseSessionResponse:
+        """End a session, after the steps accepted before."""
+        register = self._models.find(request.model).register
+        return pb.CloseSessionResponse(position=await register.close_by_id("", request.session_id))
+
+    async def GetState(self, request: pb.GetStateRequest, _context: Any) -> pb.SessionState:  # noqa: N802
+        """Copy a session's state, after the steps accepted before."""
+        return await self._models.find(request.model).register.state("", request.session_id)
+
+    async def SetState(self, request: pb.SetStateRequest, _context: Any) -> pb.SetStateResponse:  # noqa: N802
+        """Put a session into a state."""
+        register = self._models.find(request.state.model).register
+        return pb.SetStateResponse(position=await register.set_state("", request.session_id, request.state))
+
+    async def Fork(self, request: pb.ForkRequest, _context: Any) -> pb.ForkResponse:  # noqa: N802
+        """Copy a session into a new one."""
+        register = self._models.find(request.model).register
+        session_id, position = await register.fork("", request.session_id, request.new_session_id)
+        return pb.ForkResponse(session_id=session_id, position=position)
+
+
+async def abort(context: Any, error: Refused) -> None:
+    """End a call with an error's status; its reason goes into the trailing metadata."""
+    trailing = [("gatestream-reason", pb.Reason.Name(error.reason))]
+    if error.retry_after:
+        trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
+    await context.abort(error.code, str(error), tuple(trailing))
+
+
+class RefusalInterceptor(grpc.aio.ServerInterceptor):
+    """A unary handler raises `Refused`; the call ends with its status."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap unary handlers; a stream's handler sees to itself."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def call(request: Any, context: Any) -> Any:
+            try:
+                return await handler.unary_unary(request, context)
+            except Refused as error:
+                return await abort(context, error)
+
+        return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+
+
+def _served(model: Model) -> pb.ServedModel:
+    runner = model.engine.runner
+    return pb.ServedModel(
+        spec=model.spec,
+        execution_provider=runner.provider,
+        placements=[
+            pb.NodePlacement(execution_provider=item.execution_provider, nodes=item.nodes, operators=item.operators)
+            for item in runner.placements
+        ],
+        sessions=len(model.engine.sessions),
+    )
+
+
+def _session_info(model: Model, slot: int) -> pb.SessionInfo:
+    sessions = model.engine.sessions
+    return pb.SessionInfo(
+        session_id=sessions.session_id(slot),
+        model=model.spec.name,
+        position=int(sessions.position[slot]),
+        idle_s=model.engine.clock() - float(sessions.answered_at[slot]),
+        attached=sessions.owner[slot] is not None,
+    )

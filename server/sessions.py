@@ -1,0 +1,120 @@
+"""The sessions of one model, in columns: a session is an integer, its slot."""
+
+import re
+import secrets
+from itertools import islice
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound
+from gatestream.server.slots import Ints, Slots
+
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class SessionTable:
+    """Which sessions there are, and what is known of each besides its state.
+
+    Attributes, all indexed by slot:
+        position: steps consumed.
+        accepted: steps consumed when all that is pending has run.
+        answered_at: when it was last answered, in the clock of whoever writes it.
+        handle: what its owner calls it.
+        owner: None for a session that no stream holds.
+    """
+
+    def __init__(self, capacity: int):
+        self._slots = Slots(capacity)
+        self._slot_of: dict[str, int] = {}
+        self._key = np.full(capacity, None, object)
+        self.position = np.zeros(capacity, np.int64)
+        self.accepted = np.zeros(capacity, np.int64)
+        self.answered_at = np.full(capacity, np.inf)
+        self.handle = np.zeros(capacity, np.int64)
+        self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def create(self, tenant: str, session_id: str, now: float) -> int:
+        """A new session at position 0, owned by nobody.
+
+        Args:
+            tenant: whose it is; one tenant's ids are unknown to every other.
+            session_id: empty for one made here, of 128 random bits.
+            now: the time, for `answered_at`.
+
+        Returns:
+            Its slot.
+
+        Raises:
+            InvalidRequest: the id is not of the form that the protocol asks for.
+            AlreadyExists: the tenant has a session of this id.
+            Exhausted: every slot is taken.
+        """
+        session_id = session_id or secrets.token_hex(16)
+        if not _ID.fullmatch(session_id):
+            raise InvalidRequest(
+                f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+                pb.REASON_SESSION_ID_INVALID,
+            )
+        key = f"{tenant}/{session_id}"
+        if key in self._slot_of:
+            raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
+        if not self._slots.free:
+            raise Exhausted(
+                f"all {len(self)} sessions are taken; close some, or start the server with a higher --sessions",
+                pb.REASON_SESSIONS_EXHAUSTED,
+                retry_after=1.0,
+            )
+        slot = int(self._slots.take(1)[0])
+        self._slot_of[key] = slot
+        self._key[slot] = key
+        self.position[slot] = self.accepted[slot] = 0
+        self.answered_at[slot] = now
+        return slot
+
+    def get(self, tenant: str, session_id: str) -> int | None:
+        """The slot of a session, or None when the tenant has no such session."""
+        return self._slot_of.get(f"{tenant}/{session_id}")
+
+    def find(self, tenant: str, session_id: str) -> int:
+        """The slot of a session.
+
+        Raises:
+            NotFound: the tenant has no such session.
+        """
+        slot = self.get(tenant, session_id)
+        if slot is None:
+            raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
+        return slot
+
+    def remove(self, slots: Ints) -> None:
+        """Forget these sessions; their ids are free, their slots are not until `free`."""
+        for slot in slots.tolist():
+            del self._slot_of[self._key[slot]]
+        self._key[slots] = None
+        self.owner[slots] = None
+        self.answered_at[slots] = np.inf
+
+    def free(self, slots: Ints) -> None:
+        """Let new sessions have the slots of removed ones."""
+        self._slots.give_back(slots)
+
+    def session_id(self, slot: int) -> str:
+        """What the client calls the session."""
+        key: str = self._key[slot]
+        return key.partition("/")[2]
+
+    def last_answered_before(self, time: float) -> Ints:
+        """Slots of the sessions last answered before `time`."""
+        return np.flatnonzero(self.answered_at < time)
+
+    def page(self, tenant: str, after: int, size: int) -> list[int]:
+        """Slots of up to `size` of a tenant's sessions, in order of slot, beginning behind the slot `after`."""
+        prefix = f"{tenant}/"
+        taken = after + 1 + np.flatnonzero(np.isfinite(self.answered_at[after + 1 :]))
+        return list(islice((slot for slot in taken.tolist() if self._key[slot].startswith(prefix)), size))

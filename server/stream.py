@@ -1,0 +1,325 @@
+"""One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
+from gatestream.server.models import Model, Models
+from gatestream.server.outbox import Outbox
+from gatestream.server.runner import DTYPES
+from gatestream.server.slots import Ints
+
+_FREE: Final = -1
+# The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`.
+_LEAVING: Final = -2
+_NOTHING: Final = np.empty(0, np.int64)
+
+
+class ClientStream:
+    """The sessions that one stream holds, by handle. The engine's `Owner`.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+        tenant: whose stream it is.
+    """
+
+    def __init__(self, models: Models, limits: Limits, tenant: str):
+        self.rows = 0
+        self.outbox = Outbox()
+        self._models = models
+        self._limits = limits
+        self._tenant = tenant
+        # By handle: the model's number, and the slot in it or one of the marks above.
+        self._model = np.zeros(16, np.int64)
+        self._slot = np.full(16, _FREE, np.int64)
+        self._held = 0
+        self._half_closed = False
+
+    # ---- From the client ----------------------------------------------------------------------
+
+    def receive(self, message: pb.ClientMessage) -> None:
+        """Do what a message asks; what cannot be done is answered by an Error."""
+        kind = message.WhichOneof("kind")
+        if kind == "steps":
+            self._steps(message.steps)
+        elif kind == "open":
+            self._open(message.open)
+        elif kind == "reset":
+            self._each(message.reset.handle, lambda model, slot, handle: model.register.reset(self, slot, handle))
+        elif kind == "close":
+            self._each(message.close.handle, self._close)
+        else:
+            self._refuse(InvalidRequest("the message is empty; expected open, steps, reset or close"), [])
+
+    def half_close(self) -> None:
+        """Nothing more comes: close what is open when it has been answered, then end."""
+        self._half_closed = True
+        for handle in np.flatnonzero(self._slot >= 0).tolist():
+            self._close(self._models[int(self._model[handle])], int(self._slot[handle]), handle)
+        self._end_when_done()
+
+    def disconnect(self) -> None:
+        """The client has gone: end its sessions."""
+        held = self._slot >= 0
+        for number in np.unique(self._model[held]).tolist():
+            self._models[number].register.detach(self._slot[held & (self._model == number)])
+        self._slot[:] = _FREE
+        self.outbox.end()
+
+    def going_away(self, seconds: float) -> None:
+        """Tell the client that the server will stop."""
+        self.outbox.put(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))
+
+    def _open(self, request: pb.Open) -> None:
+        handle = request.handle
+        try:
+            if handle >= self._limits.sessions_per_stream:
+                raise InvalidRequest(
+                    f"open.handle is {handle}; expected less than {self._limits.sessions_per_stream}, "
+                    "the sessions that one stream may hold"
+                )
+            if handle < len(self._slot) and self._slot[handle] != _FREE:
+                raise AlreadyExists(
+                    f"open.handle {handle} is in use on this stream; close it and wait for Closed, or take another",
+                    pb.REASON_HANDLE_IN_USE,
+                )
+            model = self._models.find(request.model, request.version)
+            if self._models.draining:
+                raise Draining("the server is about to stop; open the session on another")
+            self._make_room(handle)
+            self._model[handle] = model.number
+            self._slot[handle] = model.register.open(self, self._tenant, request)
+            self._held += 1
+        except Refused as error:
+            self._refuse(error, [handle])
+
+    def _make_room(self, handle: int) -> None:
+        size = len(self._slot)
+        if handle >= size:
+            more = max(size, handle + 1 - size)
+            self._slot = np.concatenate((self._slot, np.full(more, _FREE)))
+            self._model = np.concatenate((self._model, np.zeros(more, np.int64)))
+
+    def _close(self, model: Model, slot: int, handle: int) -> None:
+        self._slot[handle] = _LEAVING
+        model.register.close(self, slot)
+
+    def _each(self, handles: Any, do: Any) -> None:
+        for handle in handles:
+            try:
+                if handle >= len(self._slot) or self._slot[handle] < 0:
+                    raise _unknown(handle)
+                do(self._models[int(self._model[handle])], int(self._slot[handle]), handle)
+            except Refused as error:
+                self._refuse(error, [handle])
+
+    def _steps(self, message: pb.Steps) -> None:
+        handles = np.fromiter(message.handle, np.int64, len(message.handle))
+        try:
+            count = len(handles)
+            if count == 0:
+                raise InvalidRequest("steps.handle is empty; expected at least one entry")
+            lengths = _column(message.length, "steps.length", count)
+            first = _column(message.first, "steps.first", count)
+            if self._models.stopped:
+                raise Draining("the server stops now and takes no more steps")
+            slots, model = self._look_up(handles)
+            if lengths is None:
+                lengths = np.ones(count, np.int64)
+                offsets = np.arange(count)
+                rows = count
+            else:
+                offsets = np.cumsum(lengths) - lengths
+                rows = int(lengths.sum())
+            inputs = _inputs(model.spec, message.input, rows)
+        except Refused as error:
+            self._refuse(error, handles, first=message.first, lengths=message.length)
+            return
+        if count == 1 and slots[0] >= 0 and 1 <= rows <= self._limits.chunk_length:
+            model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
+            return
+        good = self._check_entries(handles, slots, lengths, model.number, first)
+        if good.all():
+            model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
+        elif good.any():
+            handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
+            model.engine.submit(self, handles, slots, lengths, offsets, None if first is None else first[good], inputs)
+
+    def _look_up(self, handles: Ints) -> tuple[Ints, Model]:
+        """The slots (negative: no such handle) and the model of the first handle that has one."""
+        known = handles < len(self._slot)
+        places = np.where(known, handles, 0)
+        slots = np.where(known, self._slot[places], _FREE)
+        held = np.flatnonzero(slots >= 0)
+        if len(held) == 0:
+            raise _unknown(int(handles[0]))
+        return slots, self._models[int(self._model[handles[held[0]]])]
+
+    def _check_entries(
+        self, handles: Ints, slots: Ints, lengths: Ints, model: int, first: Ints | None
+    ) -> npt.NDArray[np.bool_]:
+        """Refuse the entries that no engine need see; which are left."""
+        longest = self._limits.chunk_length
+        unknown = slots < 0
+        other = ~unknown
+        other[other] = self._model[handles[other]] != model
+        ordered = np.sort(handles)
+        repeated = np.isin(handles, ordered[1:][ordered[1:] == ordered[:-1]])
+        faults: list[tuple[npt.NDArray[np.bool_], Any]] = [
+            (unknown, lambda k: _unknown(int(handles[k]))),
+            (
+                other,
+                lambda k: InvalidRequest(
+                    f"handle {handles[k]} is of another model than the message's first entry; send a message for each"
+                ),
+            ),
+            (
+                repeated,
+                lambda k: InvalidRequest(
+                    f"handle {handles[k]} stands more than once in the message; send its steps as one chunk",
+                    pb.REASON_HANDLE_REPEATED,
+                ),
+            ),
+            (
+                lengths == 0,
+                lambda k: InvalidRequest(
+                    f"steps.length of handle {handles[k]} is 0; expected at least 1", pb.REASON_CHUNK_EMPTY
+                ),
+            ),
+            (
+                lengths > longest,
+                lambda k: InvalidRequest(
+                    f"steps.length of handle {handles[k]} is {lengths[k]}; expected at most {longest}",
+                    pb.REASON_CHUNK_TOO_LONG,
+                ),
+            ),
+        ]
+        good = np.ones(len(handles), np.bool_)
+        for fault, error in faults:
+            bad = good & fault
+            if bad.any():
+                self._refuse(
+                    error(int(bad.argmax())),
+                    handles[bad],
+                    first=_NOTHING if first is None else first[bad],
+                    lengths=lengths[bad],
+                )
+                good &= ~bad
+        return good
+
+    # ---- From the engine ----------------------------------------------------------------------
+
+    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
+        """As `Owner`."""
+        spec = self._models[int(self._model[handle])].spec
+        self.outbox.put(
+            pb.ServerMessage(
+                opened=pb.Opened(
+                    handle=handle,
+                    session_id=session_id,
+                    model=spec.name,
+                    version=spec.version,
+                    position=position,
+                    idle_timeout_s=self._limits.idle_timeout,
+                    created=created,
+                )
+            )
+        )
+
+    def lost(self, handle: int) -> None:
+        """As `Owner`."""
+        self._slot[handle] = _LEAVING
+
+    def results(
+        self,
+        handles: Ints,
+        first: Ints,
+        lengths: Ints,
+        outputs: list[bytes] | None,
+        gates: list[bytes] | None,
+    ) -> None:
+        """As `Owner`."""
+        rows = int(lengths.sum())
+        results = pb.Results(
+            handle=handles.tolist(),
+            length=None if rows == len(handles) else lengths.tolist(),
+            first=first.tolist(),
+            output=outputs,
+            gate=gates,
+        )
+        self.outbox.put(pb.ServerMessage(results=results), rows)
+
+    def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
+        """As `Owner`."""
+        self._refuse(error, handles, positions, first, lengths)
+
+    def reset_done(self, handle: int, position: int) -> None:
+        """As `Owner`."""
+        self.outbox.put(pb.ServerMessage(reset_done=pb.ResetDone(handle=[handle], position=[position])))
+
+    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+        """As `Owner`."""
+        self._slot[handles] = _FREE
+        self._held -= len(handles)
+        closed = pb.Closed(handle=handles.tolist(), position=positions.tolist(), reason=reason)
+        self.outbox.put(pb.ServerMessage(closed=closed))
+        self._end_when_done()
+
+    def _end_when_done(self) -> None:
+        if self._half_closed and self._held == 0:
+            self.outbox.end()
+
+    def _refuse(self, error: Refused, handles: Any, positions: Any = (), first: Any = (), lengths: Any = ()) -> None:
+        self.outbox.put(
+            pb.ServerMessage(
+                error=pb.Error(
+                    handle=list(handles),
+                    position=list(positions),
+                    first=list(first),
+                    length=list(lengths),
+                    reason=error.reason,
+                    message=str(error),
+                    retry_after_ms=int(np.ceil(1000 * error.retry_after)),
+                )
+            )
+        )
+
+
+def _unknown(handle: int) -> NotFound:
+    return NotFound(f"handle {handle} has no session on this stream; open it first", pb.REASON_HANDLE_UNKNOWN)
+
+
+def _column(values: Sequence[int], name: str, entries: int) -> Ints | None:
+    if not values:
+        return None
+    if len(values) != entries:
+        raise InvalidRequest(f"{name} has {len(values)} elements, steps.handle {entries}; expected as many, or none")
+    if max(values) >= 2**63:
+        raise InvalidRequest(f"{name} holds {max(values)}; expected less than 2^63")
+    return np.fromiter(values, np.int64, entries)
+
+
+def _inputs(spec: pb.ModelSpec, columns: Sequence[bytes], rows: int) -> list[npt.NDArray[Any]]:
+    if len(columns) != len(spec.inputs):
+        raise InvalidRequest(
+            f"steps.input has {len(columns)} columns; model {spec.name!r} has {len(spec.inputs)} inputs: "
+            + ", ".join(item.name for item in spec.inputs)
+        )
+    arrays = []
+    for item, column in zip(spec.inputs, columns, strict=True):
+        dtype = DTYPES[item.dtype]
+        row = math.prod(item.shape) * dtype.itemsize
+        if len(column) != rows * row:
+            raise InvalidRequest(
+                f"steps.input {item.name!r} has {len(column)} bytes; expected {rows * row}: {rows} rows (the sum of "
+                f"steps.length) of {row} bytes ({pb.DataType.Name(item.dtype)} {list(item.shape)})"
+            )
+        arrays.append(np.frombuffer(column, dtype).reshape(rows, *item.shape))
+    return arrays

@@ -1,0 +1,78 @@
+"""A real server in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_START_SECONDS = 60.0
+
+
+@dataclass
+class ServerProcess:
+    """A running `gatestream serve`."""
+
+    popen: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def terminate(self, seconds: float = 30.0) -> int:
+        """SIGTERM, then wait; the exit code."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: no chance to clean up."""
+        self.popen.kill()
+        self.popen.wait()
+
+
+def start(*artifacts: Path, **settings: object) -> ServerProcess:
+    """Start a server on a free port and wait until it serves; settings are its flags."""
+    folder = Path(tempfile.mkdtemp(prefix="gatestream-test-"))
+    port_file, log = folder / "port", folder / "log"
+    flags = {"listen": "127.0.0.1:0", "provider": "cpu", "log_format": "json", **settings}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    with log.open("wb") as out:
+        popen = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "gatestream.cli",
+                "serve",
+                *map(str, artifacts),
+                f"--port-file={port_file}",
+                *arguments,
+            ],
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"PYTHONWARNINGS": "default"},
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while not (port_file.exists() and port_file.read_text().endswith("\n")):
+        if popen.poll() is not None or time.monotonic() > deadline:
+            popen.kill()
+            raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+        time.sleep(0.02)
+    return ServerProcess(popen, int(port_file.read_text()), log)
+
+
+@contextmanager
+def serving(*artifacts: Path, **settings: object) -> Iterator[ServerProcess]:
+    """A server for the length of a block."""
+    server = start(*artifacts, **settings)
+    try:
+        yield server
+    finally:
+        if server.popen.poll() is None:
+            server.kill()
