@@ -1,0 +1,108 @@
+"""An artifact: an ONNX file and what it says of itself."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from gatestream.export.errors import ArtifactError, NoGatesError
+from gatestream.export.initializers import TRANSPOSED, constant
+from gatestream.export.roles import BY_SYMBOL, Array
+from gatestream.export.structure import Structure
+from gatestream.protos import spec as specs
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+_OUTSIDE_CELLS = ("encoder.", "head.")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What was read from a file.
+
+    Attributes:
+        path: where it was read from.
+        model: its graph.
+        spec: what its metadata says that the graph means.
+        size: of the file, bytes.
+    """
+
+    path: Path
+    model: ir.Model
+    spec: pb.ModelSpec
+    size: int
+
+    def gates(self) -> tuple[pb.GateSpec, ...]:
+        """The gates whose activations the file puts out.
+
+        Raises:
+            NoGatesError: it is of form `fused`.
+        """
+        if self.spec.form == pb.FORM_FUSED:
+            raise NoGatesError(
+                f"{self.path}: form fused keeps its gates inside the LSTM operator; "
+                "export the checkpoint with --form gates to see them"
+            )
+        return tuple(self.spec.gates)
+
+
+def load(path: Path | str) -> Artifact:
+    """Read a file and its spec.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ArtifactError: it is not an ONNX file.
+        SpecError: it has no spec that this version can read.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        proto = onnx.load_model_from_string(data)
+        model = ir.from_proto(proto)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; make one with `gatestream export`") from None
+    except Exception as error:  # protobuf and onnx_ir raise whatever the bytes lead them to
+        raise ArtifactError(f"{path}: not an ONNX model: {error}") from error
+    return Artifact(path, model, specs.from_metadata(model.metadata_props, str(path)), len(data))
+
+
+def save(model: ir.Model, spec: pb.ModelSpec, path: Path) -> None:
+    """Write a model with its spec in one file, weights and all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    model.metadata_props[specs.KEY] = specs.to_json(spec)
+    path.write_bytes(ir.to_proto(model).SerializeToString())
+
+
+def fingerprint(weights: Mapping[str, Array]) -> str:
+    """SHA-256, hexadecimal, over the names, shapes and little-endian bytes of weights, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name], dtype="<f4")
+        digest.update(f"{name} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def weights(model: ir.Model, structure: Structure) -> dict[str, Array]:
+    """The weights by the names that the checkpoint has for them, however the file stores them.
+
+    The weights of the cells are named after the parts in which data flow found them, not after their
+    initializers.
+    """
+    found: dict[str, Array] = {}
+    for layer, cell in enumerate(structure.cells):
+        for symbol, gate in cell.gates.items():
+            prefix = f"cells.{layer}.{BY_SYMBOL[symbol].module}"
+            found |= {f"{prefix}.W": gate.W.array, f"{prefix}.R": gate.R.array, f"{prefix}.b": gate.b.array}
+    for name, value in model.graph.initializers.items():
+        stored = constant(value)
+        if name.startswith(_OUTSIDE_CELLS) and stored is not None:
+            array = stored.astype(np.float32, copy=False)
+            found[name.removesuffix(TRANSPOSED)] = array.T if name.endswith(TRANSPOSED) else array
+    return found

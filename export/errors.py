@@ -1,0 +1,35 @@
+"""What can be wrong with an artifact.
+
+::
+
+    ArtifactError
+    ├── ContractError       inputs, outputs or spec are not those of the contract
+    ├── StructureError      the gates cannot be found, or are not what the spec calls them
+    ├── FingerprintError    the weights are not those that were exported
+    ├── ParityError         the numbers differ from a reference
+    └── NoGatesError        gates asked of a form that does not show them
+"""
+
+
+class ArtifactError(ValueError):
+    """An ONNX file is not the artifact that it should be; the message says what is wrong and where."""
+
+
+class ContractError(ArtifactError):
+    """The graph's inputs and outputs, or the file's spec, are not those of the contract."""
+
+
+class StructureError(ArtifactError):
+    """Data flow does not show an LSTM cell where one should be, or shows another than the spec describes."""
+
+
+class FingerprintError(ArtifactError):
+    """The file's weights are not those whose fingerprint the spec records."""
+
+
+class ParityError(ArtifactError):
+    """The model's numbers differ from a reference by more than the tolerance."""
+
+
+class NoGatesError(ArtifactError):
+    """Gate activations were asked of form `fused`, whose operator keeps them to itself."""

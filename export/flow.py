@@ -1,0 +1,123 @@
+"""Reading a graph by what flows where. Nothing here looks at a tensor's name."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from gatestream.export.errors import StructureError
+from gatestream.export.initializers import constant, integers
+
+
+def label(value: ir.Value | None) -> str:
+    """How an error calls a tensor: its name, and what makes it."""
+    if value is None:
+        return "nothing"
+    node = value.producer()
+    return f"'{value.name}'" if node is None else f"'{value.name}' ({node.op_type})"
+
+
+def made_by(value: ir.Value | None, *operators: str) -> ir.Node | None:
+    """The node that makes `value`, where it is one of the standard `operators`."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.domain == "" and node.op_type in operators else None
+
+
+def operands(node: ir.Node) -> tuple[ir.Value, ...]:
+    """A node's inputs, without the optional ones left out."""
+    return tuple(value for value in node.inputs if value is not None)
+
+
+def integer(node: ir.Node, attribute: str, default: int) -> int:
+    """An integer attribute."""
+    return node.attributes[attribute].as_int() if attribute in node.attributes else default
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One `weight @ operand` in a sum; `transposed` when the initializer is stored [inputs, hidden]."""
+
+    weight: ir.Value
+    operand: ir.Value
+    transposed: bool
+
+
+def affine(value: ir.Value) -> tuple[list[Product], list[ir.Value]]:
+    """Take a sum of products and biases apart, whatever it is nested like.
+
+    Returns:
+        The products with a plain initializer, and the initializers that are added.
+
+    Raises:
+        StructureError: something else is added, or a weight is no plain initializer.
+    """
+    if constant(value) is not None:
+        return [], [value]
+    if node := made_by(value, "Add"):
+        left, right = (affine(operand) for operand in operands(node))
+        return left[0] + right[0], left[1] + right[1]
+    if node := made_by(value, "Gemm", "MatMul"):
+        a, b, *c = operands(node)
+        scaled = any(node.attributes[name].as_float() != 1 for name in ("alpha", "beta") if name in node.attributes)
+        if integer(node, "transA", 0) or scaled:
+            raise StructureError(f"{label(value)} transposes its operand or scales its terms")
+        if constant(b) is None:
+            raise StructureError(
+                f"{label(value)} multiplies by {label(b)}, which is computed at run time; expected a plain initializer"
+            )
+        rest = [affine(term) for term in c]
+        product = Product(b, a, transposed=not integer(node, "transB", 0))
+        return (
+            [product] + [term for products, _ in rest for term in products],
+            [term for _, biases in rest for term in biases],
+        )
+    raise StructureError(f"{label(value)} stands in a sum where a product with weights or a bias should be")
+
+
+def unstacked(value: ir.Value, axis: int) -> tuple[ir.Value, ...]:
+    """The tensors that were stacked along a new `axis` to make `value`.
+
+    Raises:
+        StructureError: `value` is no such stack.
+    """
+    parts = operands(node) if (node := made_by(value, "Concat")) else (value,)
+    if node is not None and integer(node, "axis", 0) != axis:
+        raise StructureError(f"{label(value)} joins along axis {integer(node, 'axis', 0)}, expected {axis}")
+    return tuple(_unsqueezed(part, axis) for part in parts)
+
+
+def _unsqueezed(value: ir.Value, axis: int) -> ir.Value:
+    node = made_by(value, "Unsqueeze")
+    if node is None or integers(node.inputs[1]) != (axis,):
+        raise StructureError(f"{label(value)} is not one layer's part, unsqueezed at axis {axis}, of a stack")
+    return operands(node)[0]
+
+
+def selected(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
+    """The tensor and the index along `axis` that `value` was taken from.
+
+    Raises:
+        StructureError: it was not.
+    """
+    node = made_by(value, "Gather")
+    index = integers(node.inputs[1]) if node is not None else None
+    if node is None or index is None or len(index) != 1 or integer(node, "axis", 0) != axis:
+        raise StructureError(f"{label(value)} is not one layer, taken by a constant index, of a state")
+    return operands(node)[0], index[0]
+
+
+def sources(value: ir.Value, stop: ir.Node) -> list[ir.Value]:
+    """What `value` is computed from: graph inputs, initializers, and outputs of `stop`, in no special order."""
+    found: list[ir.Value] = []
+    seen: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        node = current.producer()
+        if node is None or node is stop:
+            found.append(current)
+        else:
+            waiting.extend(operands(node))
+    return found

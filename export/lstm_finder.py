@@ -1,0 +1,169 @@
+"""Form `fused`: the structure of a model whose cells are LSTM operators."""
+
+import numpy as np
+import onnx_ir as ir
+
+from gatestream.export.errors import StructureError
+from gatestream.export.flow import integer, label, made_by, operands, selected, sources, unstacked
+from gatestream.export.initializers import constant
+from gatestream.export.roles import ONNX_ORDER, Array, unpack
+from gatestream.export.structure import Cell, Gate, Structure, Weight
+
+_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+
+
+def find(model: ir.Model, nodes: list[ir.Node]) -> Structure:
+    """Read the LSTM operators, and what the rest of the graph does with their states.
+
+    Raises:
+        StructureError: an operator is not the plain forward LSTM, its weights are no initializers, or the
+            operators are not one above another.
+    """
+    for node in nodes:
+        _check(node)
+    stack = _stack(nodes)
+    lengths = {_input(node, "sequence_lens") for node in stack}
+    length = next(iter(lengths))
+    if len(lengths) != 1 or not length.is_graph_input():
+        raise StructureError(f"sequence_lens of the layers: {', '.join(map(label, lengths))}; expected one graph input")
+    states = [_state(model, stack, which) for which in (1, 2)]
+    carried = {output for _, output in states}
+    rest = [value for value in model.graph.outputs if value.name not in carried]
+    if not rest:
+        raise StructureError("every graph output is a state; expected one with what the model computes")
+    top = stack[-1].outputs[0]
+    above = sources(rest[0], stack[-1])
+    loop = [value for value in above if value.producer() is stack[-1]]
+    if loop != [top]:
+        raise StructureError(
+            f"output '{rest[0].name}' is computed from {', '.join(map(label, loop)) or 'no state'}; expected "
+            f"the last layer's hidden states {label(top)}"
+        )
+    return Structure(
+        fused=True,
+        cells=tuple(_cell(node) for node in stack),
+        hidden=states[0],
+        cell=states[1],
+        length=_name(length),
+        activations={},
+        below=tuple(_name(value) for value in sources(_input(stack[0], "X"), stack[0])),
+        above=tuple(_name(value) for value in above if value is not top),
+    )
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None  # every value of a model that was saved has one
+    return value.name
+
+
+def _input(node: ir.Node, name: str) -> ir.Value:
+    k = _INPUTS.index(name)
+    value = node.inputs[k] if k < len(node.inputs) else None
+    if value is None:
+        hint = ": 'length' is ignored" if name == "sequence_lens" else ""
+        raise StructureError(f"LSTM '{node.name}' has no input {name}{hint}")
+    return value
+
+
+def _check(node: ir.Node) -> None:
+    """The operator's own equations are those of the cell only with these attributes (ONNX operator LSTM)."""
+    if len(node.inputs) > 7 and node.inputs[7] is not None:
+        raise StructureError(f"LSTM '{node.name}' has peephole weights {label(node.inputs[7])}")
+    for name, attribute in node.attributes.items():
+        found = attribute.value
+        if name == "direction":
+            allowed = found == "forward"
+        elif name == "activations":
+            allowed = [str(item).lower() for item in attribute.as_strings()] == ["sigmoid", "tanh", "tanh"]
+        elif name in ("layout", "input_forget"):
+            allowed = found == 0
+        else:
+            allowed = name == "hidden_size"
+        if not allowed:
+            raise StructureError(
+                f"LSTM '{node.name}' has {name} {found!r}; expected a forward LSTM, layout 0, its default "
+                "activations, no clip, input and forget gate not coupled"
+            )
+
+
+def _stack(nodes: list[ir.Node]) -> list[ir.Node]:
+    """The operators, lowest layer first: each takes the hidden states of the one below, and nothing else."""
+    below = {node: _below(node) for node in nodes}
+    lowest = [node for node in nodes if below[node] is None]
+    if len(lowest) != 1:
+        raise StructureError(f"{len(lowest)} LSTM operators take no other's output; expected one, the lowest")
+    stack = lowest
+    while len(stack) < len(nodes):
+        above = [node for node in nodes if below[node] is stack[-1]]
+        if len(above) != 1:
+            raise StructureError(f"{len(above)} LSTM operators stand on LSTM '{stack[-1].name}', expected one")
+        stack.append(above[0])
+    return stack
+
+
+def _below(node: ir.Node) -> ir.Node | None:
+    squeeze = made_by(_input(node, "X"), "Squeeze")
+    lstm = made_by(squeeze.inputs[0], "LSTM") if squeeze is not None else None
+    if lstm is not None and squeeze is not None and squeeze.inputs[0] is not lstm.outputs[0]:
+        raise StructureError(f"LSTM '{node.name}' takes {label(squeeze.inputs[0])}, not every step's hidden state")
+    return lstm
+
+
+def _state(model: ir.Model, stack: list[ir.Node], which: int) -> tuple[str, str]:
+    """The graph's input and output with the layers' states: `which` is 1 for hidden, 2 for cell."""
+    kind = ("", "hidden", "cell")[which]
+    taken = []
+    for node in stack:
+        initial = _input(node, ("", "initial_h", "initial_c")[which])
+        unsqueeze = made_by(initial, "Unsqueeze")
+        if unsqueeze is None:
+            raise StructureError(f"{label(initial)}, LSTM '{node.name}' starts from it, is not a layer of a state")
+        taken.append(selected(operands(unsqueeze)[0], axis=1))
+    names = {_name(value) for value, _ in taken if value.is_graph_input()}
+    if len(names) != 1 or [index for _, index in taken] != list(range(len(taken))):
+        found = ", ".join(f"{label(value)}[{index}]" for value, index in taken)
+        raise StructureError(f"the layers' {kind} states start from {found}; expected one graph input, layer by layer")
+    finals = [node.outputs[which] for node in stack]
+    for output in model.graph.outputs:
+        if made_by(output, "Concat", "Unsqueeze"):
+            squeezes = [made_by(part, "Squeeze") for part in unstacked(output, axis=1)]
+            if [squeeze and squeeze.inputs[0] for squeeze in squeezes] == finals:
+                return names.pop(), _name(output)
+    raise StructureError(f"no graph output carries the {kind} state, layer by layer")
+
+
+def _cell(node: ir.Node) -> Cell:
+    W, R, B = (_input(node, name) for name in "WRB")
+    hidden = integer(node, "hidden_size", 0)
+    w, r = (_packed(node, value, (1, 4 * hidden, None)) for value in (W, R))
+    b = _packed(node, B, (1, 8 * hidden))
+    input_biases, recurrent_biases = b[: 4 * hidden], b[4 * hidden :]
+    ws, rs, bs = (unpack(array, ONNX_ORDER) for array in (w, r, input_biases + recurrent_biases))
+    gates = {}
+    for k, symbol in enumerate(ONNX_ORDER):
+        rows = f"[0, {k * hidden}:{(k + 1) * hidden}]"
+        gates[symbol] = Gate(
+            symbol,
+            "",
+            Weight(_name(W), rows, ws[symbol]),
+            Weight(_name(R), rows, rs[symbol]),
+            Weight(_name(B), rows, bs[symbol]),
+        )
+    h, c = _input(node, "initial_h"), _input(node, "initial_c")
+    _, h_next, c_next = node.outputs
+    x = _input(node, "X")
+    return Cell(node.name or "", gates, _name(x), _name(h), _name(c), _name(h_next), _name(c_next))
+
+
+def _packed(node: ir.Node, value: ir.Value, shape: tuple[int | None, ...]) -> Array:
+    array = constant(value)
+    if array is None:
+        raise StructureError(
+            f"LSTM '{node.name}' takes {label(value)}, which is computed at run time; expected a plain initializer"
+        )
+    fits = array.ndim == len(shape) and all(a == b or b is None for a, b in zip(array.shape, shape, strict=True))
+    if array.dtype != np.float32 or not fits:
+        expected = ["*" if size is None else size for size in shape]
+        raise StructureError(f"'{value.name}' is {array.dtype} {list(array.shape)}, expected float32 {expected}")
+    packed: Array = array.astype(np.float32, copy=False)[0]
+    return packed
