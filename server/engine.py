@@ -23,7 +23,7 @@ from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Ints
-from gatestream.server.work import Array, Chunks, Control, flatten, gather
+from gatestream.server.work import Array, Chunks, Control, compact, flatten, gather
 
 OUTPUTS: Final = 1
 GATES: Final = 2
@@ -58,7 +58,7 @@ class Engine:
         self._limits = limits
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = _row_bytes(spec)
-        tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes)))
+        tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, tick)
         self._work: dict[int, Chunks | Control] = {}
@@ -115,13 +115,16 @@ class Engine:
             if len(slots) == 0:
                 return
         rows = int(lengths.sum())
+        wants = self.wants[slots]
         try:
-            self._admit(owner, rows)
+            self._admit(owner, rows, gates=bool((wants & GATES).any()))
         except Refused as error:
             owner.refused(error, handles, accepted, meant, lengths)
             return
+        if rows < len(inputs[0]):
+            # Without the refused rows: a message must not stay in memory for the sake of a few.
+            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
         self.sessions.accepted[slots] = accepted + lengths
-        wants = self.wants[slots]
         for want in np.unique(wants) if len(wants) > 1 else wants:
             which = np.flatnonzero(wants == want)
             item = Chunks(owner, handles[which], inputs, bool(want & OUTPUTS), bool(want & GATES), len(which))
@@ -174,7 +177,7 @@ class Engine:
             bad = bad | new
         return faults
 
-    def _admit(self, owner: Owner | None, rows: int, *, unlimited: bool = False) -> None:
+    def _admit(self, owner: Owner | None, rows: int, *, gates: bool = False, unlimited: bool = False) -> None:
         limits = self._limits
         wait = max(0.001, self._rows * self._seconds_per_row)
         if self._rows + rows > limits.rows and not unlimited:
@@ -183,7 +186,7 @@ class Engine:
                 f"try again in {wait:.3f} s",
                 retry_after=wait,
             )
-        most = min(limits.rows_per_stream, limits.reply_bytes_per_stream // self._row_bytes)
+        most = min(limits.rows_per_stream, limits.reply_bytes_per_stream // self._row_bytes[gates])
         if owner is not None and owner.rows + rows > most and not unlimited:
             raise Exhausted(
                 f"{rows} rows more than the {owner.rows} in flight would be over the stream's {most}; "
@@ -277,7 +280,7 @@ class Engine:
             self._count_off(work, item, int(finished[members].sum()))
 
     def _answers(self, tick: Tick) -> Iterator[tuple[int, int, int]]:
-        most = max(1, _ANSWER_BYTES // (self._row_bytes * tick.steps))
+        most = max(1, _ANSWER_BYTES // (self._row_bytes[True] * tick.steps))
         for work, start, stop in tick.parts:
             for begin in range(start, stop, most):
                 yield work, begin, min(begin + most, stop)
@@ -293,7 +296,8 @@ class Engine:
         )
 
     def _run_controls(self) -> None:
-        for work in self._scheduler.due_controls():
+        # One at a time: a control can close the session that others stand in line for.
+        while (work := self._scheduler.next_control()) is not None:
             item = self._work.pop(work)
             assert isinstance(item, Control)
             self._count_off_control(item)
@@ -364,7 +368,7 @@ class Engine:
             control.owner.rows -= 1
 
 
-def _row_bytes(spec: pb.ModelSpec) -> int:
-    """Bytes of the largest answer to one row."""
+def _row_bytes(spec: pb.ModelSpec) -> tuple[int, int]:
+    """Bytes of the answer to one row, without gates and with them."""
     outputs = sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.outputs)
-    return outputs + len(spec.gates) * spec.layers * spec.hidden * 4
+    return outputs, outputs + len(spec.gates) * spec.layers * spec.hidden * 4

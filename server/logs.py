@@ -2,10 +2,16 @@
 
 import logging
 import sys
+from typing import Final
 
 import structlog
 
 from gatestream.server.config import LogFormat
+
+# Without the frames' locals: they hold what clients sent.
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(log_format: LogFormat) -> None:
@@ -22,7 +28,7 @@ def configure(log_format: LogFormat) -> None:
     rendered: list[structlog.types.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if text
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, *rendered],

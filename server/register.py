@@ -123,8 +123,8 @@ class Register:
         self._engine.remove(slots)
 
     def end_all(self, reason: pb.CloseReason) -> None:
-        """End every session that has nothing in line; the owners hear `closed`."""
-        self._end(self._engine.idle(self._engine.sessions.last_answered_before(np.inf)), reason)
+        """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
+        self._end(self._engine.sessions.last_answered_before(np.inf), reason)
 
     def expire(self) -> int:
         """End the sessions that have had no answer for too long; how many."""

@@ -118,14 +118,14 @@ class Scheduler:
         zero = np.zeros(1, np.int64)
         self.add(work, np.array([slot]), zero, zero, zero)
 
-    def due_controls(self) -> list[int]:
-        """Take out the controls whose turn has come; their works, in order."""
-        works: list[int] = []
+    def next_control(self) -> int | None:
+        """Take out a control whose turn has come; its work. None when there is none."""
         while len(self._controls):
-            ids = self._pop(self._controls, len(self._controls))
-            works += self._work[ids].tolist()
-            self._finish(ids)
-        return works
+            ids = self._pop(self._controls, 1)
+            if len(ids):
+                self._finish(ids)
+                return int(self._work[ids[0]])
+        return None
 
     def tick(self) -> Tick | None:
         """The next run, or None when nothing is ready. It must be completed before the next one is asked for."""

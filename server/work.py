@@ -65,6 +65,18 @@ def gather(column: Array, offsets: Ints, steps: int, out: Array) -> None:
     column.take(rows, axis=0, mode="clip", out=out)
 
 
+def compact(column: Array, offsets: Ints, lengths: Ints) -> Array:
+    """A copy of some entries' rows, one entry after another.
+
+    Args:
+        column: [rows, *shape].
+        offsets: [entries], where in the column each entry begins.
+        lengths: [entries], its rows.
+    """
+    begins = np.cumsum(lengths) - lengths
+    return column[np.repeat(offsets - begins, lengths) + np.arange(int(lengths.sum()))]
+
+
 def flatten(batch: Array, lengths: Ints) -> bytes:
     """The real rows of a ragged batch, one after another.
 
