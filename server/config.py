@@ -86,6 +86,12 @@ class ServerConfig:
     )
     threads: int = _setting("Threads of one run of a model on the CPU.", 1, least=1, most=1024)
     drain_seconds: float = _setting("Longest time from the first SIGTERM to the end.", 8.0, least=0)
+    tokens: Path | None = _setting(
+        'TOML file of lines "token" = "tenant"; without it everyone who can connect is one tenant.', None
+    )
+    tls_cert: Path | None = _setting("Certificate chain, PEM; with tls-key, serve over TLS.", None)
+    tls_key: Path | None = _setting("Private key of the certificate, PEM.", None)
+    tls_client_ca: Path | None = _setting("Take only clients with a certificate from these authorities, PEM.", None)
     port_file: Path | None = _setting("Write the port listened on to this file.", None)
     log_format: LogFormat = _setting(
         "auto: text on a terminal, else JSON lines.", "auto", choices=("auto", "json", "text")
@@ -97,6 +103,10 @@ class ServerConfig:
         _check_ranges(self)
         if not self.artifacts:
             raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key go together; only one is given")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ConfigError("tls_client_ca is given without tls_cert and tls_key")
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65_535:
             raise ConfigError(f"listen is {self.listen!r}; expected HOST:PORT, as in 127.0.0.1:50051 or [::]:50051")

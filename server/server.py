@@ -22,6 +22,7 @@ from gatestream.server.models import Model, Models, load_models
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.stream import ClientStream
+from gatestream.server.tenants import Tenants
 
 _SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["Gatestream"].full_name
 _LAST_TICKS_SECONDS: Final = 1.0
@@ -43,7 +44,7 @@ async def serve(config: ServerConfig) -> None:
     """
     began = time.monotonic()
     models = load_models(config)
-    service = Service(models, config.limits)
+    service = Service(models, config.limits, Tenants.load(config.tokens))
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
     pb_grpc.add_GatestreamServicer_to_server(service, server)
     health_servicer = health.aio.HealthServicer()
@@ -51,8 +52,12 @@ async def serve(config: ServerConfig) -> None:
     reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     host = config.listen.rpartition(":")[0]
+    credentials = _credentials(config)
     try:
-        port = server.add_insecure_port(config.listen)
+        if credentials is None:
+            port = server.add_insecure_port(config.listen)
+        else:
+            port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
@@ -168,6 +173,17 @@ def _log_model(model: Model) -> None:
         execution_provider=runner.provider,
         nodes={item.execution_provider: item.nodes for item in runner.placements},
     )
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    try:
+        pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
+        authorities = None if config.tls_client_ca is None else config.tls_client_ca.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"a TLS file cannot be read: {error}") from error
+    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
 
 
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:

@@ -13,9 +13,10 @@ import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.config import Limits
-from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused
+from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused, Unauthenticated
 from gatestream.server.models import Model, Models
 from gatestream.server.stream import ClientStream
+from gatestream.server.tenants import Tenants
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -29,11 +30,13 @@ class Service(pb_grpc.GatestreamServicer):
     Args:
         models: what is served.
         limits: of the server.
+        tenants: who may call; each sees its own sessions only.
     """
 
-    def __init__(self, models: Models, limits: Limits):
+    def __init__(self, models: Models, limits: Limits, tenants: Tenants):
         self._models = models
         self._limits = limits
+        self._tenants = tenants
         self._streams: set[ClientStream] = set()
         self._no_streams = asyncio.Event()
         self._no_streams.set()
@@ -44,6 +47,10 @@ class Service(pb_grpc.GatestreamServicer):
         self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
     ) -> AsyncIterator[pb.ServerMessage]:
         """Hold any number of sessions for one client."""
+        try:
+            tenant = self._tenant(context)
+        except Unauthenticated as error:
+            await context.abort(error.code, str(error))
         if self._models.draining:
             await abort(context, Draining("the server is about to stop; connect to another"))
         if len(self._streams) >= self._limits.streams:
@@ -55,7 +62,7 @@ class Service(pb_grpc.GatestreamServicer):
                     retry_after=1.0,
                 ),
             )
-        stream = ClientStream(self._models, self._limits, tenant="")
+        stream = ClientStream(self._models, self._limits, tenant)
         self._streams.add(stream)
         self._no_streams.clear()
         reader = asyncio.create_task(self._read(stream, request_iterator))
@@ -109,8 +116,12 @@ class Service(pb_grpc.GatestreamServicer):
 
     # ---- Unary calls --------------------------------------------------------------------------
 
-    async def Describe(self, request: pb.DescribeRequest, _context: Any) -> pb.DescribeResponse:  # noqa: N802
+    def _tenant(self, context: Any) -> str:
+        return self._tenants.of(context.invocation_metadata() or ())
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""
+        self._tenant(context)
         models = [self._models.find(request.model)] if request.model else list(self._models)
         limits = self._limits
         return pb.DescribeResponse(
@@ -130,10 +141,11 @@ class Service(pb_grpc.GatestreamServicer):
         )
 
     async def ListSessions(  # noqa: N802
-        self, request: pb.ListSessionsRequest, _context: Any
+        self, request: pb.ListSessionsRequest, context: Any
     ) -> pb.ListSessionsResponse:
         """One page of sessions. The token says behind which model's which slot the next one begins."""
         models = [self._models.find(request.model)] if request.model else list(self._models)
+        tenant = self._tenant(context)
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
         if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,9}", request.page_token):
             raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
@@ -142,7 +154,7 @@ class Service(pb_grpc.GatestreamServicer):
         for model in models:
             if model.number >= number and len(found) < size:
                 behind = after if model.number == number else -1
-                slots = model.engine.sessions.page("", behind, size - len(found))
+                slots = model.engine.sessions.page(tenant, behind, size - len(found))
                 found += [(model, slot) for slot in slots]
         return pb.ListSessionsResponse(
             sessions=[_session_info(model, slot) for model, slot in found],
@@ -150,25 +162,27 @@ class Service(pb_grpc.GatestreamServicer):
         )
 
     async def CloseSession(  # noqa: N802
-        self, request: pb.CloseSessionRequest, _context: Any
+        self, request: pb.CloseSessionRequest, context: Any
     ) -> pb.CloseSessionResponse:
         """End a session, after the steps accepted before."""
         register = self._models.find(request.model).register
-        return pb.CloseSessionResponse(position=await register.close_by_id("", request.session_id))
+        return pb.CloseSessionResponse(position=await register.close_by_id(self._tenant(context), request.session_id))
 
-    async def GetState(self, request: pb.GetStateRequest, _context: Any) -> pb.SessionState:  # noqa: N802
+    async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
-        return await self._models.find(request.model).register.state("", request.session_id)
+        register = self._models.find(request.model).register
+        return await register.state(self._tenant(context), request.session_id)
 
-    async def SetState(self, request: pb.SetStateRequest, _context: Any) -> pb.SetStateResponse:  # noqa: N802
+    async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
         """Put a session into a state."""
         register = self._models.find(request.state.model).register
-        return pb.SetStateResponse(position=await register.set_state("", request.session_id, request.state))
+        position = await register.set_state(self._tenant(context), request.session_id, request.state)
+        return pb.SetStateResponse(position=position)
 
-    async def Fork(self, request: pb.ForkRequest, _context: Any) -> pb.ForkResponse:  # noqa: N802
+    async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
         """Copy a session into a new one."""
         register = self._models.find(request.model).register
-        session_id, position = await register.fork("", request.session_id, request.new_session_id)
+        session_id, position = await register.fork(self._tenant(context), request.session_id, request.new_session_id)
         return pb.ForkResponse(session_id=session_id, position=position)
 
 
@@ -194,6 +208,8 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
                 return await handler.unary_unary(request, context)
             except Refused as error:
                 return await abort(context, error)
+            except Unauthenticated as error:
+                return await context.abort(error.code, str(error))
 
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
