@@ -6,7 +6,7 @@ one of two queues, single steps and chunks, and go to the end of their queue aga
 1. A session's entries run in order and one at a time.
 2. Sessions take turns, however much any of them has sent.
 3. A single step never shares a run with a chunk, for which it would have to wait. Where both are ready they take
-   turns, and the chunk's turn is cut shorter.
+   turns; and while single steps come, a chunk's turns are cut shorter, for the step that comes in the middle of one.
 
 No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
 """
@@ -23,8 +23,9 @@ from gatestream.server.slots import Ints, Queue, Slots
 
 # Sessions whose chunks run together though `TickLimits.rows` says fewer: below this a run is mostly overhead.
 _LEAST_CHUNKS: Final = 32
-# A chunk's turn is cut to this part of `TickLimits.steps` while single steps wait.
+# A chunk's turn is cut to this part of `TickLimits.steps` while single steps come: until so many turns went without.
 _CONTENDED_PART: Final = 4
+_CALM_TURNS: Final = 16
 _NONE: Final = -1
 
 
@@ -87,6 +88,7 @@ class Scheduler:
         self._chunks = Queue(entries)
         self._controls = Queue(entries)
         self._chunk_turn = False
+        self._turns_without_singles = _CALM_TURNS
 
     def add(self, work: int, slots: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
         """Append one entry to each slot's line.
@@ -134,12 +136,15 @@ class Scheduler:
         ids = np.empty(0, np.int64)
         cut = 1
         if chunks_wait and (self._chunk_turn or not singles_wait):
-            cut = max(1, limits.steps // _CONTENDED_PART) if singles_wait else limits.steps
+            contended = singles_wait or self._turns_without_singles < _CALM_TURNS
+            cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
             ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
             self._chunk_turn = False
+            self._turns_without_singles += 1
         elif singles_wait:
             ids = self._pop(self._singles, limits.rows)
             self._chunk_turn = True
+            self._turns_without_singles = 0
         if len(ids) == 0:
             # All that waited had been dropped; the other queue may hold more.
             return self.tick() if singles_wait or chunks_wait else None

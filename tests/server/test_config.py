@@ -1,0 +1,41 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatestream.server.config import Limits, ServerConfig, TickLimits
+from gatestream.server.errors import ConfigError
+
+ARTIFACTS = (Path("model.onnx"),)
+
+
+def test_the_defaults_are_a_whole_server() -> None:
+    config = ServerConfig(artifacts=ARTIFACTS)
+    assert config.limits.sessions == 10_000
+    assert config.tick.rows == 512
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Limits, {"sessions": 0}, "sessions is 0; the least allowed is 1"),
+        (Limits, {"message_bytes": 2**31}, "message_bytes is 2147483648; the most allowed is 2147483647"),
+        (Limits, {"idle_timeout": -1.0}, "idle_timeout is -1.0; the least allowed is 0"),
+        (Limits, {"chunk_length": 9, "rows_per_stream": 8}, "chunk_length is 9, rows_per_stream 8"),
+        (Limits, {"rows_per_stream": 300_000}, "rows_per_stream is 300000, rows 262144"),
+        (TickLimits, {"steps": 0}, "steps is 0"),
+        (ServerConfig, {"artifacts": ()}, "artifacts: none given"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "listen": "50051"}, "expected HOST:PORT"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "listen": "::1:99999"}, "expected HOST:PORT"),
+        (
+            ServerConfig,
+            {"artifacts": ARTIFACTS, "provider": "gpu"},
+            "expected one of auto, cpu, cuda",
+        ),
+        (ServerConfig, {"artifacts": ARTIFACTS, "tls_cert": Path("c")}, "tls_cert and tls_key go together"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "tls_client_ca": Path("c")}, "tls_client_ca is given without"),
+    ],
+)
+def test_a_value_outside_its_range_is_named(kind: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+
+import grpc
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server import errors
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    for subclass in type.__subclasses__(kind):
+        yield subclass
+        yield from subclasses(subclass)
+
+
+def test_every_refusal_has_a_status_and_a_reason() -> None:
+    kinds = list(subclasses(errors.Refused))
+    assert len(kinds) == 7
+    for kind in kinds:
+        error = kind("why")
+        assert isinstance(error.code, grpc.StatusCode)
+        assert error.code is not grpc.StatusCode.OK
+        assert error.reason != pb.REASON_UNSPECIFIED
+        assert kind("why", pb.REASON_NO_GATES, 2.0).reason == pb.REASON_NO_GATES
+
+
+def test_the_tree_is_drawn_in_full() -> None:
+    for kind in subclasses(errors.ServerError):
+        assert f"─ {kind.__name__} " in (errors.__doc__ or "")

@@ -1,0 +1,40 @@
+import asyncio
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.outbox import Outbox
+
+
+async def test_messages_come_in_order_then_the_end() -> None:
+    outbox = Outbox()
+    messages = [pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=k)) for k in range(3)]
+    taker = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    for k, message in enumerate(messages):
+        outbox.put(message, rows=k)
+    outbox.end()
+    outbox.put(messages[0])
+    assert await taker == (messages[0], 0)
+    assert [await outbox.take(), await outbox.take(), await outbox.take()] == [(messages[1], 1), (messages[2], 2), None]
+
+
+async def test_a_full_outbox_has_no_room_until_half_of_it_is_taken() -> None:
+    outbox = Outbox()
+    for _ in range(256):
+        outbox.put(pb.ServerMessage())
+    waiter = asyncio.create_task(outbox.room())
+    for _ in range(128):
+        await outbox.take()
+        await asyncio.sleep(0)
+        assert not waiter.done()
+    await outbox.take()
+    await waiter
+
+
+async def test_the_end_makes_room_for_whoever_waits() -> None:
+    outbox = Outbox()
+    for _ in range(300):
+        outbox.put(pb.ServerMessage())
+    waiter = asyncio.create_task(outbox.room())
+    await asyncio.sleep(0)
+    outbox.end()
+    await waiter
