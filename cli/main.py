@@ -16,6 +16,7 @@ class _LazyGroup(click.Group):
         "export": "Turn a checkpoint into a verified ONNX artifact.",
         "inspect": "Say what an artifact is, find its gates, draw its cell.",
         "serve": "Serve artifacts over gRPC.",
+        "health": "Ask a server whether it serves.",
         "stream": "Stream rows from a file or standard input through a served model.",
         "demo": "Train, export, serve and stream, and show what came of it.",
     }

@@ -1,0 +1,27 @@
+"""`gatestream health`: what a container's health check and a start-up script ask."""
+
+import click
+
+
+@click.command("health")
+@click.argument("address", default="127.0.0.1:50051")
+@click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait for the answer.")
+def command(address: str, timeout: float) -> None:
+    """Ask the server at ADDRESS (HOST:PORT; by default 127.0.0.1:50051) whether it serves.
+
+    Ends with 0 only when it does: a server that loads, warms up or drains answers NOT_SERVING, and one that is not there
+    does not answer; both end with 1.
+    """
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            details = " ".join(error.details().split())
+            raise click.ClickException(f"{address}: {error.code().name}: {details}") from error
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise click.ClickException(f"{address}: {status}")
+    click.echo(status)
