@@ -1,0 +1,160 @@
+"""Connecting, and opening sessions, for asyncio."""
+
+# A timeout here is not asyncio.timeout: it also decides how long refusals are retried, and which error comes.
+# ruff: noqa: ASYNC109
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from gatestream.client.aio.calls import Calls
+from gatestream.client.aio.entering import Entering
+from gatestream.client.aio.link import Link
+from gatestream.client.aio.session import Group, Session
+from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
+from gatestream.client.lane import Lane
+from gatestream.client.models import Models, OpenMode, member_ids, opens
+from gatestream.client.patience import pause
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+
+
+def connect(
+    address: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    token: str | None = None,
+    timeout: float = 30.0,
+    connect_timeout: float = 5.0,
+    retry: bool = True,
+) -> Entering["Client"]:
+    """Connect to a server, and ask it what it has: `await` it, or `async with` it.
+
+    Arguments and errors are those of `gatestream.client.sync.connect`.
+    """
+    settings = Settings(
+        address=address,
+        credentials=credentials,
+        token=token,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        retry=retry,
+    )
+
+    async def make() -> Client:
+        channel = (
+            grpc.aio.secure_channel(address, credentials, OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, OPTIONS)
+        )
+        try:
+            stub: pb_grpc.GatestreamAsyncStub = pb_grpc.GatestreamStub(channel)
+            seconds = rpc_timeout(connect_timeout)
+            described = await stub.Describe(pb.DescribeRequest(), timeout=seconds, metadata=settings.metadata)
+        except grpc.aio.AioRpcError as error:
+            await channel.close()
+            raise from_connecting(error, address, connect_timeout) from None
+        except BaseException:
+            await channel.close()
+            raise
+        return Client(channel, stub, settings, Models(described))
+
+    return Entering(make)
+
+
+class Client(Calls):
+    """A connection: sessions on one stream, and the calls beside it."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, stub: "pb_grpc.GatestreamAsyncStub", settings: Settings, models: Models
+    ) -> None:
+        super().__init__(stub, settings, models)
+        self._channel = channel
+        self._links: list[Link] = []
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def session(
+        self,
+        model: str = "",
+        *,
+        id: str = "",  # noqa: A002
+        mode: OpenMode = "either",
+        gates: bool = False,
+        outputs: bool = True,
+        timeout: float | None = None,
+    ) -> Entering[Session]:
+        """Open a session: `await` it, or `async with` it. As `gatestream.client.sync.Client.session`."""
+
+        async def make() -> Session:
+            return Session(self, *await self._open(model, [id], mode, outputs, gates, timeout))
+
+        return Entering(make)
+
+    def group(
+        self,
+        model: str = "",
+        sessions: int | Sequence[str] = 1,
+        *,
+        mode: OpenMode = "either",
+        gates: bool = False,
+        outputs: bool = True,
+        timeout: float | None = None,
+    ) -> Entering[Group]:
+        """Open many sessions that step together. As `gatestream.client.sync.Client.group`."""
+
+        async def make() -> Group:
+            ids = member_ids(sessions)
+            return Group(self, *await self._open(model, ids, mode, outputs, gates, timeout))
+
+        return Entering(make)
+
+    async def close(self) -> None:
+        """End the connection. The server closes the sessions that are open on it."""
+        self._closed = True
+        links, self._links = self._links, []
+        for link in links:
+            await link.close()
+        await self._channel.close()
+
+    async def _open(
+        self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
+    ) -> tuple[Link, Lane]:
+        spec = self._models.find(model)
+        layout = self._models.layout(spec, outputs=outputs, gates=gates)
+        clock = asyncio.get_running_loop().time
+        seconds = self.seconds(timeout)
+        deadline = clock() + seconds
+        refusals = 0
+        while True:
+            link = self._link()
+            try:
+                requests = opens(spec, ids, mode, outputs=outputs, gates=gates)
+                return link, await link.open(layout, requests, seconds)
+            except StreamsExhaustedError as refusal:
+                refusals += 1
+                delay = pause(refusal, refusals)
+                seconds = deadline - clock() - delay
+                if seconds <= 0 or not self._settings.retry:
+                    raise
+                await asyncio.sleep(delay)
+
+    def _link(self) -> Link:
+        """A stream on which sessions can be opened."""
+        if self._closed:
+            raise ConnectionLostError(f"this client of {self.address} is closed; connect again")
+        self._links = [link for link in self._links if not link.lost]
+        if not self._links or not self._links[-1].usable:
+            self._links.append(Link(self._stub, self._settings, self._models.limits))
+        return self._links[-1]

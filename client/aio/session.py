@@ -1,0 +1,160 @@
+"""Sessions and groups of sessions, for asyncio."""
+
+# A timeout here is not asyncio.timeout: it also decides how long refusals are retried, and which error comes.
+# ruff: noqa: ASYNC109
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from gatestream.client.aio.calls import Calls
+from gatestream.client.aio.link import Link
+from gatestream.client.columns import Array, Inputs
+from gatestream.client.lane import Lane
+from gatestream.client.patience import run_timeout
+from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
+from gatestream.client.unary import State
+from gatestream.client.work import Chunk, Ints, Kind
+
+
+class _Open(LaneView):
+    """What a session and a group can both do."""
+
+    def __init__(self, calls: Calls, link: Link, lane: Lane) -> None:
+        super().__init__(lane)
+        self._calls = calls
+        self._link = link
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            # What went wrong is the news, and the server may be what went wrong: do not wait for it.
+            self._link.close_later(self._lane)
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Back to the initial state, after what was asked before. The position goes on counting."""
+        await self._link.ask(self._lane, self._control(Kind.RESET), self._calls.seconds(timeout))
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """End it at the server, after what was asked before. What is closed already stays so without an error."""
+        await self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
+
+    async def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
+        default = run_timeout(self._calls.seconds(None), chunk.length, self._calls.limits.chunk_length)
+        await self._link.ask(self._lane, chunk, default if timeout is None else timeout)
+
+
+class Session(_Open, SessionView):
+    """A session at the server: a recurrent state, stepped in order.
+
+    Steps of many tasks are taken in the order in which they were asked for.
+    """
+
+    async def step(self, x: Inputs, *, timeout: float | None = None) -> Array:
+        """Take one step. As the blocking `Session.step`; a cancelled call is as one that timed out."""
+        chunk = self._of_step(x)
+        await self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
+        return self._keep_step(chunk)
+
+    async def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
+        """Take many steps: [time, ...] in, [time, ...] out. As the blocking `Session.run`."""
+        chunk = self._of_run(xs)
+        await self._ask_run(chunk, timeout)
+        return self._keep_run(chunk)
+
+    async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncIterator[Array]:
+        """Step each row of a live source as it comes, and yield the answers in order.
+
+        As the blocking `Session.stream`, with a task that reads the source; it ends with the iterator. Close
+        the iterator (contextlib.aclosing) where a loop over it may end early.
+        """
+        async with contextlib.aclosing(_gather(source, self._encode)) as gathered:
+            async for rows in gathered:
+                chunk = self._of_rows(rows)
+                await self._ask_run(chunk, timeout)
+                for y in self._keep_each(chunk):
+                    yield y
+
+    async def get_state(self, *, timeout: float | None = None) -> State:
+        """Read the state, after all steps asked for before."""
+        return await self._calls.get_state(self.id, self.model, timeout=timeout)
+
+    async def set_state(self, state: State, *, timeout: float | None = None) -> None:
+        """Put the session into a state and at its position, after all steps asked for before."""
+        async with self._link.pause(self._lane, self._calls.seconds(timeout)):
+            self._lane.positions[0] = await self._calls.set_state(self.id, state, timeout=timeout)
+
+    async def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
+        """Copy it into a new session that no stream holds; the new one's id."""
+        return await self._calls.fork(self.id, new_id, self.model, timeout=timeout)
+
+
+class Group(_Open, GroupView):
+    """Sessions that step together: one message, and no Python, for each of them.
+
+    Where members are given, they are those that take part, as increasing indices; by default all.
+    """
+
+    async def step(
+        self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None
+    ) -> Array:
+        """Take one step of each member: [members, ...] in, [members, ...] out."""
+        chunk = self._of_step(xs, members)
+        await self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
+        return self._keep_step(chunk)
+
+    async def run(
+        self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None
+    ) -> Array:
+        """Take many steps of each member: [members, time, ...] in, [members, time, ...] out."""
+        chunk = self._of_run(xs, members)
+        await self._ask_run(chunk, timeout)
+        return self._keep_run(chunk)
+
+
+class _End:
+    """What the reader of a source says last."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+async def _gather(
+    source: AsyncIterable[Inputs], encode: Callable[[Inputs], list[Array]]
+) -> AsyncGenerator[list[list[Array]]]:
+    """Rows of a source that a task reads, encoded: as many as have come since the last time, at least one."""
+    come: asyncio.Queue[list[Array] | _End] = asyncio.Queue(GATHERED)
+
+    async def read() -> None:
+        end = _End(None)
+        try:
+            async for row in source:
+                await come.put(encode(row))
+        except Exception as error:
+            end = _End(error)
+        await come.put(end)
+
+    reader = asyncio.create_task(read(), name="gatestream source")
+    try:
+        while True:
+            items = [await come.get()]
+            while len(items) < GATHERED and not come.empty():
+                items.append(come.get_nowait())
+            rows = [item for item in items if not isinstance(item, _End)]
+            if rows:
+                yield rows
+            if isinstance(items[-1], _End):
+                if items[-1].error is not None:
+                    raise items[-1].error
+                return
+    finally:
+        reader.cancel()
+        await asyncio.wait([reader])

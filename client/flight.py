@@ -1,0 +1,153 @@
+"""The part of a lane that is on its way, and the account of its answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatestream.client.columns import Array
+from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError
+from gatestream.client.work import Chunk, Control, Ints, Kind
+
+Bools = NDArray[np.bool_]
+
+
+class Flight:
+    """Work that is on its way: one control, or the steps of one or more chunks together.
+
+    A row is one member's entry.
+
+    Attributes:
+        ends: per work, where its steps end among the flight's `length`; a control counts as one.
+        base: position of each row's first step.
+        taken: steps of each row that were answered.
+        open: rows that still lack an answer.
+        again: rows that were refused for lack of room.
+        due: the caller wants those sent again.
+        results: per column (outputs, then gates), [rows, length, ...]; zero where not taken.
+    """
+
+    def __init__(self, works: Sequence[Chunk | Control], ends: list[int], columns: list[Array], base: Ints) -> None:
+        self.works = works
+        self.ends = ends
+        self.length = ends[-1]
+        self.members = works[0].members
+        self.columns = columns
+        self.base = base
+        self.taken: Ints = np.zeros(len(base), np.int64)
+        self.open: Bools = np.ones(len(base), np.bool_)
+        self.again: Bools = np.zeros(len(base), np.bool_)
+        self.due = False
+        self.refusal: ExhaustedError | None = None
+        self.failure: GatestreamError | None = None
+        self.results: list[Array] | None = None
+        self._all: Ints = np.arange(len(base))
+
+    @property
+    def control(self) -> Control | None:
+        """The control that this is, if it is one."""
+        work = self.works[0]
+        return work if isinstance(work, Control) else None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it stands for a pause, which nobody answers."""
+        return self.control is not None and self.control.kind is Kind.PAUSE
+
+    @property
+    def sendable(self) -> Ints:
+        """The rows that the next message carries."""
+        return np.flatnonzero(self.again) if self.due else self._all
+
+    def left(self, rows: Ints) -> int:
+        """Steps of these rows that were not answered."""
+        return int((self.length - self.taken[rows]).sum())
+
+    def send(self) -> Ints:
+        """Note that a message carries the `sendable` rows, and return them."""
+        rows = self.sendable
+        self.again[rows] = False
+        self.open[rows] = True
+        self.due = False
+        return rows
+
+    def bytes_of(self, rows: Ints) -> list[bytes]:
+        """Per input, the steps of these rows that were not answered."""
+        begin = self.taken[rows]
+        if (begin == begin[0]).all():
+            whole = rows is self._all
+            return [(each if whole else each[rows])[:, begin[0] :].tobytes() for each in self.columns]
+        return [
+            b"".join(column[row, first:].tobytes() for row, first in zip(rows, begin, strict=True))
+            for column in self.columns
+        ]
+
+    def rows_of(self, members: Ints) -> Ints:
+        """The members' rows.
+
+        Raises:
+            ProtocolError: one is not in it, or lacks no answer.
+        """
+        rows = np.searchsorted(self.members, members)
+        inside = bool((rows < len(self.members)).all())
+        if not inside or (self.members[rows] != members).any() or not self.open[rows].all():
+            raise ProtocolError("an answer came for a session that waits for none")
+        if len(rows) > 1 and (np.diff(np.sort(rows)) == 0).any():
+            raise ProtocolError("one message answered a session twice")
+        return rows
+
+    def take(self, rows: Ints, lengths: Ints, firsts: Ints, columns: list[Array]) -> None:
+        """Steps were answered.
+
+        Args:
+            rows: distinct.
+            lengths: steps answered, by row.
+            firsts: position of the first of them, by row.
+            columns: outputs, then gates: the answers to all rows' steps, one after another.
+
+        Raises:
+            ProtocolError: not the steps that come next.
+        """
+        begin = self.taken[rows]
+        expected = self.base[rows] + begin
+        if (firsts != expected).any() or (lengths < 1).any() or (begin + lengths > self.length).any():
+            raise ProtocolError(
+                f"steps were answered from positions {firsts.tolist()}, as many as {lengths.tolist()}; "
+                f"those from {expected.tolist()} come next"
+            )
+        if np.array_equal(rows, self._all) and bool((lengths == self.length).all()):
+            # All of it at once, the usual case. Copied, since the wire's buffer is read-only.
+            shape = (len(rows), self.length)
+            self.results = [each.reshape(*shape, *each.shape[1:]).copy() for each in columns]
+        else:
+            self._scatter(rows, begin, lengths, columns)
+        self.taken[rows] += lengths
+        self.open[rows] = self.taken[rows] < self.length
+
+    def _scatter(self, rows: Ints, begin: Ints, lengths: Ints, columns: list[Array]) -> None:
+        if self.results is None:
+            shape = (len(self.members), self.length)
+            self.results = [np.zeros((*shape, *each.shape[1:]), each.dtype) for each in columns]
+        ends = np.cumsum(lengths)
+        row = np.repeat(rows, lengths)
+        step = np.arange(ends[-1]) + np.repeat(begin - ends + lengths, lengths)
+        for result, column in zip(self.results, columns, strict=True):
+            result[row, step] = column
+
+    def acknowledge(self, rows: Ints) -> None:
+        """A control was carried out for these rows."""
+        self.taken[rows] = 1
+        self.open[rows] = False
+
+    def fail(self, rows: Ints, error: GatestreamError) -> None:
+        """These rows get no more."""
+        if len(rows):
+            self.open[rows] = False
+            self.again[rows] = False
+            self.failure = self.failure or error
+
+    def refuse(self, rows: Ints, refusal: ExhaustedError) -> None:
+        """There was no room for these rows; they may be sent again later."""
+        self.open[rows] = False
+        self.again[rows] = True
+        self.refusal = refusal

@@ -1,0 +1,174 @@
+"""What one session, or one group of sessions, was asked for, in order, and the part of it that is on its way.
+
+A lane is the unit of order: at most one message of it is on its way, and what comes behind waits. Its members
+step together; a session is a lane of one member. No asyncio, no gRPC, no clock: arrays go in and come out.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from gatestream.client.columns import Array, Layout
+from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError
+from gatestream.client.flight import Flight
+from gatestream.client.work import Chunk, Control, Ints, Kind
+
+
+class Lane:
+    """Sessions that step together, and what was asked of them, in order.
+
+    Attributes:
+        handles: of the members, [n].
+        members: 0 to n - 1.
+        positions: of each member's next step, as far as the answers tell, [n].
+        ids: the members' session ids; empty until they are opened.
+        closed: why a member is closed, by member.
+        unopened: members that the server refused to open, until their handles are given back.
+        queue: what has not left, or not wholly.
+        flight: what is on its way, or was refused and waits for its caller to try again.
+    """
+
+    def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
+        self.layout = layout
+        self.handles = handles
+        self.members: Ints = np.arange(len(handles))
+        self.positions: Ints = np.zeros(len(handles), np.int64)
+        self.ids = [""] * len(handles)
+        self.closed: dict[int, SessionClosedError] = {}
+        self.unopened: Ints = np.empty(0, np.int64)
+        self.queue: deque[Chunk | Control] = deque()
+        self.flight: Flight | None = None
+        self._chunk_length = chunk_length
+
+    def head(self) -> Chunk | Control | None:
+        """What comes next; what can no longer be done, since a member is closed, is answered on the way."""
+        while self.closed and self.queue:
+            work = self.queue[0]
+            gone = np.isin(work.members, list(self.closed))
+            if not gone.any():
+                break
+            if isinstance(work, Control) and work.kind is Kind.CLOSE:
+                work.members = work.members[~gone]
+                if len(work.members):
+                    break
+                self.queue.popleft()
+                work.finish()
+            else:
+                first = self.closed[int(work.members[gone][0])]
+                error = SessionClosedError(str(first), first.close_reason)
+                self.queue.popleft()
+                self._fail(work, error, work.members[gone])
+        return self.queue[0] if self.queue else None
+
+    def start_control(self) -> Flight:
+        """Put the control at the head of the queue on its way."""
+        work = self.queue.popleft()
+        self.flight = Flight([work], [1], [], self.positions[work.members])
+        return self.flight
+
+    def start_steps(self, rows: int) -> Flight | None:
+        """Put steps at the head of the queue on their way, at most `rows` rows in all.
+
+        Consecutive chunks of the same members leave together; of a long one, as much as one message holds.
+        None when there is room for less than one step of each member.
+        """
+        members = self.queue[0].members
+        room = min(self._chunk_length, rows // len(members))
+        chunks: list[Chunk] = []
+        ends = [0]
+        pieces: list[list[Array]] = []
+        while ends[-1] < room and self.queue:
+            chunk = self.queue[0]
+            if isinstance(chunk, Control) or not np.array_equal(chunk.members, members):
+                break
+            begin, end = chunk.sent, min(chunk.length, chunk.sent + room - ends[-1])
+            if begin == 0:
+                chunk.first = self.positions[members] + ends[-1]
+            pieces.append([column[:, begin:end] for column in chunk.columns])
+            chunks.append(chunk)
+            ends.append(ends[-1] + end - begin)
+            chunk.sent = end
+            if end == chunk.length:
+                self.queue.popleft()
+        if not chunks:
+            return None
+        columns = (
+            pieces[0] if len(pieces) == 1 else [np.concatenate(each, axis=1) for each in zip(*pieces, strict=True)]
+        )
+        self.flight = Flight(chunks, ends[1:], columns, self.positions[members])
+        return self.flight
+
+    def settle(self) -> None:
+        """Give the callers their answers, once nothing of the flight waits for the server."""
+        flight = self.flight
+        if flight is None or flight.open.any():
+            return
+        if flight.again.any():
+            assert flight.refusal is not None
+            caller = next((work for work in flight.works if not work.done), None)
+            if caller is not None:
+                caller.refuse(flight.refusal)
+                return
+            flight.fail(np.flatnonzero(flight.again), flight.refusal)
+        self.flight = None
+        for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
+            behind = flight.members[flight.taken < end]
+            if not len(behind):
+                self._finish(flight, work, begin, end)
+                continue
+            assert flight.failure is not None
+            first = begin <= flight.taken.min()
+            self._fail(work, flight.failure if first else _preceding_failed(), behind)
+        control = flight.control
+        if control is not None and control.kind is Kind.OPEN and control.error is not None:
+            self._disown(flight)
+
+    def withdraw(self, work: Chunk | Control, error: GatestreamError) -> None:
+        """The caller waits no longer: what has not left stays here; what has left is still accounted for."""
+        work.finish(error)
+        closing = isinstance(work, Control) and work.kind is Kind.CLOSE
+        if work in self.queue and not closing:
+            at = self.queue.index(work)
+            del self.queue[at]
+            if isinstance(work, Chunk):
+                self._fail_from(at)
+        if work.refusal is not None and self.flight is not None:
+            self.flight.fail(np.flatnonzero(self.flight.again), work.refusal)
+            self.settle()
+
+    def _disown(self, flight: Flight) -> None:
+        """Nobody has these sessions: their caller waits no longer, or was refused others of its group."""
+        self.unopened = flight.members[flight.taken == 0]
+        self.closed |= dict.fromkeys(self.unopened.tolist(), SessionClosedError("it was not opened"))
+        opened = flight.members[flight.taken > 0]
+        if len(opened):
+            self.queue.append(Control(kind=Kind.CLOSE, members=opened))
+
+    def _finish(self, flight: Flight, work: Chunk | Control, begin: int, end: int) -> None:
+        if isinstance(work, Chunk):
+            if flight.results is not None:
+                whole = end - begin == flight.length
+                work.parts.append([each if whole else each[:, begin:end] for each in flight.results])
+            if work.sent < work.length:
+                return
+        work.finish()
+
+    def _fail(self, work: Chunk | Control, error: GatestreamError, members: Ints) -> None:
+        error.members = members
+        work.finish(error)
+        if isinstance(work, Chunk):
+            if self.queue and self.queue[0] is work:
+                self.queue.popleft()
+            self._fail_from(0)
+
+    def _fail_from(self, at: int) -> None:
+        """Steps asked for behind one that was not taken would be taken out of order."""
+        while at < len(self.queue) and isinstance(chunk := self.queue[at], Chunk):
+            del self.queue[at]
+            error = _preceding_failed()
+            error.members = chunk.members
+            chunk.finish(error)
+
+
+def _preceding_failed() -> PrecedingFailedError:
+    return PrecedingFailedError("not taken: a step asked for before it was not taken")

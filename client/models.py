@@ -1,0 +1,67 @@
+"""What the server has, from its answer to Describe, and what to ask when opening a session of it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from gatestream.client.columns import Layout
+from gatestream.client.errors import InputError, ModelUnknownError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+OpenMode = Literal["either", "create", "resume"]
+"""Take up the session if it is there, else make it; only make it; only take it up."""
+
+_MODES: dict[OpenMode, pb.OpenMode] = {
+    "either": pb.OPEN_MODE_EITHER,
+    "create": pb.OPEN_MODE_CREATE,
+    "resume": pb.OPEN_MODE_RESUME,
+}
+
+
+class Models:
+    """The models that a server has."""
+
+    def __init__(self, described: pb.DescribeResponse) -> None:
+        self.limits = described.limits
+        self.specs: dict[str, pb.ModelSpec] = {served.spec.name: served.spec for served in described.models}
+        self._layouts: dict[tuple[str, bool, bool], Layout] = {}
+
+    def find(self, name: str) -> pb.ModelSpec:
+        """The model's spec; no name: that of the only model.
+
+        Raises:
+            ModelUnknownError: no such model, or no name where there are several.
+        """
+        known = ", ".join(f"'{each}'" for each in self.specs)
+        if name:
+            if name not in self.specs:
+                raise ModelUnknownError(f"the server has no model '{name}'; it has {known}")
+            return self.specs[name]
+        if len(self.specs) != 1:
+            raise ModelUnknownError(f"the server has {len(self.specs)} models; name one of {known}")
+        return next(iter(self.specs.values()))
+
+    def layout(self, spec: pb.ModelSpec, *, outputs: bool, gates: bool) -> Layout:
+        """The columns of a session: one object for all sessions with the same."""
+        key = (spec.name, outputs, gates)
+        if key not in self._layouts:
+            self._layouts[key] = Layout(spec, outputs=outputs, gates=gates)
+        return self._layouts[key]
+
+
+def opens(spec: pb.ModelSpec, ids: Sequence[str], mode: OpenMode, *, outputs: bool, gates: bool) -> list[pb.Open]:
+    """A request for each session.
+
+    Raises:
+        InputError: no session, or no such mode.
+    """
+    if mode not in _MODES:
+        raise InputError(f"mode: {mode!r} came; 'either', 'create' or 'resume' was expected")
+    if not ids:
+        raise InputError("a group of no sessions was asked for; one or more were expected")
+    wanted = pb.OUTPUTS_EVERY_STEP if outputs else pb.OUTPUTS_NONE
+    return [pb.Open(session_id=each, model=spec.name, mode=_MODES[mode], outputs=wanted, gates=gates) for each in ids]
+
+
+def member_ids(sessions: int | Sequence[str]) -> Sequence[str]:
+    """The ids of a group's members: empty, for the server to make, where only their number is given."""
+    return [""] * sessions if isinstance(sessions, int) else sessions

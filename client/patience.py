@@ -1,0 +1,64 @@
+"""How long a caller waits, and when it gives up. The two clients differ in how they sleep, not in this."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+
+from gatestream.client.channel import check_timeout
+from gatestream.client.conversation import Conversation
+from gatestream.client.errors import DeadlineExceededError, ExhaustedError
+from gatestream.client.lane import Lane
+from gatestream.client.work import Chunk, Control
+
+_LEAST_PAUSE = 0.005
+
+
+def pause(refusal: ExhaustedError, refusals: int) -> float:
+    """Seconds to wait before asking again: what the server says, longer each time, spread at random."""
+    return max(refusal.retry_after, _LEAST_PAUSE) * min(2.0 ** (refusals - 1), 16.0) * random.uniform(1.0, 1.5)
+
+
+def waits(
+    conversation: Conversation, lane: Lane, work: Chunk | Control, timeout: float, clock: Callable[[], float]
+) -> Iterator[float]:
+    """Ask for the work, and yield how long to wait for its `wake` at most, until it is done.
+
+    Args:
+        conversation: to ask in.
+        lane: whose work it is.
+        work: what is asked.
+        timeout: seconds after which to give up.
+        clock: seconds.
+
+    Raises:
+        InputError: the timeout is not more than 0.
+    """
+    check_timeout("timeout", timeout)
+    deadline = clock() + timeout
+    conversation.add(lane, work)
+    while not work.done:
+        left = deadline - clock()
+        if work.refusal is not None:
+            seconds = pause(work.refusal, work.refusals)
+            if seconds > left:
+                conversation.withdraw(lane, work, work.refusal)
+                return
+            yield seconds
+            conversation.again(lane)
+        elif left > 0:
+            yield left
+        else:
+            conversation.withdraw(lane, work, overdue(timeout))
+
+
+def overdue(seconds: float) -> DeadlineExceededError:
+    """What a caller gets who has waited for so long."""
+    return DeadlineExceededError(
+        f"no answer within {seconds:g} s; steps that had left may still be taken, and the next call goes on "
+        "from there: see `position`"
+    )
+
+
+def run_timeout(timeout: float, steps: int, chunk_length: int) -> float:
+    """Default timeout of a chunk: that of one call, for each message that the chunk needs."""
+    return timeout * math.ceil(steps / chunk_length)

@@ -1,0 +1,186 @@
+"""What the synchronous and the asyncio session have in common: everything but waiting."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gatestream.client.columns import Array, Inputs
+from gatestream.client.errors import InputError
+from gatestream.client.lane import Lane
+from gatestream.client.work import Chunk, Control, Ints, Kind
+
+GATHERED = 1024
+"""Rows of a live source that are read ahead at most, and that leave together at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that came back for one call of `step` or `run`.
+
+    Attributes:
+        position: of the first step answered: the steps that the session had consumed before it; of a group,
+            [members] int64.
+        outputs: by name. One step of a session: [*shape] of the spec; a chunk: [time, *shape]; of a group,
+            with [members] in front.
+        gates: activations by gate name ("input", "forget", "candidate", "output"), [layers, hidden] float32
+            for one step, with the same axes in front; empty unless the session was opened with `gates=True`.
+    """
+
+    position: Any
+    outputs: Mapping[str, Array]
+    gates: Mapping[str, Array]
+
+    @property
+    def y(self) -> Array:
+        """The model's first output; of no size where the session was opened with `outputs=False`."""
+        return next(iter(self.outputs.values()), np.empty(0, np.float32))
+
+    def at(self, step: int) -> "Answer":
+        """One step of a chunk's answer, of a session."""
+        return Answer(
+            self.position + step,
+            {name: array[step] for name, array in self.outputs.items()},
+            {name: array[step] for name, array in self.gates.items()},
+        )
+
+
+class LaneView:
+    """A session, or a group, apart from how its caller waits."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._last: Answer | None = None
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._lane.layout.model
+
+    @property
+    def last(self) -> Answer:
+        """All that came back for the latest answered call: every output, and the gates.
+
+        Raises:
+            InputError: nothing was stepped yet.
+        """
+        if self._last is None:
+            raise InputError("nothing was stepped yet, so there are no gates and outputs to look at")
+        return self._last
+
+    @property
+    def gates(self) -> Mapping[str, Array]:
+        """Gate activations of the latest answered call: see `Answer.gates`.
+
+        Raises:
+            InputError: nothing was stepped yet.
+        """
+        return self.last.gates
+
+    def _chunk(self, rows: Sequence[Array], members: Ints, length: int) -> Chunk:
+        """Work from encoded rows of [members, time, ...], whatever of these axes they have."""
+        shape = (len(members), length)
+        columns = [
+            array.reshape(*shape, *each.column.shape)
+            for array, each in zip(rows, self._lane.layout.inputs, strict=True)
+        ]
+        return Chunk(members=members, columns=columns, length=length)
+
+    def _keep(self, chunk: Chunk, position: Any, index: Any) -> Array:
+        """Remember the answer, of which each array is indexed by `index`, and return the first output."""
+        layout = self._lane.layout
+        columns = [each[index] for each in chunk.results()]
+        outputs = {each.name: array for each, array in zip(layout.outputs, columns, strict=False)}
+        gates = {each.name: array for each, array in zip(layout.gates, columns[len(outputs) :], strict=True)}
+        self._last = Answer(position, outputs, gates)
+        return self._last.y
+
+    def _control(self, kind: Kind) -> Control:
+        return Control(kind=kind, members=self._lane.members)
+
+
+class SessionView(LaneView):
+    """One session: a lane of one member."""
+
+    @property
+    def id(self) -> str:
+        """The session's id, made by the server where none was given."""
+        return self._lane.ids[0]
+
+    @property
+    def position(self) -> int:
+        """Steps that the session has consumed, as far as the answers tell."""
+        return int(self._lane.positions[0])
+
+    def _of_step(self, x: Inputs) -> Chunk:
+        return self._chunk(self._encode(x), self._lane.members, 1)
+
+    def _of_run(self, xs: Inputs) -> Chunk:
+        rows = self._lane.layout.encode(xs, ("time",))
+        return self._chunk(rows, self._lane.members, len(rows[0]))
+
+    def _encode(self, x: Inputs) -> list[Array]:
+        return self._lane.layout.encode(x, ())
+
+    def _of_rows(self, rows: Sequence[list[Array]]) -> Chunk:
+        """Work from encoded rows, one for each step."""
+        return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._lane.members, len(rows))
+
+    def _keep_each(self, chunk: Chunk) -> Iterator[Array]:
+        """The answers to a chunk, step by step."""
+        self._keep_run(chunk)
+        whole = self.last
+        for step in range(chunk.length):
+            self._last = whole.at(step)
+            yield self._last.y
+
+    def _keep_step(self, chunk: Chunk) -> Array:
+        return self._keep(chunk, int(chunk.first[0]), (0, 0))
+
+    def _keep_run(self, chunk: Chunk) -> Array:
+        return self._keep(chunk, int(chunk.first[0]), 0)
+
+
+class GroupView(LaneView):
+    """Sessions that step together: a lane of many members."""
+
+    def __len__(self) -> int:
+        return len(self._lane.members)
+
+    @property
+    def ids(self) -> list[str]:
+        """The members' session ids."""
+        return list(self._lane.ids)
+
+    @property
+    def positions(self) -> Ints:
+        """Steps that each member has consumed, as far as the answers tell, [members]."""
+        return self._lane.positions.copy()
+
+    def _of_step(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
+        chosen = self._chosen(members)
+        return self._chunk(self._lane.layout.encode(xs, (len(chosen),)), chosen, 1)
+
+    def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
+        chosen = self._chosen(members)
+        rows = self._lane.layout.encode(xs, (len(chosen), "time"))
+        return self._chunk(rows, chosen, rows[0].shape[1])
+
+    def _keep_step(self, chunk: Chunk) -> Array:
+        return self._keep(chunk, chunk.first, (slice(None), 0))
+
+    def _keep_run(self, chunk: Chunk) -> Array:
+        return self._keep(chunk, chunk.first, slice(None))
+
+    def _chosen(self, members: Sequence[int] | Ints | None) -> Ints:
+        if members is None:
+            return self._lane.members
+        chosen = np.asarray(members)
+        whole = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen) > 0
+        if not whole or (np.diff(chosen) <= 0).any() or chosen[0] < 0 or chosen[-1] >= len(self):
+            raise InputError(
+                f"members: {members!r} came; indices from 0 to {len(self) - 1}, each greater than the one before, "
+                "were expected"
+            )
+        return chosen.astype(np.int64)

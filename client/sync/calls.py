@@ -1,0 +1,105 @@
+"""The calls beside the stream, blocking."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import grpc
+
+from gatestream.client import unary
+from gatestream.client.channel import Settings, from_rpc, rpc_timeout
+from gatestream.client.models import Models
+from gatestream.client.unary import State
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+
+R = TypeVar("R")
+
+
+class Calls:
+    """What can be asked of the server without a stream."""
+
+    def __init__(self, stub: pb_grpc.GatestreamStub, settings: Settings, models: Models) -> None:
+        self._stub = stub
+        self._settings = settings
+        self._models = models
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+        return self._settings.address
+
+    @property
+    def models(self) -> dict[str, pb.ModelSpec]:
+        """What the server had when this client connected, by name."""
+        return dict(self._models.specs)
+
+    @property
+    def limits(self) -> pb.Limits:
+        """The server's limits."""
+        return self._models.limits
+
+    def describe(self, *, timeout: float | None = None) -> pb.DescribeResponse:
+        """What the server has now: models with their specs, execution provider and sessions; its limits.
+
+        Raises:
+            GatestreamError: there was no answer.
+        """
+        return self._call(unary.describe(), timeout)
+
+    def list_sessions(self, model: str = "", *, timeout: float | None = None) -> Iterator[pb.SessionInfo]:
+        """The server's sessions, of one model or of all; a page at a time is fetched.
+
+        Raises:
+            GatestreamError: there was no answer.
+        """
+        token = ""
+        while True:
+            page = self._call(unary.list_sessions(model, token), timeout)
+            yield from page.sessions
+            token = page.next_page_token
+            if not token:
+                return
+
+    def close_session(self, id: str, model: str = "", *, timeout: float | None = None) -> int:  # noqa: A002
+        """End a session, whoever holds it; the steps that it had consumed.
+
+        Raises:
+            GatestreamError: SessionUnknownError and others.
+        """
+        return self._call(unary.close_session(self._models.find(model), id), timeout)
+
+    def get_state(self, id: str, model: str = "", *, timeout: float | None = None) -> State:  # noqa: A002
+        """Read the state of a session, whoever holds it.
+
+        Raises:
+            GatestreamError: SessionUnknownError and others.
+        """
+        return self._call(unary.get_state(self._models.find(model), id), timeout)
+
+    def set_state(self, id: str, state: State, *, timeout: float | None = None) -> int:  # noqa: A002
+        """Put a session that no stream holds into a state; its position then. Else use `Session.set_state`.
+
+        Raises:
+            GatestreamError: StateMismatchError, SessionUnknownError and others.
+        """
+        return self._call(unary.set_state(self._models.find(state.model), id, state), timeout)
+
+    def fork(self, id: str, new_id: str = "", model: str = "", *, timeout: float | None = None) -> str:  # noqa: A002
+        """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id.
+
+        Raises:
+            GatestreamError: SessionUnknownError, SessionExistsError and others.
+        """
+        return self._call(unary.fork(self._models.find(model), id, new_id), timeout)
+
+    def seconds(self, timeout: float | None) -> float:
+        """The timeout, or the client's where none is given."""
+        return self._settings.timeout if timeout is None else timeout
+
+    def _call(self, call: unary.Call[R], timeout: float | None) -> R:
+        rpc = getattr(self._stub, call.rpc)
+        try:
+            seconds = rpc_timeout(self.seconds(timeout))
+            return call.read(rpc(call.request, timeout=seconds, metadata=self._settings.metadata))
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from None

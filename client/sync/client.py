@@ -1,0 +1,181 @@
+"""Connecting, and opening sessions, blocking."""
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
+from gatestream.client.lane import Lane
+from gatestream.client.models import Models, OpenMode, member_ids, opens
+from gatestream.client.patience import pause
+from gatestream.client.sync.calls import Calls
+from gatestream.client.sync.link import Link
+from gatestream.client.sync.session import Group, Session
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+
+
+def connect(
+    address: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    token: str | None = None,
+    timeout: float = 30.0,
+    connect_timeout: float = 5.0,
+    retry: bool = True,
+) -> "Client":
+    """Connect to a server, and ask it what it has.
+
+    Args:
+        address: "host:port", or any other target that gRPC takes.
+        credentials: for TLS (grpc.ssl_channel_credentials()); without them everything goes in clear.
+        token: sent with every call as "authorization: Bearer TOKEN"; use it with `credentials`.
+        timeout: seconds that a call waits for its answer unless it says otherwise; math.inf: for ever.
+        connect_timeout: seconds to wait for the server now.
+        retry: what the server refuses for lack of room (`ExhaustedError`), ask again after the time that it
+            names, and longer each time, until the call's timeout would pass; then raise it. Nothing was
+            stepped meanwhile. False: raise it at once.
+
+    Raises:
+        ServerUnreachableError: nobody answers there as a gatestream server.
+        InputError: a timeout is not more than 0.
+    """
+    settings = Settings(
+        address=address,
+        credentials=credentials,
+        token=token,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        retry=retry,
+    )
+    channel = (
+        grpc.secure_channel(address, credentials, OPTIONS) if credentials else grpc.insecure_channel(address, OPTIONS)
+    )
+    try:
+        stub = pb_grpc.GatestreamStub(channel)
+        seconds = rpc_timeout(connect_timeout)
+        described = stub.Describe(pb.DescribeRequest(), timeout=seconds, metadata=settings.metadata)
+    except grpc.RpcError as error:
+        channel.close()
+        raise from_connecting(error, address, connect_timeout) from None
+    except BaseException:
+        channel.close()
+        raise
+    return Client(channel, stub, settings, Models(described))
+
+
+class Client(Calls):
+    """A connection: sessions on one stream, and the calls beside it. Safe to use from many threads."""
+
+    def __init__(self, channel: grpc.Channel, stub: pb_grpc.GatestreamStub, settings: Settings, models: Models) -> None:
+        super().__init__(stub, settings, models)
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._links: list[Link] = []
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def session(
+        self,
+        model: str = "",
+        *,
+        id: str = "",  # noqa: A002
+        mode: OpenMode = "either",
+        gates: bool = False,
+        outputs: bool = True,
+        timeout: float | None = None,
+    ) -> Session:
+        """Open a session.
+
+        Args:
+            model: by name; empty: the only model that the server has.
+            id: of the session; empty: the server makes one.
+            mode: "either" takes the session up where it is there, and else makes it; "create" and "resume" do
+                one of the two or fail.
+            gates: return the gate activations too: `Session.gates`.
+            outputs: return the outputs. False: `step` and `run` return an empty array, which is cheaper when
+                a session is only run through its history.
+            timeout: seconds to wait; by default the client's.
+
+        Raises:
+            ModelUnknownError, SessionExistsError, SessionUnknownError, SessionIdInvalidError, NoGatesError,
+            SessionsExhaustedError, StreamsExhaustedError, DrainingError, DeadlineExceededError,
+            ConnectionLostError: there is no session then.
+        """
+        return Session(self, *self._open(model, [id], mode, outputs, gates, timeout))
+
+    def group(
+        self,
+        model: str = "",
+        sessions: int | Sequence[str] = 1,
+        *,
+        mode: OpenMode = "either",
+        gates: bool = False,
+        outputs: bool = True,
+        timeout: float | None = None,
+    ) -> Group:
+        """Open many sessions that step together: arrays with a row for each in, arrays out.
+
+        Args:
+            model: by name; empty: the only model that the server has.
+            sessions: how many, or their ids.
+            mode: as for `session`.
+            gates: as for `session`.
+            outputs: as for `session`.
+            timeout: as for `session`.
+
+        Raises:
+            GatestreamError: as for `session`; those that were opened are closed again.
+        """
+        return Group(self, *self._open(model, member_ids(sessions), mode, outputs, gates, timeout))
+
+    def close(self) -> None:
+        """End the connection. The server closes the sessions that are open on it."""
+        with self._lock:
+            self._closed = True
+            links, self._links = self._links, []
+        for link in links:
+            link.close()
+        self._channel.close()
+
+    def _open(
+        self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
+    ) -> tuple[Link, Lane]:
+        spec = self._models.find(model)
+        layout = self._models.layout(spec, outputs=outputs, gates=gates)
+        seconds = self.seconds(timeout)
+        deadline = time.monotonic() + seconds
+        refusals = 0
+        while True:
+            link = self._link()
+            try:
+                return link, link.open(layout, opens(spec, ids, mode, outputs=outputs, gates=gates), seconds)
+            except StreamsExhaustedError as refusal:
+                refusals += 1
+                delay = pause(refusal, refusals)
+                seconds = deadline - time.monotonic() - delay
+                if seconds <= 0 or not self._settings.retry:
+                    raise
+                time.sleep(delay)
+
+    def _link(self) -> Link:
+        """A stream on which sessions can be opened."""
+        with self._lock:
+            if self._closed:
+                raise ConnectionLostError(f"this client of {self.address} is closed; connect again")
+            self._links = [link for link in self._links if not link.lost]
+            if not self._links or not self._links[-1].usable:
+                self._links.append(Link(self._stub, self._settings, self._models.limits))
+            return self._links[-1]

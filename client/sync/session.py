@@ -1,0 +1,222 @@
+"""Sessions and groups of sessions, blocking."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from gatestream.client.columns import Array, Inputs
+from gatestream.client.lane import Lane
+from gatestream.client.patience import run_timeout
+from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
+from gatestream.client.sync.calls import Calls
+from gatestream.client.sync.link import Link
+from gatestream.client.unary import State
+from gatestream.client.work import Chunk, Ints, Kind
+
+
+class _Open(LaneView):
+    """What a session and a group can both do."""
+
+    def __init__(self, calls: Calls, link: Link, lane: Lane) -> None:
+        super().__init__(lane)
+        self._calls = calls
+        self._link = link
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # What went wrong is the news, and the server may be what went wrong: do not wait for it.
+            self._link.close_later(self._lane)
+
+    def reset(self, *, timeout: float | None = None) -> None:
+        """Back to the initial state, after what was asked before. The position goes on counting.
+
+        Raises:
+            GatestreamError: the state is as it was, or, after a DeadlineExceededError, may be reset yet.
+        """
+        self._link.ask(self._lane, self._control(Kind.RESET), self._calls.seconds(timeout))
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """End it at the server, after what was asked before. What is closed already stays so without an error.
+
+        Raises:
+            DeadlineExceededError: the server did not say so in time.
+        """
+        self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
+
+    def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
+        default = run_timeout(self._calls.seconds(None), chunk.length, self._calls.limits.chunk_length)
+        self._link.ask(self._lane, chunk, default if timeout is None else timeout)
+
+
+class Session(_Open, SessionView):
+    """A session at the server: a recurrent state, stepped in order.
+
+    Safe to use from many threads; steps are taken in the order in which they were asked for.
+    """
+
+    def step(self, x: Inputs, *, timeout: float | None = None) -> Array:
+        """Take one step.
+
+        Args:
+            x: the model's input at one time step: numbers of the spec's shape, or a token's id or name; for a
+                model with several inputs, a mapping with each.
+            timeout: seconds to wait for the answer; by default the client's.
+
+        Returns:
+            The model's first output, of the spec's shape, float32; `last` has all outputs, `gates` the gates.
+
+        Raises:
+            InputError: x does not fit the model; nothing was sent.
+            DeadlineExceededError: no answer in time. If the step had left, the server may take it all the
+                same. Its answer is dropped when it comes, `position` counts it, and the next call waits for
+                it and goes on from there, so that nothing is stepped twice or out of order.
+            RowsExhaustedError: the server has no room, and had none until the timeout; not taken.
+            StepError, SessionClosedError: not taken; the state is as it was.
+            ConnectionLostError: taken or not; the session is gone.
+        """
+        chunk = self._of_step(x)
+        self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
+        return self._keep_step(chunk)
+
+    def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
+        """Take many steps: [time, ...] in, [time, ...] out. A chunk of any length; it is split as needed.
+
+        Args:
+            xs: the inputs of consecutive time steps; tokens also as a string of one-character tokens.
+            timeout: seconds for all of it; by default the client's for each message that it needs.
+
+        Raises:
+            GatestreamError: as `step`. Steps before the one that failed were taken, and their answers are lost:
+                `position` says how many.
+        """
+        chunk = self._of_run(xs)
+        self._ask_run(chunk, timeout)
+        return self._keep_run(chunk)
+
+    def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Iterator[Array]:
+        """Step each row of a live source as it comes, and yield the answers in order.
+
+        A thread reads the source. A row that comes while nothing is on its way is stepped at once; rows that
+        come meanwhile are stepped together. So the source is read ahead of what was yielded, by
+        `session.GATHERED` rows at most; `last` and `gates` belong to the row yielded last. The thread ends
+        with the source, or, when the iterator is closed before that, with the source's next row.
+
+        Args:
+            source: rows, each as for `step`.
+            timeout: seconds to wait for the answer to what was gathered; by default the client's.
+
+        Raises:
+            GatestreamError: as `run`; InputError only after all rows before the bad one were answered.
+        """
+        with contextlib.closing(_gather(source, self._encode)) as gathered:
+            for rows in gathered:
+                chunk = self._of_rows(rows)
+                self._ask_run(chunk, timeout)
+                yield from self._keep_each(chunk)
+
+    def get_state(self, *, timeout: float | None = None) -> State:
+        """Read the state, after all steps asked for before.
+
+        Raises:
+            GatestreamError: there was no answer.
+        """
+        return self._calls.get_state(self.id, self.model, timeout=timeout)
+
+    def set_state(self, state: State, *, timeout: float | None = None) -> None:
+        """Put the session into a state and at its position, after all steps asked for before.
+
+        Raises:
+            GatestreamError: StateMismatchError and others.
+        """
+        with self._link.pause(self._lane, self._calls.seconds(timeout)):
+            self._lane.positions[0] = self._calls.set_state(self.id, state, timeout=timeout)
+
+    def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
+        """Copy it into a new session that no stream holds, after all steps asked for before; the new one's id.
+
+        Raises:
+            GatestreamError: SessionExistsError and others.
+        """
+        return self._calls.fork(self.id, new_id, self.model, timeout=timeout)
+
+
+class Group(_Open, GroupView):
+    """Sessions that step together: one message, and no Python, for each of them.
+
+    Where members are given, they are those that take part, as increasing indices; by default all.
+    """
+
+    def step(self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None) -> Array:
+        """Take one step of each member: [members, ...] in, [members, ...] out.
+
+        Raises:
+            GatestreamError: as `Session.step`; `error.members` says for whom. The others have taken it.
+        """
+        chunk = self._of_step(xs, members)
+        self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
+        return self._keep_step(chunk)
+
+    def run(self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None) -> Array:
+        """Take many steps of each member: [members, time, ...] in, [members, time, ...] out.
+
+        Raises:
+            GatestreamError: as `step`.
+        """
+        chunk = self._of_run(xs, members)
+        self._ask_run(chunk, timeout)
+        return self._keep_run(chunk)
+
+
+class _End:
+    """What the reader of a source says last."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+def _gather(source: Iterable[Inputs], encode: Callable[[Inputs], list[Array]]) -> Generator[list[list[Array]]]:
+    """Rows of a source that a thread reads, encoded: as many as have come since the last time, at least one."""
+    come: queue.Queue[list[Array] | _End] = queue.Queue(GATHERED)
+    stopped = threading.Event()
+
+    def read() -> None:
+        end = _End(None)
+        try:
+            for row in source:
+                come.put(encode(row))
+                if stopped.is_set():
+                    return
+        except Exception as error:
+            end = _End(error)
+        come.put(end)
+
+    threading.Thread(target=read, name="gatestream source", daemon=True).start()
+    try:
+        while True:
+            items = [come.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(items) < GATHERED:
+                    items.append(come.get_nowait())
+            rows = [item for item in items if not isinstance(item, _End)]
+            if rows:
+                yield rows
+            if isinstance(items[-1], _End):
+                if items[-1].error is not None:
+                    raise items[-1].error
+                return
+    finally:
+        stopped.set()
+        # The reader may wait for room.
+        with contextlib.suppress(queue.Empty):
+            while True:
+                come.get_nowait()

@@ -1,0 +1,101 @@
+"""The calls beside the stream: what each asks, and what its answer means."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from gatestream.client.columns import Array, dtype_of
+from gatestream.client.errors import StateMismatchError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A session's recurrent state.
+
+    Attributes:
+        model: the model's name.
+        weights_fingerprint: of the weights that made it: it belongs to no others.
+        position: steps consumed.
+        arrays: by the name of the state's input ("h", "c"), each of the spec's shape.
+    """
+
+    model: str
+    weights_fingerprint: str
+    position: int
+    arrays: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """One unary call."""
+
+    rpc: str
+    request: Message
+    read: Callable[[Any], R]
+
+
+def describe() -> Call[pb.DescribeResponse]:
+    """What the server has."""
+    return Call("Describe", pb.DescribeRequest(), lambda answer: answer)
+
+
+def list_sessions(model: str, page_token: str) -> Call[pb.ListSessionsResponse]:
+    """One page of sessions."""
+    request = pb.ListSessionsRequest(model=model, page_token=page_token, page_size=1000)
+    return Call("ListSessions", request, lambda answer: answer)
+
+
+def close_session(spec: pb.ModelSpec, session_id: str) -> Call[int]:
+    """End a session; its last position."""
+    request = pb.CloseSessionRequest(model=spec.name, session_id=session_id)
+    return Call("CloseSession", request, lambda answer: int(answer.position))
+
+
+def get_state(spec: pb.ModelSpec, session_id: str) -> Call[State]:
+    """Read a session's state."""
+
+    def read(answer: pb.SessionState) -> State:
+        arrays = {
+            each.input: np.frombuffer(data, dtype_of(each.input, each.dtype)).reshape(tuple(each.shape)).copy()
+            for each, data in zip(spec.states, answer.state, strict=True)
+        }
+        return State(answer.model, answer.weights_fingerprint, int(answer.position), arrays)
+
+    return Call("GetState", pb.GetStateRequest(model=spec.name, session_id=session_id), read)
+
+
+def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
+    """Put a session into a state; the position it then has.
+
+    Raises:
+        StateMismatchError: the arrays are not those of the model.
+    """
+    names = [each.input for each in spec.states]
+    if sorted(state.arrays) != sorted(names):
+        raise StateMismatchError(f"states {sorted(state.arrays)} came; '{spec.name}' has {sorted(names)}")
+    rows = []
+    for each in spec.states:
+        array = np.asarray(state.arrays[each.input])
+        if array.shape != tuple(each.shape):
+            raise StateMismatchError(
+                f"state '{each.input}' of '{spec.name}': shape {list(array.shape)} came; "
+                f"{list(each.shape)} was expected"
+            )
+        rows.append(array.astype(dtype_of(each.input, each.dtype)).tobytes())
+    message = pb.SessionState(
+        model=spec.name, weights_fingerprint=state.weights_fingerprint, position=state.position, state=rows
+    )
+    request = pb.SetStateRequest(session_id=session_id, state=message)
+    return Call("SetState", request, lambda answer: int(answer.position))
+
+
+def fork(spec: pb.ModelSpec, session_id: str, new_id: str) -> Call[str]:
+    """Copy a session; the id of the copy."""
+    request = pb.ForkRequest(model=spec.name, session_id=session_id, new_session_id=new_id)
+    return Call("Fork", request, lambda answer: str(answer.session_id))
