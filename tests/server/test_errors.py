@@ -1,13 +1,16 @@
 from collections.abc import Iterator
+from typing import TypeVar
 
 import grpc
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server import errors
 
+_E = TypeVar("_E", bound=Exception)
 
-def subclasses(kind: type) -> Iterator[type]:
-    for subclass in type.__subclasses__(kind):
+
+def subclasses(kind: type[_E]) -> Iterator[type[_E]]:
+    for subclass in kind.__subclasses__():
         yield subclass
         yield from subclasses(subclass)
 

@@ -1,6 +1,7 @@
 """Small artifacts made by hand, for tests of the server that need no training and no exporter."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ def accumulator(path: Path, features: int = 2, name: str = "accumulator") -> Pat
     Small whole numbers stay exact in float32, so a step that was lost, repeated, or of another session shows as a
     wrong number. An input of POISON or more makes the run itself fail, with onnxruntime's own error.
     """
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "zero": np.array(0, np.int64),
         "one": np.array(1, np.int64),
         "one_d": np.array([1], np.int64),
