@@ -5,7 +5,6 @@ No asyncio, no gRPC, no clock: `sync` and `aio` move the messages and wait.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -251,10 +250,14 @@ class Conversation:
         if numbers.min() < 0:
             raise ProtocolError(f"an answer came for handles {array.tolist()[:8]}, not all of which are open")
         members = self._member_of[array]
+        if len(array) == 1:
+            yield self._lanes[int(numbers[0])], members, slice(0, 1)
+            return
         cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(array)]
         for begin, end in itertools.pairwise(cuts):
             yield self._lanes[int(numbers[begin])], members[begin:end], slice(begin, end)
 
 
-def _ints(values: Any) -> Ints:
-    return np.array(values, np.int64)
+def _ints(values: Sequence[int] | Ints) -> Ints:
+    # Both are right; which is quick differs by a factor of ten, either way.
+    return np.fromiter(values, np.int64, len(values)) if len(values) < 8 else np.array(values, np.int64)

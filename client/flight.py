@@ -21,9 +21,10 @@ class Flight:
         ends: per work, where its steps end among the flight's `length`; a control counts as one.
         base: position of each row's first step.
         taken: steps of each row that were answered.
-        open: rows that still lack an answer.
+        open: rows that still lack an answer; `waiting` of them.
         again: rows that were refused for lack of room.
         due: the caller wants those sent again.
+        failure: of the first row that failed.
         results: per column (outputs, then gates), [rows, length, ...]; zero where not taken.
     """
 
@@ -36,6 +37,7 @@ class Flight:
         self.base = base
         self.taken: Ints = np.zeros(len(base), np.int64)
         self.open: Bools = np.ones(len(base), np.bool_)
+        self.waiting = len(base)
         self.again: Bools = np.zeros(len(base), np.bool_)
         self.due = False
         self.refusal: ExhaustedError | None = None
@@ -61,24 +63,26 @@ class Flight:
 
     def left(self, rows: Ints) -> int:
         """Steps of these rows that were not answered."""
+        if not self.due and self.results is None:
+            return self.length * len(rows)
         return int((self.length - self.taken[rows]).sum())
 
     def send(self) -> Ints:
         """Note that a message carries the `sendable` rows, and return them."""
         rows = self.sendable
-        self.again[rows] = False
-        self.open[rows] = True
-        self.due = False
+        if self.due:
+            self.again[rows] = False
+            self.open[rows] = True
+            self.waiting += len(rows)
+            self.due = False
         return rows
 
     def bytes_of(self, rows: Ints) -> list[bytes]:
         """Per input, the steps of these rows that were not answered."""
-        begin = self.taken[rows]
-        if (begin == begin[0]).all():
-            whole = rows is self._all
-            return [(each if whole else each[rows])[:, begin[0] :].tobytes() for each in self.columns]
+        if rows is self._all:
+            return [column.tobytes() for column in self.columns]
         return [
-            b"".join(column[row, first:].tobytes() for row, first in zip(rows, begin, strict=True))
+            b"".join(column[row, first:].tobytes() for row, first in zip(rows, self.taken[rows], strict=True))
             for column in self.columns
         ]
 
@@ -88,6 +92,8 @@ class Flight:
         Raises:
             ProtocolError: one is not in it, or lacks no answer.
         """
+        if len(members) == len(self.members) == self.waiting and bool((members == self.members).all()):
+            return self._all
         rows = np.searchsorted(self.members, members)
         inside = bool((rows < len(self.members)).all())
         if not inside or (self.members[rows] != members).any() or not self.open[rows].all():
@@ -109,20 +115,22 @@ class Flight:
             ProtocolError: not the steps that come next.
         """
         begin = self.taken[rows]
+        end = begin + lengths
         expected = self.base[rows] + begin
-        if (firsts != expected).any() or (lengths < 1).any() or (begin + lengths > self.length).any():
+        if not ((firsts == expected) & (lengths > 0) & (end <= self.length)).all():
             raise ProtocolError(
                 f"steps were answered from positions {firsts.tolist()}, as many as {lengths.tolist()}; "
                 f"those from {expected.tolist()} come next"
             )
-        if np.array_equal(rows, self._all) and bool((lengths == self.length).all()):
+        finished = rows[end == self.length]
+        if self.results is None and rows is self._all and len(finished) == len(rows):
             # All of it at once, the usual case. Copied, since the wire's buffer is read-only.
             shape = (len(rows), self.length)
             self.results = [each.reshape(*shape, *each.shape[1:]).copy() for each in columns]
         else:
             self._scatter(rows, begin, lengths, columns)
-        self.taken[rows] += lengths
-        self.open[rows] = self.taken[rows] < self.length
+        self.taken[rows] = end
+        self._shut(finished)
 
     def _scatter(self, rows: Ints, begin: Ints, lengths: Ints, columns: list[Array]) -> None:
         if self.results is None:
@@ -137,17 +145,21 @@ class Flight:
     def acknowledge(self, rows: Ints) -> None:
         """A control was carried out for these rows."""
         self.taken[rows] = 1
-        self.open[rows] = False
+        self._shut(rows)
 
     def fail(self, rows: Ints, error: GatestreamError) -> None:
         """These rows get no more."""
         if len(rows):
-            self.open[rows] = False
+            self._shut(rows)
             self.again[rows] = False
             self.failure = self.failure or error
 
     def refuse(self, rows: Ints, refusal: ExhaustedError) -> None:
         """There was no room for these rows; they may be sent again later."""
-        self.open[rows] = False
+        self._shut(rows)
         self.again[rows] = True
         self.refusal = refusal
+
+    def _shut(self, rows: Ints) -> None:
+        self.waiting -= int(np.count_nonzero(self.open[rows]))
+        self.open[rows] = False

@@ -79,7 +79,7 @@ class Lane:
         pieces: list[list[Array]] = []
         while ends[-1] < room and self.queue:
             chunk = self.queue[0]
-            if isinstance(chunk, Control) or not np.array_equal(chunk.members, members):
+            if isinstance(chunk, Control) or not _same(chunk.members, members):
                 break
             begin, end = chunk.sent, min(chunk.length, chunk.sent + room - ends[-1])
             if begin == 0:
@@ -101,10 +101,9 @@ class Lane:
     def settle(self) -> None:
         """Give the callers their answers, once nothing of the flight waits for the server."""
         flight = self.flight
-        if flight is None or flight.open.any():
+        if flight is None or flight.waiting or flight.due:
             return
-        if flight.again.any():
-            assert flight.refusal is not None
+        if flight.refusal is not None and flight.again.any():
             caller = next((work for work in flight.works if not work.done), None)
             if caller is not None:
                 caller.refuse(flight.refusal)
@@ -112,13 +111,12 @@ class Lane:
             flight.fail(np.flatnonzero(flight.again), flight.refusal)
         self.flight = None
         for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
-            behind = flight.members[flight.taken < end]
-            if not len(behind):
+            if flight.failure is None or flight.taken.min() >= end:
                 self._finish(flight, work, begin, end)
-                continue
-            assert flight.failure is not None
-            first = begin <= flight.taken.min()
-            self._fail(work, flight.failure if first else _preceding_failed(), behind)
+            else:
+                first = begin <= flight.taken.min()
+                behind = flight.members[flight.taken < end]
+                self._fail(work, flight.failure if first else _preceding_failed(), behind)
         control = flight.control
         if control is not None and control.kind is Kind.OPEN and control.error is not None:
             self._disown(flight)
@@ -172,3 +170,7 @@ class Lane:
 
 def _preceding_failed() -> PrecedingFailedError:
     return PrecedingFailedError("not taken: a step asked for before it was not taken")
+
+
+def _same(some: Ints, others: Ints) -> bool:
+    return some is others or np.array_equal(some, others)

@@ -110,7 +110,7 @@ class Packer:
         rows = flight.rows_of(members)
         flight.take(rows, lengths, firsts, columns)
         lane.positions[members] = flight.base[rows] + flight.taken[rows]
-        self._count(lane, -int(lengths.sum()))
+        self._count(lane, -int(lengths[0] if len(lengths) == 1 else lengths.sum()))
         self._settle(lane)
 
     def acknowledged(self, lane: Lane, members: Ints, kind: Kind) -> None:
