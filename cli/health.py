@@ -17,9 +17,12 @@ def command(address: str, timeout: float) -> None:
 
     with grpc.insecure_channel(address) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            # The package's types leave the stub's methods out.
+            answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
+                health_pb2.HealthCheckRequest(), timeout=timeout
+            )
         except grpc.RpcError as error:
-            details = " ".join(error.details().split())
+            details = " ".join((error.details() or "no details").split())
             raise click.ClickException(f"{address}: {error.code().name}: {details}") from error
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:

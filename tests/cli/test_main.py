@@ -1,0 +1,71 @@
+"""The command as a whole: what it lists, what it imports, how it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import gatestream.cli
+from gatestream.cli.main import main
+
+COMMANDS = main.list_commands(None)  # type: ignore[arg-type]  # the list needs no context
+HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "grpc", "numpy", "matplotlib", "structlog"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The heavy modules that a fresh process has imported once the command is through."""
+    code = (
+        "import sys\n"
+        "from gatestream.cli.main import main\n"
+        f"main({list(arguments)!r}, standalone_mode=False)\n"
+        f"print('imported', *({HEAVY!r} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1].split()
+    assert last[0] == "imported"
+    return set(last[1:])
+
+
+def test_every_module_is_a_command_and_every_command_a_module() -> None:
+    folder = Path(next(iter(gatestream.cli.__path__)))
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__", "main"}
+    assert set(COMMANDS) == modules
+
+
+def test_the_list_of_commands_costs_no_import() -> None:
+    assert imported_by("--help") == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: main {name}")
+    assert "--help" in result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_needs_no_torch(name: str) -> None:
+    assert not imported_by(name, "--help") & {"torch", "onnxruntime", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_named(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--frobnicate"])
+    assert result.exit_code == 2
+    assert "No such option" in result.output
+    assert "--frobnicate" in result.output
+
+
+def test_an_unknown_command_is_named() -> None:
+    result = CliRunner().invoke(main, ["frobnicate"])
+    assert result.exit_code == 2
+    assert "No such command 'frobnicate'" in result.output
+
+
+def test_the_installed_script_knows_its_version() -> None:
+    script = Path(sys.executable).with_name("gatestream")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == gatestream.__version__

@@ -1,0 +1,158 @@
+"""`gatestream serve`: where a setting comes from, and how a server that cannot start says so. Real processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
+from tests.support.artifacts import accumulator
+from tests.support.process import serving
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return accumulator(tmp_path_factory.mktemp("serve") / "accumulator.onnx")
+
+
+def limits(artifact: Path, **flags: object) -> pb.Limits:
+    with serving(artifact, **flags) as server, grpc.insecure_channel(server.address) as channel:
+        return GatestreamStub(channel).Describe(pb.DescribeRequest()).limits
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "gatestream.toml"
+    config.write_text("sessions = 20\nstreams = 21\nchunk_length = 22\n")
+    monkeypatch.setenv("GATESTREAM_SESSIONS", "30")
+    monkeypatch.setenv("GATESTREAM_STREAMS", "31")
+    found = limits(artifact, config=config, sessions=40)
+    assert (found.sessions, found.streams, found.chunk_length) == (40, 31, 22)
+    assert found.idle_timeout_s == 3600
+
+
+def test_artifacts_and_file_from_the_environment(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "gatestream.toml"
+    config.write_text("idle_timeout = 7.5\n")
+    monkeypatch.setenv("GATESTREAM_CONFIG", str(config))
+    monkeypatch.setenv("GATESTREAM_ARTIFACTS", str(artifact))
+    with serving() as server, grpc.insecure_channel(server.address) as channel:
+        answer = GatestreamStub(channel).Describe(pb.DescribeRequest())
+    assert [model.spec.name for model in answer.models] == ["accumulator"]
+    assert answer.limits.idle_timeout_s == 7.5
+
+
+def test_artifacts_from_the_file(artifact: Path, tmp_path: Path) -> None:
+    config = tmp_path / "gatestream.toml"
+    config.write_text(f'artifacts = ["{artifact}"]\n')
+    with serving(config=config) as server, grpc.insecure_channel(server.address) as channel:
+        assert len(GatestreamStub(channel).Describe(pb.DescribeRequest()).models) == 1
+
+
+def refused(*arguments: object, **environment: str) -> tuple[int, str]:
+    """The exit code of a server that should not start, and what it says last."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gatestream.cli", "serve", "--listen=127.0.0.1:0", "--provider=cpu"]
+        + [str(item) for item in arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    return done.returncode, last
+
+
+def test_no_artifact() -> None:
+    code, error = refused()
+    assert code == 1
+    assert "gatestream export" in error
+
+
+def test_a_missing_artifact(tmp_path: Path) -> None:
+    code, error = refused(tmp_path / "none.onnx")
+    assert code == 1
+    assert str(tmp_path / "none.onnx") in error
+
+
+def test_a_file_that_is_no_artifact(tmp_path: Path) -> None:
+    path = tmp_path / "text.onnx"
+    path.write_text("not a model")
+    code, error = refused(path)
+    assert code == 1
+    assert str(path) in error
+
+
+def test_one_name_twice(artifact: Path) -> None:
+    code, error = refused(artifact, artifact)
+    assert code == 1
+    assert "second model named 'accumulator'" in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "says"),
+    [
+        ("--sessions=0", 1, "sessions is 0; the least allowed is 1"),
+        ("--sessions=many", 2, "'many' is not a valid integer"),
+        ("--provider=gpu", 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
+        ("--listen=here", 1, "expected HOST:PORT"),
+        ("--tls-cert=cert.pem", 1, "tls_cert and tls_key go together"),
+        ("--tokens=none.toml", 1, "tokens: none.toml"),
+        ("--config=none.toml", 2, "'none.toml' does not exist"),
+    ],
+)
+def test_a_flag_out_of_range(artifact: Path, flag: str, code: int, says: str) -> None:
+    found, error = refused(artifact, flag)
+    assert says in error
+    assert found == code
+
+
+def test_an_environment_variable_out_of_range(artifact: Path) -> None:
+    code, error = refused(artifact, GATESTREAM_THREADS="0")
+    assert code == 1
+    assert "threads is 0; the least allowed is 1" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ("sesions = 5", 2, "unknown settings sesions; known: artifacts, chunk_length"),
+        ("sessions = 0", 1, "sessions is 0; the least allowed is 1"),
+        ('sessions = "five"', 2, "'five' is not a valid integer"),
+        ("sessions: 5", 2, "gatestream.toml"),
+    ],
+)
+def test_a_file_with_a_mistake(artifact: Path, tmp_path: Path, text: str, code: int, says: str) -> None:
+    config = tmp_path / "gatestream.toml"
+    config.write_text(text)
+    found, error = refused(artifact, f"--config={config}")
+    assert says in error
+    assert found == code
+
+
+def test_a_port_in_use(artifact: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, error = refused(artifact, f"--listen={address}")
+    assert code == 1
+    assert f"'{address}', which cannot be listened on" in error
+
+
+def test_cuda_that_cannot_be_had(artifact: Path) -> None:
+    code, error = refused(artifact, "--provider=cuda", CUDA_VISIBLE_DEVICES="")
+    assert code == 1
+    assert "CUDA" in error
+    assert "gatestream[cuda]" in error
