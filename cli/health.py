@@ -9,8 +9,8 @@ import click
 def command(address: str, timeout: float) -> None:
     """Ask the server at ADDRESS (HOST:PORT; by default 127.0.0.1:50051) whether it serves.
 
-    Ends with 0 only when it does: a server that loads, warms up or drains answers NOT_SERVING, and one that is not there
-    does not answer; both end with 1.
+    Ends with 0 only when it does: a server that warms up or drains answers NOT_SERVING, and one that is not there does
+    not answer; both end with 1.
     """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
