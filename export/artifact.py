@@ -1,7 +1,5 @@
 """An artifact: an ONNX file and what it says of itself."""
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,16 +75,6 @@ def save(model: ir.Model, spec: pb.ModelSpec, path: Path) -> None:
     """
     model.metadata_props[specs.KEY] = specs.to_json(spec)
     path.write_bytes(ir.to_proto(model).SerializeToString())
-
-
-def fingerprint(weights: Mapping[str, Array]) -> str:
-    """SHA-256, hexadecimal, over the names, shapes and little-endian bytes of weights, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name], dtype="<f4")
-        digest.update(f"{name} {list(array.shape)}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def weights(model: ir.Model, structure: Structure) -> dict[str, Array]:

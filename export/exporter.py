@@ -1,23 +1,74 @@
-"""From a network to its artifact."""
+"""From a network to its artifact, verified."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from gatestream.export import artifact
 from gatestream.export.describe import describe
+from gatestream.export.fingerprint import fingerprint
 from gatestream.export.fuse import Fuse
 from gatestream.export.naming import NameCells
+from gatestream.export.parity import Reference
 from gatestream.export.passes import tidy
+from gatestream.export.report import Report
 from gatestream.export.roles import Array
 from gatestream.export.trace import OPSET, trace
+from gatestream.export.verify import examine, verify
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Form = Literal["gates", "fused"]
 FORMS: dict[Form, pb.Form] = {"gates": pb.FORM_GATES, "fused": pb.FORM_FUSED}
+
+
+def export(network: Network, path: Path | str, form: Form, *, version: str = "1") -> Report:
+    """Write a network as an artifact, and prove that it is the same network.
+
+    The file appears at `path` when everything was proved, and only then; one that is there stays until it is
+    replaced.
+
+    Args:
+        network: what to export.
+        path: where the artifact goes.
+        form: "gates" shows the equations and puts the gates out; "fused" is the ONNX LSTM operator.
+        version: what the server calls this version of the model.
+
+    Returns:
+        What was verified.
+
+    Raises:
+        VerificationError: the file is not the same network; its `report` says where they differ.
+        OSError: the file cannot be written.
+    """
+    weights = weights_of(network)
+    spec = describe(
+        network.config,
+        FORMS[form],
+        version=version,
+        fingerprint=fingerprint(weights),
+        opset=OPSET,
+        torch_version=torch.__version__,
+    )
+    model = build(network, form)
+    with _draft(Path(path)) as draft:
+        artifact.save(model, spec, draft)
+        report = verify(draft, weights, reference(network))
+        report.raise_for_failure()
+        spec.parity.extend(report.parity())
+        artifact.save(model, spec, draft)
+        # What is published is what was verified but for the figures: read it once more, as a reader will.
+        _, again = examine(artifact.load(draft))
+        again.raise_for_failure()
+    return report
 
 
 def build(network: Network, form: Form) -> ir.Model:
@@ -35,14 +86,34 @@ def weights_of(network: Network) -> dict[str, Array]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
 
-def export(network: Network, path: Path | str, form: Form, *, version: str = "1") -> None:
-    """Write a network as an artifact."""
-    spec = describe(
-        network.config,
-        FORMS[form],
-        version=version,
-        fingerprint=artifact.fingerprint(weights_of(network)),
-        opset=OPSET,
-        torch_version=torch.__version__,
-    )
-    artifact.save(build(network, form), spec, Path(path))
+def reference(network: Network) -> Reference:
+    """A network's own `step`, carried from step to step, as something to compare a file with."""
+
+    @torch.no_grad()
+    def run(x: NDArray[np.generic], h: Array, c: Array) -> dict[str, Array]:
+        state = torch.from_numpy(h), torch.from_numpy(c)
+        steps = []
+        for below in torch.from_numpy(x).unbind(dim=1):
+            y, state, gates = network.step(below, state)
+            steps.append((y, *state, *gates))
+        return {
+            name: torch.stack(column, dim=1).numpy()
+            for name, column in zip("yhcifgo", zip(*steps, strict=True), strict=True)
+        }
+
+    return run
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place in the end, unless something goes wrong before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".onnx")
+    os.close(descriptor)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o644)  # a temporary file is its owner's alone
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

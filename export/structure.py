@@ -24,6 +24,11 @@ class Weight:
     rows: str
     array: Array = field(repr=False)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of `array`."""
+        return self.array.shape
+
     def __str__(self) -> str:
         """As it is written in a report."""
         return self.initializer + self.rows

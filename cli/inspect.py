@@ -1,0 +1,31 @@
+"""`gatestream inspect`."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw the cell there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
+def command(artifact: Path, svg: Path | None, as_json: bool) -> None:
+    """Say what the ONNX file ARTIFACT is, and check that it is what it says.
+
+    Its gates are found by data flow, not by name; its weights are hashed; its numbers are compared with those that its
+    own weights give in NumPy. Exits with 1, and one line of what is wrong, when any of it does not hold.
+    """
+    from gatestream.export import text
+    from gatestream.export.draw import draw
+    from gatestream.export.errors import ArtifactError
+    from gatestream.export.inspection import inspect
+    from gatestream.protos.spec import SpecError
+
+    try:
+        found = inspect(artifact)
+        if svg is not None:
+            svg.write_text(draw(found))
+    except (ArtifactError, SpecError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(text.as_json(found), indent=2) if as_json else text.as_text(found), nl=as_json)

@@ -1,0 +1,94 @@
+"""What was verified, and how it went: for a person, a CI job and the spec."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from gatestream.export.comparison import Difference, Figure
+from gatestream.export.errors import ArtifactError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: of the check.
+        passed: it held.
+        detail: what was found, in one line.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a verification. Checks after the first that failed were not made.
+
+    Attributes:
+        model: name in the spec.
+        form: "gates" or "fused".
+        opset: of the graph.
+        torch_version: that traced it.
+        gatestream_version: that wrote it.
+        weights_fingerprint: of the checkpoint.
+        checks: in the order in which they were made.
+        figures: every comparison of numbers that passed.
+        difference: where numbers first differ by too much, if they do.
+    """
+
+    model: str
+    form: str
+    opset: int
+    torch_version: str
+    gatestream_version: str
+    weights_fingerprint: str
+    checks: tuple[Check, ...]
+    figures: tuple[Figure, ...]
+    difference: Difference | None
+
+    @property
+    def passed(self) -> bool:
+        """Every check held."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> str:
+        """All of it, as a JSON object."""
+        return json.dumps({"passed": self.passed} | asdict(self), indent=2) + "\n"
+
+    def raise_for_failure(self) -> None:
+        """Raise what failed.
+
+        Raises:
+            VerificationError: a check did not hold.
+        """
+        if not self.passed:
+            raise VerificationError(self)
+
+    def parity(self) -> list[pb.ParityFigure]:
+        """The comparisons with torch and NumPy as the spec records them: the worst of all ways of running."""
+        found: dict[tuple[str, str], list[Figure]] = {}
+        for figure in self.figures:
+            if figure.reference in ("torch", "numpy"):
+                found.setdefault((figure.reference, figure.tensor), []).append(figure)
+        return [
+            pb.ParityFigure(
+                reference=reference,
+                tensor=tensor,
+                max_abs_difference=max(figure.max_abs_difference for figure in figures),
+                steps=max(figure.steps for figure in figures),
+                exact=all(figure.exact for figure in figures),
+            )
+            for (reference, tensor), figures in found.items()
+        ]
+
+
+class VerificationError(ArtifactError):
+    """An artifact did not pass; `report` says what was checked and what was found."""
+
+    def __init__(self, report: Report) -> None:
+        failed = next(check for check in report.checks if not check.passed)
+        super().__init__(f"{failed.name}: {failed.detail}")
+        self.report = report

@@ -1,0 +1,153 @@
+"""All checks of a file, in order: what it is, then what it computes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gatestream.export import finder, parity
+from gatestream.export.agreement import check_agreement
+from gatestream.export.artifact import Artifact, load, weights
+from gatestream.export.comparison import Difference, DifferenceError, Figure
+from gatestream.export.contract import check_contract, check_model
+from gatestream.export.errors import ArtifactError, FingerprintError
+from gatestream.export.fingerprint import check_fingerprint, fingerprint
+from gatestream.export.oracle import Oracle
+from gatestream.export.parity import Model, Reference
+from gatestream.export.report import Check, Report
+from gatestream.export.roles import Array
+from gatestream.export.runtime import Session
+from gatestream.export.structure import Structure
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+
+def verify(path: Path, exported: Mapping[str, Array], torch_reference: Reference) -> Report:
+    """Prove that a file is the network that it was exported from.
+
+    Args:
+        path: the file.
+        exported: the network's weights, by the checkpoint's names.
+        torch_reference: the network itself.
+
+    Returns:
+        What was found; it does not raise for a file that fails, see `Report.raise_for_failure`.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        SpecError: the file has no spec that this version can read.
+    """
+    artifact = load(path)
+    run = _Run(artifact)
+    run.file()
+    run.check("checkpoint", lambda: _same_weights(exported, artifact.spec))
+    references = {"torch": torch_reference, "numpy": Oracle(exported, artifact.spec).run}
+    run.compare("carried steps", lambda model: parity.carried(model, references), exported)
+    run.compare("rows together", parity.together, exported)
+    run.compare("rows of unlike length", parity.ragged, exported)
+    return run.report()
+
+
+def examine(artifact: Artifact, steps: int = 32) -> tuple[Structure | None, Report]:
+    """Ask a file what can be asked of it alone: its numbers are compared with those that its own weights give.
+
+    Args:
+        artifact: what was read from the file.
+        steps: carried steps to compare with the NumPy oracle.
+
+    Returns:
+        The structure, where it was found, and what was checked.
+    """
+    run = _Run(artifact)
+    run.file()
+    found = run.weights
+    if not run.failed:
+        references = {"numpy": Oracle(found, artifact.spec).run}
+        run.compare("carried steps", lambda model: parity.carried(model, references, steps), found)
+        run.compare("rows of unlike length", parity.ragged, found)
+    return run.structure, run.report()
+
+
+class _Run:
+    """Checks one after another until one fails."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.structure: Structure | None = None
+        self.weights: dict[str, Array] = {}
+        self.failed = False
+        self._checks: list[Check] = []
+        self._figures: list[Figure] = []
+        self._difference: Difference | None = None
+        self._model: Model | None = None
+
+    def check(self, name: str, step: Callable[[], str]) -> None:
+        if self.failed:
+            return
+        try:
+            detail = step()
+        except ArtifactError as error:
+            self.failed, detail = True, str(error)
+            if isinstance(error, DifferenceError):
+                self._difference = error.difference
+        self._checks.append(Check(name, not self.failed, detail))
+
+    def file(self) -> None:
+        """What can be checked without running the model."""
+        self.check("model", lambda: check_model(self.artifact))
+        self.check("contract", lambda: check_contract(self.artifact))
+        self.check("gates", self._find)
+        self.check("weights", self._fingerprint)
+
+    def compare(self, name: str, compare: Callable[[Model], list[Figure]], weights: Mapping[str, Array]) -> None:
+        def step() -> str:
+            if self._model is None:
+                session = Session(self.artifact.path, self.artifact.spec)
+                self._model = Model(session, self.artifact.spec, weights["cells.0.input_gate.W"].shape[1])
+            figures = compare(self._model)
+            self._figures += figures
+            return _summary(figures)
+
+        self.check(name, step)
+
+    def report(self) -> Report:
+        spec = self.artifact.spec
+        return Report(
+            model=spec.name,
+            form=pb.Form.Name(spec.form).removeprefix("FORM_").lower(),
+            opset=spec.opset,
+            torch_version=spec.torch_version,
+            gatestream_version=spec.gatestream_version,
+            weights_fingerprint=spec.weights_fingerprint,
+            checks=tuple(self._checks),
+            figures=tuple(self._figures),
+            difference=self._difference,
+        )
+
+    def _find(self) -> str:
+        self.structure = finder.find(self.artifact.model)
+        return check_agreement(self.structure, self.artifact.spec)
+
+    def _fingerprint(self) -> str:
+        assert self.structure is not None  # the check before this one passed
+        self.weights = weights(self.artifact.model, self.structure)
+        return check_fingerprint(self.weights, self.artifact.spec, self.structure)
+
+
+def _same_weights(exported: Mapping[str, Array], spec: pb.ModelSpec) -> str:
+    found = fingerprint(exported)
+    if found != spec.weights_fingerprint:
+        raise FingerprintError(
+            f"the checkpoint's weights hash to {found[:16]}, the file's to {spec.weights_fingerprint[:16]}"
+        )
+    return f"its {len(exported)} tensors are those of the file"
+
+
+def _summary(figures: list[Figure]) -> str:
+    """Exact apart from close."""
+    steps = max(figure.steps for figure in figures)
+    close = [figure for figure in figures if not figure.exact]
+    if not close:
+        return f"{steps} steps, all {len(figures)} comparisons exact"
+    worst = max(close, key=lambda figure: figure.max_abs_difference / figure.tolerance)
+    return (
+        f"{steps} steps, {len(figures) - len(close)} of {len(figures)} comparisons exact, the others close: "
+        f"at most {worst.max_abs_difference:.2g}, {worst.tensor} to {worst.reference} {worst.case}"
+    )
