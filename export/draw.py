@@ -13,9 +13,9 @@ _ORDER = "figo"
 _FILL = {"f": "#fdebdc", "i": "#e0eefb", "g": "#e6f4e4", "o": "#f1e7f8"}
 _EDGE = {"f": "#c4631c", "i": "#2368a8", "g": "#3a7d34", "o": "#76459c"}
 
-_MARGIN, _GAP, _TITLE, _PANEL, _RADIUS = 24.0, 22.0, 88.0, 356.0, 13.0
+_MARGIN, _GAP, _TITLE, _PANEL, _RADIUS = 24.0, 22.0, 88.0, 376.0, 13.0
 
-_C, _MEET, _OUT, _BOX, _H, _X = 72.0, 124.0, 144.0, 180.0, 294.0, 324.0
+_C, _MEET, _OUT, _BOX, _H, _X = 72.0, 124.0, 144.0, 180.0, 296.0, 336.0
 """From a panel's top: the line of the cell state, where i and g meet, where o does its work, the gates, the lines of
 h and x."""
 
@@ -106,7 +106,7 @@ def _cell(structure: Structure, layer: int, layout: _Layout) -> list[str]:
     ]
     left, right = layout.left - 14, layout.right + 66
     return [
-        box(left, 22, right - left, _PANEL - 12, "#fafbfc", "#c9d1d9"),
+        box(left, 22, right - left, _PANEL - 26, "#fafbfc", "#c9d1d9"),
         words(left + 12, 42, f"layer {layer}", size=12, bold=True),
         label(left + 64, 42, f"in '{cell.node}'", faint=True),
         *wires,
@@ -142,7 +142,7 @@ def _ends(cell: Cell, end: float) -> list[str]:
         part
         for x, y, name, size in lines
         for part in (
-            label(x, y - 6, name, anchor="end" if x == end else "start"),
+            label(x, y - 8, name, anchor="end" if x == end else "start"),
             label(x, y + 14, f"[batch, {size}]", anchor="end" if x == end else "start", faint=True),
         )
     ]

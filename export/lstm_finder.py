@@ -141,13 +141,13 @@ def _cell(node: ir.Node) -> Cell:
     ws, rs, bs = (unpack(array, ONNX_ORDER) for array in (w, r, input_biases + recurrent_biases))
     gates = {}
     for k, symbol in enumerate(ONNX_ORDER):
-        rows = f"[0, {k * hidden}:{(k + 1) * hidden}]"
+        rows, more = (f"[0, {(k + 4 * j) * hidden}:{(k + 4 * j + 1) * hidden}]" for j in (0, 1))
         gates[symbol] = Gate(
             symbol,
             "",
             Weight(_name(W), rows, ws[symbol]),
             Weight(_name(R), rows, rs[symbol]),
-            Weight(_name(B), rows, bs[symbol]),
+            Weight(_name(B), f"{rows} + {more}", bs[symbol]),
         )
     h, c = _input(node, "initial_h"), _input(node, "initial_c")
     _, h_next, c_next = node.outputs

@@ -39,6 +39,8 @@ def _name_layer(recurrence: Recurrence, layer: int) -> None:
     prefix = f"cells.{layer}."
     if layer == 0:
         cell.x.name = prefix + "x"
+        if not recurrence.below.is_graph_input():
+            recurrence.below.name = prefix + "x_steps"
     for symbol, gate in cell.gates.items():
         gate.activation.name = prefix + symbol
         for outer in recurrence.outputs(gate.activation):
