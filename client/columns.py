@@ -84,7 +84,7 @@ class InputColumn:
         if self.column.shape == (1,) and array.ndim == len(lead):
             array = array[..., None]
         self._check_shape(array, lead)
-        return np.ascontiguousarray(array, self.column.dtype)
+        return np.asarray(array, self.column.dtype, order="C")
 
     def _numbers(self, value: ArrayLike, lead: tuple[str | int, ...]) -> Array:
         if isinstance(value, str) and lead:
@@ -105,7 +105,7 @@ class InputColumn:
         if not self._ids:
             raise InputError(f"{self._said}: text came, but the model has no vocabulary; pass token ids or numbers")
         try:
-            ids = [self._ids[name] for name in names.flat]
+            ids = [self._ids[name] for name in names.ravel().tolist()]
         except KeyError as error:
             raise InputError(f"{self._said}: no token {error} in {self._tokens_known}") from None
         return np.array(ids, np.int64).reshape(names.shape)
