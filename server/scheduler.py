@@ -132,22 +132,23 @@ class Scheduler:
     def tick(self) -> Tick | None:
         """The next run, or None when nothing is ready. It must be completed before the next one is asked for."""
         limits = self._limits
-        singles_wait, chunks_wait = len(self._singles) > 0, len(self._chunks) > 0
         ids = np.empty(0, np.int64)
-        cut = 1
-        if chunks_wait and (self._chunk_turn or not singles_wait):
-            contended = singles_wait or self._turns_without_singles < _CALM_TURNS
-            cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
-            ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
-            self._chunk_turn = False
-            self._turns_without_singles += 1
-        elif singles_wait:
-            ids = self._pop(self._singles, limits.rows)
-            self._chunk_turn = True
-            self._turns_without_singles = 0
-        if len(ids) == 0:
-            # All that waited had been dropped; the other queue may hold more.
-            return self.tick() if singles_wait or chunks_wait else None
+        # Again where all that was taken out had been dropped.
+        while len(ids) == 0:
+            singles_wait, chunks_wait = len(self._singles) > 0, len(self._chunks) > 0
+            if chunks_wait and (self._chunk_turn or not singles_wait):
+                contended = singles_wait or self._turns_without_singles < _CALM_TURNS
+                cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
+                ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
+                self._chunk_turn = False
+                self._turns_without_singles += 1
+            elif singles_wait:
+                ids = self._pop(self._singles, limits.rows)
+                cut = 1
+                self._chunk_turn = True
+                self._turns_without_singles = 0
+            else:
+                return None
         work = self._work[ids]
         bounds = [0, *(np.flatnonzero(np.diff(work)) + 1).tolist(), len(ids)]
         return Tick(
