@@ -18,6 +18,8 @@ from gatestream.server.slots import Ints
 from gatestream.server.work import Control
 
 _NONE = np.empty(0, np.int64)
+# Far enough below 2^63 that no session steps past it.
+_POSITIONS = 2**62
 _T = TypeVar("_T")
 
 
@@ -61,7 +63,10 @@ class Register:
             slot = self._create(tenant, request.session_id)
             owner.opened(request.handle, sessions.session_id(slot), 0, True)
         else:
+            before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
             engine.control(slot, self._takeover(slot, owner, request.handle))
+            if before is not None:
+                before.lost(before_handle)
         sessions.owner[slot] = owner
         sessions.handle[slot] = request.handle
         engine.wants[slot] = OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates
@@ -71,8 +76,6 @@ class Register:
         sessions = self._engine.sessions
         session_id = sessions.session_id(slot)
         before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
-        if before is not None:
-            before.lost(before_handle)
 
         def leave() -> int:
             position = self._answered(slot)
@@ -117,9 +120,11 @@ class Register:
 
         self._engine.control(slot, Control(run, fail, owner, must=True), unlimited=True)
 
-    def detach(self, slots: Ints) -> None:
-        """End sessions whose owner has gone."""
-        self._engine.sessions.owner[slots] = None
+    def detach(self, owner: Owner, slots: Ints) -> None:
+        """End those of the sessions that are still the owner's, who has gone."""
+        sessions = self._engine.sessions
+        slots = slots[sessions.owner[slots] == owner]
+        sessions.owner[slots] = None
         self._engine.remove(slots)
 
     def end_all(self, reason: pb.CloseReason) -> None:
@@ -180,8 +185,8 @@ class Register:
                 f"state.state has columns of {[len(column) for column in state.state]} bytes; expected {sizes}",
                 pb.REASON_STATE_MISMATCH,
             )
-        if state.position >= 2**63:
-            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^63")
+        if state.position >= _POSITIONS:
+            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
         rows = [
             np.frombuffer(column, DTYPES[item.dtype]).reshape(1, *item.shape)
             for column, item in zip(state.state, spec.states, strict=True)

@@ -1,7 +1,7 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -39,6 +39,8 @@ class ClientStream:
         # By handle: the model's number, and the slot in it or one of the marks above.
         self._model = np.zeros(16, np.int64)
         self._slot = np.full(16, _FREE, np.int64)
+        # Handles whose session waits for its turn to close, and its slot.
+        self._closing: dict[int, int] = {}
         self._held = 0
         self._half_closed = False
 
@@ -52,9 +54,9 @@ class ClientStream:
         elif kind == "open":
             self._open(message.open)
         elif kind == "reset":
-            self._each(message.reset.handle, lambda model, slot, handle: model.register.reset(self, slot, handle))
+            self._each("reset", message.reset.handle, self._reset)
         elif kind == "close":
-            self._each(message.close.handle, self._close)
+            self._each("close", message.close.handle, self._close)
         else:
             self._refuse(InvalidRequest("the message is empty; expected open, steps, reset or close"), [])
 
@@ -66,10 +68,12 @@ class ClientStream:
         self._end_when_done()
 
     def disconnect(self) -> None:
-        """The client has gone: end its sessions."""
+        """The client has gone: end its sessions, without the steps that are pending."""
+        for handle, slot in self._closing.items():
+            self._slot[handle] = slot
         held = self._slot >= 0
         for number in np.unique(self._model[held]).tolist():
-            self._models[number].register.detach(self._slot[held & (self._model == number)])
+            self._models[number].register.detach(self, self._slot[held & (self._model == number)])
         self._slot[:] = _FREE
         self.outbox.end()
 
@@ -107,11 +111,20 @@ class ClientStream:
             self._slot = np.concatenate((self._slot, np.full(more, _FREE)))
             self._model = np.concatenate((self._model, np.zeros(more, np.int64)))
 
+    def _reset(self, model: Model, slot: int, handle: int) -> None:
+        model.register.reset(self, slot, handle)
+
     def _close(self, model: Model, slot: int, handle: int) -> None:
         self._slot[handle] = _LEAVING
+        self._closing[handle] = slot
         model.register.close(self, slot)
 
-    def _each(self, handles: Any, do: Any) -> None:
+    def _each(self, kind: str, handles: Sequence[int], do: Callable[[Model, int, int], None]) -> None:
+        try:
+            self._check_count(kind, len(handles))
+        except Refused as error:
+            self._refuse(error, [])
+            return
         for handle in handles:
             try:
                 if handle >= len(self._slot) or self._slot[handle] < 0:
@@ -120,10 +133,20 @@ class ClientStream:
             except Refused as error:
                 self._refuse(error, [handle])
 
+    def _check_count(self, kind: str, count: int) -> None:
+        # An answer repeats the handles: without a bound, one message would be answered by gigabytes.
+        if count > self._limits.sessions_per_stream:
+            raise InvalidRequest(
+                f"{kind}.handle has {count} entries; expected at most {self._limits.sessions_per_stream}, "
+                "the sessions that one stream may hold"
+            )
+
     def _steps(self, message: pb.Steps) -> None:
-        handles = np.fromiter(message.handle, np.int64, len(message.handle))
+        count = len(message.handle)
+        handles = _NOTHING
         try:
-            count = len(handles)
+            self._check_count("steps", count)
+            handles = np.fromiter(message.handle, np.int64, count)
             if count == 0:
                 raise InvalidRequest("steps.handle is empty; expected at least one entry")
             lengths = _column(message.length, "steps.length", count)
@@ -140,7 +163,10 @@ class ClientStream:
                 rows = int(lengths.sum())
             inputs = _inputs(model.spec, message.input, rows)
         except Refused as error:
-            self._refuse(error, handles, first=message.first, lengths=message.length)
+            first_sent, lengths_sent = (
+                column if len(column) == len(handles) else () for column in (message.first, message.length)
+            )
+            self._refuse(error, handles, first=first_sent, lengths=lengths_sent)
             return
         if count == 1 and slots[0] >= 0 and 1 <= rows <= self._limits.chunk_length:
             model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
@@ -267,6 +293,8 @@ class ClientStream:
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """As `Owner`."""
         self._slot[handles] = _FREE
+        for handle in handles.tolist():
+            self._closing.pop(handle, None)
         self._held -= len(handles)
         closed = pb.Closed(handle=handles.tolist(), position=positions.tolist(), reason=reason)
         self.outbox.put(pb.ServerMessage(closed=closed))

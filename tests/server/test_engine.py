@@ -204,7 +204,7 @@ async def test_a_slot_that_a_running_tick_still_writes_is_not_given_away(accumul
         b.steps(gone, [0], [slot], [[1] * 1000])
         while not b.engine._running:
             await asyncio.sleep(0)
-        b.register.detach(np.array([slot]))
+        b.register.detach(gone, np.array([slot]))
         with pytest.raises(Exhausted):
             b.open(Recorder(), 0)
         owner = Recorder()
