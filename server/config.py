@@ -40,7 +40,7 @@ class Limits:
     reply_bytes_per_stream: int = _setting(
         "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096
     )
-    message_bytes: int = _setting("Size of one message, either way.", 16 * 2**20, least=1024, most=2**31 - 1)
+    message_bytes: int = _setting("Size of one message from a client.", 16 * 2**20, least=1024, most=2**31 - 1)
     idle_timeout: float = _setting(
         "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0
     )

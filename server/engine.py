@@ -17,7 +17,7 @@ import structlog
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits, TickLimits
-from gatestream.server.errors import Exhausted, InvalidRequest, OutOfStep, Refused, StepFailed
+from gatestream.server.errors import ConfigError, Exhausted, InvalidRequest, OutOfStep, Refused, StepFailed
 from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
@@ -42,6 +42,9 @@ class Engine:
         tick: what one run takes on.
         clock: seconds, monotonic.
 
+    Raises:
+        ConfigError: not even one row fits the limits.
+
     Attributes:
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
@@ -58,6 +61,11 @@ class Engine:
         self._limits = limits
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = _row_bytes(spec)
+        if limits.reply_bytes_per_stream < self._row_bytes[True]:
+            raise ConfigError(
+                f"reply_bytes_per_stream is {limits.reply_bytes_per_stream}; the answer to one row of model "
+                f"{spec.name!r} is {self._row_bytes[True]} bytes"
+            )
         tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, tick)
@@ -65,7 +73,8 @@ class Engine:
         self._last_work = 0
         self._rows = 0
         self._seconds_per_row = 0.0
-        self._fresh: list[int] = []
+        # Each slot once, however many sessions it had before the next tick.
+        self._fresh: dict[int, None] = {}
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
@@ -177,6 +186,10 @@ class Engine:
             bad = bad | new
         return faults
 
+    def most_rows(self, gates: bool) -> int:
+        """Rows that one stream may have in flight, answered with the gates or without."""
+        return min(self._limits.rows_per_stream, self._limits.reply_bytes_per_stream // self._row_bytes[gates])
+
     def _admit(self, owner: Owner | None, rows: int, *, gates: bool = False, unlimited: bool = False) -> None:
         limits = self._limits
         wait = max(0.001, self._rows * self._seconds_per_row)
@@ -186,7 +199,7 @@ class Engine:
                 f"try again in {wait:.3f} s",
                 retry_after=wait,
             )
-        most = min(limits.rows_per_stream, limits.reply_bytes_per_stream // self._row_bytes[gates])
+        most = self.most_rows(gates)
         if owner is not None and owner.rows + rows > most and not unlimited:
             raise Exhausted(
                 f"{rows} rows more than the {owner.rows} in flight would be over the stream's {most}; "
@@ -311,14 +324,15 @@ class Engine:
 
     def start_fresh(self, slot: int) -> None:
         """Have the slot's state set to the initial one before its next step."""
-        self._fresh.append(slot)
+        self._fresh[slot] = None
 
     def write_fresh(self) -> None:
         """Set the states that were asked for by `start_fresh`. Not while a tick runs, except by the tick itself."""
-        count = len(self._fresh)
-        if count:
-            self.runner.write(np.array(self._fresh[:count]), [np.repeat(row, count, axis=0) for row in self._initial])
-            del self._fresh[:count]
+        slots = list(self._fresh)
+        if slots:
+            self.runner.write(np.array(slots), [np.repeat(row, len(slots), axis=0) for row in self._initial])
+            for slot in slots:
+                del self._fresh[slot]
 
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""

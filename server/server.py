@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Coroutine, Sequence
@@ -135,11 +136,11 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
     """Send steps the way that a client's go, so that the first client does not wait for first runs."""
     stream = ClientStream(models, config.limits, tenant="gatestream.warm-up")
     chunk = min(config.tick.steps, config.limits.chunk_length)
-    for gates in {False, bool(model.spec.gates)}:
+    for gates, most in itertools.product({False, bool(model.spec.gates)}, (1, chunk)):
+        steps = min(most, model.engine.most_rows(gates))
+        columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
         stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)))
-        for steps in (1, chunk):
-            columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
-            stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
+        stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
         stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])))
         while (item := await stream.outbox.take()) is not None:
             message, rows = item
@@ -189,7 +190,6 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", config.limits.message_bytes),
-        ("grpc.max_send_message_length", config.limits.message_bytes),
         # Two servers on one port would each hold half of the sessions.
         ("grpc.so_reuseport", 0),
         # A peer that vanished without a word is found out within 40 s.
