@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -73,6 +74,8 @@ class Service(pb_grpc.GatestreamServicer):
                 stream.rows -= rows
             # Only now known: the reader ended the outbox, or failed.
             await reader
+        except DecodeError as error:
+            await abort(context, InvalidRequest(f"what came is not a ClientMessage: {error}"))
         finally:
             self._streams.discard(stream)
             if not self._streams:
@@ -88,6 +91,9 @@ class Service(pb_grpc.GatestreamServicer):
                 stream.receive(message)
                 await stream.outbox.room()
             stream.half_close()
+        except DecodeError:
+            stream.outbox.end()
+            raise
         except asyncio.CancelledError:
             raise
         except Exception:
