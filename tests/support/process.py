@@ -26,6 +26,15 @@ class ServerProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold the process still, so that all that is sent meanwhile has come before it takes up any of it."""
+        self.popen.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.popen.send_signal(signal.SIGCONT)
+
     def terminate(self, seconds: float = 30.0) -> int:
         """SIGTERM, then wait; the exit code."""
         self.popen.send_signal(signal.SIGTERM)
