@@ -131,10 +131,18 @@ class Stream:
         """Take steps and wait for all of them; the output [steps, features]."""
         chunk = np.atleast_2d(np.asarray(chunk, np.float32))
         self.steps({handle: chunk})
-        got: list[Rows] = []
-        while sum(map(len, got)) < len(chunk):
-            got += [rows for _, _, rows in parts(self.expect("results"), chunk.shape[1])]
-        return np.concatenate(got)
+        return self.results({handle: len(chunk)}, chunk.shape[1])[handle]
+
+    def results(self, steps: dict[int, int], *shape: int) -> dict[int, Rows]:
+        """Read so many steps of each handle, each exactly once; the output of each, [steps, *shape]."""
+        got = {handle: np.empty((0, *shape), np.float32) for handle in steps}
+        begun: dict[int, int] = {}
+        while any(len(got[handle]) < count for handle, count in steps.items()):
+            for handle, first, rows in parts(self.expect("results"), *shape):
+                assert first == begun.setdefault(handle, first) + len(got[handle])
+                got[handle] = np.concatenate((got[handle], rows))
+                assert len(got[handle]) <= steps[handle]
+        return got
 
     def refused(self) -> pb.Error:
         """The next message, which must be an error."""
