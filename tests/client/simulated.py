@@ -180,9 +180,9 @@ class Server:
 class Pair:
     """A conversation and the server, with nothing between them but a list of messages each way."""
 
-    def __init__(self, *, retry: bool = True) -> None:
+    def __init__(self, *, retry: bool = True, limits: pb.Limits = LIMITS) -> None:
         self.server = Server()
-        self.conversation = Conversation(LIMITS, retry=retry)
+        self.conversation = Conversation(limits, retry=retry)
         self.layout = layout()
 
     def flush(self) -> None:

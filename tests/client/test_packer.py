@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,7 +18,7 @@ from gatestream.client.errors import (
 from gatestream.client.lane import Lane
 from gatestream.client.work import Chunk, Control, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from tests.client.simulated import LIMITS, Pair, answers
+from tests.client.simulated import LIMITS, Pair, answers, layout
 
 
 def test_idle_at_once_busy_together() -> None:
@@ -98,6 +99,22 @@ def test_rows_and_bytes_bound_what_is_on_its_way() -> None:
         assert list(answers(work)) == [[1, 2, 3, 4, 5]]
 
 
+@pytest.mark.parametrize(("limit", "besides"), [("message_bytes", 64), ("reply_bytes_per_stream", 0)])
+def test_bytes_bound_a_message(limit: str, besides: int) -> None:
+    limits = pb.Limits()
+    limits.CopyFrom(LIMITS)
+    setattr(limits, limit, 3 * layout().request_bytes + besides)
+    pair = Pair(limits=limits)
+    lanes = [pair.open() for _ in range(7)]
+    pair.step(lanes[0], [[0]])
+    works = [pair.step(lane, [[1, 1]]) for lane in lanes]
+    while pair.server.pending():
+        assert pair.server.rows <= 3
+        pair.tell(pair.server.answer({handle: len(xs) for handle, xs in pair.server.waiting().items()}))
+    for work in works:
+        assert list(answers(work)) == [[1, 2]]
+
+
 def test_a_group_is_one_entry_each_in_one_message() -> None:
     pair = Pair()
     group = pair.open(4)
@@ -143,6 +160,18 @@ def test_what_is_behind_a_failed_step_is_not_sent() -> None:
     assert reset.error is None
     assert list(answers(other)) == [[4]]
     assert list(answers(fine)) == [[5]]
+
+
+def test_of_steps_that_left_together_the_first_not_taken_failed_and_those_behind_were_preceded() -> None:
+    pair = Pair()
+    a = pair.open()
+    pair.step(a, [[0]])
+    works = [pair.step(a, [[k]]) for k in (1, 2, 3)]
+    pair.tell(pair.server.answer({0: 1}))
+    pair.tell(pair.server.answer({0: 1}))
+    pair.tell(pair.server.refuse(0, pb.REASON_STEP_FAILED))
+    assert list(answers(works[0])) == [[1]]
+    assert [type(each.error) for each in works[1:]] == [StepFailedError, PrecedingFailedError]
 
 
 def test_a_failure_names_the_members_of_a_group() -> None:
