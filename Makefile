@@ -1,13 +1,14 @@
 # gatestream: every command a newcomer needs. Each target does its own set-up.
 PYTHON ?= python3
+DOCKER ?= docker
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-containers protos clean
+.PHONY: help install demo test artifacts million test-containers protos clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## create .venv and install everything in it
 
@@ -16,11 +17,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
 	@touch $@
 
+demo: install  ## train, export, serve, stream a live session, draw its gates
+	$(BIN)/gatestream demo
+
 test: install  ## lint, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+artifacts: install  ## the reference model in ./artifacts: checkpoint, and both ONNX forms, verified
+	$(BIN)/gatestream train reber -o artifacts/reber.safetensors
+	$(BIN)/gatestream export artifacts/reber.safetensors -o artifacts/reber.gates.onnx --form gates
+	$(BIN)/gatestream export artifacts/reber.safetensors -o artifacts/reber.fused.onnx --form fused
+
+million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a server
+	$(BIN)/python -m tests.proofs.million artifacts/reber.gates.onnx
+
+test-containers: artifacts  ## build the images, and run them with docker compose
+	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers
 
 protos: install  ## make the Python code from the .proto files again
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Igatestream/protos=protos \

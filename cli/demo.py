@@ -1,0 +1,192 @@
+"""`gatestream demo`: the whole path, from no model to a live session and a look at its gates."""
+
+import itertools
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from gatestream.client import connect
+from gatestream.client.errors import GatestreamError
+from gatestream.model.tasks import reber
+
+ARTIFACTS = Path("artifacts")
+FOLDER = Path("demo")
+MODEL = "reber"
+SHOWN = 100
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a live session came to.
+
+    Attributes:
+        symbols: how many were streamed.
+        illegal: predictions that ranked some illegal successor as high as some legal one.
+        latencies: seconds from sending each step to having its answer, [symbols].
+        shown: the last symbols, as many as `SHOWN`.
+        gates: their activations, by gate name, each [SHOWN, layers, hidden].
+    """
+
+    symbols: int
+    illegal: int
+    latencies: NDArray[np.float64]
+    shown: str
+    gates: dict[str, NDArray[np.float32]]
+
+
+@click.command("demo")
+@click.option("--symbols", type=click.IntRange(min=SHOWN), default=5000, show_default=True, help="How many to stream.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the stream; by default another one every time.")
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Only stream, through a server that serves the model already; nothing is trained, exported or drawn.",
+)
+@click.pass_context
+def command(ctx: click.Context, symbols: int, seed: int | None, address: str | None) -> None:
+    """Train the reference model, export it, serve it, stream a live session through it, and draw its gates.
+
+    The model learns the continual embedded Reber grammar, an endless stream of symbols: at every step it says which
+    symbols may come next. A finished checkpoint in ./artifacts is taken up; the picture and the server's log go to
+    ./demo. Ends with 1 when any prediction was illegal.
+    """
+    seed = secrets.randbits(32) if seed is None else seed
+    if address is not None:
+        _tell(_stream(address, symbols, seed))
+        return
+    artifact = _make(ctx)
+    FOLDER.mkdir(exist_ok=True)
+    log = FOLDER / "server.log"
+    _heading(f"Serve {artifact} (log: {log})")
+    with _server(artifact, log) as started:
+        _heading(f"Stream {symbols:,} symbols through {started}, one a message (seed {seed})")
+        live = _stream(started, symbols, seed)
+    picture = FOLDER / "gates.png"
+    draw(live, picture)
+    _tell(live, picture)
+
+
+def _make(ctx: click.Context) -> Path:
+    """Train and export, through the commands that do so; the artifact to serve."""
+    from gatestream.cli import export, train
+
+    checkpoint = ARTIFACTS / f"{MODEL}.safetensors"
+    ARTIFACTS.mkdir(exist_ok=True)
+    _heading(f"Train {checkpoint}")
+    ctx.invoke(train.command, task=MODEL, output=checkpoint)
+    for form in ("gates", "fused"):
+        _heading(f"Export {checkpoint}, form {form}")
+        ctx.invoke(export.command, checkpoint=checkpoint, output=ARTIFACTS / f"{MODEL}.{form}.onnx", form=form)
+    return ARTIFACTS / f"{MODEL}.gates.onnx"
+
+
+@contextmanager
+def _server(artifact: Path, log: Path) -> Iterator[str]:
+    """A `gatestream serve` on a free port, for the length of a block; its address."""
+    with tempfile.TemporaryDirectory() as folder, log.open("wb") as out:
+        port = Path(folder, "port")
+        flags = [f"--port-file={port}", "--listen=127.0.0.1:0", "--log-format=text"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gatestream.cli", "serve", str(artifact), *flags], stdout=out, stderr=out
+        )
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            while not port.exists() or not port.read_text().endswith("\n"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise click.ClickException(f"the server did not start; {log} says why")
+                time.sleep(0.05)
+            yield f"127.0.0.1:{port.read_text().strip()}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _stream(address: str, symbols: int, seed: int) -> Live:
+    """Step a session symbol by symbol, and judge each prediction."""
+    illegal = 0
+    latencies = np.empty(symbols)
+    last: deque[tuple[str, dict[str, NDArray[np.float32]]]] = deque(maxlen=SHOWN)
+    try:
+        with (
+            connect(address) as server,
+            server.session(MODEL, gates=True) as session,
+            click.progressbar(
+                itertools.islice(reber.stream(seed), symbols), length=symbols, update_min_steps=symbols // 50
+            ) as stream,
+        ):
+            for step, (symbol, legal) in enumerate(stream):
+                began = time.perf_counter()
+                scores = session.step(symbol)
+                latencies[step] = time.perf_counter() - began
+                illegal += reber.illegal(scores, legal)
+                last.append((reber.SYMBOLS[symbol], dict(session.gates)))
+    except GatestreamError as error:
+        raise click.ClickException(str(error)) from error
+    gates = {name: np.stack([gates[name] for _, gates in last]) for name in last[0][1]}
+    return Live(symbols, illegal, latencies, "".join(symbol for symbol, _ in last), gates)
+
+
+def draw(live: Live, path: Path) -> None:
+    """Draw the last steps: a heat map for each gate, hidden units upwards, time to the right, symbols below it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 9), layout="constrained")
+    axes = figure.subplots(len(live.gates), 1, sharex=True)
+    for axis, (name, activations) in zip(axes, live.gates.items(), strict=True):
+        # The candidate is a tanh, the other three are logistic.
+        colours, least = ("RdBu_r", -1.0) if name == "candidate" else ("viridis", 0.0)
+        image = axis.imshow(
+            activations.reshape(len(activations), -1).T,
+            aspect="auto",
+            interpolation="nearest",
+            origin="lower",
+            cmap=colours,
+            vmin=least,
+            vmax=1.0,
+        )
+        axis.set_title("cell candidate" if name == "candidate" else f"{name} gate", loc="left", fontsize=11)
+        axis.set_ylabel("hidden unit")
+        axis.tick_params(length=0)
+        figure.colorbar(image, ax=axis, pad=0.01, aspect=12)
+        for step, (before, after) in enumerate(itertools.pairwise(live.shown)):
+            if before + after == "EB":
+                axis.axvline(step + 0.5, color="black", linewidth=1.5)
+    axes[-1].set_xticks(range(len(live.shown)), live.shown, family="monospace", fontsize=9)
+    axes[-1].set_xlabel("symbol of each step; a line: one string ends, the next begins")
+    first = live.symbols - len(live.shown)
+    figure.suptitle(
+        f"Gate activations in steps {first:,} to {live.symbols - 1:,} of one live session", x=0.01, ha="left"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _heading(text: str) -> None:
+    click.secho(f"\n{text}", bold=True)
+
+
+def _tell(live: Live, picture: Path | None = None) -> None:
+    """Say what a person would want to know.
+
+    Raises:
+        ClickException: some prediction was illegal.
+    """
+    p50, p99 = 1000 * np.quantile(live.latencies, (0.5, 0.99))
+    click.echo(f"\nstreamed  {live.symbols:,} symbols in one session")
+    click.echo(f"illegal   {live.illegal:,} predictions")
+    click.echo(f"latency   p50 {p50:.2f} ms, p99 {p99:.2f} ms a step, there and back")
+    if picture is not None:
+        click.echo(f"picture   {picture}: the four gates over the last {len(live.shown)} steps")
+    if live.illegal:
+        raise click.ClickException(f"{live.illegal} of {live.symbols} predictions were illegal; there should be none")

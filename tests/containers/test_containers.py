@@ -1,0 +1,222 @@
+"""The images and the compose file, built and run for real: `make test-containers`.
+
+Without a container engine these tests fail; they are not part of `make test`.
+"""
+
+import json
+import os
+import queue
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gatestream.cli.health import command as health
+from gatestream.client import connect
+from gatestream.model.tasks import reber
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
+
+ROOT = Path(__file__).parents[2]
+ARTIFACT = ROOT / "artifacts" / "reber.gates.onnx"
+DOCKER = shlex.split(os.environ.get("DOCKER", "docker"))
+GRACE_SECONDS = 15
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+Done = subprocess.CompletedProcess[str]
+
+
+def docker(*arguments: str, **environment: str) -> Done:
+    return subprocess.run(
+        [*DOCKER, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def succeed(*arguments: str) -> str:
+    done = docker(*arguments)
+    assert done.returncode == 0, f"{shlex.join(done.args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def inspect(kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(succeed(kind, "inspect", name))[0]
+    return found
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The compose file's services, in a project of its own."""
+
+    project: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def container(self) -> str:
+        return f"{self.project}-server-1"
+
+    def compose(self, *arguments: str) -> Done:
+        return docker("compose", f"--project-name={self.project}", *arguments, GATESTREAM_PORT=str(self.port))
+
+
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def image(request: pytest.FixtureRequest) -> str:
+    """One of the two images, built."""
+    name = f"gatestream:{request.param}"
+    succeed("build", f"--target={request.param}", f"--tag={name}", ".")
+    return name
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The server, built, started and healthy."""
+    assert ARTIFACT.exists(), f"{ARTIFACT} is not there; `make test-containers` makes it first"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        stack = Stack(f"gatestream-test-{os.getpid()}", free.getsockname()[1])
+    try:
+        done = stack.compose("up", "--build", "--detach", "--wait", "--wait-timeout=120", "server")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{stack.compose('logs', 'server').stdout}"
+        yield stack
+    finally:
+        down = stack.compose("--profile=demo", "down", "--volumes", "--remove-orphans", "--timeout=0")
+        assert down.returncode == 0, down.stderr
+
+
+def inside(image: str, *command: str) -> Done:
+    return docker("run", "--rm", "--network=none", f"--entrypoint={command[0]}", image, *command[1:])
+
+
+def test_an_image_runs_as_nobody_in_particular(image: str) -> None:
+    assert inspect("image", image)["Config"]["User"] == "10001:10001"
+    done = inside(image, "sh", "-c", "id -u && touch /opt/gatestream/x")
+    assert done.stdout == "10001\n"
+    assert "Permission denied" in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["cc", "gcc", "g++", "clang", "ld", "make", "nvcc"])
+def test_an_image_has_no_compiler(image: str, tool: str) -> None:
+    done = inside(image, "sh", "-c", f"command -v {tool}")
+    assert (done.returncode, done.stdout) == (127, "")
+
+
+@pytest.mark.parametrize("module", ["torch", "matplotlib", "pytest", "grpc_tools", "pip"])
+def test_an_image_has_no_more_than_serving_needs(image: str, module: str) -> None:
+    done = inside(image, "python", "-c", f"import {module}")
+    assert done.returncode == 1
+    assert f"No module named '{module}'" in done.stderr
+
+
+def test_an_image_does_not_report_on_its_users(image: str) -> None:
+    """onnxruntime sends telemetry unless told not to, and keeps a device id for it from its import on."""
+    done = inside(image, "sh", "-c", "export HOME=/tmp && python -c 'import onnxruntime' && find /tmp -mindepth 1")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_image_asks_its_server_for_its_health(image: str) -> None:
+    question = inspect("image", image)["Config"]["Healthcheck"]["Test"]
+    assert question[0] == "CMD"
+    done = inside(image, *question[1:])
+    assert done.returncode == 1
+    assert "UNAVAILABLE" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_image_without_artifacts_says_so(image: str) -> None:
+    done = docker("run", "--rm", "--network=none", image)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: artifacts: none given")
+    assert done.stderr.count("\n") == 1
+
+
+def test_cuda_without_a_gpu_is_an_error_and_not_the_cpu() -> None:
+    succeed("build", "--target=cuda", "--tag=gatestream:cuda", ".")
+    artifacts = f"--volume={ARTIFACT.parent}:/artifacts:ro"
+    done = docker("run", "--rm", "--network=none", artifacts, "gatestream:cuda", "serve", "/artifacts/reber.gates.onnx")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: CUDAExecutionProvider could not be started")
+
+
+def test_the_cuda_profile_asks_for_a_gpu() -> None:
+    cuda = json.loads(succeed("compose", "--profile=cuda", "config", "--format=json"))["services"]["cuda"]
+    assert cuda["build"]["target"] == "cuda"
+    assert cuda["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+
+
+def test_the_server_serves_the_reference_model_on_the_cpu(stack: Stack) -> None:
+    assert inspect("container", stack.container)["State"]["Health"]["Status"] == "healthy"
+    with connect(stack.address) as gs:
+        (model,) = gs.describe().models
+    assert model.spec.name == "reber"
+    assert model.execution_provider == "CPUExecutionProvider"
+
+
+def test_the_server_has_no_rights_that_it_does_not_need(stack: Stack) -> None:
+    status = succeed("exec", stack.container, "cat", "/proc/1/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert fields["NoNewPrivs"] == "1"
+    assert set(fields["Uid"].split()) == {"10001"}
+    for path in ("/x", "/opt/gatestream/x", "/artifacts/x"):
+        assert "Read-only file system" in docker("exec", "--user=0", stack.container, "touch", path).stderr
+
+
+def test_a_client_outside_streams(stack: Stack) -> None:
+    symbols, _, legal = reber.Streams(1, 5).take(300)
+    with connect(stack.address) as gs, gs.session("reber", gates=True) as session:
+        scores = session.run(symbols[0])
+        assert session.gates["forget"].shape[0] == 300
+    assert reber.illegal(scores, legal[0]) == 0
+
+
+def test_the_demo_container_streams_through_the_server_container(stack: Stack) -> None:
+    done = stack.compose("run", "--rm", "demo")
+    assert done.returncode == 0, done.stderr
+    assert "streamed  5,000 symbols" in done.stdout
+    assert "illegal   0 predictions" in done.stdout
+
+
+def test_the_demo_container_fails_without_a_server(stack: Stack) -> None:
+    done = stack.compose("run", "--rm", "--no-deps", "demo", "demo", "--address=server:1")
+    assert done.returncode == 1
+    assert "server:1" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stopped_server_drains(stack: Stack) -> None:
+    """NOT_SERVING at once; the session that is open goes on; with its end the server ends, by itself and with 0."""
+    requests: queue.SimpleQueue[pb.ClientMessage | None] = queue.SimpleQueue()
+    with ThreadPoolExecutor(1) as pool, grpc.insecure_channel(stack.address) as channel:
+        answers = GatestreamStub(channel).Stream(iter(requests.get, None), timeout=60)
+        requests.put(pb.ClientMessage(open=pb.Open(handle=0, model="reber")))
+        assert next(answers).opened.created
+        began = time.monotonic()
+        stop = pool.submit(stack.compose, "stop", "server")
+        assert next(answers).HasField("going_away")
+        asked = CliRunner().invoke(health, [stack.address])
+        assert (asked.exit_code, asked.output) == (1, f"Error: {stack.address}: NOT_SERVING\n")
+        requests.put(pb.ClientMessage(steps=pb.Steps(handle=[0], input=[np.int64(0).tobytes()])))
+        assert next(answers).results.first == [0]
+        requests.put(pb.ClientMessage(close=pb.Close(handle=[0])))
+        assert next(answers).closed.reason == pb.CLOSE_REASON_REQUESTED
+        requests.put(None)
+        assert list(answers) == []
+        assert stop.result().returncode == 0
+    state = inspect("container", stack.container)["State"]
+    assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)
+    assert time.monotonic() - began < GRACE_SECONDS
