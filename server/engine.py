@@ -5,6 +5,7 @@ thread, and while it runs the next tick gathers. Every accepted step is answered
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,10 +24,19 @@ from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Ints
-from gatestream.server.work import Array, Chunks, Control, compact, flatten, gather
+from gatestream.server.work import (
+    GATES,
+    OUTPUTS,
+    Array,
+    Chunks,
+    Control,
+    Singles,
+    Steps,
+    compact,
+    gather,
+    refuse_one,
+)
 
-OUTPUTS: Final = 1
-GATES: Final = 2
 _ANSWER_BYTES: Final = 2 * 2**20
 
 _log = structlog.get_logger(__name__)
@@ -48,6 +58,7 @@ class Engine:
     Attributes:
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
+        input_bytes: of one row of each input.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class Engine:
         self.clock = clock
         self.sessions = SessionTable(limits.sessions)
         self.wants = np.zeros(limits.sessions, np.uint8)
+        self.input_bytes = [math.prod(item.shape) * DTYPES[item.dtype].itemsize for item in spec.inputs]
         self._limits = limits
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = _row_bytes(spec)
@@ -69,12 +81,14 @@ class Engine:
         tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, tick)
-        self._work: dict[int, Chunks | Control] = {}
+        self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
         self._rows = 0
         self._seconds_per_row = 0.0
         # Each slot once, however many sessions it had before the next tick.
         self._fresh: dict[int, None] = {}
+        # Steps that came one entry to a message, by slot, until they are taken in together.
+        self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes]]] = {}
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
@@ -99,7 +113,7 @@ class Engine:
         first: Ints | None,
         inputs: Sequence[Array],
     ) -> None:
-        """Put chunks in their sessions' lines; `owner` hears of each entry that is refused.
+        """Put a message's chunks in their sessions' lines; `owner` hears of each entry that is refused.
 
         Args:
             owner: who holds the sessions.
@@ -110,6 +124,7 @@ class Engine:
             first: [entries], the position that each is meant for; None: whatever position it is.
             inputs: in the spec's order, each [rows, *shape].
         """
+        self._take_in()
         accepted = self.sessions.accepted[slots]
         meant = accepted if first is None else first
         refusals = self._faults(lengths, accepted, meant, offsets, inputs)
@@ -139,6 +154,70 @@ class Engine:
             item = Chunks(owner, handles[which], inputs, bool(want & OUTPUTS), bool(want & GATES), len(which))
             self._scheduler.add(self._number(item), slots[which], lengths[which], offsets[which], np.arange(len(which)))
 
+    def submit_one(
+        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes]
+    ) -> None:
+        """As `submit`, for a message with one entry; what is wrong with its numbers is found when it is taken in.
+
+        Args:
+            owner: who holds the session.
+            handle: what the owner calls it.
+            slot: its state row.
+            length: steps, at least 1.
+            first: the position that it is meant for; -1: whatever position it is.
+            columns: in the spec's order, the bytes of `length` rows.
+        """
+        if slot in self._inbox:
+            self._take_in()
+        try:
+            self._admit(owner, length, gates=bool(self.wants[slot] & GATES))
+        except Refused as error:
+            accepted = int(self.sessions.accepted[slot])
+            refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
+            return
+        self._inbox[slot] = (owner, handle, length, first, columns)
+        self._wake.set()
+        self._quiet.clear()
+
+    def _take_in(self) -> None:
+        """Put what came one entry to a message in line, all of it at once."""
+        if not self._inbox:
+            return
+        count = len(self._inbox)
+        slots = np.fromiter(self._inbox, np.int64, count)
+        owners, handles, lengths_given, firsts_given, columns = zip(*self._inbox.values(), strict=True)
+        self._inbox = {}
+        lengths, firsts = np.array(lengths_given), np.array(firsts_given)
+        offsets = np.cumsum(lengths) - lengths
+        accepted = self.sessions.accepted[slots]
+        meant = np.where(firsts < 0, accepted, firsts)
+        inputs = [
+            np.frombuffer(b"".join(parts), DTYPES[item.dtype]).reshape(-1, *item.shape)
+            for item, parts in zip(self.spec.inputs, zip(*columns, strict=True), strict=True)
+        ]
+        entries = np.arange(count)
+        if self._faults(lengths, accepted, meant, offsets, inputs):
+            good = np.ones(count, np.bool_)
+            for k in range(count):
+                # One by one: an owner is told of its own entry alone.
+                one = slice(k, k + 1)
+                for error, _ in self._faults(lengths[one], accepted[one], meant[one], offsets[one], inputs):
+                    good[k] = False
+                    self._rows -= lengths_given[k]
+                    owners[k].rows -= lengths_given[k]
+                    refuse_one(owners[k], error, handles[k], int(accepted[k]), int(meant[k]), lengths_given[k])
+            if not good.any():
+                return
+            slots, lengths, offsets, accepted, entries = (
+                column[good] for column in (slots, lengths, offsets, accepted, entries)
+            )
+        self.sessions.accepted[slots] = accepted + lengths
+        wants = np.zeros(count, np.int64)
+        wants[entries] = self.wants[slots]
+        gates = bool((wants & GATES).any())
+        item = Singles(owners, handles, wants.tolist(), inputs, gates, len(slots))
+        self._scheduler.add(self._number(item), slots, lengths, offsets, entries)
+
     def control(self, slot: int, control: Control, *, unlimited: bool = False) -> None:
         """Put a control in a session's line.
 
@@ -150,6 +229,7 @@ class Engine:
         Raises:
             Exhausted: too much is pending.
         """
+        self._take_in()
         self._admit(control.owner, 1, unlimited=unlimited)
         self._scheduler.add_control(self._number(control), slot)
 
@@ -210,7 +290,7 @@ class Engine:
         if owner is not None:
             owner.rows += rows
 
-    def _number(self, item: Chunks | Control) -> int:
+    def _number(self, item: Steps | Control) -> int:
         self._last_work += 1
         self._work[self._last_work] = item
         self._wake.set()
@@ -231,6 +311,7 @@ class Engine:
             self._thread.shutdown(wait=True)
 
     async def _turn(self) -> bool:
+        self._take_in()
         self._run_controls()
         tick = self._scheduler.tick()
         if tick is None:
@@ -282,13 +363,13 @@ class Engine:
             item = self._work.get(work)
             if item is None or len(lengths) == 0:
                 continue
-            assert isinstance(item, Chunks)
-            item.owner.results(
-                item.handles[tick.entries[members]],
+            assert not isinstance(item, Control)
+            item.answer(
+                tick.entries[members],
                 first[members],
                 lengths,
-                [flatten(batch[members], lengths) for batch in outputs] if item.outputs else None,
-                [flatten(batch[members], lengths) for batch in gates] if item.gates else None,
+                [batch[members] for batch in outputs],
+                [batch[members] for batch in gates],
             )
             self._count_off(work, item, int(finished[members].sum()))
 
@@ -336,6 +417,7 @@ class Engine:
 
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""
+        self._take_in()
         closed = OutOfStep("the session was closed before this step's turn came", pb.REASON_SESSION_CLOSED)
         self._answer_dropped(self._scheduler.drop(slots), lambda _: closed, keep_musts=False)
         self.sessions.remove(slots)
@@ -355,13 +437,9 @@ class Engine:
             self.sessions.accepted[slot] = position
             for entry in line:
                 item = self._work[entry.work]
-                if isinstance(item, Chunks):
+                if not isinstance(item, Control):
                     self._rows -= entry.left
-                    item.owner.rows -= entry.left
-                    handles = item.handles[[entry.entry]]
-                    item.owner.refused(
-                        why(entry), handles, np.array([position]), np.array([first]), np.array([entry.left])
-                    )
+                    item.refuse(why(entry), entry.entry, position, first, entry.left)
                     first += entry.left
                     self._count_off(entry.work, item, 1)
                 elif item.must and keep_musts:
@@ -371,7 +449,7 @@ class Engine:
                     self._count_off_control(item)
                     item.fail(why(entry))
 
-    def _count_off(self, work: int, item: Chunks, finished: int) -> None:
+    def _count_off(self, work: int, item: Steps, finished: int) -> None:
         item.unfinished -= finished
         if item.unfinished == 0:
             del self._work[work]

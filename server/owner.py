@@ -22,22 +22,18 @@ class Owner(Protocol):
     def lost(self, handle: int) -> None:
         """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""
 
-    def results(
-        self,
-        handles: Ints,
-        first: Ints,
-        lengths: Ints,
-        outputs: list[bytes] | None,
-        gates: list[bytes] | None,
-    ) -> None:
+    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+        """As `results`, for the one entry of a message."""
+
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
         """Steps were taken.
 
         Args:
             handles: [entries].
             first: [entries], position of each entry's first step answered here.
             lengths: [entries], steps answered here.
-            outputs: a column for each of the model's outputs, None where they are not wanted.
-            gates: a column for each gate, None where they are not wanted.
+            outputs: a column for each of the model's outputs; empty where they are not wanted.
+            gates: a column for each gate; empty where they are not wanted.
         """
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:

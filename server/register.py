@@ -10,12 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.engine import GATES, OUTPUTS, Engine
+from gatestream.server.engine import Engine
 from gatestream.server.errors import InvalidRequest, Refused
 from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
-from gatestream.server.work import Control
+from gatestream.server.work import GATES, OUTPUTS, Control
 
 _NONE = np.empty(0, np.int64)
 # Far enough below 2^63 that no session steps past it.

@@ -50,7 +50,8 @@ class ClientStream:
         """Do what a message asks; what cannot be done is answered by an Error."""
         kind = message.WhichOneof("kind")
         if kind == "steps":
-            self._steps(message.steps)
+            if not self._one_entry(message.steps):
+                self._steps(message.steps)
         elif kind == "open":
             self._open(message.open)
         elif kind == "reset":
@@ -141,6 +142,23 @@ class ClientStream:
                 "the sessions that one stream may hold"
             )
 
+    def _one_entry(self, message: pb.Steps) -> bool:
+        """Submit a message that has one entry and nothing wrong with it; whether it was one."""
+        handles, lengths, first, columns = message.handle, message.length, message.first, message.input
+        if len(handles) != 1 or len(lengths) > 1 or len(first) > 1 or self._models.stopped:
+            return False
+        handle, length, position = handles[0], lengths[0] if lengths else 1, first[0] if first else -1
+        if handle >= len(self._slot) or not 1 <= length <= self._limits.chunk_length or position >= 2**63:
+            return False
+        slot = int(self._slot[handle])
+        if slot < 0:
+            return False
+        engine = self._models[int(self._model[handle])].engine
+        if [len(column) for column in columns] != [length * size for size in engine.input_bytes]:
+            return False
+        engine.submit_one(self, handle, slot, length, position, columns)
+        return True
+
     def _steps(self, message: pb.Steps) -> None:
         count = len(message.handle)
         handles = _NOTHING
@@ -167,9 +185,6 @@ class ClientStream:
                 column if len(column) == len(handles) else () for column in (message.first, message.length)
             )
             self._refuse(error, handles, first=first_sent, lengths=lengths_sent)
-            return
-        if count == 1 and slots[0] >= 0 and 1 <= rows <= self._limits.chunk_length:
-            model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
             return
         good = self._check_entries(handles, slots, lengths, model.number, first)
         if good.all():
@@ -263,14 +278,14 @@ class ClientStream:
         """As `Owner`."""
         self._slot[handle] = _LEAVING
 
-    def results(
-        self,
-        handles: Ints,
-        first: Ints,
-        lengths: Ints,
-        outputs: list[bytes] | None,
-        gates: list[bytes] | None,
-    ) -> None:
+    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+        """As `Owner`."""
+        results = pb.Results(handle=(handle,), first=(first,), output=outputs, gate=gates)
+        if length > 1:
+            results.length.append(length)
+        self.outbox.put(pb.ServerMessage(results=results), length)
+
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
         """As `Owner`."""
         rows = int(lengths.sum())
         results = pb.Results(

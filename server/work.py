@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,18 @@ from gatestream.server.slots import Ints
 Array = npt.NDArray[Any]
 
 
+OUTPUTS: Final = 1
+GATES: Final = 2
+"""What a session's owner wants back, as bits."""
+
+
 @dataclass(slots=True)
 class Chunks:
     """The accepted entries of one message that want the same kind of answer.
 
     Attributes:
-        owner: who sent them and gets the answers.
-        handles: [entries], the owner's names for their sessions.
         inputs: in the spec's order, the rows of the whole message, each [rows, *shape].
-        outputs, gates: whether these are wanted.
+        gates: whether any entry wants them.
         unfinished: entries not yet answered in full.
     """
 
@@ -32,6 +35,69 @@ class Chunks:
     outputs: bool
     gates: bool
     unfinished: int
+
+    def answer(self, entries: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+        """Tell the owner what came of some entries.
+
+        Args:
+            entries: which, [n].
+            first: position of each one's first step, [n].
+            lengths: steps of each, [n].
+            outputs: of these entries, in the spec's order, each [n, time, *shape].
+            gates: the same; empty where no entry of the tick wants them.
+        """
+        self.owner.results(
+            self.handles[entries],
+            first,
+            lengths,
+            [flatten(batch, lengths) for batch in outputs] if self.outputs else [],
+            [flatten(batch, lengths) for batch in gates] if self.gates else [],
+        )
+
+    def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
+        """Tell the owner that steps which had been accepted are not taken."""
+        self.owner.rows -= length
+        refuse_one(self.owner, error, int(self.handles[entry]), position, first, length)
+
+
+@dataclass(slots=True)
+class Singles:
+    """Entries that came alone in their messages, of any owners, put together.
+
+    Attributes:
+        wants: OUTPUTS and GATES, of each entry.
+        inputs, gates, unfinished: as in `Chunks`.
+    """
+
+    owners: Sequence[Owner]
+    handles: Sequence[int]
+    wants: Sequence[int]
+    inputs: Sequence[Array]
+    gates: bool
+    unfinished: int
+
+    def answer(self, entries: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+        """As in `Chunks`: every owner is told of its entry."""
+        output_rows = [_each(batch, lengths) for batch in outputs]
+        gate_rows = [_each(batch, lengths) for batch in gates]
+        each = zip(entries.tolist(), first.tolist(), lengths.tolist(), strict=True)
+        for k, (entry, position, length) in enumerate(each):
+            wants = self.wants[entry]
+            self.owners[entry].result(
+                self.handles[entry],
+                position,
+                length,
+                [rows[k] for rows in output_rows] if wants & OUTPUTS else [],
+                [rows[k] for rows in gate_rows] if wants & GATES else [],
+            )
+
+    def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
+        """As in `Chunks`."""
+        self.owners[entry].rows -= length
+        refuse_one(self.owners[entry], error, self.handles[entry], position, first, length)
+
+
+Steps = Chunks | Singles
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +115,11 @@ class Control:
     fail: Callable[[Refused], None]
     owner: Owner | None = None
     must: bool = False
+
+
+def refuse_one(owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+    """Tell an owner that one entry's steps are not taken."""
+    owner.refused(error, np.array([handle]), np.array([position]), np.array([first]), np.array([length]))
 
 
 def gather(column: Array, offsets: Ints, steps: int, out: Array) -> None:
@@ -88,3 +159,11 @@ def flatten(batch: Array, lengths: Ints) -> bytes:
     if steps == 1 or bool((lengths == steps).all()):
         return batch.tobytes()
     return batch[np.arange(steps) < lengths[:, None]].tobytes()
+
+
+def _each(batch: Array, lengths: Ints) -> list[bytes]:
+    """Each row's real steps."""
+    if batch.shape[1] == 1:
+        whole, size = batch.tobytes(), batch.nbytes // len(batch)
+        return [whole[at : at + size] for at in range(0, len(whole), size)]
+    return [batch[k, :length].tobytes() for k, length in enumerate(lengths.tolist())]

@@ -34,10 +34,11 @@ class Recorder:
     def lost(self, handle: int) -> None:
         self.heard.append(("lost", handle))
 
-    def results(
-        self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes] | None, gates: list[bytes] | None
-    ) -> None:
-        y = [] if outputs is None else np.frombuffer(outputs[0], np.float32)[::2].tolist()
+    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+        self.results(np.array([handle]), np.array([first]), np.array([length]), outputs, gates)
+
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
+        y = [] if not outputs else np.frombuffer(outputs[0], np.float32)[::2].tolist()
         self.rows -= int(lengths.sum())
         # The parts of one chunk's answer as one: how it was cut is the scheduler's affair.
         if len(handles) == 1 and self.heard and self.heard[-1][:2] == ("results", handles.tolist()):
