@@ -9,6 +9,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
@@ -171,6 +172,18 @@ def parts(results: pb.Results, *shape: int, column: bytes | None = None) -> list
     assert sum(lengths) == len(rows)
     ends = np.cumsum(lengths)
     return list(zip(results.handle, results.first, np.split(rows, ends[:-1]), strict=True))
+
+
+@contextmanager
+def call_refused(code: grpc.StatusCode, reason: pb.Reason, *says: str) -> Iterator[None]:
+    """A unary call in this block ends so, with a message that says this."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield
+    error: Any = caught.value
+    assert error.code() == code
+    assert dict(error.trailing_metadata()).get("gatestream-reason") == pb.Reason.Name(reason)
+    for part in says:
+        assert part in error.details()
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
