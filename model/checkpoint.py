@@ -7,17 +7,17 @@ under `training.`; the file's metadata holds the network's configuration and tra
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from gatestream.model.config import ConfigError
-from gatestream.model.network import Network, NetworkConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
+
+from gatestream.model.config import ConfigError
+from gatestream.model.network import Network, NetworkConfig
+from gatestream.model.weights import WeightsError, require_same
 
 FORMAT = "1"
 _FORMAT_KEY, _CONFIG_KEY, _TRAINING_KEY = "gatestream.checkpoint", "gatestream.config", "gatestream.training"
@@ -96,29 +96,13 @@ def load(path: Path | str) -> Checkpoint:
         {name.removeprefix(_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(_PREFIX)},
         values,
     )
-    load_weights(network, tensors, str(path))
-    return Checkpoint(network, training)
-
-
-def load_weights(network: Network, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the parameters of the same names: all of them, and no others.
-
-    Raises:
-        CheckpointError: names are missing or unexpected, or shapes differ; all of them are listed.
-    """
     parameters = network.state_dict()
-    problems = [f"missing {name}" for name in parameters if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in parameters]
-    problems += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
-        for name, parameter in parameters.items()
-        if name in tensors and tensors[name].shape != parameter.shape
-    ]
-    if problems:
-        raise CheckpointError(f"{source}: its tensors do not fit its configuration: {'; '.join(problems)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+    try:
+        require_same({name: tensor.shape for name, tensor in parameters.items()}, tensors, str(path))
+    except WeightsError as error:
+        raise CheckpointError(f"its tensors do not fit its configuration: {error}") from error
+    network.load_state_dict(tensors)
+    return Checkpoint(network, training)
 
 
 def _replace(path: Path, data: bytes) -> None:

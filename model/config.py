@@ -75,9 +75,7 @@ class NetworkConfig:
             ("output_scale", self.outputs),
         ):
             if len(getattr(self, field)) not in (0, expected):
-                raise ConfigError(
-                    f"{field}: {len(getattr(self, field))} entries, expected none or {expected}"
-                )
+                raise ConfigError(f"{field}: {len(getattr(self, field))} entries, expected none or {expected}")
         for side in ("input", "output"):
             mean, scale = getattr(self, f"{side}_mean"), getattr(self, f"{side}_scale")
             if len(mean) != len(scale):
@@ -114,9 +112,7 @@ class NetworkConfig:
         if unexpected := sorted(set(values) - known):
             raise ConfigError(f"unexpected fields: {', '.join(unexpected)}; made by a later version?")
         try:
-            arguments: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
-            }
+            arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
             return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"fields are missing: {error}") from error

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from gatestream.model.config import NetworkConfig
 from torch import Tensor, nn
+
+from gatestream.model.config import NetworkConfig
 
 
 class OneHot(nn.Module):

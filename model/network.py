@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
+from torch import Tensor, nn
+
 from gatestream.model.cell import Gates, LSTMCell
 from gatestream.model.config import NetworkConfig
 from gatestream.model.encoder import Denormalise, build_encoder
-from torch import Tensor, nn
 
 __all__ = ["Network", "NetworkConfig", "State"]
 
@@ -36,9 +37,7 @@ class Network(nn.Module):
         widths = [config.encoded] + [config.hidden] * (config.layers - 1)
         self.cells = nn.ModuleList(LSTMCell(width, config.hidden) for width in widths)
         self.head = nn.Linear(config.hidden, config.outputs)
-        self.denormalise = (
-            Denormalise(config.output_mean, config.output_scale) if config.output_mean else nn.Identity()
-        )
+        self.denormalise = Denormalise(config.output_mean, config.output_scale) if config.output_mean else nn.Identity()
 
     def initial_state(self, batch: int) -> State:
         """Zeros: the state of `batch` sessions that have seen nothing."""

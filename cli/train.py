@@ -1,0 +1,164 @@
+"""`gatestream train`: train a reference model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from gatestream.model.tasks.task import Task
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Train a reference model.
+
+    A run that was interrupted goes on when the same command is given again; a finished one is taken up as
+    it is.
+    """
+
+
+def _common(*, hidden: int, updates: int, learning_rate: float, streams: int, steps: int) -> Callable[..., Any]:
+    """The options that all tasks have, with a task's own defaults."""
+    options = [
+        click.option(
+            "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
+            help="Where to write the checkpoint (.safetensors); the learning curve goes beside it (.png).",
+        ),
+        click.option("--name", help="What the model is called where it is served.", show_default="the task's name"),
+        click.option("--hidden", type=click.IntRange(1), default=hidden, help="Width of each layer's state."),
+        click.option("--layers", type=click.IntRange(1), default=1, help="Cells, one above another."),
+        click.option("--updates", type=click.IntRange(1), default=updates, help="The most updates to make."),
+        click.option(
+            "--learning-rate", type=click.FloatRange(0, min_open=True), default=learning_rate,
+            help="At the first update; it falls to 0 over --updates.",
+        ),
+        click.option("--streams", type=click.IntRange(2), default=streams, help="Streams trained side by side."),
+        click.option(
+            "--steps", type=click.IntRange(1), default=steps,
+            help="Steps that gradients flow back through; the state is carried further.",
+        ),
+        click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same machine: same model."),
+        click.option(
+            "--threads", type=click.IntRange(1), default=1,
+            help="CPU threads. More than 1 pays only for a large --hidden on an idle machine.",
+        ),
+        click.option("--restart", is_flag=True, help="Start over, even if there is a checkpoint to go on from."),
+    ]  # fmt: skip
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_SHOW_DEFAULTS = {"show_default": True}
+
+
+@command.command(context_settings=_SHOW_DEFAULTS)
+@_common(hidden=32, updates=2000, learning_rate=0.01, streams=64, steps=100)
+def reber(**options: Any) -> None:
+    """Continual embedded Reber grammar.
+
+    An endless stream of symbols, generated; solved when the network ranks every legal successor above every
+    illegal one, by a wide margin, over two million fresh symbols.
+    """
+    from gatestream.model.tasks.reber import Reber
+
+    _run(lambda: Reber(options["streams"], options["steps"], options["seed"]), options, interval=250)
+
+
+@command.command(context_settings=_SHOW_DEFAULTS)
+@click.argument("file", type=_FILE)
+@_common(hidden=128, updates=3000, learning_rate=0.005, streams=32, steps=100)
+def text(file: Path, **options: Any) -> None:
+    """Next-character model of a UTF-8 FILE.
+
+    The last tenth is held out. Training ends when the held-out figure no longer improves; the best weights
+    are kept.
+    """
+    from gatestream.model.tasks.text import Text
+
+    _run(
+        lambda: Text(file, options["streams"], options["steps"], options["seed"]),
+        options,
+        interval=200,
+        patience=5,
+    )
+
+
+@command.command(context_settings=_SHOW_DEFAULTS)
+@click.argument("file", type=_FILE)
+@click.option("--horizon", type=click.IntRange(1), default=8, help="Rows to forecast after each row.")
+@click.option("--columns", default="", metavar="A,B,...", help="Columns to use.", show_default="all numeric ones")
+@_common(hidden=64, updates=2000, learning_rate=0.005, streams=32, steps=50)
+def series(file: Path, horizon: int, columns: str, **options: Any) -> None:
+    """Multi-step forecast of the numeric columns of a CSV FILE.
+
+    The last fifth is held out. Training ends when the held-out figure no longer improves; the best weights
+    are kept. Normalisation is part of the model: it takes and gives the file's own units.
+    """
+    from gatestream.model.tasks.series import Series
+
+    chosen = [name.strip() for name in columns.split(",") if name.strip()]
+
+    def task() -> Series:
+        series = Series(file, options["streams"], options["steps"], options["seed"], horizon, chosen)
+        click.echo(f"columns: {', '.join(series.table.columns)}")
+        if series.table.skipped:
+            click.echo(f"not used: {', '.join(series.table.skipped)}")
+        return series
+
+    _run(task, options, interval=100, patience=5)
+
+
+def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, patience: int | None = None) -> None:
+    try:
+        import torch
+
+        from gatestream.model import checkpoint
+        from gatestream.model.curve import draw_curve
+        from gatestream.model.tasks.task import DataError
+        from gatestream.model.training import Settings, Trainer, TrainingError, train
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"training needs {error.name}, which is not installed: pip install 'gatestream[train]'"
+        ) from error
+
+    torch.set_num_threads(options["threads"])
+    output: Path = options["output"]
+    settings = Settings(
+        updates=options["updates"],
+        learning_rate=options["learning_rate"],
+        interval=interval,
+        patience=patience,
+        seed=options["seed"],
+    )
+    trainer = None
+    try:
+        task = make()
+        config = task.config(options["name"] or task.identity["task"], options["hidden"], options["layers"])
+        trainer = Trainer(task, config, settings)
+        if output.exists() and not options["restart"]:
+            trainer.restore(checkpoint.load(output))
+            standing = "finished already" if trainer.finished else "going on"
+            click.echo(f"{output}: {standing}, {len(trainer.losses)} updates made")
+        if not trainer.finished:
+            train(trainer, output)
+        curve = output.with_suffix(".png")
+        draw_curve(trainer, curve)
+    except (DataError, TrainingError, checkpoint.CheckpointError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        made = trainer.evaluations[-1][0] if trainer and trainer.evaluations else 0
+        raise click.ClickException(f"interrupted; the same command goes on after update {made}") from None
+    click.echo(f"{trainer.evaluations[-1][2]}\ncheckpoint: {output}\nlearning curve: {curve}")
+    if trainer.solved is False:
+        raise click.ClickException(
+            f"not solved after {len(trainer.losses)} updates; start over with another --seed or more --updates"
+        )
