@@ -58,7 +58,7 @@ def test_no_model_where_there_are_several(calls: pb_grpc.GatestreamStub, call: s
 def set_state(calls: pb_grpc.GatestreamStub, session_id: str = "mine", **fields: object) -> None:
     state = good_state()
     for name, value in fields.items():
-        state.ClearField(name)  # type: ignore[arg-type]
+        state.ClearField(name)
         state.MergeFrom(pb.SessionState(**{name: value}))  # type: ignore[arg-type]
     calls.SetState(pb.SetStateRequest(session_id=session_id, state=state), timeout=PATIENCE)
 
