@@ -75,6 +75,11 @@ class Conversation:
         """Whether the stream is gone."""
         return self._lost is not None
 
+    @property
+    def over(self) -> bool:
+        """Whether the server is stopping and nothing is left to do here: time to end the stream."""
+        return self._going_away and not self._lanes
+
     def open(self, layout: Layout, opens: Sequence[pb.Open]) -> tuple[Lane, Control]:
         """A lane for sessions that step together, one for each of `opens`, and the work that opens them.
 
@@ -113,7 +118,8 @@ class Conversation:
         elif isinstance(work, Control) and work.kind is Kind.CLOSE:
             work.finish()
         else:
-            work.finish(self._lost())
+            gone = work.members[np.isin(work.members, list(lane.closed))]
+            work.finish(lane.why_closed(gone) if len(gone) else self._lost())
 
     def again(self, lane: Lane) -> None:
         """Send what was refused for lack of room once more."""

@@ -54,11 +54,14 @@ class Lane:
                 self.queue.popleft()
                 work.finish()
             else:
-                first = self.closed[int(work.members[gone][0])]
-                error = SessionClosedError(str(first), first.close_reason)
                 self.queue.popleft()
-                self._fail(work, error, work.members[gone])
+                self._fail(work, self.why_closed(work.members[gone]), work.members[gone])
         return self.queue[0] if self.queue else None
+
+    def why_closed(self, members: Ints) -> SessionClosedError:
+        """The error for a caller who asks for something of closed members."""
+        first = self.closed[int(members[0])]
+        return SessionClosedError(str(first), first.close_reason)
 
     def start_control(self) -> Flight:
         """Put the control at the head of the queue on its way."""

@@ -74,8 +74,10 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     """Put a session into a state; the position it then has.
 
     Raises:
-        StateMismatchError: the arrays are not those of the model.
+        StateMismatchError: the state is of another model, or its arrays have other shapes.
     """
+    if state.model != spec.name:
+        raise StateMismatchError(f"a state of model '{state.model}' came; one of '{spec.name}' was expected")
     names = [each.input for each in spec.states]
     if sorted(state.arrays) != sorted(names):
         raise StateMismatchError(f"states {sorted(state.arrays)} came; '{spec.name}' has {sorted(names)}")

@@ -64,9 +64,16 @@ class Calls:
         """Read the state of a session, whoever holds it."""
         return await self._call(unary.get_state(self._models.find(model), id), timeout)
 
-    async def set_state(self, id: str, state: State, *, timeout: float | None = None) -> int:  # noqa: A002
+    async def set_state(
+        self,
+        id: str,  # noqa: A002
+        state: State,
+        model: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> int:
         """Put a session that no stream holds into a state; its position then. Else use `Session.set_state`."""
-        return await self._call(unary.set_state(self._models.find(state.model), id, state), timeout)
+        return await self._call(unary.set_state(self._models.find(model or state.model), id, state), timeout)
 
     async def fork(
         self,

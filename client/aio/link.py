@@ -120,18 +120,19 @@ class Link:
 
     def _flush(self) -> None:
         messages = self._conversation.take()
-        if messages:
-            self._outbox.extend(messages)
+        self._outbox.extend(messages)
+        if messages or self._conversation.over:
             self._filled.set()
 
     async def _write(self) -> None:
         # The reader sees the stream's end too, and says why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while True:
+            while not self._conversation.over:
                 await self._filled.wait()
                 self._filled.clear()
                 while self._outbox:
                     await self._call.write(self._outbox.popleft())
+            await self._call.done_writing()
 
     async def _read(self) -> None:
         reason: Callable[[], GatestreamError] = from_stream(None, self._address)

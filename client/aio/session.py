@@ -5,7 +5,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -70,7 +70,7 @@ class Session(_Open, SessionView):
         await self._ask_run(chunk, timeout)
         return self._keep_run(chunk)
 
-    async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncIterator[Array]:
+    async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncGenerator[Array]:
         """Step each row of a live source as it comes, and yield the answers in order.
 
         As the blocking `Session.stream`, with a task that reads the source; it ends with the iterator. Close
@@ -90,7 +90,7 @@ class Session(_Open, SessionView):
     async def set_state(self, state: State, *, timeout: float | None = None) -> None:
         """Put the session into a state and at its position, after all steps asked for before."""
         async with self._link.pause(self._lane, self._calls.seconds(timeout)):
-            self._lane.positions[0] = await self._calls.set_state(self.id, state, timeout=timeout)
+            self._lane.positions[0] = await self._calls.set_state(self.id, state, self.model, timeout=timeout)
 
     async def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds; the new one's id."""

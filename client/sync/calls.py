@@ -76,13 +76,20 @@ class Calls:
         """
         return self._call(unary.get_state(self._models.find(model), id), timeout)
 
-    def set_state(self, id: str, state: State, *, timeout: float | None = None) -> int:  # noqa: A002
+    def set_state(
+        self,
+        id: str,  # noqa: A002
+        state: State,
+        model: str = "",
+        *,
+        timeout: float | None = None,
+    ) -> int:
         """Put a session that no stream holds into a state; its position then. Else use `Session.set_state`.
 
         Raises:
             GatestreamError: StateMismatchError, SessionUnknownError and others.
         """
-        return self._call(unary.set_state(self._models.find(state.model), id, state), timeout)
+        return self._call(unary.set_state(self._models.find(model or state.model), id, state), timeout)
 
     def fork(self, id: str, new_id: str = "", model: str = "", *, timeout: float | None = None) -> str:  # noqa: A002
         """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id.

@@ -120,6 +120,8 @@ class Link:
     def _flush(self) -> None:
         for message in self._conversation.take():
             self._outbox.put(message)
+        if self._conversation.over:
+            self._outbox.put(None)
 
     def _read(self) -> None:
         reason: Callable[[], GatestreamError] = from_stream(None, self._address)

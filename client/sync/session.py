@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -103,7 +103,7 @@ class Session(_Open, SessionView):
         self._ask_run(chunk, timeout)
         return self._keep_run(chunk)
 
-    def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Iterator[Array]:
+    def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Generator[Array]:
         """Step each row of a live source as it comes, and yield the answers in order.
 
         A thread reads the source. A row that comes while nothing is on its way is stepped at once; rows that
@@ -139,7 +139,7 @@ class Session(_Open, SessionView):
             GatestreamError: StateMismatchError and others.
         """
         with self._link.pause(self._lane, self._calls.seconds(timeout)):
-            self._lane.positions[0] = self._calls.set_state(self.id, state, timeout=timeout)
+            self._lane.positions[0] = self._calls.set_state(self.id, state, self.model, timeout=timeout)
 
     def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds, after all steps asked for before; the new one's id.

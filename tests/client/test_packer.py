@@ -357,7 +357,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSessions.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 def test_closed_sessions_fail_what_waits_for_them() -> None:
