@@ -85,7 +85,7 @@ def _make(ctx: click.Context) -> Path:
     checkpoint = ARTIFACTS / f"{MODEL}.safetensors"
     ARTIFACTS.mkdir(exist_ok=True)
     _heading(f"Train {checkpoint}")
-    ctx.invoke(train.command, task=MODEL, output=checkpoint)
+    ctx.invoke(train.reber, output=checkpoint)
     for form in ("gates", "fused"):
         _heading(f"Export {checkpoint}, form {form}")
         ctx.invoke(export.command, checkpoint=checkpoint, output=ARTIFACTS / f"{MODEL}.{form}.onnx", form=form)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,8 +25,9 @@ from gatestream.client import connect
 from gatestream.model.tasks import reber
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
+from tests.support.readme import commands
+from tests.support.reference import ROOT
 
-ROOT = Path(__file__).parents[2]
 ARTIFACT = ROOT / "artifacts" / "reber.gates.onnx"
 DOCKER = shlex.split(os.environ.get("DOCKER", "docker"))
 GRACE_SECONDS = 15
@@ -52,6 +52,13 @@ def succeed(*arguments: str) -> str:
 def inspect(kind: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(succeed(kind, "inspect", name))[0]
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,11 @@ def image(request: pytest.FixtureRequest) -> str:
 def stack() -> Iterator[Stack]:
     """The server, built, started and healthy."""
     assert ARTIFACT.exists(), f"{ARTIFACT} is not there; `make test-containers` makes it first"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        stack = Stack(f"gatestream-test-{os.getpid()}", free.getsockname()[1])
+    stack = Stack(f"gatestream-test-{os.getpid()}", free_port())
+    # What is there from an earlier run is not what is to be tested, and the commands of the README do not build.
+    succeed("compose", "build", "server", "demo")
     try:
-        done = stack.compose("up", "--build", "--detach", "--wait", "--wait-timeout=120", "server")
+        done = stack.compose("up", "--detach", "--wait", "--wait-timeout=120", "server")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{stack.compose('logs', 'server').stdout}"
         yield stack
     finally:
@@ -196,6 +203,20 @@ def test_the_demo_container_fails_without_a_server(stack: Stack) -> None:
     assert done.returncode == 1
     assert "server:1" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_commands_of_the_readme(stack: Stack) -> None:
+    """In a project of their own; should one fail, what is left is taken down all the same."""
+    environment = {"COMPOSE_PROJECT_NAME": f"{stack.project}-readme", "GATESTREAM_PORT": str(free_port())}
+    lines = commands("docker")
+    assert [line.split()[2] for line in lines] == ["up", "run", "down"]
+    try:
+        for line in lines:
+            done = docker(*line.split()[1:], **environment)
+            assert done.returncode == 0, f"{line}:\n{done.stdout}\n{done.stderr}"
+        assert docker("compose", "ps", "--all", "--quiet", **environment).stdout == ""
+    finally:
+        docker("compose", "down", "--timeout=0", **environment)
 
 
 def test_a_stopped_server_drains(stack: Stack) -> None:

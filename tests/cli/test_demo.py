@@ -1,0 +1,96 @@
+"""`gatestream demo`: the whole path in a folder of its own."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib import image
+
+from gatestream.cli.demo import SHOWN, Live, draw
+from gatestream.export.exporter import export
+from gatestream.model.network import Network
+from gatestream.model.tasks import reber
+from tests.support.process import serving
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gatestream.cli", "demo", *arguments], cwd=folder, capture_output=True, text=True
+    )
+
+
+def test_the_whole_path(reference: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    shutil.copy(reference / "reber.safetensors", folder)
+    done = demo(tmp_path, "--symbols=400", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "finished already" in done.stdout
+    assert "form gates: proved" in done.stdout
+    assert "form fused: proved" in done.stdout
+    assert {path.name for path in folder.glob("*.onnx")} == {"reber.gates.onnx", "reber.fused.onnx"}
+    *_, streamed, illegal, latency, picture = done.stdout.splitlines()
+    assert streamed == "streamed  400 symbols in one session"
+    assert illegal == "illegal   0 predictions"
+    assert latency.startswith("latency   p50 ")
+    assert "demo/gates.png" in picture
+    assert image.imread(tmp_path / "demo" / "gates.png").std() > 0
+    assert "stopped" in (tmp_path / "demo" / "server.log").read_text()
+
+
+def test_the_picture_shows_every_gate_step_and_symbol(tmp_path: Path) -> None:
+    """Each gate has a colour of its own here, so each must leave many pixels of it in its quarter of the picture."""
+    names = ("input", "forget", "candidate", "output")
+    gates = {name: np.full((SHOWN, 1, 8), k / 4, np.float32) for k, name in enumerate(names)}
+    live = Live(SHOWN, 0, np.ones(SHOWN), "B" * SHOWN, gates)
+    draw(live, tmp_path / "gates.png")
+    pixels = image.imread(tmp_path / "gates.png")
+    colours = set()
+    for quarter in np.array_split(pixels, 4):
+        found, counts = np.unique(quarter[..., :3].reshape(-1, 3), axis=0, return_counts=True)
+        white = (found == 1).all(axis=1)
+        colours.add(tuple(found[~white][counts[~white].argmax()].tolist()))
+        assert counts[~white].max() > 0.4 * counts.sum()
+    assert len(colours) == 4
+
+
+def test_through_a_server_that_runs_already(reference: Path, tmp_path: Path) -> None:
+    with serving(reference / "reber.gates.onnx") as server:
+        done = demo(tmp_path, f"--address={server.address}", "--symbols=200")
+    assert done.returncode == 0, done.stderr
+    assert "streamed  200 symbols" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_illegal_predictions_are_a_failure(tmp_path: Path) -> None:
+    config = reber.Reber(2, 2, 0).config("reber", hidden=4, layers=1)
+    export(Network(config), tmp_path / "untrained.onnx", "gates")
+    with serving(tmp_path / "untrained.onnx") as server:
+        done = demo(tmp_path, f"--address={server.address}", "--symbols=200")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("of 200 predictions were illegal; there should be none")
+
+
+def test_nobody_at_the_address(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = demo(tmp_path, f"--address={address}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert address in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    (folder / "reber.safetensors").write_text("not a checkpoint")
+    done = demo(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "reber.safetensors" in done.stderr
+    assert done.stderr.count("\n") == 1

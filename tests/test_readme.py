@@ -1,0 +1,90 @@
+"""README.md keeps its word: what it tells a reader to run is run here, in its order.
+
+The `docker` lines are run by tests/containers; what `make` does is run by the tests of what each target calls.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import serving
+from tests.support.readme import ADDRESS, README, blocks, commands
+from tests.support.reference import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        arguments,
+        cwd=folder,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_it_opens_with_three_sentences_and_two_commands() -> None:
+    opening, _, _ = README.partition("```")
+    title, text = opening.strip().split("\n", 1)
+    assert title == "# gatestream"
+    assert len(re.findall(r"\.\s", f"{text.strip()} ")) == 3
+    assert blocks()[0].commands == ["make demo", "make test"]
+
+
+def test_the_tour(reference: Path, tmp_path: Path) -> None:
+    """Everything but `make` and `docker`, from a finished checkpoint, against a server started as the README says."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    shutil.copy(reference / "reber.safetensors", folder)
+    ran = 0
+    with ExitStack() as stack:
+        address = ADDRESS
+
+        def here(code: str) -> str:
+            return code.replace(ADDRESS, address)
+
+        for block in blocks():
+            if block.language == "python":
+                assert address != ADDRESS, "the client comes before the server"
+                print(run([sys.executable, "-c", here(block.code)], tmp_path))
+                ran += 1
+            for command in block.commands:
+                program, *arguments = command.split()
+                if program in ("make", "docker"):
+                    continue
+                if program == ".":
+                    assert arguments == [".venv/bin/activate"]
+                elif command.startswith("gatestream serve"):
+                    assert arguments[2:] == ["--listen", ADDRESS]
+                    address = stack.enter_context(serving(tmp_path / arguments[1])).address
+                else:
+                    print(run(["bash", "-euo", "pipefail", "-c", here(command)], tmp_path))
+                    ran += 1
+    assert ran >= 6
+    assert (tmp_path / "cell.svg").read_text().rstrip().endswith("</svg>")
+    assert (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("command", commands("make"))
+def test_a_make_target_is_there(command: str) -> None:
+    run([*command.split(), "--dry-run", "--silent"], ROOT)
+
+
+@pytest.mark.parametrize("target", re.findall(r"`make ([a-z-]+)`", README))
+def test_a_make_target_of_the_text_is_there(target: str) -> None:
+    run(["make", target, "--dry-run", "--silent"], ROOT)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_a_link_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
