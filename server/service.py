@@ -70,8 +70,9 @@ class Service(pb_grpc.GatestreamServicer):
         try:
             while (item := await stream.outbox.take()) is not None:
                 message, rows = item
-                yield message
+                # Before it goes out: who waits for an answer and then sends may send as much as before.
                 stream.rows -= rows
+                yield message
             # Only now known: the reader ended the outbox, or failed.
             await reader
         except DecodeError as error:
