@@ -1,7 +1,7 @@
 """One model being served: what is accepted, the tick, and who is answered.
 
-The step loop is `_turn`: controls, schedule, run, complete. It lives on the event loop; only the run is on another
-thread, and while it runs the next tick gathers. Every accepted step is answered exactly once.
+The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run of any length is
+on another thread, and while it runs the next tick gathers. Every accepted step is answered exactly once.
 """
 
 import asyncio
@@ -38,6 +38,10 @@ from gatestream.server.work import (
 )
 
 _ANSWER_BYTES: Final = 2 * 2**20
+# A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs
+# about as much, and the loop can do without the time.
+_SHORT_SECONDS: Final = 300e-6
+_SMOOTHING: Final = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -320,21 +324,29 @@ class Engine:
             return False
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
-        started = self.clock()
+        short = self._seconds_per_row * int(tick.lengths.sum()) < _SHORT_SECONDS
         try:
-            outputs, gates = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, tick, parts)
+            if short:
+                outputs, gates = self._compute(tick, parts)
+            else:
+                loop = asyncio.get_running_loop()
+                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts)
         except Exception as error:
             _log.exception("tick failed", model=self.spec.name, members=len(tick.slots))
             self._fail(tick, error)
         else:
-            self._complete(tick, outputs, gates, started)
+            self._complete(tick, outputs, gates)
         finally:
             self._running = False
             while self._leaving:
                 self.sessions.free(self._leaving.pop())
+        if short:
+            # What came meanwhile is to be in the next tick.
+            await asyncio.sleep(0)
         return True
 
     def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
+        started = self.clock()
         self.write_fresh()
         steps, size = tick.steps, len(tick.slots)
         inputs = [np.empty((size, steps, *item.shape), DTYPES[item.dtype]) for item in self.spec.inputs]
@@ -343,9 +355,12 @@ class Engine:
             gates |= item.gates
             for batch, column in zip(inputs, item.inputs, strict=True):
                 gather(column, tick.offsets[start:stop], steps, out=batch[start:stop])
-        return self.runner.step(tick.slots, inputs, tick.lengths.astype(np.int32), gates)
+        result = self.runner.step(tick.slots, inputs, tick.lengths.astype(np.int32), gates)
+        seconds = (self.clock() - started) / int(tick.lengths.sum())
+        self._seconds_per_row += _SMOOTHING * (seconds - self._seconds_per_row)
+        return result
 
-    def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array], started: float) -> None:
+    def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array]) -> None:
         now = self.clock()
         wanted, finished = self._scheduler.complete(tick)
         first = self.sessions.position[tick.slots]
@@ -356,7 +371,6 @@ class Engine:
         self.sessions.position[slots] += tick.lengths[wanted]
         self.sessions.answered_at[slots] = now
         self._rows -= rows
-        self._seconds_per_row += 0.1 * ((now - started) / len(tick.slots) / tick.steps - self._seconds_per_row)
         for work, start, stop in self._answers(tick):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
             lengths = tick.lengths[members]

@@ -99,6 +99,11 @@ async def bench(path: Path, *, idle_timeout: float = 0.0, **limits: Any) -> Asyn
             await task
 
 
+def expect_long_runs(engine: Engine) -> None:
+    """Have the next runs made on the other thread, so that the loop goes on meanwhile."""
+    engine._seconds_per_row = 1.0
+
+
 async def test_steps_are_answered_in_order_and_carry_the_state(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
@@ -202,6 +207,7 @@ async def test_a_slot_that_a_running_tick_still_writes_is_not_given_away(accumul
     async with bench(accumulator_path, sessions=1, chunk_length=1000) as b:
         gone = Recorder()
         slot = b.open(gone, 0)
+        expect_long_runs(b.engine)
         b.steps(gone, [0], [slot], [[1] * 1000])
         while not b.engine._running:
             await asyncio.sleep(0)
@@ -281,6 +287,7 @@ async def test_what_stands_behind_a_close_in_line_is_answered_as_not_taken(accum
     async with bench(accumulator_path) as b:
         owner = Recorder()
         slot = b.open(owner, 0, session_id="s")
+        expect_long_runs(b.engine)
         b.steps(owner, [0], [slot], [[1]])
         closing = asyncio.ensure_future(b.register.close_by_id("", "s"))
         await asyncio.sleep(0)
