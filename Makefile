@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ artifacts: install  ## the reference model in ./artifacts: checkpoint, and both 
 
 million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a server
 	$(BIN)/python -m tests.proofs.million artifacts/reber.gates.onnx
+
+counter-proof: install  ## the same network with its forget gate held at 1, and how it fails
+	$(BIN)/python -m gatestream.model.counter_proof docs/images/counter-proof.png
 
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers

@@ -1,12 +1,16 @@
 """`gatestream health`: what a container's health check and a start-up script ask."""
 
+from pathlib import Path
+
 import click
 
 
 @click.command("health")
 @click.argument("address", default="127.0.0.1:50051")
 @click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait for the answer.")
-def command(address: str, timeout: float) -> None:
+@click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that gRPC trusts.")
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="Use TLS, and trust the authorities in this PEM file.")
+def command(address: str, timeout: float, tls: bool, tls_ca: Path | None) -> None:
     """Ask the server at ADDRESS (HOST:PORT; by default 127.0.0.1:50051) whether it serves.
 
     Ends with 0 only when it does: a server that warms up or drains answers NOT_SERVING, and one that is not there does
@@ -15,7 +19,16 @@ def command(address: str, timeout: float) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    try:
+        authorities = tls_ca.read_bytes() if tls_ca else None
+    except OSError as error:
+        raise click.ClickException(f"--tls-ca: {error}") from error
+    secure = tls or tls_ca is not None
+    with (
+        grpc.secure_channel(address, grpc.ssl_channel_credentials(authorities))
+        if secure
+        else grpc.insecure_channel(address)
+    ) as channel:
         try:
             # The package's types leave the stub's methods out.
             answer = health_pb2_grpc.HealthStub(channel).Check(  # type: ignore[attr-defined]
