@@ -48,7 +48,9 @@ class Stream:
         self._sent = 0
         self.taken = 0
         """Messages that have been handed to the connection so far."""
-        self.call = pb_grpc.GatestreamStub(self._channel).Stream(self._messages(), timeout=seconds)
+        self.calls = pb_grpc.GatestreamStub(self._channel)
+        """Unary calls on the same connection."""
+        self.call = self.calls.Stream(self._messages(), timeout=seconds)
 
     def __enter__(self) -> Self:
         return self
