@@ -1,0 +1,154 @@
+"""`gatestream stream`: rows in, answers out, as they come."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from gatestream.client.rows import Form
+    from gatestream.client.rows.reading import Reader
+    from gatestream.client.rows.writing import Writer
+    from gatestream.client.sync import Client, Session
+    from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+_PIECE_BYTES = 1 << 16
+_INTERRUPTED = 128 + 2
+_BROKEN_PIPE = 128 + 13
+_EXTENSIONS: "dict[str, Form]" = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
+_FORM = click.Choice(["csv", "jsonl", "text"])
+
+
+@click.command("stream")
+@click.argument("address")
+@click.argument("file", default="-")
+@click.option("--model", default="", help="Which of the server's models; may be left out where it has only one.")
+@click.option("--input", "reads", type=_FORM, help="Form of the rows; by default by FILE's ending, or by the model.")
+@click.option("--output", "writes", type=_FORM, help="Form of the answers; by default that of the rows.")
+@click.option("--gates", is_flag=True, help="Write the gate activations too (csv and jsonl).")
+@click.option("--columns", help="A,B,...: the CSV columns or JSON keys to use, in the order of the model's inputs.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that gRPC trusts.")
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="Use TLS, and trust the authorities in this PEM file.")
+@click.option("--token", envvar="GATESTREAM_TOKEN", show_envvar=True, help="Bearer token to show to the server.")
+def command(
+    address: str,
+    file: str,
+    model: str,
+    reads: "Form | None",
+    writes: "Form | None",
+    gates: bool,
+    columns: str | None,
+    timeout: float,
+    tls: bool,
+    tls_ca: Path | None,
+    token: str | None,
+) -> None:
+    """Stream the rows of FILE through a new session of the server at ADDRESS (HOST:PORT).
+
+    Without FILE, or with -, rows come from standard input. A row that comes while nothing is on its way is stepped
+    at once; rows that come meanwhile are stepped together. Each answer is written as it comes.
+
+    \b
+      csv    numbers; a header is found by itself, and columns are taken by the model's names for them.
+             Answers: a header, then a line of numbers for each row.
+      jsonl  an array, or an object with the model's names as keys, on each line.
+             Answers: {"position": ..., "y": [...]} for each row; with --gates also "gates".
+      text   characters, each a token of the model; line ends that are no tokens are passed over.
+             Answers: for each character, the token that the model ranks highest to come next.
+
+    \b
+      tail -f measured.csv | gatestream stream localhost:50051 --model weather
+      echo BTXSEBPVVE | gatestream stream localhost:50051 --model reber --output csv
+    """  # noqa: D301 (click takes the backspace itself)
+    from gatestream.client.errors import GatestreamError
+    from gatestream.client.rows import RowsError
+    from gatestream.client.rows.reading import Reader, decoded
+    from gatestream.client.rows.writing import Writer
+
+    try:
+        with (
+            _connected(address, timeout, tls, tls_ca, token) as gs,
+            _pieces(file) as pieces,
+            gs.session(model, gates=gates) as session,
+        ):
+            spec = gs.models[session.model]
+            form = reads or _EXTENSIONS.get(Path(file).suffix.lower()) or _natural(spec)
+            reader = Reader(spec, form, columns.split(",") if columns else ())
+            tokens = bool(spec.outputs[0].vocabulary) and not gates
+            writer = Writer(spec, writes or (form if form != "text" or tokens else "jsonl"), gates=gates)
+            _stream(session, reader, decoded(pieces), writer)
+    except (GatestreamError, RowsError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+    except BrokenPipeError:
+        # What was not written goes nowhere at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _stream(session: "Session", reader: "Reader", pieces: Iterator[str], writer: "Writer") -> None:
+    from gatestream.client.errors import InputError
+
+    out = sys.stdout
+    out.write(writer.header())
+    out.flush()
+    begin = session.position
+    try:
+        for _ in session.stream(reader.rows(pieces)):
+            steps = session.last.position - begin
+            out.write(writer.breaks(reader.ended(steps)))
+            out.write(writer.answer(session.last))
+            out.write(writer.breaks(reader.ended(steps + 1)))
+            out.flush()
+    except InputError as error:
+        if error.reason is None:
+            raise reader.error(str(error)) from error
+        # The server found it, in one of the rows that left together: it says in which.
+        raise
+    finally:
+        out.write(writer.end())
+        out.flush()
+
+
+@contextlib.contextmanager
+def _connected(address: str, timeout: float, tls: bool, tls_ca: Path | None, token: str | None) -> "Iterator[Client]":
+    import grpc
+
+    from gatestream.client import connect
+
+    try:
+        authorities = tls_ca.read_bytes() if tls_ca else None
+    except OSError as error:
+        raise click.ClickException(f"--tls-ca: {error}") from error
+    credentials = grpc.ssl_channel_credentials(authorities) if tls or tls_ca else None
+    with connect(address, credentials=credentials, token=token, timeout=timeout) as gs:
+        yield gs
+
+
+@contextlib.contextmanager
+def _pieces(file: str) -> Iterator[Iterator[bytes]]:
+    """What can be read now, again and again; a read ends with what has come, so that a live source is not held up."""
+    try:
+        descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        yield _reads(descriptor)
+    finally:
+        if file != "-":
+            os.close(descriptor)
+
+
+def _reads(descriptor: int) -> Iterator[bytes]:
+    while piece := os.read(descriptor, _PIECE_BYTES):
+        yield piece
+
+
+def _natural(spec: "pb.ModelSpec") -> "Form":
+    return "text" if spec.inputs[0].vocabulary else "csv"
