@@ -2,10 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import reference as model
+from tests.support.reference import Demo
+from tests.support.reference import demo as run_demo
 
 
 @pytest.fixture(scope="session")
-def reference() -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A demo that was run."""
+    return run_demo(tmp_path_factory.mktemp("demo"), symbols=400)
+
+
+@pytest.fixture(scope="session")
+def reference(demo: Demo) -> Path:
     """The folder with the reference model, trained and exported."""
-    return model.artifacts()
+    return demo.artifacts

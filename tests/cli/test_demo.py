@@ -1,6 +1,5 @@
 """`gatestream demo`: the whole path in a folder of its own."""
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,31 +13,27 @@ from gatestream.export.exporter import export
 from gatestream.model.network import Network
 from gatestream.model.tasks import reber
 from tests.support.process import serving
+from tests.support.reference import Demo
 
 
-def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gatestream.cli", "demo", *arguments], cwd=folder, capture_output=True, text=True
     )
 
 
-def test_the_whole_path(reference: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    shutil.copy(reference / "reber.safetensors", folder)
-    done = demo(tmp_path, "--symbols=400", "--seed=3")
-    assert done.returncode == 0, done.stderr
-    assert "finished already" in done.stdout
-    assert "form gates: proved" in done.stdout
-    assert "form fused: proved" in done.stdout
-    assert {path.name for path in folder.glob("*.onnx")} == {"reber.gates.onnx", "reber.fused.onnx"}
-    *_, streamed, illegal, latency, picture = done.stdout.splitlines()
+def test_the_whole_path(demo: Demo) -> None:
+    assert "finished already" in demo.output
+    assert "form gates: proved" in demo.output
+    assert "form fused: proved" in demo.output
+    assert {path.name for path in demo.artifacts.glob("*.onnx")} == {"reber.gates.onnx", "reber.fused.onnx"}
+    *_, streamed, illegal, latency, picture = demo.output.splitlines()
     assert streamed == "streamed  400 symbols in one session"
     assert illegal == "illegal   0 predictions"
     assert latency.startswith("latency   p50 ")
     assert "demo/gates.png" in picture
-    assert image.imread(tmp_path / "demo" / "gates.png").std() > 0
-    assert "stopped" in (tmp_path / "demo" / "server.log").read_text()
+    assert image.imread(demo.folder / "demo" / "gates.png").std() > 0
+    assert "stopped" in (demo.folder / "demo" / "server.log").read_text()
 
 
 def test_the_picture_shows_every_gate_step_and_symbol(tmp_path: Path) -> None:
@@ -59,7 +54,7 @@ def test_the_picture_shows_every_gate_step_and_symbol(tmp_path: Path) -> None:
 
 def test_through_a_server_that_runs_already(reference: Path, tmp_path: Path) -> None:
     with serving(reference / "reber.gates.onnx") as server:
-        done = demo(tmp_path, f"--address={server.address}", "--symbols=200")
+        done = run(tmp_path, f"--address={server.address}", "--symbols=200")
     assert done.returncode == 0, done.stderr
     assert "streamed  200 symbols" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -69,7 +64,7 @@ def test_illegal_predictions_are_a_failure(tmp_path: Path) -> None:
     config = reber.Reber(2, 2, 0).config("reber", hidden=4, layers=1)
     export(Network(config), tmp_path / "untrained.onnx", "gates")
     with serving(tmp_path / "untrained.onnx") as server:
-        done = demo(tmp_path, f"--address={server.address}", "--symbols=200")
+        done = run(tmp_path, f"--address={server.address}", "--symbols=200")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("of 200 predictions were illegal; there should be none")
 
@@ -78,7 +73,7 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = demo(tmp_path, f"--address={address}")
+        done = run(tmp_path, f"--address={address}")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert address in done.stderr
@@ -89,7 +84,7 @@ def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
     folder = tmp_path / "artifacts"
     folder.mkdir()
     (folder / "reber.safetensors").write_text("not a checkpoint")
-    done = demo(tmp_path)
+    done = run(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert "reber.safetensors" in done.stderr

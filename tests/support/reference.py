@@ -1,21 +1,35 @@
-"""The reference model, as `make artifacts` leaves it in ./artifacts."""
+"""The reference model, and the demo that is made of it: once for all tests that need them."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
 
-def artifacts() -> Path:
-    """The folder with reber.safetensors, reber.gates.onnx and reber.fused.onnx; finished training is taken up."""
-    folder = ROOT / "artifacts"
-    checkpoint = folder / "reber.safetensors"
-    folder.mkdir(exist_ok=True)
+@dataclass(frozen=True)
+class Demo:
+    """What `gatestream demo` left in a folder, and what it said."""
+
+    folder: Path
+    output: str
+
+    @property
+    def artifacts(self) -> Path:
+        """Has reber.safetensors, reber.gates.onnx and reber.fused.onnx."""
+        return self.folder / "artifacts"
+
+
+def demo(folder: Path, symbols: int) -> Demo:
+    """Run the whole path; training, of all the slowest, is taken up from ./artifacts, and finished there."""
+    checkpoint = ROOT / "artifacts" / "reber.safetensors"
+    checkpoint.parent.mkdir(exist_ok=True)
     gatestream("train", "reber", "-o", checkpoint)
-    for form in ("gates", "fused"):
-        gatestream("export", checkpoint, "-o", folder / f"reber.{form}.onnx", "--form", form)
-    return folder
+    (folder / "artifacts").mkdir()
+    shutil.copy(checkpoint, folder / "artifacts")
+    return Demo(folder, gatestream("demo", f"--symbols={symbols}", cwd=folder).stdout)
 
 
 def gatestream(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
