@@ -45,4 +45,4 @@ protos: install  ## make the Python code from the .proto files again
 	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/gatestream.proto
 
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) build dist .*_cache .hypothesis
+	rm -rf $(VENV) build dist .*_cache .hypothesis .src/*.egg-info
