@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+_M = TypeVar("_M")
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
 
 
-class Outbox:
+class Outbox(Generic[_M]):
     """Messages in order, from the engine to the transport.
 
     One task takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
@@ -18,13 +18,13 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._messages: deque[tuple[pb.ServerMessage, int]] = deque()
+        self._messages: deque[tuple[_M, int]] = deque()
         self._taker: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
 
-    def put(self, message: pb.ServerMessage, rows: int = 0) -> None:
+    def put(self, message: _M, rows: int = 0) -> None:
         """Append a message that carries so many rows."""
         if self._ended:
             return
@@ -39,7 +39,7 @@ class Outbox:
         self._room.set()
         self._wake()
 
-    async def take(self) -> tuple[pb.ServerMessage, int] | None:
+    async def take(self) -> tuple[_M, int] | None:
         """The next message and its rows; None at the end."""
         while not self._messages:
             if self._ended:

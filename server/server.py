@@ -23,6 +23,7 @@ from gatestream.server.models import Model, Models, load_models
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.stream import ClientStream
+from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
 
 _SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["Gatestream"].full_name
@@ -45,9 +46,10 @@ async def serve(config: ServerConfig) -> None:
     """
     began = time.monotonic()
     models = load_models(config)
-    service = Service(models, config.limits, Tenants.load(config.tokens))
+    tenants = Tenants.load(config.tokens)
+    streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
-    pb_grpc.add_GatestreamServicer_to_server(service, server)
+    pb_grpc.add_GatestreamServicer_to_server(Service(models, config.limits, tenants, streams), server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -83,20 +85,20 @@ async def serve(config: ServerConfig) -> None:
         )
         await signals.first.wait()
         await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await _drain(models, service, config.drain_seconds, signals)
+        await _drain(models, streams, config.drain_seconds, signals)
         await server.stop(grace=0.5)
         for task in tasks:
             task.cancel()
     _log.info("stopped")
 
 
-async def _drain(models: Models, service: Service, seconds: float, signals: "_Signals") -> None:
+async def _drain(models: Models, streams: Streams, seconds: float, signals: "_Signals") -> None:
     models.draining = True
     sessions = sum(len(model.engine.sessions) for model in models)
-    _log.info("draining", sessions=sessions, streams=service.streams, deadline_s=seconds)
-    service.going_away(seconds)
+    _log.info("draining", sessions=sessions, streams=len(streams), deadline_s=seconds)
+    streams.going_away(seconds)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_first(service.no_streams(), signals.second.wait()), seconds)
+        await asyncio.wait_for(_first(streams.none(), signals.second.wait()), seconds)
     models.stopped = True
     with contextlib.suppress(TimeoutError):
         # Nothing is added now: what is in line is a matter of some ticks, or else is answered as not taken.
@@ -105,7 +107,7 @@ async def _drain(models: Models, service: Service, seconds: float, signals: "_Si
     ended = sum(len(model.engine.sessions) for model in models)
     for model in models:
         model.register.end_all(pb.CLOSE_REASON_DRAINED)
-    service.end_streams()
+    streams.end()
     _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
 
 

@@ -1,22 +1,20 @@
 """The gRPC service: streams, and the unary calls."""
 
-import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.config import Limits
-from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused, Unauthenticated
+from gatestream.server.errors import InvalidRequest, Refused, Unauthenticated
 from gatestream.server.models import Model, Models
 from gatestream.server.stream import ClientStream
+from gatestream.server.streams import Streams, abort
 from gatestream.server.tenants import Tenants
 
 _PAGE = 100
@@ -32,96 +30,17 @@ class Service(pb_grpc.GatestreamServicer):
         models: what is served.
         limits: of the server.
         tenants: who may call; each sees its own sessions only.
+        streams: where open streams are kept.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenants: Tenants):
+    Stream: Any = None
+
+    def __init__(self, models: Models, limits: Limits, tenants: Tenants, streams: Streams):
         self._models = models
         self._limits = limits
         self._tenants = tenants
-        self._streams: set[ClientStream] = set()
-        self._no_streams = asyncio.Event()
-        self._no_streams.set()
-
-    # ---- Streams ------------------------------------------------------------------------------
-
-    async def Stream(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
-    ) -> AsyncIterator[pb.ServerMessage]:
-        """Hold any number of sessions for one client."""
-        try:
-            tenant = self._tenant(context)
-        except Unauthenticated as error:
-            await context.abort(error.code, str(error))
-        if self._models.draining:
-            await abort(context, Draining("the server is about to stop; connect to another"))
-        if len(self._streams) >= self._limits.streams:
-            await abort(
-                context,
-                Exhausted(
-                    f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
-                    pb.REASON_STREAMS_EXHAUSTED,
-                    retry_after=1.0,
-                ),
-            )
-        stream = ClientStream(self._models, self._limits, tenant)
-        self._streams.add(stream)
-        self._no_streams.clear()
-        reader = asyncio.create_task(self._read(stream, request_iterator))
-        try:
-            while (item := await stream.outbox.take()) is not None:
-                message, rows = item
-                # Before it goes out: who waits for an answer and then sends may send as much as before.
-                stream.rows -= rows
-                yield message
-            # Only now known: the reader ended the outbox, or failed.
-            await reader
-        except DecodeError as error:
-            await abort(context, InvalidRequest(f"what came is not a ClientMessage: {error}"))
-        finally:
-            self._streams.discard(stream)
-            if not self._streams:
-                self._no_streams.set()
-            stream.disconnect()
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await reader
-
-    async def _read(self, stream: ClientStream, messages: AsyncIterator[pb.ClientMessage]) -> None:
-        try:
-            async for message in messages:
-                stream.receive(message)
-                await stream.outbox.room()
-            stream.half_close()
-        except DecodeError:
-            stream.outbox.end()
-            raise
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            _log.exception("reading a stream failed")
-            stream.outbox.end()
-            raise
-
-    def going_away(self, seconds: float) -> None:
-        """Tell every client that the server will stop."""
-        for stream in self._streams:
-            stream.going_away(seconds)
-
-    def end_streams(self) -> None:
-        """End every stream once it has sent what it has."""
-        for stream in self._streams:
-            stream.outbox.end()
-
-    async def no_streams(self) -> None:
-        """Return when no stream is open."""
-        await self._no_streams.wait()
-
-    @property
-    def streams(self) -> int:
-        """How many are open."""
-        return len(self._streams)
-
-    # ---- Unary calls --------------------------------------------------------------------------
+        # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
+        self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
 
     def _tenant(self, context: Any) -> str:
         return self._tenants.of(context.invocation_metadata() or ())
@@ -193,14 +112,6 @@ class Service(pb_grpc.GatestreamServicer):
         return pb.ForkResponse(session_id=session_id, position=position)
 
 
-async def abort(context: Any, error: Refused) -> None:
-    """End a call with an error's status; its reason goes into the trailing metadata."""
-    trailing = [("gatestream-reason", pb.Reason.Name(error.reason))]
-    if error.retry_after:
-        trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
-    await context.abort(error.code, str(error), tuple(trailing))
-
-
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
     """A unary handler raises `Refused`; the call ends with its status."""
 
@@ -213,10 +124,8 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             try:
                 return await handler.unary_unary(request, context)
-            except Refused as error:
+            except (Refused, Unauthenticated) as error:
                 return await abort(context, error)
-            except Unauthenticated as error:
-                return await context.abort(error.code, str(error))
 
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 

@@ -30,9 +30,11 @@ class ClientStream:
         tenant: whose stream it is.
     """
 
+    message = "ClientMessage"
+
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
-        self.outbox = Outbox()
+        self.outbox: Outbox[pb.ServerMessage] = Outbox()
         self._models = models
         self._limits = limits
         self._tenant = tenant

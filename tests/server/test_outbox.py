@@ -5,7 +5,7 @@ from gatestream.server.outbox import Outbox
 
 
 async def test_messages_come_in_order_then_the_end() -> None:
-    outbox = Outbox()
+    outbox: Outbox[pb.ServerMessage] = Outbox()
     messages = [pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=k)) for k in range(3)]
     taker = asyncio.create_task(outbox.take())
     await asyncio.sleep(0)
@@ -18,7 +18,7 @@ async def test_messages_come_in_order_then_the_end() -> None:
 
 
 async def test_a_full_outbox_has_no_room_until_half_of_it_is_taken() -> None:
-    outbox = Outbox()
+    outbox: Outbox[pb.ServerMessage] = Outbox()
     for _ in range(256):
         outbox.put(pb.ServerMessage())
     waiter = asyncio.create_task(outbox.room())
@@ -31,7 +31,7 @@ async def test_a_full_outbox_has_no_room_until_half_of_it_is_taken() -> None:
 
 
 async def test_the_end_makes_room_for_whoever_waits() -> None:
-    outbox = Outbox()
+    outbox: Outbox[pb.ServerMessage] = Outbox()
     for _ in range(300):
         outbox.put(pb.ServerMessage())
     waiter = asyncio.create_task(outbox.room())

@@ -1,0 +1,158 @@
+"""Every stream that is open, whichever door it came through: admission, reading, writing, the end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits
+from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused, Unauthenticated
+from gatestream.server.models import Models
+from gatestream.server.outbox import Outbox
+from gatestream.server.tenants import Tenants
+
+_In = TypeVar("_In", contravariant=True)
+_Out = TypeVar("_Out")
+
+_log = structlog.get_logger(__name__)
+
+
+class Conversation(Protocol[_In, _Out]):
+    """One stream's side of its protocol.
+
+    Attributes:
+        message: what the peer's messages are called.
+        rows: accepted and not yet on their way back.
+        outbox: what waits to be sent.
+    """
+
+    message: str
+    rows: int
+    outbox: Outbox[_Out]
+
+    def receive(self, message: _In) -> None:
+        """A message came."""
+
+    def half_close(self) -> None:
+        """No more will come; the outbox ends when all is answered."""
+
+    def disconnect(self) -> None:
+        """The peer has gone, or all is said."""
+
+    def going_away(self, seconds: float) -> None:
+        """The server will stop."""
+
+
+class Streams:
+    """The streams of one server.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+        tenants: who may call.
+    """
+
+    def __init__(self, models: Models, limits: Limits, tenants: Tenants):
+        self._models = models
+        self._limits = limits
+        self._tenants = tenants
+        self._open: set[Conversation[Any, Any]] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def hold(
+        self, make: Callable[[str], Conversation[_In, _Out]], messages: AsyncIterator[_In], context: Any
+    ) -> AsyncIterator[_Out]:
+        """Carry one stream from its admission to its end.
+
+        Args:
+            make: what talks to this peer, given its tenant.
+            messages: what the peer sends.
+            context: of the call.
+        """
+        try:
+            conversation = make(self._admit(context))
+        except (Refused, Unauthenticated) as error:
+            await abort(context, error)
+            raise
+        self._open.add(conversation)
+        self._none.clear()
+        reader = asyncio.create_task(_read(conversation, messages))
+        try:
+            while (item := await conversation.outbox.take()) is not None:
+                message, rows = item
+                # Before it goes out: who waits for an answer and then sends may send as much as before.
+                conversation.rows -= rows
+                yield message
+            # Only now known: the reader ended the outbox, or failed.
+            await reader
+        except DecodeError as error:
+            await abort(context, InvalidRequest(f"what came is not a {conversation.message}: {error}"))
+        finally:
+            self._open.discard(conversation)
+            if not self._open:
+                self._none.set()
+            conversation.disconnect()
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reader
+
+    def going_away(self, seconds: float) -> None:
+        """Tell every peer that the server will stop."""
+        for conversation in self._open:
+            conversation.going_away(seconds)
+
+    def end(self) -> None:
+        """End every stream once it has sent what it has."""
+        for conversation in self._open:
+            conversation.outbox.end()
+
+    async def none(self) -> None:
+        """Return when no stream is open."""
+        await self._none.wait()
+
+    def _admit(self, context: Any) -> str:
+        tenant = self._tenants.of(context.invocation_metadata() or ())
+        if self._models.draining:
+            raise Draining("the server is about to stop; connect to another")
+        if len(self._open) >= self._limits.streams:
+            raise Exhausted(
+                f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
+                pb.REASON_STREAMS_EXHAUSTED,
+                retry_after=1.0,
+            )
+        return tenant
+
+
+async def _read(conversation: Conversation[_In, Any], messages: AsyncIterator[_In]) -> None:
+    try:
+        async for message in messages:
+            conversation.receive(message)
+            await conversation.outbox.room()
+        conversation.half_close()
+    except DecodeError:
+        conversation.outbox.end()
+        raise
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        _log.exception("reading a stream failed")
+        conversation.outbox.end()
+        raise
+
+
+async def abort(context: Any, error: Refused | Unauthenticated) -> None:
+    """End a call with an error's status; its reason goes into the trailing metadata."""
+    trailing: list[tuple[str, str]] = []
+    if isinstance(error, Refused):
+        trailing.append(("gatestream-reason", pb.Reason.Name(error.reason)))
+        if error.retry_after:
+            trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
+    await context.abort(error.code, str(error), tuple(trailing))
