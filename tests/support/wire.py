@@ -42,8 +42,8 @@ def encode(rows: Any, dtype: str = "<f4") -> bytes:
 class Stream:
     """One stream on a connection of its own. It reads only when it is asked to."""
 
-    def __init__(self, address: str, seconds: float = PATIENCE):
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    def __init__(self, address: str, seconds: float = PATIENCE, options: Sequence[tuple[str, int]] = ()):
+        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), *options])
         self._outgoing: queue.SimpleQueue[pb.ClientMessage | None] = queue.SimpleQueue()
         self._sent = 0
         self.taken = 0
