@@ -46,17 +46,23 @@ class Lstm:
     def hidden(self) -> int:
         return len(self.b["i"])
 
-    def run(self, xs: Floats, state: tuple[Floats, Floats] | None = None) -> tuple[Floats, dict[str, Floats]]:
-        """Steps of one session from the initial state, or from (h, c).
+    def run(self, xs: Floats) -> tuple[Floats, dict[str, Floats]]:
+        """Steps of one session from the initial state.
 
         Args:
             xs: [steps, features].
-            state: each [hidden].
 
         Returns:
             y [steps, hidden], which is h; and the gates, each [steps, hidden].
         """
-        h, c = state or (np.zeros(self.hidden, np.float32), np.zeros(self.hidden, np.float32))
+        ys, gates, _ = self.advance(xs, (np.zeros(self.hidden, np.float32), np.zeros(self.hidden, np.float32)))
+        return ys, gates
+
+    def advance(
+        self, xs: Floats, state: tuple[Floats, Floats]
+    ) -> tuple[Floats, dict[str, Floats], tuple[Floats, Floats]]:
+        """As `run`, from (h, c), each [hidden], and with (h, c) after the last step."""
+        h, c = state
         ys = np.empty((len(xs), self.hidden), np.float32)
         gates = {k: np.empty_like(ys) for k in GATES}
         for t, x in enumerate(xs):
@@ -68,7 +74,7 @@ class Lstm:
             ys[t] = h
             for k, activation in zip("ifgo", (i, f, g, o), strict=True):
                 gates[k][t] = activation
-        return ys, gates
+        return ys, gates, (h, c)
 
     def save(self, path: Path, name: str = "lstm") -> Path:
         """Write the artifact: one layer, the head is h itself, time is a Scan, rows may be ragged."""
