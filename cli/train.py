@@ -157,7 +157,7 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
     except KeyboardInterrupt:
         made = trainer.evaluations[-1][0] if trainer and trainer.evaluations else 0
         raise click.ClickException(f"interrupted; the same command goes on after update {made}") from None
-    click.echo(f"{trainer.evaluations[-1][2]}\ncheckpoint: {output}\nlearning curve: {curve}")
+    click.echo(f"{trainer.best[2]}\ncheckpoint: {output}\nlearning curve: {curve}")
     if trainer.solved is False:
         raise click.ClickException(
             f"not solved after {len(trainer.losses)} updates; start over with another --seed or more --updates"

@@ -19,7 +19,7 @@ def draw_curve(trainer: Trainer, path: Path) -> None:
     axes.plot(range(1, len(trainer.losses) + 1), trainer.losses, color="tab:blue", linewidth=0.8)
     axes.set_xlabel("update")
     axes.set_ylabel("training loss", color="tab:blue")
-    axes.set_title(f"{trainer.network.config.name}: {trainer.evaluations[-1][2]}", fontsize=10)
+    axes.set_title(f"{trainer.network.config.name}: {trainer.best[2]}", fontsize=10)
     scores = axes.twinx()
     scores.plot(
         [update for update, _, _ in trainer.evaluations],

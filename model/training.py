@@ -66,6 +66,11 @@ class Trainer:
         self._state: State | None = None
         self._best: dict[str, Tensor] = {}
 
+    @property
+    def best(self) -> tuple[int, float, str]:
+        """The evaluation with the lowest score, the latest among equals."""
+        return min(reversed(self.evaluations), key=lambda evaluation: evaluation[1])
+
     def update(self) -> float:
         """Take one window: forward, truncated backward, one step of the optimiser.
 
@@ -98,9 +103,9 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Judge the network as it is, remember the best one, and decide whether training is finished."""
         evaluation = self.task.evaluate(self._open)
-        if not self.evaluations or evaluation.score <= min(score for _, score, _ in self.evaluations):
-            self._best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.evaluations.append((len(self.losses), evaluation.score, evaluation.summary))
+        if self.best is self.evaluations[-1]:
+            self._best = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.solved = evaluation.solved
         self.finished = bool(self.solved) or len(self.losses) >= self.settings.updates or self._stale()
         if self.finished:
@@ -160,8 +165,7 @@ class Trainer:
     def _stale(self) -> bool:
         if self.settings.patience is None:
             return False
-        scores = [score for _, score, _ in self.evaluations]
-        since_best = len(scores) - 1 - scores.index(min(scores))
+        since_best = len(self.evaluations) - 1 - self.evaluations.index(self.best)
         return since_best >= self.settings.patience
 
     def _open(self, batch: int) -> Session:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from gatestream.model.tasks.task import DataError
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -54,7 +56,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     for place, k in enumerate(chosen):
         for row, cell in enumerate(cells[k]):
             number = _number(cell)
-            if number is None or not abs(number) <= np.finfo(np.float32).max:
+            if number is None or not abs(number) <= _LARGEST:
                 raise DataError(
                     f"{path}: line {lines[row]}, column {names[k]!r}: {cell!r} is not a finite number; "
                     "mend the file, or choose other columns with --columns"
