@@ -42,7 +42,7 @@ test-containers: artifacts  ## build the images, and run them with docker compos
 
 protos: install  ## make the Python code from the .proto files again
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Igatestream/protos=protos \
-	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/gatestream.proto
+	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/*.proto protos/inference/*.proto
 
 clean:  ## remove what was built, not what was trained
 	rm -rf $(VENV) build dist .*_cache .hypothesis .src/*.egg-info

@@ -92,7 +92,7 @@ class Engine:
         # Each slot once, however many sessions it had before the next tick.
         self._fresh: dict[int, None] = {}
         # Steps that came one entry to a message, by slot, until they are taken in together.
-        self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes]]] = {}
+        self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
@@ -159,7 +159,7 @@ class Engine:
             self._scheduler.add(self._number(item), slots[which], lengths[which], offsets[which], np.arange(len(which)))
 
     def submit_one(
-        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes]
+        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
     ) -> None:
         """As `submit`, for a message with one entry; what is wrong with its numbers is found when it is taken in.
 
@@ -170,16 +170,17 @@ class Engine:
             length: steps, at least 1.
             first: the position that it is meant for; -1: whatever position it is.
             columns: in the spec's order, the bytes of `length` rows.
+            wants: OUTPUTS and GATES.
         """
         if slot in self._inbox:
             self._take_in()
         try:
-            self._admit(owner, length, gates=bool(self.wants[slot] & GATES))
+            self._admit(owner, length, gates=bool(wants & GATES))
         except Refused as error:
             accepted = int(self.sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return
-        self._inbox[slot] = (owner, handle, length, first, columns)
+        self._inbox[slot] = (owner, handle, length, first, columns, wants)
         self._wake.set()
         self._quiet.clear()
 
@@ -189,7 +190,7 @@ class Engine:
             return
         count = len(self._inbox)
         slots = np.fromiter(self._inbox, np.int64, count)
-        owners, handles, lengths_given, firsts_given, columns = zip(*self._inbox.values(), strict=True)
+        owners, handles, lengths_given, firsts_given, columns, wants = zip(*self._inbox.values(), strict=True)
         self._inbox = {}
         lengths, firsts = np.array(lengths_given), np.array(firsts_given)
         offsets = np.cumsum(lengths) - lengths
@@ -216,10 +217,7 @@ class Engine:
                 column[good] for column in (slots, lengths, offsets, accepted, entries)
             )
         self.sessions.accepted[slots] = accepted + lengths
-        wants = np.zeros(count, np.int64)
-        wants[entries] = self.wants[slots]
-        gates = bool((wants & GATES).any())
-        item = Singles(owners, handles, wants.tolist(), inputs, gates, len(slots))
+        item = Singles(owners, handles, wants, inputs, any(want & GATES for want in wants), len(slots))
         self._scheduler.add(self._number(item), slots, lengths, offsets, entries)
 
     def control(self, slot: int, control: Control, *, unlimited: bool = False) -> None:

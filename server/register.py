@@ -11,7 +11,7 @@ import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.engine import Engine
-from gatestream.server.errors import InvalidRequest, Refused
+from gatestream.server.errors import Draining, InvalidRequest, NotFound, Refused
 from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
@@ -101,15 +101,46 @@ class Register:
         sessions = self._engine.sessions
 
         def run() -> None:
-            self._engine.start_fresh(slot)
-            owner.reset_done(handle, self._answered(slot))
+            self._restart(slot)
+            owner.reset_done(handle, int(sessions.position[slot]))
 
         def fail(error: Refused) -> None:
             owner.refused(error, np.array([handle]), sessions.position[[slot]], _NONE, _NONE)
 
         self._engine.control(slot, Control(run, fail, owner))
 
-    def close(self, owner: Owner, slot: int) -> None:
+    def sequence(self, tenant: str, name: str, *, start: bool, draining: bool) -> int:
+        """The slot of a session that no stream holds, by the name that the Open Inference Protocol has for it.
+
+        Args:
+            tenant: whose it is.
+            name: of the sequence; empty: one for a single request.
+            start: put it into its initial state, or make it.
+            draining: make none.
+
+        Raises:
+            NotFound: it is not to start, and is not there.
+            Draining: it would have to be made.
+            InvalidRequest, Exhausted: it cannot be made.
+        """
+        session_id = f"sequence:{name}" if name else ""
+        slot = self._engine.sessions.get(tenant, session_id) if name else None
+        if slot is None:
+            if name and not start:
+                raise NotFound(f"no sequence {name[:140]!r} here; its first request sets sequence_start")
+            if draining:
+                raise Draining("the server is about to stop; start the sequence on another")
+            slot = self._create(tenant, session_id)
+            self._engine.wants[slot] = OUTPUTS
+        elif start:
+            self._engine.control(slot, Control(lambda: self._restart(slot), lambda _error: None))
+        return slot
+
+    def _restart(self, slot: int) -> None:
+        self._engine.start_fresh(slot)
+        self._answered(slot)
+
+    def close(self, owner: Owner | None, slot: int) -> None:
         """End a session in its order; the owner hears `closed`. The caller takes no more steps for it."""
 
         def run() -> None:

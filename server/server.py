@@ -17,16 +17,22 @@ from grpc_reflection.v1alpha import reflection
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.models import Model, Models, load_models
+from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
 
-_SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["Gatestream"].full_name
+_SERVICES: Final[tuple[str, ...]] = (
+    pb.DESCRIPTOR.services_by_name["Gatestream"].full_name,
+    oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+)
 _LAST_TICKS_SECONDS: Final = 1.0
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
@@ -50,9 +56,11 @@ async def serve(config: ServerConfig) -> None:
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
     pb_grpc.add_GatestreamServicer_to_server(Service(models, config.limits, tenants, streams), server)
+    open_inference = OpenInferenceService(models, config.limits, tenants, streams)
+    oip_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     host = config.listen.rpartition(":")[0]
     credentials = _credentials(config)
@@ -162,7 +170,7 @@ async def _expire(models: Models, idle_timeout: float) -> None:
 
 
 async def _say(servicer: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", _SERVICE):
+    for name in ("", *_SERVICES):
         await servicer.set(name, status)
 
 

@@ -158,7 +158,7 @@ class ClientStream:
         engine = self._models[int(self._model[handle])].engine
         if [len(column) for column in columns] != [length * size for size in engine.input_bytes]:
             return False
-        engine.submit_one(self, handle, slot, length, position, columns)
+        engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
         return True
 
     def _steps(self, message: pb.Steps) -> None:
