@@ -1,5 +1,6 @@
 """How far tensors are apart, and where they first part."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,17 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.export.errors import ParityError
-from gatestream.export.roles import Array
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-TOLERANCE = 1e-5
-"""Largest absolute difference in float32. For an output that the graph denormalises: in normalised units."""
-
-_ROUNDING = 1e-6
-"""What float32 may lose, of the mean that is added to a denormalised output."""
 
 FLOW = ("i", "f", "g", "o", "c", "h", "y")
-"""The tensors in the order in which a step computes them: where several differ, the first is the cause."""
+"""The tensors in the order in which a step computes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +21,9 @@ class Figure:
         reference: "torch", "numpy", or "alone": the same rows run by themselves.
         case: how the model was run.
         tensor: y, h, c, i, f, g or o.
-        steps: that were compared, of each row.
+        steps: that were taken, of the longest row.
         max_abs_difference: over all steps, rows and elements.
-        tolerance: the largest that is accepted, of any element.
+        tolerance: the largest that was accepted anywhere, see `rounding`.
         exact: every bit is equal.
     """
 
@@ -45,30 +38,45 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a tensor first parts from a reference.
+    """Where numbers first part from a reference.
 
     Attributes:
+        reference: as in `Figure`.
+        case: how the model was run.
+        tensor: y, h, c, i, f, g or o.
         step: counted from 0, of the row's real steps.
-        index: row, and the element in it.
+        row: of the batch.
+        layer: counted from 0; None for y.
+        unit: of the layer, or of the output.
+        found: the model's number.
+        expected: the reference's.
+        tolerance: by how much they may differ.
     """
 
     reference: str
     case: str
     tensor: str
     step: int
-    index: tuple[int, ...]
+    row: int
+    layer: int | None
+    unit: int
     found: float
     expected: float
     tolerance: float
 
     def __str__(self) -> str:
         """One line, for a person or a log."""
-        row, *element = self.index
+        layer = "" if self.layer is None else f"layer {self.layer}, "
         return (
-            f"{self.tensor} differs from {self.reference} ({self.case}), first at step {self.step}, row {row}, "
-            f"element {element}: {self.found:.9g}, expected {self.expected:.9g}, "
+            f"{self.tensor} differs from {self.reference} ({self.case}), first at step {self.step}, row {self.row}, "
+            f"{layer}unit {self.unit}: {self.found:.9g}, expected {self.expected:.9g}, "
             f"off by {abs(self.found - self.expected):.3g}, at most {self.tolerance:.3g}"
         )
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """Steps, then layers, then tensors, as they are computed: what comes first is the cause of the rest."""
+        return self.step, math.inf if self.layer is None else self.layer, FLOW.index(self.tensor)
 
 
 class DifferenceError(ParityError):
@@ -81,51 +89,42 @@ class DifferenceError(ParityError):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A tensor as it was found and as it should be.
+    """A tensor of one row as it was found and as it should be.
 
     Attributes:
         tensor: y, h, c, i, f, g or o.
-        found: [rows, steps, ...].
-        expected: [rows, steps, ...].
+        row: of the batch.
         steps: the number of each step, [steps].
-        row: the number of the first row.
+        found: [steps, layers, hidden]; for y, [steps, outputs].
+        expected: of the same shape.
+        allowed: the largest differences to accept; broadcast to that shape.
     """
 
     tensor: str
+    row: int
+    steps: NDArray[np.integer]
     found: NDArray[np.floating]
     expected: NDArray[np.floating]
-    steps: NDArray[np.integer]
-    row: int = 0
+    allowed: NDArray[np.floating]
 
 
-def tolerance(tensor: str, spec: pb.ModelSpec) -> Array:
-    """The largest difference to accept, for each element or for all."""
-    output = spec.outputs[0]
-    if tensor != "y" or not output.mean:
-        return np.array(TOLERANCE, np.float32)
-    mean, scale = (np.array(numbers, np.float32) for numbers in (output.mean, output.scale))
-    return (scale * TOLERANCE + np.abs(mean) * _ROUNDING).astype(np.float32)
-
-
-def compare(reference: str, case: str, pairs: Sequence[Pair], spec: pb.ModelSpec) -> list[Figure]:
+def compare(reference: str, case: str, pairs: Sequence[Pair]) -> list[Figure]:
     """Measure every tensor.
 
     Args:
         reference: what they are compared with.
         case: how the model was run.
         pairs: any number for each tensor.
-        spec: of the model.
 
     Returns:
         One figure for each tensor.
 
     Raises:
-        DifferenceError: one is too far away; it names the tensor that is so first, by step and then by the
-            order `FLOW`.
+        DifferenceError: one is too far away; it names the first that is, see `Difference.order`.
     """
-    differences = [difference for pair in pairs if (difference := _first(reference, case, pair, spec))]
+    differences = [difference for pair in pairs if (difference := _first(reference, case, pair))]
     if differences:
-        raise DifferenceError(min(differences, key=lambda each: (each.step, FLOW.index(each.tensor))))
+        raise DifferenceError(min(differences, key=lambda difference: difference.order))
     figures = []
     for tensor in FLOW:
         measured = [pair for pair in pairs if pair.tensor == tensor]
@@ -137,7 +136,7 @@ def compare(reference: str, case: str, pairs: Sequence[Pair], spec: pb.ModelSpec
                     tensor,
                     steps=max(int(pair.steps[-1]) + 1 for pair in measured),
                     max_abs_difference=max(float(_apart(pair).max()) for pair in measured),
-                    tolerance=float(tolerance(tensor, spec).max()),
+                    tolerance=max(float(pair.allowed.max()) for pair in measured),
                     exact=all(np.array_equal(pair.found, pair.expected.astype(np.float32)) for pair in measured),
                 )
             )
@@ -149,24 +148,25 @@ def _apart(pair: Pair) -> NDArray[np.float64]:
     return apart
 
 
-def _first(reference: str, case: str, pair: Pair, spec: pb.ModelSpec) -> Difference | None:
-    """The largest difference of the first step that has one."""
-    excess = _apart(pair) / tolerance(pair.tensor, spec)
+def _first(reference: str, case: str, pair: Pair) -> Difference | None:
+    """The largest difference in the lowest layer of the first step that has one."""
+    excess = _apart(pair) / pair.allowed  # [steps, layers, hidden] or, for y, [steps, outputs]
     excess[np.isnan(excess)] = np.inf
-    wrong = np.flatnonzero((excess > 1).any(axis=tuple(k for k in range(excess.ndim) if k != 1)))
+    wrong = np.argwhere(excess > 1)  # in order of steps, then layers
     if not len(wrong):
         return None
-    step = int(wrong[0])
-    row, *element = (int(k) for k in np.unravel_index(np.argmax(excess[:, step]), excess[:, step].shape))
-    at = (row, step, *element)
-    allowed = np.broadcast_to(tolerance(pair.tensor, spec), excess.shape)
+    step, *layer = (int(k) for k in wrong[0][:-1])
+    unit = int(np.argmax(excess[step, *layer]))
+    at = (step, *layer, unit)
     return Difference(
         reference,
         case,
         pair.tensor,
-        int(pair.steps[step]),
-        (pair.row + row, *element),
+        step=int(pair.steps[step]),
+        row=pair.row,
+        layer=layer[0] if layer else None,
+        unit=unit,
         found=float(pair.found[at]),
         expected=float(pair.expected[at]),
-        tolerance=float(allowed[at]),
+        tolerance=float(np.broadcast_to(pair.allowed, excess.shape)[at]),
     )

@@ -1,25 +1,26 @@
 """From a network to its artifact, verified."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes import PassError
 
 from gatestream.export import artifact
 from gatestream.export.describe import describe
+from gatestream.export.errors import ArtifactError, StructureError
 from gatestream.export.fingerprint import fingerprint
 from gatestream.export.fuse import Fuse
 from gatestream.export.naming import NameCells
 from gatestream.export.parity import Reference
 from gatestream.export.passes import tidy
-from gatestream.export.report import Report
+from gatestream.export.report import Check, Report, VerificationError
 from gatestream.export.roles import Array
 from gatestream.export.trace import OPSET, trace
 from gatestream.export.verify import examine, verify
@@ -58,7 +59,10 @@ def export(network: Network, path: Path | str, form: Form, *, version: str = "1"
         opset=OPSET,
         torch_version=torch.__version__,
     )
-    model = build(network, form)
+    try:
+        model = build(network, form)
+    except ArtifactError as error:
+        raise VerificationError(Report.of(spec, [Check("build", False, str(error))])) from error
     with _draft(Path(path)) as draft:
         artifact.save(model, spec, draft)
         report = verify(draft, weights, reference(network))
@@ -72,12 +76,24 @@ def export(network: Network, path: Path | str, form: Form, *, version: str = "1"
 
 
 def build(network: Network, form: Form) -> ir.Model:
-    """The graph of a network in one of the two forms, as yet without its spec."""
-    model = trace(network)
-    tidy()(model)
-    NameCells()(model)
-    if form == "fused":
-        Fuse()(model)
+    """The graph of a network in one of the two forms, as yet without its spec.
+
+    Raises:
+        ArtifactError: torch cannot export it, or what came out is no stack of LSTM cells.
+    """
+    try:
+        model = trace(network)
+        tidy()(model)
+        NameCells()(model)
+        if form == "fused":
+            Fuse()(model)
+    except torch.onnx.OnnxExporterError as error:
+        raise ArtifactError(f"torch {torch.__version__} cannot export it: {error}") from error
+    except PassError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise StructureError(str(cause)) from error
     return model
 
 
@@ -108,12 +124,7 @@ def reference(network: Network) -> Reference:
 def _draft(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place in the end, unless something goes wrong before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".onnx")
-    os.close(descriptor)
-    draft = Path(name)
-    try:
+    with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
         yield draft
-        draft.chmod(0o644)  # a temporary file is its owner's alone
         draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -104,9 +104,7 @@ def _stack(nodes: list[ir.Node]) -> list[ir.Node]:
 def _below(node: ir.Node) -> ir.Node | None:
     squeeze = made_by(_input(node, "X"), "Squeeze")
     lstm = made_by(squeeze.inputs[0], "LSTM") if squeeze is not None else None
-    if lstm is not None and squeeze is not None and squeeze.inputs[0] is not lstm.outputs[0]:
-        raise StructureError(f"LSTM '{node.name}' takes {label(squeeze.inputs[0])}, not every step's hidden state")
-    return lstm
+    return lstm if lstm is not None and squeeze is not None and squeeze.inputs[0] is lstm.outputs[0] else None
 
 
 def _state(model: ir.Model, stack: list[ir.Node], which: int) -> tuple[str, str]:

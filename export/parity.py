@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from gatestream.export import samples
 from gatestream.export.comparison import Figure, Pair, compare
 from gatestream.export.roles import Array
+from gatestream.export.rounding import Allowed, Rounding
 from gatestream.export.runtime import Session
+from gatestream.export.walk import Track, walk
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 STEPS = 1024
@@ -24,42 +26,75 @@ _CHUNKS = (1, 2, 3, 5, 8, 13, 21, 64)
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What there is to know of a model to run it.
+    """A file that can be run, and the network that it should be.
 
     Attributes:
-        session: runs it.
-        spec: says what its tensors mean.
-        tokens: how many token ids there are; not used where inputs are numbers.
+        session: runs the file.
+        spec: of the file.
+        weights: of the network, by the checkpoint's names.
+        rounding: how far the file's numbers may be from the network's.
     """
 
     session: Session
     spec: pb.ModelSpec
-    tokens: int
+    weights: Mapping[str, Array]
+    rounding: Rounding
 
 
 def carried(model: Model, references: Mapping[str, Reference], steps: int = STEPS) -> list[Figure]:
-    """New sessions taken through many steps, their state carried, singly and in chunks, against references.
+    """New sessions, their state carried through many steps, against references.
+
+    Three comparisons: each step alone, the reference starting it from the model's own state, so that nothing adds up;
+    and the whole way, steps taken singly and in chunks, the reference carrying its own state.
 
     Raises:
         DifferenceError: a tensor is too far from a reference.
     """
     rows = 2
-    x = samples.inputs(model.spec, model.tokens, rows, steps, np.random.default_rng(0))
+    x = samples.inputs(model.spec, model.weights, rows, steps, np.random.default_rng(0))
     h, c = samples.zeros(model.spec, rows)
+    singly = walk(model.session, x, h, c, np.ones((steps, rows), np.int64))
     bounds = [*takewhile(lambda bound: bound < steps, accumulate(cycle(_CHUNKS))), steps]
-    ways = {"singly": [1] * steps, "in chunks": np.diff([0, *bounds]).tolist()}
-    walks = {case: _walk(model, x, h, c, np.repeat(np.array(way)[:, None], rows, 1)) for case, way in ways.items()}
+    chunked = walk(model.session, x, h, c, np.repeat(np.diff([0, *bounds])[:, None], rows, axis=1))
+    allowed = model.rounding.allowed(x, h, c)
     figures = []
     for name, reference in references.items():
+        figures += compare(name, "each step", _each_step(model, reference, singly, x, h, c))
         expected = reference(x, h, c)
-        for case, tracks in walks.items():
-            pairs = [
-                Pair(tensor, track.values[None], expected[tensor][row][None, track.steps], track.steps, row)
-                for row, row_tracks in enumerate(tracks)
-                for tensor, track in row_tracks.items()
-            ]
-            figures += compare(name, case, pairs, model.spec)
+        for case, tracks in (("singly", singly), ("in chunks", chunked)):
+            figures += compare(
+                name,
+                case,
+                [
+                    Pair(tensor, row, track.steps, track.values, expected[tensor][row, track.steps], bound)
+                    for row, tensors in enumerate(tracks)
+                    for tensor, track in tensors.items()
+                    for bound in [allowed[tensor][track.steps]]
+                ],
+            )
     return figures
+
+
+def _each_step(
+    model: Model,
+    reference: Reference,
+    tracks: list[Mapping[str, Track]],
+    x: NDArray[np.generic],
+    h: Array,
+    c: Array,
+) -> list[Pair]:
+    pairs = []
+    for row, tensors in enumerate(tracks):
+        before = [
+            np.concatenate([initial[row, None], tensors[name].values[:-1]]) for name, initial in (("h", h), ("c", c))
+        ]
+        single = x[row][:, None], before[0], before[1]  # the steps are the rows of a batch, each one step long
+        expected, allowed = reference(*single), model.rounding.allowed(*single)
+        pairs += [
+            Pair(tensor, row, track.steps, track.values, expected[tensor][:, 0], allowed[tensor])
+            for tensor, track in tensors.items()
+        ]
+    return pairs
 
 
 def together(model: Model) -> list[Figure]:
@@ -86,56 +121,14 @@ def _alone(model: Model, case: str, lengths: NDArray[np.integer]) -> list[Figure
     """Rows together against the same rows alone; `lengths` is [rounds, rows]."""
     rng = np.random.default_rng(1)
     rows = lengths.shape[1]
-    x = samples.inputs(model.spec, model.tokens, rows, int(lengths.sum(axis=0).max()), rng)
+    x = samples.inputs(model.spec, model.weights, rows, int(lengths.sum(axis=0).max()), rng)
     h, c = samples.states(model.spec, rows, rng)
+    allowed: Allowed = model.rounding.allowed(x, h, c)
     pairs = []
-    for row, tracks in enumerate(_walk(model, x, h, c, lengths)):
-        (alone,) = _walk(model, x[row, None], h[row, None], c[row, None], lengths[:, row, None])
+    for row, tensors in enumerate(walk(model.session, x, h, c, lengths)):
+        (alone,) = walk(model.session, x[row, None], h[row, None], c[row, None], lengths[:, row, None])
         pairs += [
-            Pair(tensor, track.values[None], alone[tensor].values[None], track.steps, row)
-            for tensor, track in tracks.items()
+            Pair(tensor, row, track.steps, track.values, alone[tensor].values, allowed[tensor][track.steps])
+            for tensor, track in tensors.items()
         ]
-    return compare("alone", case, pairs, model.spec)
-
-
-@dataclass(frozen=True, slots=True)
-class _Track:
-    """One tensor of one row: values [steps, ...] and the number of each step."""
-
-    values: Array
-    steps: NDArray[np.integer]
-
-
-def _walk(
-    model: Model, x: NDArray[np.generic], h: Array, c: Array, lengths: NDArray[np.integer]
-) -> list[dict[str, _Track]]:
-    """Run round after round, each row at its own pace, and collect what belongs to each row.
-
-    Args:
-        model: what to run.
-        x: [rows, time] or [rows, time, features].
-        h: hidden states to start from.
-        c: cell states to start from.
-        lengths: real steps of each row in each round, [rounds, rows].
-    """
-    rows, time = x.shape[:2]
-    done = np.zeros(rows, np.int64)
-    parts: list[dict[str, list[tuple[Array, NDArray[np.integer]]]]] = [{} for _ in range(rows)]
-    for length in lengths:
-        # Past its length a row is filled with steps that it has not taken yet: they must not be taken.
-        at = np.minimum(done[:, None] + np.arange(length.max()), time - 1)
-        found = model.session.run(x[np.arange(rows)[:, None], at], h, c, length.astype(np.int32))
-        h, c = found["h"], found["c"]
-        for row, count in enumerate(length):
-            for tensor, values in found.items():
-                state = tensor in ("h", "c")
-                part = values[row, None] if state else values[row, :count]
-                parts[row].setdefault(tensor, []).append((part, at[row, count - 1 if state else 0 : count]))
-        done += length
-    return [
-        {
-            tensor: _Track(np.concatenate([v for v, _ in pieces]), np.concatenate([s for _, s in pieces]))
-            for tensor, pieces in row.items()
-        }
-        for row in parts
-    ]
+    return compare("alone", case, pairs)

@@ -1,6 +1,7 @@
 """What was verified, and how it went: for a person, a CI job and the spec."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from gatestream.export.comparison import Difference, Figure
@@ -48,6 +49,27 @@ class Report:
     checks: tuple[Check, ...]
     figures: tuple[Figure, ...]
     difference: Difference | None
+
+    @classmethod
+    def of(
+        cls,
+        spec: pb.ModelSpec,
+        checks: Sequence[Check],
+        figures: Sequence[Figure] = (),
+        difference: Difference | None = None,
+    ) -> "Report":
+        """What was checked of the file with this spec."""
+        return cls(
+            model=spec.name,
+            form=pb.Form.Name(spec.form).removeprefix("FORM_").lower(),
+            opset=spec.opset,
+            torch_version=spec.torch_version,
+            gatestream_version=spec.gatestream_version,
+            weights_fingerprint=spec.weights_fingerprint,
+            checks=tuple(checks),
+            figures=tuple(figures),
+            difference=difference,
+        )
 
     @property
     def passed(self) -> bool:

@@ -10,10 +10,10 @@ from gatestream.export.comparison import Difference, DifferenceError, Figure
 from gatestream.export.contract import check_contract, check_model
 from gatestream.export.errors import ArtifactError, FingerprintError
 from gatestream.export.fingerprint import check_fingerprint, fingerprint
-from gatestream.export.oracle import Oracle
 from gatestream.export.parity import Model, Reference
 from gatestream.export.report import Check, Report
 from gatestream.export.roles import Array
+from gatestream.export.rounding import Rounding
 from gatestream.export.runtime import Session
 from gatestream.export.structure import Structure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -38,8 +38,11 @@ def verify(path: Path, exported: Mapping[str, Array], torch_reference: Reference
     run = _Run(artifact)
     run.file()
     run.check("checkpoint", lambda: _same_weights(exported, artifact.spec))
-    references = {"torch": torch_reference, "numpy": Oracle(exported, artifact.spec).run}
-    run.compare("carried steps", lambda model: parity.carried(model, references), exported)
+    run.compare(
+        "carried steps",
+        lambda model: parity.carried(model, {"torch": torch_reference, "numpy": model.rounding.exact.run}),
+        exported,
+    )
     run.compare("rows together", parity.together, exported)
     run.compare("rows of unlike length", parity.ragged, exported)
     return run.report()
@@ -59,8 +62,9 @@ def examine(artifact: Artifact, steps: int = 32) -> tuple[Structure | None, Repo
     run.file()
     found = run.weights
     if not run.failed:
-        references = {"numpy": Oracle(found, artifact.spec).run}
-        run.compare("carried steps", lambda model: parity.carried(model, references, steps), found)
+        run.compare(
+            "carried steps", lambda model: parity.carried(model, {"numpy": model.rounding.exact.run}, steps), found
+        )
         run.compare("rows of unlike length", parity.ragged, found)
     return run.structure, run.report()
 
@@ -99,8 +103,8 @@ class _Run:
     def compare(self, name: str, compare: Callable[[Model], list[Figure]], weights: Mapping[str, Array]) -> None:
         def step() -> str:
             if self._model is None:
-                session = Session(self.artifact.path, self.artifact.spec)
-                self._model = Model(session, self.artifact.spec, weights["cells.0.input_gate.W"].shape[1])
+                path, spec = self.artifact.path, self.artifact.spec
+                self._model = Model(Session(path, spec), spec, weights, Rounding(weights, spec))
             figures = compare(self._model)
             self._figures += figures
             return _summary(figures)
@@ -108,18 +112,7 @@ class _Run:
         self.check(name, step)
 
     def report(self) -> Report:
-        spec = self.artifact.spec
-        return Report(
-            model=spec.name,
-            form=pb.Form.Name(spec.form).removeprefix("FORM_").lower(),
-            opset=spec.opset,
-            torch_version=spec.torch_version,
-            gatestream_version=spec.gatestream_version,
-            weights_fingerprint=spec.weights_fingerprint,
-            checks=tuple(self._checks),
-            figures=tuple(self._figures),
-            difference=self._difference,
-        )
+        return Report.of(self.artifact.spec, self._checks, self._figures, self._difference)
 
     def _find(self) -> str:
         self.structure = finder.find(self.artifact.model)
