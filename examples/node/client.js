@@ -1,0 +1,120 @@
+// A gatestream client from the .proto file alone: opens a session, steps it, prints each answer as a line of JSON.
+//
+//   node client.js HOST:PORT ROWS.json [MODEL]
+//
+// ROWS.json holds an array of time steps, each as the model's input has it: an array of numbers, or a token id.
+
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import grpc from "@grpc/grpc-js";
+import protoLoader from "@grpc/proto-loader";
+
+const PROTO = fileURLToPath(new URL("../../protos/gatestream/v1/gatestream.proto", import.meta.url));
+
+// Columns are little-endian, as every typed array is on the machines that Node runs on.
+const ARRAYS = { DATA_TYPE_FLOAT32: Float32Array, DATA_TYPE_INT64: BigInt64Array };
+
+/** One column of the wire from the rows of all entries. */
+function encode(tensor, rows) {
+  const numbers = rows.flat(Infinity);
+  const array = ARRAYS[tensor.dtype].from(tensor.dtype === "DATA_TYPE_INT64" ? numbers.map(BigInt) : numbers);
+  return Buffer.from(array.buffer);
+}
+
+/** The rows of one column, each a flat array of numbers. */
+function decode(tensor, column, rows) {
+  // Copied, because a typed array must begin at a multiple of its item's size.
+  const array = new ARRAYS[tensor.dtype](new Uint8Array(column).buffer);
+  const width = array.length / rows;
+  return Array.from({ length: rows }, (_, row) => Array.from(array.subarray(row * width, (row + 1) * width), Number));
+}
+
+/** A session with a stream of its own. */
+class Session {
+  constructor(client, model) {
+    this.model = model;
+    this.stream = client.Stream();
+    this.answers = this.stream[Symbol.asyncIterator]();
+  }
+
+  async open(request) {
+    this.stream.write({ open: { handle: 0, model: this.model.name, ...request } });
+    const { opened } = await this.next("opened");
+    this.position = opened.position;
+  }
+
+  /** The next message, which must be of this kind. */
+  async next(kind) {
+    const { value, done } = await this.answers.next();
+    if (done) throw new Error(`the server ended the stream; ${kind} was expected`);
+    if (value.kind === "error") throw new Error(`${value.error.reason}: ${value.error.message}`);
+    if (value.kind !== kind) throw new Error(`${value.kind} came; ${kind} was expected`);
+    return value;
+  }
+
+  /** Take a step for each row. A long chunk is answered in parts, in order. */
+  async run(rows) {
+    const input = [encode(this.model.inputs[0], rows)];
+    this.stream.write({ steps: { handle: [0], length: [rows.length], first: [this.position], input } });
+    const steps = [];
+    while (steps.length < rows.length) {
+      const { results } = await this.next("results");
+      const count = results.length[0] ?? 1;
+      const ys = decode(this.model.outputs[0], results.output[0], count);
+      const gates = results.gate.map((column) => decode({ dtype: "DATA_TYPE_FLOAT32" }, column, count));
+      for (let k = 0; k < count; k++) {
+        const step = { position: this.position++, y: ys[k] };
+        this.model.gates.forEach((gate, place) => {
+          if (gates.length) (step.gates ??= {})[gate.name] = gates[place][k];
+        });
+        steps.push(step);
+      }
+    }
+    return steps;
+  }
+
+  async close() {
+    this.stream.write({ close: { handle: [0] } });
+    await this.next("closed");
+    this.stream.end();
+  }
+
+  /** Leave without a word: the server closes the session by itself. */
+  abandon() {
+    this.stream.on("error", () => {});
+    this.stream.cancel();
+  }
+}
+
+async function main([address, file, name = ""]) {
+  if (!file) throw new Error("usage: node client.js HOST:PORT ROWS.json [MODEL]");
+  const rows = JSON.parse(readFileSync(file, "utf8"));
+  const options = { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
+  const definition = protoLoader.loadSync(PROTO, options);
+  const { Gatestream } = grpc.loadPackageDefinition(definition).gatestream.v1;
+  const client = new Gatestream(address, grpc.credentials.createInsecure());
+  try {
+    const described = await new Promise((resolve, reject) =>
+      client.Describe({ model: name }, (error, answer) => (error ? reject(error) : resolve(answer))),
+    );
+    const model = described.models[0].spec;
+    const session = new Session(client, model);
+    try {
+      await session.open({ gates: model.gates.length > 0 });
+      // One step, then all the others as one chunk.
+      for (const chunk of [rows.slice(0, 1), rows.slice(1)]) {
+        for (const step of await session.run(chunk)) console.log(JSON.stringify(step));
+      }
+      await session.close();
+    } finally {
+      session.abandon();
+    }
+  } finally {
+    client.close();
+  }
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  console.error(`Error: ${error.message}`);
+  process.exitCode = 1;
+});

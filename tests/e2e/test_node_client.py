@@ -1,0 +1,116 @@
+"""The example client in Node, made from the .proto file alone, gets the numbers that Python gets."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from gatestream.export.exporter import export
+from gatestream.model.network import Network, NetworkConfig
+from tests.support.lstm import GATES, Lstm
+from tests.support.process import ServerProcess, serving
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
+NODE, NPM = shutil.which("node"), shutil.which("npm")
+VOCABULARY = ("B", "T", "S", "X", "P", "V", "E")
+
+pytestmark = [
+    pytest.mark.skipif(not (NODE and NPM), reason="needs node and npm, which gatestream itself does not"),
+    # The first run installs two packages.
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `gatestream export` makes of a network over tokens."""
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        name="tokens",
+        task="reber",
+        encoder="one_hot",
+        inputs=len(VOCABULARY),
+        hidden=8,
+        layers=2,
+        outputs=len(VOCABULARY),
+        vocabulary=VOCABULARY,
+    )
+    path = tmp_path_factory.mktemp("artifacts") / "tokens.onnx"
+    export(Network(config).eval(), path, "gates")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(artifact: Path) -> Iterator[ServerProcess]:
+    with serving(artifact, Lstm.random().save(artifact.with_name("lstm.onnx"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    """The example's packages, as its lock file has them; in node_modules, which git ignores."""
+    lock, done = EXAMPLE / "package-lock.json", EXAMPLE / "node_modules" / ".package-lock.json"
+    if done.exists() and done.stat().st_mtime >= lock.stat().st_mtime:
+        return
+    command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    subprocess.run(command, cwd=EXAMPLE, check=True, timeout=240)
+
+
+def node(server: ServerProcess, rows: Any, model: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = folder / "rows.json"
+    path.write_text(json.dumps(rows))
+    command = [str(NODE), str(EXAMPLE / "client.js"), server.address, str(path), model]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answers(server: ServerProcess, rows: Any, model: str, folder: Path) -> list[Any]:
+    done = node(server, rows, model, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_tokens_through_an_exported_network(server: ServerProcess, artifact: Path, tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, len(VOCABULARY), 200)
+    runtime = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
+    state = np.zeros((1, 2, 8), np.float32)
+    inputs = {"x": tokens[None], "length": np.array([200], np.int32), "h": state, "c": state}
+    names = ["y", *GATES]
+    expected = dict(zip(names, runtime.run(names, inputs), strict=True))
+    got = answers(server, tokens.tolist(), "tokens", tmp_path)
+    assert [step["position"] for step in got] == list(range(200))
+    np.testing.assert_allclose([step["y"] for step in got], expected["y"][0], atol=1e-5)
+    for symbol, name in GATES.items():
+        flat = [step["gates"][name] for step in got]
+        np.testing.assert_allclose(flat, expected[symbol][0].reshape(200, -1), atol=1e-5)
+
+
+def test_numbers_and_numpy(server: ServerProcess, tmp_path: Path) -> None:
+    xs = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    ys, gates = Lstm.random().run(xs)
+    got = answers(server, xs.tolist(), "lstm", tmp_path)
+    np.testing.assert_allclose([step["y"] for step in got], ys, atol=1e-5)
+    for symbol, name in GATES.items():
+        np.testing.assert_allclose([step["gates"][name] for step in got], gates[symbol], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "message"),
+    [
+        ([0], "nobody", "Error: 5 NOT_FOUND: no model 'nobody' here"),
+        ([99], "tokens", "Error: REASON_TOKEN_OUT_OF_RANGE: "),
+    ],
+)
+def test_a_refusal_is_said_in_one_line(
+    server: ServerProcess, rows: list[int], model: str, message: str, tmp_path: Path
+) -> None:
+    done = node(server, rows, model, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
