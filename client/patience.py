@@ -1,10 +1,8 @@
 """How long a caller waits, and when it gives up. The two clients differ in how they sleep, not in this."""
 
-import math
 import random
 from collections.abc import Callable, Iterator
 
-from gatestream.client.channel import check_timeout
 from gatestream.client.conversation import Conversation
 from gatestream.client.errors import DeadlineExceededError, ExhaustedError
 from gatestream.client.lane import Lane
@@ -29,11 +27,7 @@ def waits(
         work: what is asked.
         timeout: seconds after which to give up.
         clock: seconds.
-
-    Raises:
-        InputError: the timeout is not more than 0.
     """
-    check_timeout("timeout", timeout)
     deadline = clock() + timeout
     conversation.add(lane, work)
     while not work.done:
@@ -57,8 +51,3 @@ def overdue(seconds: float) -> DeadlineExceededError:
         f"no answer within {seconds:g} s; steps that had left may still be taken, and the next call goes on "
         "from there: see `position`"
     )
-
-
-def run_timeout(timeout: float, steps: int, chunk_length: int) -> float:
-    """Default timeout of a chunk: that of one call, for each message that the chunk needs."""
-    return timeout * math.ceil(steps / chunk_length)

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,6 @@ from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.lane import Lane
-from gatestream.client.patience import run_timeout
 from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
 from gatestream.client.unary import State
 from gatestream.client.work import Chunk, Ints, Kind
@@ -48,8 +48,10 @@ class _Open(LaneView):
         await self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
     async def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
-        default = run_timeout(self._calls.seconds(None), chunk.length, self._calls.limits.chunk_length)
-        await self._link.ask(self._lane, chunk, default if timeout is None else timeout)
+        seconds = self._calls.seconds(timeout)
+        if timeout is None:
+            seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
+        await self._link.ask(self._lane, chunk, seconds)
 
 
 class Session(_Open, SessionView):

@@ -6,7 +6,7 @@ from typing import TypeVar
 import grpc
 
 from gatestream.client import unary
-from gatestream.client.channel import Settings, from_rpc, rpc_timeout
+from gatestream.client.channel import Settings, check_timeout, from_rpc, rpc_timeout
 from gatestream.client.models import Models
 from gatestream.client.unary import State
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -100,8 +100,15 @@ class Calls:
         return self._call(unary.fork(self._models.find(model), id, new_id), timeout)
 
     def seconds(self, timeout: float | None) -> float:
-        """The timeout, or the client's where none is given."""
-        return self._settings.timeout if timeout is None else timeout
+        """The timeout, or the client's where none is given.
+
+        Raises:
+            InputError: it is not more than 0.
+        """
+        if timeout is None:
+            return self._settings.timeout
+        check_timeout("timeout", timeout)
+        return timeout
 
     def _call(self, call: unary.Call[R], timeout: float | None) -> R:
         rpc = getattr(self._stub, call.rpc)

@@ -1,6 +1,7 @@
 """Sessions and groups of sessions, blocking."""
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -9,7 +10,6 @@ from typing import Self
 
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.lane import Lane
-from gatestream.client.patience import run_timeout
 from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
@@ -54,8 +54,10 @@ class _Open(LaneView):
         self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
     def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
-        default = run_timeout(self._calls.seconds(None), chunk.length, self._calls.limits.chunk_length)
-        self._link.ask(self._lane, chunk, default if timeout is None else timeout)
+        seconds = self._calls.seconds(timeout)
+        if timeout is None:
+            seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
+        self._link.ask(self._lane, chunk, seconds)
 
 
 class Session(_Open, SessionView):
