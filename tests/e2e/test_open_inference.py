@@ -1,0 +1,170 @@
+"""The second door: the Open Inference Protocol, on a real server, its numbers against the sums that they should be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from tests.support.artifacts import POISON, accumulator
+from tests.support.process import ServerProcess, serving
+from tests.support.wire import PATIENCE, stub
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    path: Path = accumulator(tmp_path_factory.mktemp("oip") / "accumulator.onnx")
+    with serving(path, chunk_length=1000) as running:
+        yield running
+
+
+@pytest.fixture
+def door(server: ServerProcess) -> Iterator[oip_grpc.GRPCInferenceServiceStub]:
+    with grpc.insecure_channel(server.address) as channel:
+        yield oip_grpc.GRPCInferenceServiceStub(channel)
+
+
+def request(values: Any, sequence: int | str | None = None, **fields: Any) -> oip.ModelInferRequest:
+    """A request for steps of one sequence; `values` is [time, 2]."""
+    x = np.asarray(values, np.float32)
+    start, end = fields.pop("start", False), fields.pop("end", False)
+    built = oip.ModelInferRequest(model_name="accumulator", **fields)
+    if not built.inputs:
+        built.inputs.add(name="x", datatype="FP32", shape=[1, *x.shape])
+    if not built.raw_input_contents:
+        built.raw_input_contents.append(x.tobytes())
+    if isinstance(sequence, int):
+        built.parameters["sequence_id"].int64_param = sequence
+    elif sequence is not None:
+        built.parameters["sequence_id"].string_param = sequence
+    built.parameters["sequence_start"].bool_param = start
+    built.parameters["sequence_end"].bool_param = end
+    return built
+
+
+def sums(response: oip.ModelInferResponse) -> list[list[float]]:
+    rows: list[list[float]] = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(-1, 2).tolist()
+    return rows
+
+
+def test_health_and_metadata(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    assert door.ServerLive(oip.ServerLiveRequest()).live
+    assert door.ServerReady(oip.ServerReadyRequest()).ready
+    assert door.ModelReady(oip.ModelReadyRequest(name="accumulator")).ready
+    assert not door.ModelReady(oip.ModelReadyRequest(name="other")).ready
+    assert door.ServerMetadata(oip.ServerMetadataRequest()).name == "gatestream"
+    model = door.ModelMetadata(oip.ModelMetadataRequest(name="accumulator"))
+    assert [(item.name, item.datatype, list(item.shape)) for item in model.inputs] == [("x", "FP32", [1, -1, 2])]
+    assert [(item.name, item.datatype, list(item.shape)) for item in model.outputs] == [("y", "FP32", [1, -1, 2])]
+
+
+def test_a_sequence_carries_its_state_from_call_to_call(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    first = door.ModelInfer(request([[1, 2]], 7, start=True, id="a"), timeout=PATIENCE)
+    assert (first.id, first.model_name, sums(first)) == ("a", "accumulator", [[1, 2]])
+    assert list(first.outputs[0].shape) == [1, 1, 2]
+    assert sums(door.ModelInfer(request([[10, 20], [1, 1]], 7), timeout=PATIENCE)) == [[11, 22], [12, 23]]
+    assert sums(door.ModelInfer(request([[5, 5]], 8, start=True), timeout=PATIENCE)) == [[5, 5]]
+    assert sums(door.ModelInfer(request([[1, 1]], 7, start=True), timeout=PATIENCE)) == [[1, 1]], "it starts again"
+    assert sums(door.ModelInfer(request([[1, 1]], 7, end=True), timeout=PATIENCE)) == [[2, 2]]
+    with pytest.raises(grpc.RpcError, match="no sequence '7' here; its first request sets sequence_start"):
+        door.ModelInfer(request([[1, 1]], 7), timeout=PATIENCE)
+
+
+def test_a_request_without_a_sequence_leaves_nothing_behind(
+    server: ServerProcess, door: oip_grpc.GRPCInferenceServiceStub
+) -> None:
+    for _ in range(3):
+        assert sums(door.ModelInfer(request([[3, 4], [1, 1]]), timeout=PATIENCE)) == [[3, 4], [4, 5]]
+    with stub(server.address) as native:
+        listed = native.ListSessions(pb.ListSessionsRequest(), timeout=PATIENCE).sessions
+    assert [session.session_id for session in listed if not session.session_id.startswith("sequence:")] == []
+
+
+def test_many_sequences_on_one_stream_keep_apart(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    rng = np.random.default_rng(0)
+    asked: dict[str, list[list[float]]] = {}
+    totals = {name: np.zeros(2) for name in ("a", "b", "c")}
+    sent: list[tuple[oip.ModelInferRequest, str]] = []
+    for number in range(300):
+        name = str(rng.choice(list(totals)))
+        x = rng.integers(-9, 9, (int(rng.integers(1, 70)), 2)).astype(np.float32)
+        first = not any(parameters == name for _, parameters in sent)
+        sent.append((request(x, name, start=first, id=str(number)), name))
+        asked[str(number)] = (totals[name] + np.cumsum(x, axis=0)).tolist()
+        totals[name] = totals[name] + x.sum(axis=0)
+    answers = list(door.ModelStreamInfer(iter([message for message, _ in sent]), timeout=PATIENCE))
+    assert not any(answer.error_message for answer in answers)
+    assert {answer.infer_response.id: sums(answer.infer_response) for answer in answers} == asked
+    for name in totals:
+        door.ModelInfer(request([[0, 0]], name, end=True), timeout=PATIENCE)
+
+
+def test_numbers_may_come_in_the_message_itself(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    built = oip.ModelInferRequest(model_name="accumulator")
+    tensor = built.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    tensor.contents.fp32_contents.extend([3, 4])
+    assert sums(door.ModelInfer(built, timeout=PATIENCE)) == [[3, 4]]
+
+
+X = oip.ModelInferRequest.InferInputTensor
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inputs": [X(name="z", datatype="FP32", shape=[1, 1, 2])]}, r"inputs are \['z'\]; expected \['x'\]"),
+        ({"inputs": [X(name="x", datatype="FP64", shape=[1, 1, 2])]}, "is 'FP64'; expected 'FP32'"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[2, 1, 2])]}, r"has the shape \[2, 1, 2\]; expected \[1, time"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[1, 1, 3])]}, r"has the shape \[1, 1, 3\]"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[1, 0, 2])]}, r"has the shape \[1, 0, 2\]"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[])]}, r"has the shape \[\]"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[1, 2, 2])]}, "has 8 bytes; its shape says 16"),
+        ({"inputs": [X(name="x", datatype="FP32", shape=[1, 2000, 2])], "raw_input_contents": [b"0" * 16000]}, "2000"),
+        ({"raw_input_contents": [b"", b""]}, "raw_input_contents has 2 elements for 1 inputs"),
+        (
+            {"outputs": [oip.ModelInferRequest.InferRequestedOutputTensor(name="q")]},
+            "outputs names 'q'; this model has",
+        ),
+        ({"model_version": "9"}, "is here in version '1', not '9'"),
+    ],
+)
+def test_what_is_wrong_is_named_on_either_call(
+    door: oip_grpc.GRPCInferenceServiceStub, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(grpc.RpcError, match=message):
+        door.ModelInfer(request([[1, 1]], **fields), timeout=PATIENCE)
+    wrong, right = request([[1, 1]], id="wrong", **fields), request([[1, 1]], id="right")
+    answers = {a.infer_response.id: a for a in door.ModelStreamInfer(iter([wrong, right]), timeout=PATIENCE)}
+    assert answers.keys() == {"wrong", "right"}
+    assert sums(answers["right"].infer_response) == [[1, 1]]
+    assert answers["wrong"].error_message
+
+
+def test_a_request_that_fails_leaves_the_sequence_as_it_was(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    door.ModelInfer(request([[1, 1]], "frail", start=True), timeout=PATIENCE)
+    with pytest.raises(grpc.RpcError, match="the model failed on this tick"):
+        door.ModelInfer(request([[POISON, 1]], "frail"), timeout=PATIENCE)
+    with pytest.raises(grpc.RpcError, match="NaN or infinity at step 0"):
+        door.ModelInfer(request([[np.nan, 1]], "frail"), timeout=PATIENCE)
+    assert sums(door.ModelInfer(request([[1, 1]], "frail", end=True), timeout=PATIENCE)) == [[2, 2]]
+
+
+def test_a_sequence_id_of_another_kind_is_refused(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    wrong = request([[1, 1]], "has spaces", start=True)
+    with pytest.raises(grpc.RpcError, match="expected 1 to 128 characters"):
+        door.ModelInfer(wrong, timeout=PATIENCE)
+    wrong.parameters["sequence_id"].double_param = 1.0
+    with pytest.raises(grpc.RpcError, match="sequence_id is a double_param; expected"):
+        door.ModelInfer(wrong, timeout=PATIENCE)
+
+
+def test_a_stream_that_breaks_leaves_its_sequences_to_the_next(door: oip_grpc.GRPCInferenceServiceStub) -> None:
+    call = door.ModelStreamInfer(iter([request([[1, 1]], "lasting", start=True)]), timeout=PATIENCE)
+    assert sums(next(iter(call)).infer_response) == [[1, 1]]
+    call.cancel()
+    assert sums(door.ModelInfer(request([[1, 1]], "lasting", end=True), timeout=PATIENCE)) == [[2, 2]]
