@@ -123,7 +123,10 @@ def _stream(address: str, symbols: int, seed: int) -> Live:
             connect(address) as server,
             server.session(MODEL, gates=True) as session,
             click.progressbar(
-                itertools.islice(reber.stream(seed), symbols), length=symbols, update_min_steps=symbols // 50
+                itertools.islice(reber.stream(seed), symbols),
+                length=symbols,
+                update_min_steps=symbols // 50,
+                hidden=not sys.stdout.isatty(),
             ) as stream,
         ):
             for step, (symbol, legal) in enumerate(stream):

@@ -6,12 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 from matplotlib import image
 
 from gatestream.cli.demo import SHOWN, Live, draw
-from gatestream.export.exporter import export
-from gatestream.model.network import Network
-from gatestream.model.tasks import reber
 from tests.support.process import serving
 from tests.support.reference import Demo
 
@@ -60,10 +58,12 @@ def test_through_a_server_that_runs_already(reference: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_illegal_predictions_are_a_failure(tmp_path: Path) -> None:
-    config = reber.Reber(2, 2, 0).config("reber", hidden=4, layers=1)
-    export(Network(config), tmp_path / "untrained.onnx", "gates")
-    with serving(tmp_path / "untrained.onnx") as server:
+def test_illegal_predictions_are_a_failure(reference: Path, tmp_path: Path) -> None:
+    model = onnx.load(reference / "reber.gates.onnx")
+    (head,) = [item for item in model.graph.initializer if item.name.startswith("head.weight")]
+    head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with serving(tmp_path / "wrong.onnx") as server:
         done = run(tmp_path, f"--address={server.address}", "--symbols=200")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("of 200 predictions were illegal; there should be none")
