@@ -201,16 +201,16 @@ class Engine:
             for item, parts in zip(self.spec.inputs, zip(*columns, strict=True), strict=True)
         ]
         entries = np.arange(count)
-        if self._faults(lengths, accepted, meant, offsets, inputs):
-            good = np.ones(count, np.bool_)
-            for k in range(count):
+        if faults := self._faults(lengths, accepted, meant, offsets, inputs):
+            good = ~np.logical_or.reduce([bad for _, bad in faults])
+            for k in np.flatnonzero(~good).tolist():
                 # One by one: an owner is told of its own entry alone.
-                one = slice(k, k + 1)
-                for error, _ in self._faults(lengths[one], accepted[one], meant[one], offsets[one], inputs):
-                    good[k] = False
-                    self._rows -= lengths_given[k]
-                    owners[k].rows -= lengths_given[k]
-                    refuse_one(owners[k], error, handles[k], int(accepted[k]), int(meant[k]), lengths_given[k])
+                one, rows = slice(k, k + 1), slice(offsets[k], offsets[k] + lengths[k])
+                own = [column[rows] for column in inputs]
+                ((error, _),) = self._faults(lengths[one], accepted[one], meant[one], np.zeros(1, np.int64), own)
+                self._rows -= lengths_given[k]
+                owners[k].rows -= lengths_given[k]
+                refuse_one(owners[k], error, handles[k], int(accepted[k]), int(meant[k]), lengths_given[k])
             if not good.any():
                 return
             slots, lengths, offsets, accepted, entries = (
@@ -441,6 +441,7 @@ class Engine:
 
     def idle(self, slots: Ints) -> Ints:
         """Those of the slots that have nothing in line."""
+        self._take_in()
         return slots[self._scheduler.idle(slots)]
 
     def _answer_dropped(self, dropped: list[Dropped], why: Callable[[Dropped], Refused], *, keep_musts: bool) -> None:
