@@ -216,6 +216,7 @@ class Engine:
             slots, lengths, offsets, accepted, entries = (
                 column[good] for column in (slots, lengths, offsets, accepted, entries)
             )
+            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
         self.sessions.accepted[slots] = accepted + lengths
         item = Singles(owners, handles, wants, inputs, any(want & GATES for want in wants), len(slots))
         self._scheduler.add(self._number(item), slots, lengths, offsets, entries)
