@@ -44,7 +44,7 @@ def _common(*, hidden: int, updates: int, learning_rate: float, streams: int, st
         click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same machine: same model."),
         click.option(
             "--threads", type=click.IntRange(1), default=1,
-            help="CPU threads. More than 1 pays only for a large --hidden on an idle machine.",
+            help="CPU threads. More than 1 pays only on an otherwise idle machine.",
         ),
         click.option("--restart", is_flag=True, help="Start over, even if there is a checkpoint to go on from."),
     ]  # fmt: skip
@@ -132,6 +132,9 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
 
     torch.set_num_threads(options["threads"])
     output: Path = options["output"]
+    curve = output.with_suffix(".png")
+    if curve == output:
+        raise click.ClickException(f"{output}: the learning curve goes there; call the checkpoint .safetensors")
     settings = Settings(
         updates=options["updates"],
         learning_rate=options["learning_rate"],
@@ -150,7 +153,6 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
             click.echo(f"{output}: {standing}, {len(trainer.losses)} updates made")
         if not trainer.finished:
             train(trainer, output)
-        curve = output.with_suffix(".png")
         draw_curve(trainer, curve)
     except (DataError, TrainingError, checkpoint.CheckpointError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -115,4 +115,4 @@ class NetworkConfig:
             arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
             return cls(**arguments)
         except TypeError as error:
-            raise ConfigError(f"fields are missing: {error}") from error
+            raise ConfigError(f"fields are missing or of a wrong type: {error}") from error

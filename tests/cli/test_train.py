@@ -174,6 +174,12 @@ def test_a_damaged_checkpoint_is_one_line_and_is_not_overwritten(waves: Path, tm
         checkpoint.load(output)
 
 
+def test_the_checkpoint_does_not_go_where_the_curve_does(waves: Path, tmp_path: Path) -> None:
+    done = train("series", waves, "-o", tmp_path / "n.png", *SMALL)
+    assert done.exit_code == 1
+    assert "the learning curve goes there; call the checkpoint .safetensors" in done.output
+
+
 def test_help_names_the_tasks_and_loads_no_torch() -> None:
     assert all(task in train("--help").output for task in ("reber", "text", "series"))
     code = "import sys; from gatestream.cli.main import main\ntry: main(['train', 'series', '--help'])\n"

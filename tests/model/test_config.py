@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -37,7 +38,11 @@ def test_json_brings_back_what_was_written() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"colour": 1}', "unexpected fields: colour"), ('{"name": "n"}', "fields are missing: .*'task'")],
+    [
+        ('{"colour": 1}', "unexpected fields: colour"),
+        ('{"name": "n"}', "fields are missing or of a wrong type: .*'task'"),
+        (json.dumps(TOKENS | {"hidden": "4"}), "of a wrong type"),
+    ],
 )
 def test_json_of_something_else_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
