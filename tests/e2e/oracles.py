@@ -62,8 +62,8 @@ class LstmWithGates:
 
     tolerance = 1e-5
 
-    def __init__(self) -> None:
-        self._lstm = Lstm.random()
+    def __init__(self, hidden: int = 4) -> None:
+        self._lstm = Lstm.random(hidden=hidden)
         self.features, self.outputs, self.hidden = self._lstm.features, self._lstm.hidden, self._lstm.hidden
 
     def save(self, path: Path) -> Path:

@@ -33,7 +33,7 @@ class Speaker:
     """One stream; nothing here waits for an answer but `settle` and what ends the stream."""
 
     def __init__(self, address: str, oracle: Oracle):
-        self.stream = Stream(address)
+        self.stream = Stream(address, seconds=20)
         self.sessions: dict[int, Session] = {}
         self._oracle = oracle
         self._handles = itertools.count()

@@ -32,10 +32,11 @@ class Lstm:
     b: dict[str, Floats]
 
     @classmethod
-    def random(cls, features: int = 3, hidden: int = 4, seed: int = 0) -> Self:
-        rng = np.random.default_rng(seed)
+    def random(cls, features: int = 3, hidden: int = 4) -> Self:
+        rng = np.random.default_rng(0)
         shapes = (features, hidden), (hidden, hidden), (hidden,)
-        W, R, b = ({k: rng.normal(0, 0.7, shape).astype(np.float32) for k in GATES} for shape in shapes)
+        scale = 1.4 / hidden**0.5
+        W, R, b = ({k: rng.normal(0, scale, shape).astype(np.float32) for k in GATES} for shape in shapes)
         return cls(W, R, b)
 
     @property
