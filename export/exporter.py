@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes import PassError
+from onnx_ir.passes import InvariantError, PassError
 
 from gatestream.export import artifact
 from gatestream.export.describe import describe
@@ -89,7 +89,7 @@ def build(network: Network, form: Form) -> ir.Model:
             Fuse()(model)
     except torch.onnx.OnnxExporterError as error:
         raise ArtifactError(f"torch {torch.__version__} cannot export it: {error}") from error
-    except PassError as error:
+    except (PassError, InvariantError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

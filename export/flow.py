@@ -16,6 +16,12 @@ def label(value: ir.Value | None) -> str:
     return f"'{value.name}'" if node is None else f"'{value.name}' ({node.op_type})"
 
 
+def name_of(value: ir.Value) -> str:
+    """Of a tensor in a model that was read from a file, where each has one."""
+    assert value.name is not None
+    return value.name
+
+
 def made_by(value: ir.Value | None, *operators: str) -> ir.Node | None:
     """The node that makes `value`, where it is one of the standard `operators`."""
     node = value.producer() if value is not None else None
@@ -106,7 +112,10 @@ def selected(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
 
 
 def sources(value: ir.Value, stop: ir.Node) -> list[ir.Value]:
-    """What `value` is computed from: graph inputs, initializers, and outputs of `stop`, in no special order."""
+    """What `value` is computed from: graph inputs, weights, and outputs of `stop`, in no special order.
+
+    Indices and axes are left out.
+    """
     found: list[ir.Value] = []
     seen: set[ir.Value] = set()
     waiting = [value]
@@ -117,7 +126,7 @@ def sources(value: ir.Value, stop: ir.Node) -> list[ir.Value]:
         seen.add(current)
         node = current.producer()
         if node is None or node is stop:
-            found.append(current)
+            found += [current] if integers(current) is None else []
         else:
             waiting.extend(operands(node))
     return found

@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
+from gatestream.export.ends import state_input, weights_above, weights_below
 from gatestream.export.errors import StructureError
-from gatestream.export.flow import integer, label, made_by, operands, selected, sources, unstacked
+from gatestream.export.flow import integer, label, made_by, name_of, operands, unstacked
 from gatestream.export.initializers import constant
 from gatestream.export.roles import ONNX_ORDER, Array, unpack
 from gatestream.export.structure import Cell, Gate, Structure, Weight
@@ -26,42 +27,29 @@ def find(model: ir.Model, nodes: list[ir.Node]) -> Structure:
     length = next(iter(lengths))
     if len(lengths) != 1 or not length.is_graph_input():
         raise StructureError(f"sequence_lens of the layers: {', '.join(map(label, lengths))}; expected one graph input")
-    states = [_state(model, stack, which) for which in (1, 2)]
-    carried = {output for _, output in states}
-    rest = [value for value in model.graph.outputs if value.name not in carried]
-    if not rest:
-        raise StructureError("every graph output is a state; expected one with what the model computes")
-    top = stack[-1].outputs[0]
-    above = sources(rest[0], stack[-1])
-    loop = [value for value in above if value.producer() is stack[-1]]
-    if loop != [top]:
-        raise StructureError(
-            f"output '{rest[0].name}' is computed from {', '.join(map(label, loop)) or 'no state'}; expected "
-            f"the last layer's hidden states {label(top)}"
-        )
+    initial = [[_layer(node, _input(node, which)) for node in stack] for which in ("initial_h", "initial_c")]
+    hidden, cell = (
+        (state_input(kind, layers), _final(model, kind, [node.outputs[k] for node in stack]))
+        for kind, layers, k in (("hidden", initial[0], 1), ("cell", initial[1], 2))
+    )
     return Structure(
         fused=True,
         cells=tuple(_cell(node) for node in stack),
-        hidden=states[0],
-        cell=states[1],
-        length=_name(length),
+        hidden=hidden,
+        cell=cell,
+        length=name_of(length),
         activations={},
-        below=tuple(_name(value) for value in sources(_input(stack[0], "X"), stack[0])),
-        above=tuple(_name(value) for value in above if value is not top),
+        below=weights_below(_input(stack[0], "X"), stack[0]),
+        above=weights_above(model.graph.outputs, (hidden[1], cell[1]), stack[-1], stack[-1].outputs[:1]),
     )
 
 
-def _name(value: ir.Value) -> str:
-    assert value.name is not None  # every value of a model that was saved has one
-    return value.name
-
-
-def _input(node: ir.Node, name: str) -> ir.Value:
-    k = _INPUTS.index(name)
+def _input(node: ir.Node, which: str) -> ir.Value:
+    k = _INPUTS.index(which)
     value = node.inputs[k] if k < len(node.inputs) else None
     if value is None:
-        hint = ": 'length' is ignored" if name == "sequence_lens" else ""
-        raise StructureError(f"LSTM '{node.name}' has no input {name}{hint}")
+        hint = ": 'length' is ignored" if which == "sequence_lens" else ""
+        raise StructureError(f"LSTM '{node.name}' has no input {which}{hint}")
     return value
 
 
@@ -107,31 +95,26 @@ def _below(node: ir.Node) -> ir.Node | None:
     return lstm if lstm is not None and squeeze is not None and squeeze.inputs[0] is lstm.outputs[0] else None
 
 
-def _state(model: ir.Model, stack: list[ir.Node], which: int) -> tuple[str, str]:
-    """The graph's input and output with the layers' states: `which` is 1 for hidden, 2 for cell."""
-    kind = ("", "hidden", "cell")[which]
-    taken = []
-    for node in stack:
-        initial = _input(node, ("", "initial_h", "initial_c")[which])
-        unsqueeze = made_by(initial, "Unsqueeze")
-        if unsqueeze is None:
-            raise StructureError(f"{label(initial)}, LSTM '{node.name}' starts from it, is not a layer of a state")
-        taken.append(selected(operands(unsqueeze)[0], axis=1))
-    names = {_name(value) for value, _ in taken if value.is_graph_input()}
-    if len(names) != 1 or [index for _, index in taken] != list(range(len(taken))):
-        found = ", ".join(f"{label(value)}[{index}]" for value, index in taken)
-        raise StructureError(f"the layers' {kind} states start from {found}; expected one graph input, layer by layer")
-    finals = [node.outputs[which] for node in stack]
+def _layer(node: ir.Node, initial: ir.Value) -> ir.Value:
+    """The [batch, hidden] that was made the operator's [1, batch, hidden]."""
+    unsqueeze = made_by(initial, "Unsqueeze")
+    if unsqueeze is None:
+        raise StructureError(f"{label(initial)}, from which LSTM '{node.name}' starts, is not a layer of a state")
+    return operands(unsqueeze)[0]
+
+
+def _final(model: ir.Model, kind: str, layers: list[ir.Value]) -> str:
+    """The graph output that stacks what is left of each layer's state."""
     for output in model.graph.outputs:
         if made_by(output, "Concat", "Unsqueeze"):
             squeezes = [made_by(part, "Squeeze") for part in unstacked(output, axis=1)]
-            if [squeeze and squeeze.inputs[0] for squeeze in squeezes] == finals:
-                return names.pop(), _name(output)
+            if [squeeze and squeeze.inputs[0] for squeeze in squeezes] == layers:
+                return name_of(output)
     raise StructureError(f"no graph output carries the {kind} state, layer by layer")
 
 
 def _cell(node: ir.Node) -> Cell:
-    W, R, B = (_input(node, name) for name in "WRB")
+    W, R, B = (_input(node, which) for which in "WRB")
     hidden = integer(node, "hidden_size", 0)
     w, r = (_packed(node, value, (1, 4 * hidden, None)) for value in (W, R))
     b = _packed(node, B, (1, 8 * hidden))
@@ -143,14 +126,14 @@ def _cell(node: ir.Node) -> Cell:
         gates[symbol] = Gate(
             symbol,
             "",
-            Weight(_name(W), rows, ws[symbol]),
-            Weight(_name(R), rows, rs[symbol]),
-            Weight(_name(B), f"{rows} + {more}", bs[symbol]),
+            Weight(name_of(W), rows, ws[symbol]),
+            Weight(name_of(R), rows, rs[symbol]),
+            Weight(name_of(B), f"{rows} + {more}", bs[symbol]),
         )
     h, c = _input(node, "initial_h"), _input(node, "initial_c")
     _, h_next, c_next = node.outputs
     x = _input(node, "X")
-    return Cell(node.name or "", gates, _name(x), _name(h), _name(c), _name(h_next), _name(c_next))
+    return Cell(node.name or "", gates, name_of(x), name_of(h), name_of(c), name_of(h_next), name_of(c_next))
 
 
 def _packed(node: ir.Node, value: ir.Value, shape: tuple[int | None, ...]) -> Array:

@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
+from gatestream.export.ends import state_input, weights_above, weights_below
 from gatestream.export.errors import StructureError
-from gatestream.export.flow import label, made_by, operands, selected, sources, unstacked
+from gatestream.export.flow import made_by, name_of, operands, unstacked
 from gatestream.export.initializers import constant
 from gatestream.export.recurrence import LoopCell, LoopGate, Recurrence, read
 from gatestream.export.roles import Array
@@ -19,38 +20,20 @@ def find(model: ir.Model, scan: ir.Node) -> Structure:
             output, layer by layer.
     """
     recurrence = read(scan)
-    inputs = {state: _initial(recurrence, state) for state in ("hidden", "cell")}
     outputs = _outputs(model, recurrence)
     if missing := {"hidden", "cell"} - set(outputs):
         raise StructureError(f"no graph output carries the {' and the '.join(sorted(missing))} state")
-    rest = [value for value in model.graph.outputs if value.name not in outputs.values()]
-    if not rest:
-        raise StructureError("every graph output is a state or a gate; expected one with what the model computes")
+    top = recurrence.outputs(recurrence.cells[-1].hidden.after)
     return Structure(
         fused=False,
         cells=tuple(_cell(scan, cell) for cell in recurrence.cells),
-        hidden=(inputs["hidden"], outputs["hidden"]),
-        cell=(inputs["cell"], outputs["cell"]),
-        length=_name(recurrence.length),
+        hidden=(state_input("hidden", [cell.hidden.initial for cell in recurrence.cells]), outputs["hidden"]),
+        cell=(state_input("cell", [cell.cell.initial for cell in recurrence.cells]), outputs["cell"]),
+        length=name_of(recurrence.length),
         activations={symbol: outputs[symbol] for symbol in "ifgo" if symbol in outputs},
-        below=tuple(_name(value) for value in sources(recurrence.below, scan)),
-        above=_above(recurrence, rest[0]),
+        below=weights_below(recurrence.below, scan),
+        above=weights_above(model.graph.outputs, outputs.values(), scan, top),
     )
-
-
-def _name(value: ir.Value) -> str:
-    assert value.name is not None  # every value of a model that was saved has one
-    return value.name
-
-
-def _initial(recurrence: Recurrence, state: str) -> str:
-    """The graph input from which all layers take a state, each its own part."""
-    taken = [selected(getattr(cell, state).initial, axis=1) for cell in recurrence.cells]
-    names = {_name(value) for value, _ in taken if value.is_graph_input()}
-    if len(names) != 1 or [index for _, index in taken] != list(range(len(taken))):
-        found = ", ".join(f"{label(value)}[{index}]" for value, index in taken)
-        raise StructureError(f"the layers' {state} states start from {found}; expected one graph input, layer by layer")
-    return names.pop()
 
 
 def _outputs(model: ir.Model, recurrence: Recurrence) -> dict[str, str]:
@@ -74,7 +57,7 @@ def _outputs(model: ir.Model, recurrence: Recurrence) -> dict[str, str]:
             raise StructureError(f"output '{output.name}' is made of {shown}; expected one kind, layer by layer")
         if known[0][0] in found:
             raise StructureError(f"outputs '{found[known[0][0]]}' and '{output.name}' are both {known[0][0]}")
-        found[known[0][0]] = _name(output)
+        found[known[0][0]] = name_of(output)
     return found
 
 
@@ -90,41 +73,29 @@ def _parts(output: ir.Value) -> tuple[ir.Value, ...]:
     return (output,)
 
 
-def _above(recurrence: Recurrence, output: ir.Value) -> tuple[str, ...]:
-    found = sources(output, recurrence.scan)
-    top = recurrence.cells[-1].hidden
-    loop = [value for value in found if value.producer() is recurrence.scan]
-    if len(loop) != 1 or loop[0] not in recurrence.outputs(top.after):
-        raise StructureError(
-            f"output '{output.name}' is computed from {', '.join(map(label, loop)) or 'no state'}; expected the "
-            f"last layer's hidden state '{top.after.name}'"
-        )
-    return tuple(_name(value) for value in found if value not in loop)
-
-
 def _cell(scan: ir.Node, cell: LoopCell) -> Cell:
     return Cell(
         node=scan.name or "",
         gates={symbol: _gate(symbol, gate) for symbol, gate in cell.gates.items()},
-        x=_name(cell.x),
-        h=_name(cell.hidden.before),
-        c=_name(cell.cell.before),
-        h_next=_name(cell.hidden.after),
-        c_next=_name(cell.cell.after),
+        x=name_of(cell.x),
+        h=name_of(cell.hidden.before),
+        c=name_of(cell.cell.before),
+        h_next=name_of(cell.hidden.after),
+        c_next=name_of(cell.cell.after),
     )
 
 
 def _gate(symbol: str, gate: LoopGate) -> Gate:
     W, R = (
-        Weight(_name(product.weight), "", _array(product.weight, product.transposed)) for product in (gate.W, gate.R)
+        Weight(name_of(product.weight), "", _array(product.weight, product.transposed)) for product in (gate.W, gate.R)
     )
     biases = [_array(value) for value in gate.b]
-    b = Weight(" + ".join(map(_name, gate.b)), "", np.sum(biases, axis=0, dtype=np.float32))
+    b = Weight(" + ".join(map(name_of, gate.b)), "", np.sum(biases, axis=0, dtype=np.float32))
     hidden = len(R.array)
     for weight, shape in ((W, (hidden, W.array.shape[-1])), (R, (hidden, hidden)), (b, (hidden,))):
         if weight.array.shape != shape:
             raise StructureError(f"'{weight}' is {list(weight.array.shape)}, expected {list(shape)}")
-    return Gate(symbol, _name(gate.activation), W, R, b)
+    return Gate(symbol, name_of(gate.activation), W, R, b)
 
 
 def _array(value: ir.Value, transposed: bool = False) -> Array:

@@ -98,8 +98,11 @@ def _state(state: pb.StateSpec) -> tuple[str, str, str, str]:
 
 
 def _cells(inspection: Inspection) -> Iterator[str]:
-    """The gates, as data flow shows them."""
+    """The gates, and what is below and above them, as data flow shows it."""
     structure = inspection.structure
+    yield f"found by data flow: {structure.cells[0].x} from {', '.join(structure.below)}"
+    yield f"{inspection.artifact.spec.outputs[0].name} from {structure.cells[-1].h_next}, {', '.join(structure.above)}"
+    yield ""
     for layer, cell in enumerate(structure.cells):
         rows = []
         for role in ROLES:

@@ -52,7 +52,7 @@ GATES: dict[str, tuple[Mutation, str]] = {
     ),
     "bias dropped": (m.bias_dropped, "gate o, 'cells.0.o' (Sigmoid): no bias is added"),
     "layers' states exchanged": (m.layers_exchanged, "hidden states start from 'h'[1], 'h'[0]; expected one graph"),
-    "head on the first layer": (m.head_on_first_layer, "expected the last layer's hidden state 'cells.1.h_next'"),
+    "head on the first layer": (m.head_on_first_layer, "expected the last layer's hidden state at every step"),
     "length ignored": (m.length_ignored, "goes on when a row has ended: 'length' is ignored"),
     "length inverted": (m.length_inverted, "expected Where(t < 'length', next, 'cells.1.h')"),
     "steps counted from 1": (m.steps_counted_from_one, "does not count the steps from 0"),

@@ -1,0 +1,35 @@
+"""What reads an artifact does without torch, and without the exporter."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gatestream.export
+
+TORCH_HALF = {"exporter", "trace"}
+EXPORTER_HALF = TORCH_HALF | {"passes"}
+MODULES = {path.stem for path in Path(gatestream.export.__path__[0]).glob("*.py")} - {"__init__"}
+
+
+def python(code: str) -> set[str]:
+    """The modules that are loaded after `code`, in an interpreter of its own."""
+    code += "\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_reading_imports_no_torch() -> None:
+    assert EXPORTER_HALF < MODULES
+    loaded = python("\n".join(f"import gatestream.export.{module}" for module in sorted(MODULES - EXPORTER_HALF)))
+    assert not loaded & {"torch", "onnxscript", "safetensors", "onnxruntime"}
+
+
+def test_passes_import_no_torch() -> None:
+    assert "torch" not in python("import gatestream.export.passes")
+
+
+@pytest.mark.parametrize("module", sorted(TORCH_HALF))
+def test_the_torch_half_is_as_small_as_it_is_said_to_be(module: str) -> None:
+    assert "torch" in python(f"import gatestream.export.{module}")
