@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a
 
 counter-proof: install  ## the same network with its forget gate held at 1, and how it fails
 	$(BIN)/python -m gatestream.model.counter_proof docs/images/counter-proof.png
+
+bench: install  ## measure the server against its limits, side by side: some ten minutes, needs g++ and make
+	$(BIN)/python -m benchmarks
 
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers

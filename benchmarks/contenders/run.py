@@ -1,0 +1,97 @@
+"""limit-run: onnxruntime alone. One batch stepped over and over, its states handed from run to run.
+
+Every buffer is made and bound once (IOBinding), which is the cheapest way that onnxruntime has; a run through
+`InferenceSession.run` costs some microseconds more. Reads "WARM_UP SECONDS" from standard input and answers each line
+with one line of JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+WANTED = ("y", "h_next", "c_next")
+
+
+class BareRun:
+    """A batch of sessions that all take `steps` steps in each run."""
+
+    def __init__(self, path: str, batch: int, steps: int, threads: int):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # One thread needs none to spin for; with more, this is about the limit, and a limit may burn cores.
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        rng = np.random.default_rng(0)
+        feed: dict[str, Any] = {"length": np.full(batch, steps, np.int32)}
+        for item in self._session.get_inputs():
+            shape = [batch, *([steps] if item.name == "x" else []), *item.shape[2 if item.name == "x" else 1 :]]
+            if item.type == "tensor(int64)":
+                feed["x"] = rng.integers(0, 7, shape)
+            elif item.name != "length":
+                feed[item.name] = rng.standard_normal(shape, np.float32)
+        inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feed.items()}
+        outputs = {
+            name: ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in zip(WANTED, self._session.run(list(WANTED), feed), strict=True)
+        }
+        # What one run writes, the next one reads.
+        self._bindings = []
+        for _ in range(2):
+            binding = self._session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, value in outputs.items():
+                binding.bind_ortvalue_output(name, value)
+            self._bindings.append(binding)
+            for name, after in (("h", "h_next"), ("c", "c_next")):
+                inputs[name], outputs[after] = outputs[after], inputs[name]
+        self._steps = batch * steps
+
+    def measure(self, warm_up: float, seconds: float) -> dict[str, float]:
+        self._loop(warm_up)
+        cpu = time.process_time()
+        durations = np.array(self._loop(seconds))
+        total = float(durations.sum())
+        return {
+            "runs": len(durations),
+            "steps_per_s": self._steps * len(durations) / total,
+            "p50_us": 1e6 * float(np.median(durations)),
+            "p99_us": 1e6 * float(np.quantile(durations, 0.99)),
+            "server_cores": (time.process_time() - cpu) / total,
+        }
+
+    def _loop(self, seconds: float) -> list[float]:
+        durations: list[float] = []
+        clock = time.perf_counter
+        end = clock() + seconds
+        before = clock()
+        while before < end:
+            self._session.run_with_iobinding(self._bindings[len(durations) % 2])
+            after = clock()
+            durations.append(after - before)
+            before = after
+        return durations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifact")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    run = BareRun(arguments.artifact, arguments.batch, arguments.steps, arguments.threads)
+    for line in sys.stdin:
+        warm_up, seconds = map(float, line.split())
+        sys.stdout.write(json.dumps(run.measure(warm_up, seconds)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

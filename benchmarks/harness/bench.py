@@ -1,0 +1,173 @@
+"""What a target needs to measure: contenders, instruments, and windows that take turns."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tqdm import tqdm
+
+from benchmarks.harness import generator
+from benchmarks.harness.processes import ROOT, Announced, Gatestream, Instrument, Server
+from benchmarks.harness.statistics import Figures
+from benchmarks.models import SHAPES, Form, artifact
+
+INFERENCE: Final = "inference.GRPCInferenceService"
+ECHO_PATH: Final = "/benchmark.Limit/Echo"
+# What gRPC puts before a message.
+PREFIX_BYTES: Final = 5
+BY_HAND_PATH: Final = "/benchmark.ByHand/Step"
+
+Case = Callable[[], Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to look.
+
+    Attributes:
+        repeats: windows of each contender.
+        seconds: of a window.
+        warm_up: seconds before a window.
+    """
+
+    repeats: int
+    seconds: float
+    warm_up: float
+
+
+FULL: Final = Pace(repeats=7, seconds=1.2, warm_up=0.3)
+QUICK: Final = Pace(repeats=3, seconds=0.5, warm_up=0.2)
+
+
+class Bench:
+    """The processes of one target; they end with its `with` block.
+
+    Args:
+        pace: how long to look.
+        title: for the progress bar.
+    """
+
+    def __init__(self, pace: Pace, title: str):
+        self.pace = pace
+        self._title = title
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    # ---- Contenders ---------------------------------------------------------------------------
+
+    def gatestream(self, model: str, form: Form, **settings: object) -> Gatestream:
+        """A server of one model; settings are its flags."""
+        return self._stack.enter_context(Gatestream(artifact(model, form), settings))
+
+    def counted(self, model: str, form: Form, file: Path, **settings: object) -> Gatestream:
+        """A server that counts its calls and writes them to a file (benchmarks.contenders.counted)."""
+        command = ("-m", "benchmarks.contenders.counted")
+        server = Gatestream(artifact(model, form), settings, command, {"GATESTREAM_CALLS": str(file)})
+        return self._stack.enter_context(server)
+
+    def echo(self) -> Announced:
+        """limit-echo."""
+        return self._stack.enter_context(Announced("echo"))
+
+    def by_hand(self, model: str, form: Form, threads: int = 1) -> Announced:
+        """by-hand."""
+        return self._stack.enter_context(Announced("by_hand", [artifact(model, form), f"--threads={threads}"]))
+
+    def bare_run(self, model: str, form: Form, batch: int, steps: int = 1, threads: int = 1) -> Instrument:
+        """limit-run."""
+        module = [sys.executable, "-m", "benchmarks.contenders.run", str(artifact(model, form))]
+        options = [f"--batch={batch}", f"--steps={steps}", f"--threads={threads}"]
+        return self._stack.enter_context(_ending(Instrument([*module, *options])))
+
+    # ---- Loads --------------------------------------------------------------------------------
+
+    def load(self, server: Server, model: str, gates: bool = False, **options: object) -> Instrument:
+        """Load on a gatestream server, over its own wire; options are the generator's flags."""
+        gate_bytes = SHAPES[model].gate_bytes if gates else 0
+        return self._generator("gatestream", server, {"gate_bytes": gate_bytes, **_row(model), **options})
+
+    def inference_load(self, server: Server, model: str, **options: object) -> Instrument:
+        """Load on a server of the Open Inference Protocol."""
+        return self._generator("inference", server, {**_row(model), **options})
+
+    def echo_load(self, server: Server, message_bytes: int, **options: object) -> Instrument:
+        """Load on limit-echo."""
+        return self._generator("opaque", server, {"path": ECHO_PATH, "bytes": message_bytes, **options})
+
+    def by_hand_load(self, server: Server, model: str, **options: object) -> Instrument:
+        """Load on by-hand."""
+        shape = SHAPES[model]
+        if shape.inputs != shape.outputs or shape.tokens:
+            raise ValueError(f"model {model} answers with another size than it asks with; by-hand's load needs one")
+        return self._generator("opaque", server, {"path": BY_HAND_PATH, "bytes": 8 + 4 * shape.inputs, **options})
+
+    def _generator(self, wire: str, server: Server, options: Mapping[str, object]) -> Instrument:
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        program: list[str | Path] = [generator.build(), wire, f"--port={server.port}", f"--pid={server.pid}"]
+        return self._stack.enter_context(_ending(Instrument([*program, *flags])))
+
+    @staticmethod
+    def message_bytes(load: Instrument) -> int:
+        """Size of a message of this load, for an echo of the same size."""
+        return int(load.count(16)["request_bytes"]) - PREFIX_BYTES
+
+    # ---- Windows ------------------------------------------------------------------------------
+
+    def closed(self, instrument: Instrument) -> Case:
+        """A window of a closed loop, or of a bare run."""
+        return lambda: instrument.measure(self.pace.warm_up, self.pace.seconds)
+
+    def open(self, instrument: Instrument, rate: float, seconds: float | None = None) -> Case:
+        """A window of an open loop."""
+        return lambda: instrument.measure(self.pace.warm_up, seconds or self.pace.seconds, rate)
+
+    def interleave(self, cases: Mapping[str, Case], repeats: int | None = None) -> dict[str, list[Figures]]:
+        """Windows of all cases in turn, each repeat beginning with another case."""
+        names = list(cases)
+        windows: dict[str, list[Figures]] = {name: [] for name in names}
+        rounds = repeats or self.pace.repeats
+        with tqdm(total=rounds * len(names), desc=self._title, unit="window", leave=False, disable=None) as bar:
+            for repeat in range(rounds):
+                shift = repeat % len(names)
+                for name in names[shift:] + names[:shift]:
+                    bar.set_postfix_str(name)
+                    windows[name].append(cases[name]())
+                    bar.update()
+        return windows
+
+
+@cache
+def knows(flag: str) -> bool:
+    """Whether `gatestream serve` has a flag, by its help."""
+    command = [sys.executable, "-m", "gatestream.cli", "serve", "--help"]
+    return flag in subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+
+
+def speaks_inference(server: Server) -> bool:
+    """Whether the server has the Open Inference Protocol, by reflection."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        return INFERENCE in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+@contextmanager
+def _ending(instrument: Instrument) -> Iterator[Instrument]:
+    with instrument:
+        yield instrument
+        instrument.close()
+
+
+def _row(model: str) -> dict[str, object]:
+    shape = SHAPES[model]
+    return {"model": shape.name, "features": shape.inputs, "tokens": shape.tokens, "outputs": shape.outputs}

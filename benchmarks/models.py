@@ -1,0 +1,126 @@
+"""The models that are measured: random weights of a fixed seed, exported once into a folder beside this file."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, cast
+
+Form = Literal["gates", "fused"]
+FORMS: Final[tuple[Form, ...]] = ("gates", "fused")
+
+_ROOT: Final = Path(__file__).parent.parent
+_CACHE: Final = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a load generator and a bare run must know of a model.
+
+    Attributes:
+        tokens: size of the vocabulary; 0 where the input is `inputs` float32.
+        outputs: float32 in a row of the output.
+    """
+
+    name: str
+    hidden: int
+    inputs: int
+    outputs: int
+    layers: int = 1
+    tokens: int = 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one session: h and c."""
+        return 2 * 4 * self.layers * self.hidden
+
+    @property
+    def gate_bytes(self) -> int:
+        """Of one step: four gates."""
+        return 4 * 4 * self.layers * self.hidden
+
+
+SHAPES: Final = {
+    shape.name: shape
+    for shape in (
+        ModelShape("reber", hidden=32, inputs=7, outputs=7, tokens=7),
+        ModelShape("lstm128", hidden=128, inputs=64, outputs=64),
+        ModelShape("lstm512", hidden=512, inputs=256, outputs=256),
+        ModelShape("lstm512x2", hidden=512, inputs=256, outputs=256, layers=2),
+        ModelShape("lstm1024", hidden=1024, inputs=512, outputs=512),
+    )
+}
+
+
+def artifact(name: str, form: Form) -> Path:
+    """A model's file, which `prepare` has made."""
+    return _folder() / f"{name}-{form}.onnx"
+
+
+def prepare() -> None:
+    """Export the models that this version of the exporter has not exported before.
+
+    Raises:
+        subprocess.CalledProcessError: an export failed; it has said why.
+    """
+    missing = [f"{name}-{form}" for name in SHAPES for form in FORMS if not artifact(name, form).exists()]
+    if missing:
+        # In a process of its own: the harness does without torch.
+        arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(_folder()), *missing]
+        subprocess.run(arguments, check=True, cwd=_ROOT)
+
+
+@cache
+def _folder() -> Path:
+    """Named after the exporter's sources."""
+    digest = hashlib.sha256()
+    for folder in ("model", "export"):
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return _CACHE / digest.hexdigest()[:12]
+
+
+def _export(name: str, form: Form, path: Path) -> None:
+    """Write an artifact without the proof that it is right: its weights are noise, and the proof takes a minute."""
+    import torch
+
+    from gatestream.export import artifact, exporter
+    from gatestream.export.describe import describe
+    from gatestream.export.fingerprint import fingerprint
+    from gatestream.export.trace import OPSET
+    from gatestream.model.network import Network, NetworkConfig
+
+    shape = SHAPES[name]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        name=name,
+        task="benchmark",
+        encoder="one_hot" if shape.tokens else "none",
+        inputs=shape.inputs,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        outputs=shape.outputs,
+        vocabulary=tuple("BTSXPVE") if shape.tokens else (),
+    )
+    network = Network(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = describe(
+        config,
+        exporter.FORMS[form],
+        version="1",
+        fingerprint=fingerprint(exporter.weights_of(network)),
+        opset=OPSET,
+        torch_version=torch.__version__,
+    )
+    draft = path.with_suffix(".draft")
+    artifact.save(exporter.build(network, form), spec, draft)
+    draft.replace(path)
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[2:]:
+        model, _, in_form = argument.partition("-")
+        _export(model, cast(Form, in_form), Path(sys.argv[1]) / f"{argument}.onnx")

@@ -1,0 +1,34 @@
+"""Target 4: many steps of a session in one message."""
+
+from benchmarks.harness.bench import Bench, Case
+from benchmarks.harness.report import Section, Verdict
+from benchmarks.harness.statistics import column, ratios, summarise
+from benchmarks.models import FORMS
+
+MODEL = "lstm128"
+SESSIONS = 8
+STEPS = 64
+
+
+def measure(bench: Bench) -> Section:
+    section = Section(
+        "chunks",
+        4,
+        "Chunks of 64 steps, 8 sessions",
+        "Hidden 128. limit-run is one run over [8, 64] on one thread, as the server has. The 8 sessions share a stream "
+        "and a message, or have a stream each.",
+    )
+    cases: dict[str, Case] = {}
+    for form in FORMS:
+        server = bench.gatestream(MODEL, form)
+        cases[f"gatestream, {form}"] = bench.closed(bench.load(server, MODEL, sessions=SESSIONS, steps=STEPS))
+        apart = bench.load(server, MODEL, streams=SESSIONS, steps=STEPS)
+        cases[f"gatestream, {form}, a stream each"] = bench.closed(apart)
+        cases[f"limit-run, {form}"] = bench.closed(bench.bare_run(MODEL, form, batch=SESSIONS, steps=STEPS))
+    windows = bench.interleave(cases)
+    section.contenders = {name: summarise(windows[name]) for name in cases}
+    for form in FORMS:
+        steps = column(windows[f"gatestream, {form}"], "steps_per_s")
+        limit = column(windows[f"limit-run, {form}"], "steps_per_s")
+        section.verdicts.append(Verdict(f"steps/s over limit-run, {form}", ratios(steps, limit), 0.75, at_most=False))
+    return section

@@ -1,0 +1,62 @@
+"""Target 6: what sessions cost that are open."""
+
+from collections.abc import Callable
+
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.processes import Gatestream
+from benchmarks.harness.report import Section, Verdict
+from benchmarks.harness.statistics import Figures, Spread, column, ratios, summarise
+from benchmarks.models import SHAPES, Form
+
+MODEL = "lstm128"
+FORM: Form = "fused"
+PACKED = 500
+FEW = 1_000
+MANY = 100_000
+MOST_EXTRA_BYTES = 200
+
+
+def measure(bench: Bench) -> Section:
+    section = Section(
+        "open-sessions",
+        6,
+        "100,000 open sessions",
+        f"Hidden 128, fused, messages of {PACKED} sessions. In turn: every open session is stepped, {PACKED} at a "
+        f"time; the states of {MANY:,} do not fit the caches. Idle: the same {PACKED} step all the time.",
+    )
+    room = {"sessions": MANY, "sessions_per_stream": MANY}
+    servers: dict[str, Gatestream] = {}
+    cases: dict[str, Callable[[], Figures]] = {}
+    for open_sessions in (FEW, MANY):
+        server = bench.gatestream(MODEL, FORM, **room)
+        servers[f"{open_sessions:,} in turn"] = server
+        load = bench.load(server, MODEL, sessions=PACKED, blocks=open_sessions // PACKED)
+        # Every session once: what follows finds the memory of all of them in use.
+        load.count(open_sessions // PACKED)
+        cases[f"{open_sessions:,} in turn"] = bench.closed(load)
+        server = bench.gatestream(MODEL, FORM, **room)
+        load = bench.load(server, MODEL, sessions=PACKED, idle=open_sessions - PACKED)
+        load.count(1)
+        cases[f"{open_sessions:,}, all but {PACKED} idle"] = bench.closed(load)
+    windows = bench.interleave(cases)
+    section.contenders = {name: summarise(windows[name]) for name in cases}
+    for kind in ("{:,} in turn", f"{{:,}}, all but {PACKED} idle"):
+        few, many = (column(windows[kind.format(count)], "steps_per_s") for count in (FEW, MANY))
+        name = "time a step, " + kind.format(MANY) + f", over {FEW:,}"
+        section.verdicts.append(Verdict(name, ratios(few, many), 1.1, at_most=True))
+    few_bytes, many_bytes = (servers[f"{count:,} in turn"].resident_bytes() for count in (FEW, MANY))
+    extra = (many_bytes - few_bytes) / (MANY - FEW) - SHAPES[MODEL].state_bytes
+    section.verdicts.append(
+        Verdict(
+            f"memory of a session besides its state of {SHAPES[MODEL].state_bytes} bytes",
+            Spread.of([extra]),
+            MOST_EXTRA_BYTES,
+            at_most=True,
+            unit="bytes",
+        )
+    )
+    section.notes.append(
+        f"Resident: {few_bytes / 2**20:.0f} MiB with {FEW:,} sessions, {many_bytes / 2**20:.0f} MiB with {MANY:,}; "
+        "memory of the server process that it shares with no other."
+    )
+    return section

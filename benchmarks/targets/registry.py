@@ -1,0 +1,51 @@
+"""What is measured, in the order of the table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.report import Section
+from benchmarks.targets import (
+    chunks,
+    curves,
+    gates,
+    models,
+    neighbours,
+    open_sessions,
+    own_times,
+    packed,
+    profile,
+    sequences,
+    single,
+    start,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something to measure.
+
+    Attributes:
+        number: of the target; 0 for what has no bound.
+        measure: does it.
+    """
+
+    number: int
+    measure: Callable[[Bench], Section]
+
+
+TARGETS: Final = {
+    "single": Target(1, single.measure),
+    "sequences": Target(2, sequences.measure),
+    "packed": Target(3, packed.measure),
+    "chunks": Target(4, chunks.measure),
+    "own-times": Target(5, own_times.measure),
+    "open-sessions": Target(6, open_sessions.measure),
+    "neighbours": Target(7, neighbours.measure),
+    "start": Target(8, start.measure),
+    "gates": Target(9, gates.measure),
+    "profile": Target(10, profile.measure),
+    "models": Target(0, models.measure),
+    "curves": Target(0, curves.measure),
+}
