@@ -23,7 +23,7 @@ from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
-from gatestream.server.slots import Ints
+from gatestream.server.slots import Ints, Marks
 from gatestream.server.work import (
     GATES,
     OUTPUTS,
@@ -89,8 +89,7 @@ class Engine:
         self._last_work = 0
         self._rows = 0
         self._seconds_per_row = 0.0
-        # Each slot once, however many sessions it had before the next tick.
-        self._fresh: dict[int, None] = {}
+        self._fresh = Marks(limits.sessions)
         # Steps that came one entry to a message, by slot, until they are taken in together.
         self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
         self._running = False
@@ -323,17 +322,19 @@ class Engine:
             return False
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        fresh = self._fresh.oldest_first()
         short = self._seconds_per_row * int(tick.lengths.sum()) < _SHORT_SECONDS
         try:
             if short:
-                outputs, gates = self._compute(tick, parts)
+                outputs, gates = self._compute(tick, parts, fresh)
             else:
                 loop = asyncio.get_running_loop()
-                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts)
+                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts, fresh)
         except Exception as error:
             _log.exception("tick failed", model=self.spec.name, members=len(tick.slots))
             self._fail(tick, error)
         else:
+            self._fresh.drop(len(fresh))
             self._complete(tick, outputs, gates)
         finally:
             self._running = False
@@ -344,9 +345,11 @@ class Engine:
             await asyncio.sleep(0)
         return True
 
-    def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
+    def _compute(
+        self, tick: Tick, parts: Sequence[tuple[Any, int, int]], fresh: Ints
+    ) -> tuple[list[Array], list[Array]]:
         started = self.clock()
-        self.write_fresh()
+        self._write_initial(fresh)
         steps, size = tick.steps, len(tick.slots)
         inputs = [np.empty((size, steps, *item.shape), DTYPES[item.dtype]) for item in self.spec.inputs]
         gates = False
@@ -418,15 +421,17 @@ class Engine:
 
     def start_fresh(self, slot: int) -> None:
         """Have the slot's state set to the initial one before its next step."""
-        self._fresh[slot] = None
+        self._fresh.add(slot)
 
     def write_fresh(self) -> None:
-        """Set the states that were asked for by `start_fresh`. Not while a tick runs, except by the tick itself."""
-        slots = list(self._fresh)
-        if slots:
-            self.runner.write(np.array(slots), [np.repeat(row, len(slots), axis=0) for row in self._initial])
-            for slot in slots:
-                del self._fresh[slot]
+        """Set the states that were asked for by `start_fresh`. Not while a tick runs."""
+        slots = self._fresh.oldest_first()
+        self._write_initial(slots)
+        self._fresh.drop(len(slots))
+
+    def _write_initial(self, slots: Ints) -> None:
+        if len(slots):
+            self.runner.write(slots, [np.repeat(row, len(slots), axis=0) for row in self._initial])
 
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""

@@ -82,8 +82,8 @@ class Scheduler:
         # Columns of the entries, by id. A dropped entry that still waits in a queue or a tick has the slot _NONE.
         self._slot, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
         # Ends of each slot's line; both _NONE when it is empty.
-        self._first = np.full(slots, _NONE, np.int64)
-        self._last = np.full(slots, _NONE, np.int64)
+        self._first = np.full(slots, _NONE, np.int32)
+        self._last = np.full(slots, _NONE, np.int32)
         self._singles = Queue(entries)
         self._chunks = Queue(entries)
         self._controls = Queue(entries)

@@ -33,7 +33,7 @@ class SessionTable:
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
         self.answered_at = np.full(capacity, np.inf)
-        self.handle = np.zeros(capacity, np.int64)
+        self.handle = np.zeros(capacity, np.int32)
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
 
     def __len__(self) -> int:

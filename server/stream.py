@@ -39,8 +39,8 @@ class ClientStream:
         self._limits = limits
         self._tenant = tenant
         # By handle: the model's number, and the slot in it or one of the marks above.
-        self._model = np.zeros(16, np.int64)
-        self._slot = np.full(16, _FREE, np.int64)
+        self._model = np.zeros(16, np.int16)
+        self._slot = np.full(16, _FREE, np.int32)
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
@@ -111,8 +111,8 @@ class ClientStream:
         size = len(self._slot)
         if handle >= size:
             more = max(size, handle + 1 - size)
-            self._slot = np.concatenate((self._slot, np.full(more, _FREE)))
-            self._model = np.concatenate((self._model, np.zeros(more, np.int64)))
+            self._slot = np.concatenate((self._slot, np.full(more, _FREE, np.int32)))
+            self._model = np.concatenate((self._model, np.zeros(more, np.int16)))
 
     def _reset(self, model: Model, slot: int, handle: int) -> None:
         model.register.reset(self, slot, handle)
