@@ -250,15 +250,16 @@ class Conversation:
     def _runs(self, handles: Sequence[int] | Ints) -> Iterator[tuple[Lane, Ints, slice]]:
         """Neighbouring entries of one lane: the lane, its members, where they stand in the message."""
         array = _ints(handles)
+        if len(array) == 1 and array[0] < len(self._lane_of) and self._lane_of[array[0]] >= 0:
+            # One session a message, the quick way.
+            yield self._lanes[int(self._lane_of[array[0]])], self._member_of[array], slice(0, 1)
+            return
         if not len(array):
             return
         numbers = self._lane_of[array] if array.max() < len(self._lane_of) else np.array([-1])
         if numbers.min() < 0:
             raise ProtocolError(f"an answer came for handles {array.tolist()[:8]}, not all of which are open")
         members = self._member_of[array]
-        if len(array) == 1:
-            yield self._lanes[int(numbers[0])], members, slice(0, 1)
-            return
         cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(array)]
         for begin, end in itertools.pairwise(cuts):
             yield self._lanes[int(numbers[begin])], members[begin:end], slice(begin, end)

@@ -1,6 +1,7 @@
 """The part of a lane that is on its way, and the account of its answers."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,20 @@ from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolEr
 from gatestream.client.work import Chunk, Control, Ints, Kind
 
 Bools = NDArray[np.bool_]
+
+
+class Entries(NamedTuple):
+    """Columns of a Steps message.
+
+    Attributes:
+        firsts: position of each entry's first step.
+        lengths: steps of each entry.
+        inputs: per input, the rows of all entries.
+    """
+
+    firsts: list[int]
+    lengths: list[int]
+    inputs: list[bytes]
 
 
 class Flight:
@@ -77,14 +92,18 @@ class Flight:
             self.due = False
         return rows
 
-    def bytes_of(self, rows: Ints) -> list[bytes]:
-        """Per input, the steps of these rows that were not answered."""
-        if rows is self._all:
-            return [column.tobytes() for column in self.columns]
-        return [
-            b"".join(column[row, first:].tobytes() for row, first in zip(rows, self.taken[rows], strict=True))
+    def entries(self) -> Entries:
+        """What the next message carries: the steps of the `sendable` rows that were not answered."""
+        if not self.due:
+            columns = [column.tobytes() for column in self.columns]
+            return Entries(self.base.tolist(), [self.length] * len(self.members), columns)
+        rows = self.sendable
+        taken = self.taken[rows]
+        columns = [
+            b"".join(column[row, first:].tobytes() for row, first in zip(rows, taken, strict=True))
             for column in self.columns
         ]
+        return Entries((self.base[rows] + taken).tolist(), (self.length - taken).tolist(), columns)
 
     def rows_of(self, members: Ints) -> Ints:
         """The members' rows.
@@ -114,6 +133,10 @@ class Flight:
         Raises:
             ProtocolError: not the steps that come next.
         """
+        fresh = rows is self._all and self.results is None
+        if fresh and bool((lengths == self.length).all()) and bool((firsts == self.base).all()):
+            self._take_all(columns)
+            return
         begin = self.taken[rows]
         end = begin + lengths
         expected = self.base[rows] + begin
@@ -122,15 +145,18 @@ class Flight:
                 f"steps were answered from positions {firsts.tolist()}, as many as {lengths.tolist()}; "
                 f"those from {expected.tolist()} come next"
             )
-        finished = rows[end == self.length]
-        if self.results is None and rows is self._all and len(finished) == len(rows):
-            # All of it at once, the usual case. Copied, since the wire's buffer is read-only.
-            shape = (len(rows), self.length)
-            self.results = [each.reshape(*shape, *each.shape[1:]).copy() for each in columns]
-        else:
-            self._scatter(rows, begin, lengths, columns)
+        self._scatter(rows, begin, lengths, columns)
         self.taken[rows] = end
-        self._shut(finished)
+        self._shut(rows[end == self.length])
+
+    def _take_all(self, columns: list[Array]) -> None:
+        """All of it at once, the usual case."""
+        shape = len(self.members), self.length
+        # Copied, since the wire's buffer is read-only.
+        self.results = [each.reshape(*shape, *each.shape[1:]).copy() for each in columns]
+        self.taken[:] = self.length
+        self.open[:] = False
+        self.waiting = 0
 
     def _scatter(self, rows: Ints, begin: Ints, lengths: Ints, columns: list[Array]) -> None:
         if self.results is None:

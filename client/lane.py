@@ -31,6 +31,7 @@ class Lane:
     def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
         self.layout = layout
         self.handles = handles
+        self._handle_list: list[int] = handles.tolist()
         self.members: Ints = np.arange(len(handles))
         self.positions: Ints = np.zeros(len(handles), np.int64)
         self.ids = [""] * len(handles)
@@ -39,6 +40,13 @@ class Lane:
         self.queue: deque[Chunk | Control] = deque()
         self.flight: Flight | None = None
         self._chunk_length = chunk_length
+
+    def handles_of(self, members: Ints, rows: Ints) -> list[int]:
+        """The handles of some rows of a flight of these members."""
+        if len(rows) == len(self._handle_list):
+            return self._handle_list
+        chosen: list[int] = self.handles[members[rows]].tolist()
+        return chosen
 
     def head(self) -> Chunk | Control | None:
         """What comes next; what can no longer be done, since a member is closed, is answered on the way."""
@@ -125,10 +133,17 @@ class Lane:
             self._disown(flight)
 
     def withdraw(self, work: Chunk | Control, error: GatestreamError) -> None:
-        """The caller waits no longer: what has not left stays here; what has left is still accounted for."""
+        """The caller waits no longer: what has not left stays here; what has left is still accounted for.
+
+        It may have been answered just now, and its caller not know yet.
+        """
+        kind = work.kind if isinstance(work, Control) else None
+        if kind is Kind.OPEN and work.done and work.error is None:
+            self.queue.append(Control(kind=Kind.CLOSE, members=work.members))
+        if self.flight is not None and self.flight.paused and work in self.flight.works:
+            self.flight = None
         work.finish(error)
-        closing = isinstance(work, Control) and work.kind is Kind.CLOSE
-        if work in self.queue and not closing:
+        if work in self.queue and kind is not Kind.CLOSE:
             at = self.queue.index(work)
             del self.queue[at]
             if isinstance(work, Chunk):

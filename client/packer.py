@@ -109,7 +109,7 @@ class Packer:
             raise ProtocolError("the server answered steps that were not sent")
         rows = flight.rows_of(members)
         flight.take(rows, lengths, firsts, columns)
-        lane.positions[members] = flight.base[rows] + flight.taken[rows]
+        lane.positions[members] = firsts + lengths
         self._count(lane, -int(lengths[0] if len(lengths) == 1 else lengths.sum()))
         self._settle(lane)
 
@@ -227,7 +227,7 @@ class Packer:
             elif control.kind is Kind.PAUSE:
                 control.finish()
             else:
-                handles[control.kind] += lane.handles[flight.members[rows]].tolist()
+                handles[control.kind] += lane.handles_of(flight.members, rows)
         self._controls.clear()
         messages = [pb.ClientMessage(open=each) for each in opens]
         if handles[Kind.RESET]:
@@ -249,16 +249,17 @@ class Packer:
             flight = lane.flight or lane.start_steps(room)
             if flight is None or flight.left(flight.sendable) > room:
                 break
+            entries = flight.entries()
             rows = flight.send()
             count = flight.left(rows)
             used += count * lane.layout.request_bytes
             self._count(lane, count)
             waiting.add(lane)
             del ready[lane]
-            steps.handle.extend(lane.handles[flight.members[rows]].tolist())
-            steps.first.extend((flight.base[rows] + flight.taken[rows]).tolist())
-            lengths += (flight.length - flight.taken[rows]).tolist()
-            columns.append(flight.bytes_of(rows))
+            steps.handle.extend(lane.handles_of(flight.members, rows))
+            steps.first.extend(entries.firsts)
+            lengths += entries.lengths
+            columns.append(entries.inputs)
         if not waiting:
             return []
         self._waiting[model] = waiting

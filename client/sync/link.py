@@ -82,16 +82,10 @@ class Link:
                 gate.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
         except BaseException:
             # Ctrl-C: nobody waits for the answer any more.
-            self.leave(lane, work)
+            self._leave(lane, work)
             raise
         if work.error is not None:
             raise work.error
-
-    def leave(self, lane: Lane, work: Chunk | Control) -> None:
-        """Wait for the work no longer."""
-        with self._lock:
-            self._conversation.withdraw(lane, work, DeadlineExceededError("the caller waits no longer"))
-            self._flush()
 
     def close_later(self, lane: Lane) -> None:
         """Have the sessions closed, without waiting for it."""
@@ -116,6 +110,11 @@ class Link:
         self._reader.join(_SECONDS_TO_PART)
         self._call.cancel()
         self._reader.join()
+
+    def _leave(self, lane: Lane, work: Chunk | Control) -> None:
+        with self._lock:
+            self._conversation.withdraw(lane, work, DeadlineExceededError("the caller waits no longer"))
+            self._flush()
 
     def _flush(self) -> None:
         for message in self._conversation.take():

@@ -84,6 +84,17 @@ def test_an_opening_that_nobody_waits_for_is_closed_when_it_comes() -> None:
     pair.open()
 
 
+def test_an_opening_whose_caller_left_when_it_was_answered_is_closed() -> None:
+    pair = Pair()
+    lane, work = pair.opening()
+    pair.tell(pair.server.open())
+    assert work.done
+    pair.conversation.withdraw(lane, work, GatestreamError("cancelled"))
+    pair.flush()
+    pair.settle()
+    assert pair.server.sessions == {}
+
+
 def test_an_opening_refused_for_lack_of_room_may_be_tried_again() -> None:
     pair = Pair()
     lane, work = pair.opening()
@@ -185,6 +196,17 @@ def test_a_pause_holds_the_lane() -> None:
     pair.flush()
     pair.settle()
     assert list(answers(after)) == [[3]]
+
+
+def test_a_pause_whose_caller_left_ends() -> None:
+    pair = Pair()
+    lane = pair.open()
+    pause, after = pair.control(lane, Kind.PAUSE), pair.step(lane, [[2]])
+    assert pause.done
+    pair.conversation.withdraw(lane, pause, GatestreamError("cancelled"))
+    pair.flush()
+    pair.settle()
+    assert list(answers(after)) == [[2]]
 
 
 def test_a_message_of_a_later_protocol_is_not_minded() -> None:
