@@ -113,6 +113,11 @@ class Speaker:
             self._hear(self.stream.read())
         self._check()
 
+    def settle_opens(self) -> None:
+        """Read until the server has said of every session that it is open."""
+        while any(handle not in self._came for handle in self._expected):
+            self._hear(self.stream.read())
+
     def half_close(self) -> None:
         """Say that nothing more comes: everything is answered, the sessions are closed, and the stream ends well."""
         self.stream.half_close()
@@ -126,9 +131,8 @@ class Speaker:
         self.stream.disconnect()
 
     def disconnect(self) -> None:
-        """Vanish, with answers outstanding, once every session is known to the server."""
-        while any(events and handle not in self._came for handle, events in self._expected.items()):
-            self._hear(self.stream.read())
+        """Vanish, with answers outstanding."""
+        self.settle_opens()
         self.stream.disconnect()
 
     def _missing(self) -> int:

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.e2e.oracles import Accumulator, LstmWithGates, Oracle
@@ -38,6 +38,11 @@ class Interleaving(RuleBasedStateMachine):
         handles = st.sampled_from(sorted(speaker.sessions))
         return data.draw(st.lists(handles, unique=True, min_size=1, max_size=most))
 
+    @initialize()
+    def begin(self) -> None:
+        for k in range(9):
+            self.open(k % 3, again=False, create=True, outputs=k != 4, gates=k % 2 == 0)
+
     @rule(k=SPEAKERS, again=st.booleans(), create=st.booleans(), outputs=st.booleans(), gates=st.booleans())
     def open(self, k: int, again: bool, create: bool, outputs: bool, gates: bool) -> None:
         """A new session; its id may be that of one that has ended."""
@@ -50,29 +55,38 @@ class Interleaving(RuleBasedStateMachine):
         k=SPEAKERS,
         data=st.data(),
         seed=SEEDS,
+        messages=st.integers(1, 6),
         lengths=st.lists(st.one_of(st.just(1), st.integers(1, 30)), min_size=6, max_size=6),
         positions=st.booleans(),
         fault=st.sampled_from([None, None, None, "position", "nan"]),
+        reset=st.booleans(),
     )
     def step(
-        self, k: int, data: st.DataObject, seed: int, lengths: list[int], positions: bool, fault: str | None
+        self,
+        k: int,
+        data: st.DataObject,
+        seed: int,
+        messages: int,
+        lengths: list[int],
+        positions: bool,
+        fault: str | None,
+        reset: bool,
     ) -> None:
-        """A message of one or more chunks, of which one may be wrong."""
+        """Messages of one or more chunks, of which one may be wrong, and perhaps a reset behind the first."""
         speaker = self.speakers[k]
-        if not (handles := self.pick(data, speaker)):
-            return
         rng = np.random.default_rng(seed)
-        chunks = {handle: self.oracle.inputs(rng, length) for handle, length in zip(handles, lengths, strict=False)}
-        speaker.steps(
-            chunks,
-            positions=positions or fault == "position",
-            lengths=any(len(chunk) > 1 for chunk in chunks.values()),
-            faults={handles[seed % len(handles)]: fault} if fault else {},
-        )
-
-    @rule(k=SPEAKERS, data=st.data())
-    def reset(self, k: int, data: st.DataObject) -> None:
-        self.speakers[k].reset(self.pick(data, self.speakers[k], most=2))
+        for message in range(messages):
+            if not (handles := self.pick(data, speaker)):
+                return
+            chunks = {handle: self.oracle.inputs(rng, length) for handle, length in zip(handles, lengths, strict=False)}
+            speaker.steps(
+                chunks,
+                positions=positions or fault == "position",
+                lengths=any(len(chunk) > 1 for chunk in chunks.values()),
+                faults={handles[seed % len(handles)]: fault} if fault else {},
+            )
+            if reset and message == 0:
+                speaker.reset(handles[:2])
 
     @rule(k=SPEAKERS, data=st.data())
     def close(self, k: int, data: st.DataObject) -> None:
@@ -84,30 +98,31 @@ class Interleaving(RuleBasedStateMachine):
         """A session comes to another stream, or to another handle of the same."""
         owner, heir = self.speakers[k], self.speakers[to]
         for handle in self.pick(data, owner, most=1):
+            # What is sent on two streams comes in any order: first all that the owner sent, then the heir's Open, and
+            # only then what the owner sends next.
             if owner is not heir:
-                # Else it would be anybody's guess which comes first, steps on the one stream or Open on the other.
                 owner.settle()
             session = owner.expect_closed(handle, pb.CLOSE_REASON_TAKEN_OVER)
             session.outputs, session.gates = outputs, gates and self.oracle.hidden > 0
             heir.open(session, pb.OPEN_MODE_RESUME if resume else pb.OPEN_MODE_EITHER, created=False)
+            if owner is not heir:
+                heir.settle_opens()
 
     @rule(k=SPEAKERS)
     def settle(self, k: int) -> None:
         self.speakers[k].settle()
 
-    @rule(k=SPEAKERS)
-    def half_close(self, k: int) -> None:
-        self.ended += [session.id for session in self.speakers[k].sessions.values()]
-        self.speakers[k].half_close()
-        self.speakers[k] = Speaker(self.server.address, self.oracle)
-
-    @rule(k=SPEAKERS)
-    def disconnect(self, k: int) -> None:
-        """A client vanishes; its sessions end, and nobody else's."""
-        self.speakers[k].disconnect()
-        gone = {session.id for session in self.speakers[k].sessions.values()}
+    @rule(k=SPEAKERS, vanish=st.booleans())
+    def leave(self, k: int, vanish: bool) -> None:
+        """A client says that it ends, or vanishes, and comes again; its sessions end, and nobody else's."""
+        speaker = self.speakers[k]
+        gone = {session.id for session in speaker.sessions.values()}
+        if vanish:
+            speaker.disconnect()
+            until(lambda: not gone & self.listed(), "the sessions had ended")
+        else:
+            speaker.half_close()
         self.ended += sorted(gone)
-        until(lambda: not gone & self.listed(), "the sessions had ended")
         self.speakers[k] = Speaker(self.server.address, self.oracle)
 
     def listed(self) -> set[str]:
@@ -142,6 +157,6 @@ def test_each_session_gives_what_it_gives_alone(served: tuple[ServerProcess, Ora
     run_state_machine_as_test(
         Served,
         settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
