@@ -141,7 +141,7 @@ class Register:
         self._answered(slot)
 
     def close(self, owner: Owner | None, slot: int) -> None:
-        """End a session in its order; the owner hears `closed`. The caller takes no more steps for it."""
+        """End a session in its order; the owner hears `closed`. Its id is free at once; it takes no more steps."""
 
         def run() -> None:
             self._end(np.array([slot]), pb.CLOSE_REASON_REQUESTED)
@@ -150,6 +150,7 @@ class Register:
             """The session has ended already, and the owner has heard so."""
 
         self._engine.control(slot, Control(run, fail, owner, must=True), unlimited=True)
+        self._engine.sessions.leave(slot)
 
     def detach(self, owner: Owner, slots: Ints) -> None:
         """End those of the sessions that are still the owner's, who has gone."""

@@ -28,7 +28,9 @@ class SessionTable:
 
     def __init__(self, capacity: int):
         self._slots = Slots(capacity)
+        # Without the sessions that only wait for their end: their ids are free.
         self._slot_of: dict[str, int] = {}
+        self._count = 0
         self._key = np.full(capacity, None, object)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
@@ -37,7 +39,7 @@ class SessionTable:
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
 
     def __len__(self) -> int:
-        return len(self._slot_of)
+        return self._count
 
     def create(self, tenant: str, session_id: str, now: float) -> int:
         """A new session at position 0, owned by nobody.
@@ -72,6 +74,7 @@ class SessionTable:
             )
         slot = int(self._slots.take(1)[0])
         self._slot_of[key] = slot
+        self._count += 1
         self._key[slot] = key
         self.position[slot] = self.accepted[slot] = 0
         self.answered_at[slot] = now
@@ -92,10 +95,16 @@ class SessionTable:
             raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
         return slot
 
+    def leave(self, slot: int) -> None:
+        """Let another session have the id of one that only waits for its end."""
+        del self._slot_of[self._key[slot]]
+
     def remove(self, slots: Ints) -> None:
         """Forget these sessions; their ids are free, their slots are not until `free`."""
         for slot in slots.tolist():
-            del self._slot_of[self._key[slot]]
+            if self._slot_of.get(self._key[slot]) == slot:
+                del self._slot_of[self._key[slot]]
+        self._count -= len(slots)
         self._key[slots] = None
         self.owner[slots] = None
         self.answered_at[slots] = np.inf
@@ -117,4 +126,9 @@ class SessionTable:
         """Slots of up to `size` of a tenant's sessions, in order of slot, beginning behind the slot `after`."""
         prefix = f"{tenant}/"
         taken = after + 1 + np.flatnonzero(np.isfinite(self.answered_at[after + 1 :]))
-        return list(islice((slot for slot in taken.tolist() if self._key[slot].startswith(prefix)), size))
+        mine = (
+            slot
+            for slot, key in zip(taken.tolist(), self._key[taken], strict=True)
+            if key.startswith(prefix) and self._slot_of.get(key) == slot
+        )
+        return list(islice(mine, size))
