@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gatestream.export.errors import ArtifactError
+from gatestream.export.errors import ArtifactError, ContractError
 from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -33,21 +33,20 @@ class Session:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes have no common base but this
             raise ArtifactError(f"onnxruntime refuses {path}: {' '.join(str(error).split())}") from error
-        self._input, self._length = spec.inputs[0].name, spec.length_input
-        self._states = [state.input for state in spec.states]
+        self._spec = spec
         hidden, cell = spec.states
         self._outputs = {spec.outputs[0].name: "y", hidden.output: "h", cell.output: "c"} | {
             gate.output: gate.symbol for gate in spec.gates
         }
 
-    def run(self, x: NDArray[np.generic], h: Array, c: Array, length: NDArray[np.int32] | None = None) -> Tensors:
+    def run(self, x: NDArray[np.generic], h: Array, c: Array, length: NDArray[np.int32]) -> Tensors:
         """Run once.
 
         Args:
             x: [batch, time] or [batch, time, features].
             h: hidden states before, [batch, layers, hidden].
             c: cell states before, [batch, layers, hidden].
-            length: real steps of each row, [batch]; None: all of them.
+            length: real steps of each row, [batch].
 
         Returns:
             y [batch, time, outputs]; h and c after, [batch, layers, hidden]; each gate's activations
@@ -55,12 +54,19 @@ class Session:
 
         Raises:
             ArtifactError: onnxruntime cannot.
+            ContractError: an output has not the shape that it should have.
         """
-        if length is None:
-            length = np.full(x.shape[0], x.shape[1], np.int32)
-        feed = {self._input: x, self._length: length} | dict(zip(self._states, (h, c), strict=True))
+        states = [state.input for state in self._spec.states]
+        feed = {self._spec.inputs[0].name: x, self._spec.length_input: length}
         try:
-            found = self._session.run(list(self._outputs), feed)
+            found = self._session.run(list(self._outputs), feed | dict(zip(states, (h, c), strict=True)))
         except Exception as error:  # as above
             raise ArtifactError(f"onnxruntime cannot run it: {' '.join(str(error).split())}") from error
-        return dict(zip(self._outputs.values(), found, strict=True))
+        tensors = dict(zip(self._outputs.values(), found, strict=True))
+        steps = x.shape[:2]
+        shapes = {"y": (*steps, *self._spec.outputs[0].shape), "h": h.shape, "c": c.shape}
+        for tensor, values in tensors.items():
+            shape = shapes.get(tensor, (*steps, *h.shape[1:]))
+            if values.shape != shape:
+                raise ContractError(f"{tensor} came out as {list(values.shape)}, expected {list(shape)}")
+        return tensors
