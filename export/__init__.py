@@ -1,22 +1,28 @@
 """From a trained network to one ONNX file that describes itself, and the proof that it is the same network.
 
-Making an artifact (the only modules that import torch):
-    exporter    a network or a checkpoint in, a verified file out
-    trace       torch to ONNX: the cell's equations in a Scan
+Making an artifact; only `exporter` and `trace` import torch:
+    exporter      a network in, a verified file out
+    trace         torch to ONNX: the network's cells in a Scan
+    passes        what the torch exporter leaves to be done
+    naming        tensors named after the equations
+    fuse          the Scan replaced by ONNX LSTM operators
+    describe      the file's ModelSpec
+    roles         the four gates, and their order in every packed layout
 
-Shaping the graph:
-    passes      what the torch exporter leaves to be done
-    fuse        the Scan replaced by the ONNX LSTM operator
-    roles       the four gates: names, order in every packed layout
+Reading one:
+    artifact      the file, its spec, its weights by the checkpoint's names
+    finder        the gates, found by data flow, into a `structure`;
+                  scan_finder and recurrence for form gates, lstm_finder for form fused,
+                  flow, ends and initializers for both
+    inspection    all that a file alone can be asked; text and draw (svg) show it
 
-Reading an artifact:
-    artifact    the file and its ModelSpec
-    structure   the gates, found by data flow
-    inspection  everything that a file alone can be asked
-    text, draw  the same, printed and drawn
-
-Proof:
-    oracle      the equations in NumPy, independent of everything else here
-    parity      carried steps, chunks, batches and ragged rows against references
-    verify      all checks, in order, into a report
+The proof:
+    verify        all checks in order, into a report
+    contract      inputs, outputs, operators
+    agreement     the structure against the spec
+    fingerprint   the weights against the spec
+    parity        the numbers against references, by way of runtime, walk, samples and comparison
+    oracle        the equations in NumPy, independent of everything else here
+    rounding      how far a faithful float32 model may be from them
+    errors        what can be wrong
 """

@@ -33,3 +33,9 @@ def test_passes_import_no_torch() -> None:
 @pytest.mark.parametrize("module", sorted(TORCH_HALF))
 def test_the_torch_half_is_as_small_as_it_is_said_to_be(module: str) -> None:
     assert "torch" in python(f"import gatestream.export.{module}")
+
+
+def test_the_map_names_every_module() -> None:
+    words = set((gatestream.export.__doc__ or "").replace(",", " ").replace(";", " ").replace(")", " ").split())
+    words |= {word.strip("(`") for word in words}
+    assert not MODULES - words
