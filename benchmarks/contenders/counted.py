@@ -28,15 +28,17 @@ def count(frame: FrameType, event: str, _argument: Any) -> None:
 def write(_number: int, _frame: FrameType | None) -> None:
     def named(counter: Counter[CodeType]) -> dict[str, int]:
         names: Counter[str] = Counter()
-        # A copy: what is called here is counted too.
+        # A copy: other threads go on counting.
         for code, times in list(counter.items()):
             names[f"{code.co_qualname} ({Path(code.co_filename).name}:{code.co_firstlineno})"] += times
         return names
 
+    sys.setprofile(None)
     path = Path(os.environ["GATESTREAM_CALLS"])
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps({"calls": named(calls), "c_calls": named(c_calls)}))
     draft.replace(path)
+    sys.setprofile(count)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,19 @@ class Pace:
         repeats: windows of each contender.
         seconds: of a window.
         warm_up: seconds before a window.
+        sweeps: windows of each contender where there are very many.
+        crowd: sessions that are "many".
     """
 
     repeats: int
     seconds: float
     warm_up: float
+    sweeps: int
+    crowd: int
 
 
-FULL: Final = Pace(repeats=7, seconds=1.2, warm_up=0.3)
-QUICK: Final = Pace(repeats=3, seconds=0.5, warm_up=0.2)
+FULL: Final = Pace(repeats=7, seconds=1.2, warm_up=0.3, sweeps=3, crowd=100_000)
+QUICK: Final = Pace(repeats=3, seconds=0.5, warm_up=0.2, sweeps=1, crowd=20_000)
 
 
 class Bench:

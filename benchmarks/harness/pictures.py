@@ -46,7 +46,7 @@ def _save(lines: dict[str, list[dict[str, float]]], paint: Any, path: Path) -> P
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
@@ -65,7 +65,7 @@ def _throughput(axes: Any, lines: dict[str, list[dict[str, float]]]) -> None:
             label=name,
         )
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    _logarithmic(axes.yaxis, "{x:,.0f}")
     ticks = [point["sessions"] for point in next(iter(lines.values()))]
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
     axes.set_xlabel("sessions")
@@ -86,7 +86,16 @@ def _latency(axes: Any, lines: dict[str, list[dict[str, float]]]) -> None:
                 linestyle=style,
                 label=f"{name}, {'median' if figure == 'p50_us' else '99th percentile'}",
             )
-    axes.set_yscale("log")
+    _logarithmic(axes.yaxis, "{x:g}")
     axes.set_xlabel("steps a second asked for, by 64 sessions (a line ends where it cannot keep up)")
     axes.set_ylabel("milliseconds from when a step was due")
     axes.set_title("Hidden 1024: latency under load", loc="left")
+
+
+def _logarithmic(axis: Any, form: str) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.axes.set_yscale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(StrMethodFormatter(form))

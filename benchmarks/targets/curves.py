@@ -9,7 +9,6 @@ from benchmarks.models import Form
 FORM: Form = "fused"
 SESSIONS = (1, 4, 16, 64, 256, 512)
 THROUGHPUT_MODEL = "lstm128"
-REPEATS = 3
 
 LATENCY_MODEL = "lstm1024"
 STREAMS = 64
@@ -49,7 +48,7 @@ def _throughput(bench: Bench, section: Section) -> None:
             "by-hand, a stream each": bench.by_hand_load(by_hand, THROUGHPUT_MODEL, streams=count),
         }
         cases |= {f"{name}/{count}": bench.closed(load) for name, load in loads.items()}
-    windows = bench.interleave(cases, REPEATS)
+    windows = bench.interleave(cases, bench.pace.sweeps)
     for case, found in windows.items():
         name, _, sessions = case.rpartition("/")
         point = {"sessions": float(sessions), "steps_per_s": Spread.of(column(found, "steps_per_s")).median}
@@ -71,7 +70,7 @@ def _latency(bench: Bench, section: Section) -> None:
         add("gatestream", ours, times)
         if times < 1:
             add("by-hand", by_hand, times)
-    windows = bench.interleave(cases, REPEATS)
+    windows = bench.interleave(cases, bench.pace.sweeps)
     for case, found in windows.items():
         name, _, _ = case.rpartition("/")
         point = {"rate": rates[case]} | {

@@ -6,7 +6,6 @@ from benchmarks.harness.statistics import column, ratios, summarise
 from benchmarks.models import FORMS, SHAPES
 
 SESSIONS = 64
-REPEATS = 3
 
 
 def measure(bench: Bench) -> Section:
@@ -22,7 +21,7 @@ def measure(bench: Bench) -> Section:
             server = bench.gatestream(model, form)
             cases[f"gatestream, {model}, {form}"] = bench.closed(bench.load(server, model, sessions=SESSIONS))
             cases[f"limit-run, {model}, {form}"] = bench.closed(bench.bare_run(model, form, batch=SESSIONS))
-    windows = bench.interleave(cases, REPEATS)
+    windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     for model in SHAPES:
         found = []

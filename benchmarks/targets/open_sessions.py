@@ -12,22 +12,22 @@ MODEL = "lstm128"
 FORM: Form = "fused"
 PACKED = 500
 FEW = 1_000
-MANY = 100_000
 MOST_EXTRA_BYTES = 200
 
 
 def measure(bench: Bench) -> Section:
+    crowd = bench.pace.crowd
     section = Section(
         "open-sessions",
         6,
-        "100,000 open sessions",
+        f"{crowd:,} open sessions",
         f"Hidden 128, fused, messages of {PACKED} sessions. In turn: every open session is stepped, {PACKED} at a "
-        f"time; the states of {MANY:,} do not fit the caches. Idle: the same {PACKED} step all the time.",
+        f"time; the states of {crowd:,} do not fit the caches. Idle: the same {PACKED} step all the time.",
     )
-    room = {"sessions": MANY, "sessions_per_stream": MANY}
+    room = {"sessions": crowd, "sessions_per_stream": crowd}
     servers: dict[str, Gatestream] = {}
     cases: dict[str, Callable[[], Figures]] = {}
-    for open_sessions in (FEW, MANY):
+    for open_sessions in (FEW, crowd):
         server = bench.gatestream(MODEL, FORM, **room)
         servers[f"{open_sessions:,} in turn"] = server
         load = bench.load(server, MODEL, sessions=PACKED, blocks=open_sessions // PACKED)
@@ -41,11 +41,11 @@ def measure(bench: Bench) -> Section:
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     for kind in ("{:,} in turn", f"{{:,}}, all but {PACKED} idle"):
-        few, many = (column(windows[kind.format(count)], "steps_per_s") for count in (FEW, MANY))
-        name = "time a step, " + kind.format(MANY) + f", over {FEW:,}"
+        few, many = (column(windows[kind.format(count)], "steps_per_s") for count in (FEW, crowd))
+        name = "time a step, " + kind.format(crowd) + f", over {FEW:,}"
         section.verdicts.append(Verdict(name, ratios(few, many), 1.1, at_most=True))
-    few_bytes, many_bytes = (servers[f"{count:,} in turn"].resident_bytes() for count in (FEW, MANY))
-    extra = (many_bytes - few_bytes) / (MANY - FEW) - SHAPES[MODEL].state_bytes
+    few_bytes, many_bytes = (servers[f"{count:,} in turn"].resident_bytes() for count in (FEW, crowd))
+    extra = (many_bytes - few_bytes) / (crowd - FEW) - SHAPES[MODEL].state_bytes
     section.verdicts.append(
         Verdict(
             f"memory of a session besides its state of {SHAPES[MODEL].state_bytes} bytes",
@@ -56,7 +56,7 @@ def measure(bench: Bench) -> Section:
         )
     )
     section.notes.append(
-        f"Resident: {few_bytes / 2**20:.0f} MiB with {FEW:,} sessions, {many_bytes / 2**20:.0f} MiB with {MANY:,}; "
+        f"Resident: {few_bytes / 2**20:.0f} MiB with {FEW:,} sessions, {many_bytes / 2**20:.0f} MiB with {crowd:,}; "
         "memory of the server process that it shares with no other."
     )
     return section
