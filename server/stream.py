@@ -44,7 +44,8 @@ class ClientStream:
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
-        self._half_closed = False
+        # No session will come: the stream ends with the last one.
+        self._ending = False
 
     # ---- From the client ----------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ class ClientStream:
 
     def half_close(self) -> None:
         """Nothing more comes: close what is open when it has been answered, then end."""
-        self._half_closed = True
+        self._ending = True
         for handle in np.flatnonzero(self._slot >= 0).tolist():
             self._close(self._models[int(self._model[handle])], int(self._slot[handle]), handle)
         self._end_when_done()
@@ -81,8 +82,10 @@ class ClientStream:
         self.outbox.end()
 
     def going_away(self, seconds: float) -> None:
-        """Tell the client that the server will stop."""
+        """Tell the client that the server will stop; without sessions, there is nothing to wait for."""
         self.outbox.put(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))
+        self._ending = True
+        self._end_when_done()
 
     def _open(self, request: pb.Open) -> None:
         handle = request.handle
@@ -318,7 +321,7 @@ class ClientStream:
         self._end_when_done()
 
     def _end_when_done(self) -> None:
-        if self._half_closed and self._held == 0:
+        if self._ending and self._held == 0:
             self.outbox.end()
 
     def _refuse(self, error: Refused, handles: Any, positions: Any = (), first: Any = (), lengths: Any = ()) -> None:

@@ -91,8 +91,9 @@ class Streams:
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
                 yield message
-            # Only now known: the reader ended the outbox, or failed.
-            await reader
+            # Either all is said and read, or reading failed, or this server ends the stream and reads no more.
+            if reader.done():
+                reader.result()
         except DecodeError as error:
             await abort(context, InvalidRequest(f"what came is not a {conversation.message}: {error}"))
         finally:
