@@ -40,6 +40,11 @@ class ServerProcess:
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)
 
+    def close(self) -> None:
+        """Have it not running."""
+        if self.popen.poll() is None:
+            self.kill()
+
     def kill(self) -> None:
         """SIGKILL: no chance to clean up."""
         self.popen.kill()
@@ -83,5 +88,4 @@ def serving(*artifacts: Path, **settings: object) -> Iterator[ServerProcess]:
     try:
         yield server
     finally:
-        if server.popen.poll() is None:
-            server.kill()
+        server.close()
