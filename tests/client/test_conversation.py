@@ -108,6 +108,16 @@ def test_an_opening_refused_for_lack_of_room_may_be_tried_again() -> None:
     assert lane.ids == ["session-1"]
 
 
+def test_an_opening_given_up_while_there_is_no_room_gives_its_handle_back() -> None:
+    pair = Pair()
+    for _ in range(3 * LIMITS.sessions_per_stream):
+        lane, work = pair.opening()
+        pair.tell(pair.server.refuse_open(pb.REASON_SESSIONS_EXHAUSTED))
+        assert work.refusal is not None
+        pair.conversation.withdraw(lane, work, work.refusal)
+    pair.open()
+
+
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.CLOSE])
 def test_a_control_that_crosses_the_end_of_its_session(kind: Kind) -> None:
     pair = Pair()
@@ -245,6 +255,13 @@ def test_what_no_server_may_say(message: pb.ServerMessage, text: str) -> None:
     pair.tell(pair.server.answer({0: 1}))
     with pytest.raises(ProtocolError, match=text):
         pair.tell(message)
+
+
+def test_a_whole_answer_to_other_steps() -> None:
+    pair = Pair()
+    pair.step(pair.open(), [[1]])
+    with pytest.raises(ProtocolError, match=r"from positions \[3\].* those from \[0\] come next"):
+        pair.tell(results(first=[3]))
 
 
 def test_an_error_about_no_session_is_an_error_of_the_stream() -> None:

@@ -220,6 +220,20 @@ def test_only_the_refused_members_of_a_group_are_sent_again() -> None:
     assert list(answers(work)) == [[1, 2], [2, 4], [3, 6]]
 
 
+def test_what_is_to_be_sent_again_is_not_refused_once_more_before_it_was() -> None:
+    pair = Pair()
+    group = pair.open(2)
+    work = pair.step(group, [[1], [2]])
+    pair.tell(pair.server.answer({0: 1}))
+    pair.tell(pair.server.refuse(1, pb.REASON_ROWS_EXHAUSTED))
+    pair.conversation.again(group)
+    pair.conversation.receive(pair.server.close(0, pb.CLOSE_REASON_IDLE))
+    assert work.refusal is None
+    pair.flush()
+    pair.settle()
+    assert list(answers(work)) == [[1], [2]]
+
+
 def test_without_retry_a_refusal_is_an_error() -> None:
     pair = Pair(retry=False)
     work = pair.step(pair.open(), [[1]])
