@@ -3,8 +3,8 @@
 # file system that may be read-only.
 
 FROM python:3.11-slim-bookworm AS base
-# Bytecode is made with the image. onnxruntime would report to its makers on who uses it.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
+# Bytecode is made with the image.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
 
 FROM base AS environment

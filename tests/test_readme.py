@@ -41,6 +41,7 @@ def test_it_opens_with_three_sentences_and_two_commands() -> None:
     assert blocks()[0].commands == ["make demo", "make test"]
 
 
+@pytest.mark.timeout(600)  # the model may have to be trained first
 def test_the_tour(reference: Path, tmp_path: Path) -> None:
     """Everything but `make` and `docker`, from a finished checkpoint, against a server started as the README says."""
     folder = tmp_path / "artifacts"

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from matplotlib import image
 
 from gatestream.cli.demo import SHOWN, Live, draw
 from tests.support.process import serving
 from tests.support.reference import Demo
+
+pytestmark = pytest.mark.timeout(600)  # the model may have to be trained first
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -57,6 +57,14 @@ def test_artifacts_from_the_file(artifact: Path, tmp_path: Path) -> None:
         assert len(GatestreamStub(channel).Describe(pb.DescribeRequest()).models) == 1
 
 
+def test_a_server_leaves_nothing_in_its_home(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime keeps a device id there, and reports with it, unless it is told not to."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with serving(artifact):
+        assert list(tmp_path.iterdir()) == []
+
+
 def refused(*arguments: object, **environment: str) -> tuple[int, str]:
     """The exit code of a server that should not start, and what it says last."""
     done = subprocess.run(

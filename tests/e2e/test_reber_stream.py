@@ -12,6 +12,8 @@ from tests.support.process import serving
 
 SYMBOLS = 20_000
 
+pytestmark = pytest.mark.timeout(600)  # the model may have to be trained first
+
 
 @pytest.mark.parametrize("form", ["gates", "fused"])
 def test_no_prediction_is_illegal(reference: Path, form: str) -> None:
