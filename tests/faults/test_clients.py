@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving
-from tests.support.wire import PATIENCE, Stream, call_refused, stub, until
+from tests.support.wire import PATIENCE, Stream, call_refused, steps, stub, until
 
 SESSIONS = 50
 
@@ -36,19 +37,20 @@ for _ in answers:
 
 
 @pytest.fixture(scope="module")
-def full(accumulator_path: Path) -> Iterator[ServerProcess]:
+def full_server(accumulator_path: Path) -> Iterator[ServerProcess]:
     """A server with room for one session more than a test's client takes, and slow chunks."""
     with serving(accumulator_path, sessions=SESSIONS + 1, tick_steps=1) as running:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def all_slots_come_back(full: ServerProcess) -> Iterator[None]:
+@pytest.fixture
+def full(full_server: ServerProcess) -> Iterator[ServerProcess]:
     """A neighbour goes on as if alone; and when the test's client has gone, all its slots can be taken again."""
+    full = full_server
     with Stream(full.address) as neighbour:
         neighbour.opened(0)
         neighbour.stepped(0, [[1, 2]])
-        yield
+        yield full
         until(lambda: sessions(full) == 1, "the sessions had ended")
         np.testing.assert_array_equal(neighbour.stepped(0, [[10, 20]]), [[11, 22]])
         with Stream(full.address) as heir:
@@ -74,8 +76,8 @@ def fill(server: ServerProcess) -> Stream:
     return stream
 
 
-def long_chunks(count: int, steps: int = 1000) -> dict[int, object]:
-    return {handle: np.ones((steps, 2)) for handle in range(count)}
+def long_chunks(count: int, length: int = 1000) -> dict[int, object]:
+    return {handle: np.ones((length, 2)) for handle in range(count)}
 
 
 def has_lost(stream: Stream, handle: int) -> bool:
@@ -181,3 +183,39 @@ def test_a_call_whose_session_ends_while_it_waits_in_line(full: ServerProcess) -
             calls.Describe(pb.DescribeRequest(), timeout=PATIENCE)  # Answered behind the call before it.
         with call_refused(grpc.StatusCode.FAILED_PRECONDITION, pb.REASON_SESSION_CLOSED):
             waiting.result()
+
+
+def test_what_a_client_had_in_line_goes_with_it(tmp_path: Path) -> None:
+    """The server does not work for those who are gone: this would take it minutes."""
+    model = Lstm.random(hidden=512).save(tmp_path / "lstm.onnx")
+    with serving(model, tick_steps=1, tick_rows=1, reply_bytes_per_stream=2**30) as server:
+        for half_close_first in (False, True):
+            streams = [Stream(server.address) for _ in range(3)]
+            for stream in streams:
+                for handle in range(4):
+                    stream.opened(handle)
+                stream.send(steps({handle: np.ones((16_000, 3)) for handle in range(4)}))
+                stream.expect("results")
+            for stream in streams:
+                if half_close_first:
+                    stream.half_close()
+                stream.disconnect()
+            until(lambda: sessions(server) == 0, "the sessions had ended")
+
+
+def test_many_in_line_go_at_once(accumulator_path: Path) -> None:
+    """More than a stack is deep, where one run takes one session."""
+    count = 1500
+    with serving(accumulator_path, tick_rows=1, sessions=count) as server:
+        for _ in range(2):
+            with Stream(server.address) as stream:
+                for handle in range(count):
+                    stream.open(handle)
+                for _ in range(count):
+                    stream.expect("opened")
+                stream.steps({handle: [[1, 1]] for handle in range(count)})
+                stream.expect("results")
+            until(lambda: sessions(server) == 0, "the sessions had ended")
+        with Stream(server.address) as stream:
+            stream.opened(0)
+            assert stream.stepped(0, [[1, 2]]).tolist() == [[1, 2]]
