@@ -51,16 +51,14 @@ class Models:
             InvalidRequest: no name, and several models.
         """
         served = ", ".join(sorted(self._by_name))
-        if not name:
-            if len(self._models) > 1:
-                raise InvalidRequest(f"model is empty; name one of: {served}", pb.REASON_MODEL_UNKNOWN)
-            return self._models[0]
-        model = self._by_name.get(name)
+        if not name and len(self._models) > 1:
+            raise InvalidRequest(f"model is empty; name one of: {served}", pb.REASON_MODEL_UNKNOWN)
+        model = self._by_name.get(name) if name else self._models[0]
         if model is None:
             raise NotFound(f"no model {name[:140]!r} here; there is: {served}", pb.REASON_MODEL_UNKNOWN)
         if version and version != model.spec.version:
             raise NotFound(
-                f"model {name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
+                f"model {model.spec.name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
                 pb.REASON_MODEL_UNKNOWN,
             )
         return model

@@ -100,6 +100,9 @@ class ClientStream:
                     f"open.handle {handle} is in use on this stream; close it and wait for Closed, or take another",
                     pb.REASON_HANDLE_IN_USE,
                 )
+            for name, kind in (("mode", pb.OpenMode), ("outputs", pb.Outputs)):
+                if (value := getattr(request, name)) not in kind.values():
+                    raise InvalidRequest(f"open.{name} is {value}; expected one of {', '.join(kind.keys())}")
             model = self._models.find(request.model, request.version)
             if self._models.draining:
                 raise Draining("the server is about to stop; open the session on another")

@@ -42,6 +42,15 @@ def drain(stream: Stream, steps: int = 1999) -> None:
     stream.results({0: steps}, 2)
 
 
+def test_the_only_model_in_another_version(server: ServerProcess) -> None:
+    with Stream(server.address) as stream:
+        stream.open(0, version="7")
+        error = stream.refused()
+        assert (error.reason, list(error.handle)) == (pb.REASON_MODEL_UNKNOWN, [0])
+        assert "'accumulator' is here in version '1', not '7'" in error.message
+        assert stream.opened(0, version="1").version == "1"
+
+
 # ---- GetState ------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Every bound: what is just under it is taken, what is over it is refused at once, and after waiting it is taken."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from tests.support.artifacts import accumulator
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving, start
@@ -292,6 +294,17 @@ def test_message_bytes(narrow: ServerProcess, over: int) -> None:
             # It came, and was looked at: no row is so large.
             assert stream.refused().reason == pb.REASON_MALFORMED
         assert other.stepped(0, [[1, 2]]).tolist() == [[1, 2]]
+
+
+def test_message_bytes_of_a_compressed_message(narrow: ServerProcess) -> None:
+    with grpc.insecure_channel(narrow.address, compression=grpc.Compression.Gzip) as opened:
+        for size, code in ((MESSAGE_BYTES - 100, grpc.StatusCode.OK), (2**22, grpc.StatusCode.RESOURCE_EXHAUSTED)):
+            message = pb.ClientMessage(steps=pb.Steps(handle=[0], input=[bytes(size)]))
+            call = pb_grpc.GatestreamStub(opened).Stream(iter([message]), timeout=PATIENCE)
+            with contextlib.suppress(grpc.RpcError):
+                assert next(call).error.reason == pb.REASON_HANDLE_UNKNOWN
+                next(call, None)
+            assert call.code() == code
 
 
 def test_reply_bytes_per_stream(tmp_path: Path) -> None:

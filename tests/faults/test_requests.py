@@ -349,6 +349,18 @@ def test_an_open_with_a_handle_in_use(stream: Stream) -> None:
     check_untouched(stream, {})
 
 
+@pytest.mark.parametrize(("field", "expected"), [("mode", "OPEN_MODE_RESUME"), ("outputs", "OUTPUTS_NONE")])
+def test_an_open_with_a_word_of_a_later_version(stream: Stream, field: str, expected: str) -> None:
+    later = pb.Open(handle=3, model="accumulator")
+    setattr(later, field, 9)
+    stream.send(pb.ClientMessage(open=later))
+    error = stream.refused()
+    assert (list(error.handle), error.reason) == ([3], pb.REASON_MALFORMED)
+    assert f"open.{field} is 9; expected one of" in error.message
+    assert expected in error.message
+    check_untouched(stream, {})
+
+
 @pytest.mark.parametrize("handle", [10_000, 2**32 - 1])
 def test_an_open_with_a_handle_beyond_the_limit(stream: Stream, handle: int) -> None:
     stream.open(handle, model="accumulator")
