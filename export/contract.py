@@ -46,6 +46,9 @@ def check_contract(artifact: Artifact) -> str:
     _check_opset(model, spec)
     _check_tensors("inputs", model.graph.inputs, _inputs(spec))
     _check_tensors("outputs", model.graph.outputs, _outputs(spec))
+    for tensor in spec.inputs:
+        if tensor.dtype == pb.DATA_TYPE_INT64 and not tensor.vocabulary:
+            raise ContractError(f"input '{tensor.name}' takes token ids, but the spec gives it no vocabulary")
     for node in model.graph.all_nodes():
         if node.domain != "":
             raise ContractError(f"operator {node.domain}.{node.op_type} is not one of ONNX's own")

@@ -12,8 +12,9 @@ def describe(
 ) -> pb.ModelSpec:
     """Say what the tensors of a network's artifact mean. Parity figures are added when they are known."""
     shape = [config.layers, config.hidden]
-    tokens = len(config.vocabulary) or config.inputs
-    takes = f"one of {tokens} tokens" if config.tokens else f"{config.inputs} numbers"
+    takes = f"one of {config.inputs} tokens" if config.tokens else f"{config.inputs} numbers"
+    # Tokens without names are named by their ids, so that a reader knows how many there are.
+    vocabulary = config.vocabulary or [str(token) for token in range(config.inputs if config.tokens else 0)]
     return pb.ModelSpec(
         contract=specs.CONTRACT,
         name=config.name,
@@ -30,7 +31,7 @@ def describe(
                 dtype=pb.DATA_TYPE_INT64 if config.tokens else pb.DATA_TYPE_FLOAT32,
                 shape=[] if config.tokens else [config.inputs],
                 columns=config.columns,
-                vocabulary=config.vocabulary,
+                vocabulary=vocabulary,
                 mean=config.input_mean,
                 scale=config.input_scale,
             )

@@ -1,6 +1,6 @@
 """The same numbers, however a model is run: step by step, in chunks, beside others, in rows that end early."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, takewhile
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gatestream.export import samples
 from gatestream.export.comparison import Figure, Pair, compare
 from gatestream.export.roles import Array
-from gatestream.export.rounding import Allowed, Rounding
+from gatestream.export.rounding import Rounding, Steps, Truth
 from gatestream.export.runtime import Session
 from gatestream.export.walk import Track, walk
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -18,8 +18,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 STEPS = 1024
 """Carried steps in a comparison with torch and the oracle."""
 
-Reference = Callable[[NDArray[np.generic], Array, Array], Mapping[str, NDArray[np.floating]]]
-"""x, h and c in; y, h, c, i, f, g, o of every step out, each [batch, time, ...]."""
+Reference = Callable[[NDArray[np.generic], Array, Array], Steps]
+"""x, h and c in, what they give out."""
 
 _CHUNKS = (1, 2, 3, 5, 8, 13, 21, 64)
 
@@ -31,70 +31,74 @@ class Model:
     Attributes:
         session: runs the file.
         spec: of the file.
-        weights: of the network, by the checkpoint's names.
-        rounding: how far the file's numbers may be from the network's.
+        rounding: the network's true numbers, and how far the file's may be from them.
     """
 
     session: Session
     spec: pb.ModelSpec
-    weights: Mapping[str, Array]
     rounding: Rounding
 
 
-def carried(model: Model, references: Mapping[str, Reference], steps: int = STEPS) -> list[Figure]:
-    """New sessions, their state carried through many steps, against references.
+def carried(model: Model, torch: Reference | None = None, steps: int = STEPS) -> list[Figure]:
+    """New sessions, their state carried through many steps, against torch and against NumPy.
 
-    Three comparisons: each step alone, the reference starting it from the model's own state, so that nothing adds up;
-    and the whole way, steps taken singly and in chunks, the reference carrying its own state.
+    Three comparisons with each: every step alone, started from the model's own state, so that nothing adds up; and the
+    whole way, steps taken singly and in chunks, the reference carrying its own state.
+
+    Args:
+        model: what to run.
+        torch: the network itself, where there is one.
+        steps: how many.
 
     Raises:
         DifferenceError: a tensor is too far from a reference.
     """
     rows = 2
-    x = samples.inputs(model.spec, model.weights, rows, steps, np.random.default_rng(0))
+    x = samples.inputs(model.spec, rows, steps, np.random.default_rng(0))
     h, c = samples.zeros(model.spec, rows)
     singly = walk(model.session, x, h, c, np.ones((steps, rows), np.int64))
     bounds = [*takewhile(lambda bound: bound < steps, accumulate(cycle(_CHUNKS))), steps]
     chunked = walk(model.session, x, h, c, np.repeat(np.diff([0, *bounds])[:, None], rows, axis=1))
-    allowed = model.rounding.allowed(x, h, c)
-    figures = []
-    for name, reference in references.items():
-        figures += compare(name, "each step", _each_step(model, reference, singly, x, h, c))
-        expected = reference(x, h, c)
+    figures = _each_step(model, torch, singly, x, h, c)
+    truth = model.rounding.truth(x, h, c)
+    for name, expected in _references(torch, truth, x, h, c).items():
         for case, tracks in (("singly", singly), ("in chunks", chunked)):
-            figures += compare(
-                name,
-                case,
-                [
-                    Pair(tensor, row, track.steps, track.values, expected[tensor][row, track.steps], bound)
-                    for row, tensors in enumerate(tracks)
-                    for tensor, track in tensors.items()
-                    for bound in [allowed[tensor][track.steps]]
-                ],
-            )
+            pairs = []
+            for row, tensors in enumerate(tracks):
+                for tensor, track in tensors.items():
+                    at = track.steps
+                    bound = truth.allowed[tensor][at]
+                    pairs.append(Pair(tensor, row, at, track.values, expected[tensor][row, at], bound))
+            figures += compare(name, case, pairs)
     return figures
+
+
+def _references(torch: Reference | None, truth: Truth, x: NDArray[np.generic], h: Array, c: Array) -> dict[str, Steps]:
+    return ({"torch": torch(x, h, c)} if torch is not None else {}) | {"numpy": truth.steps}
 
 
 def _each_step(
     model: Model,
-    reference: Reference,
-    tracks: list[Mapping[str, Track]],
+    torch: Reference | None,
+    tracks: Sequence[Mapping[str, Track]],
     x: NDArray[np.generic],
     h: Array,
     c: Array,
-) -> list[Pair]:
-    pairs = []
+) -> list[Figure]:
+    pairs: dict[str, list[Pair]] = {}
     for row, tensors in enumerate(tracks):
+        # The steps become the rows of a batch, each one step long.
         before = [
-            np.concatenate([initial[row, None], tensors[name].values[:-1]]) for name, initial in (("h", h), ("c", c))
+            np.concatenate([initial[row, None], tensors[state].values[:-1]]) for state, initial in (("h", h), ("c", c))
         ]
-        single = x[row][:, None], before[0], before[1]  # the steps are the rows of a batch, each one step long
-        expected, allowed = reference(*single), model.rounding.allowed(*single)
-        pairs += [
-            Pair(tensor, row, track.steps, track.values, expected[tensor][:, 0], allowed[tensor])
-            for tensor, track in tensors.items()
-        ]
-    return pairs
+        start = x[row][:, None], before[0], before[1]
+        truth = model.rounding.truth(*start)
+        for name, expected in _references(torch, truth, *start).items():
+            pairs.setdefault(name, []).extend(
+                Pair(tensor, row, track.steps, track.values, expected[tensor][:, 0], truth.allowed[tensor])
+                for tensor, track in tensors.items()
+            )
+    return [figure for name, found in pairs.items() for figure in compare(name, "each step", found)]
 
 
 def together(model: Model) -> list[Figure]:
@@ -121,9 +125,9 @@ def _alone(model: Model, case: str, lengths: NDArray[np.integer]) -> list[Figure
     """Rows together against the same rows alone; `lengths` is [rounds, rows]."""
     rng = np.random.default_rng(1)
     rows = lengths.shape[1]
-    x = samples.inputs(model.spec, model.weights, rows, int(lengths.sum(axis=0).max()), rng)
+    x = samples.inputs(model.spec, rows, int(lengths.sum(axis=0).max()), rng)
     h, c = samples.states(model.spec, rows, rng)
-    allowed: Allowed = model.rounding.allowed(x, h, c)
+    allowed = model.rounding.truth(x, h, c).allowed
     pairs = []
     for row, tensors in enumerate(walk(model.session, x, h, c, lengths)):
         (alone,) = walk(model.session, x[row, None], h[row, None], c[row, None], lengths[:, row, None])

@@ -6,6 +6,7 @@ on who computes, and the oracle shows it: it is run in float32 and in float64, a
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,26 @@ FACTOR = 16
 """How many times what the oracle loses in float32 another program may lose: four bits. It adds in another order and has
 its own tanh; on trained and on random networks up to 6 times were seen."""
 
-Allowed = Mapping[str, NDArray[np.float64]]
+Steps = Mapping[str, NDArray[np.floating]]
+"""y, h, c, i, f, g and o of every step, each [rows, time, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a network computes, and how far a float32 model of it may be from that.
+
+    Attributes:
+        steps: the true numbers, float64.
+        allowed: the largest absolute differences to accept: by tensor, [time, 1, 1]; for y, [time, outputs] or
+            [time, 1]. They never fall from step to step: what was lost may come back.
+    """
+
+    steps: Steps
+    allowed: Mapping[str, NDArray[np.float64]]
 
 
 class Rounding:
-    """The tolerances of one network.
+    """The true numbers of a network, and its tolerances.
 
     Args:
         weights: by the checkpoint's names.
@@ -34,23 +50,19 @@ class Rounding:
     """
 
     def __init__(self, weights: Mapping[str, Array], spec: pb.ModelSpec) -> None:
-        self.exact = Oracle(weights, spec, np.float64)
+        self._exact = Oracle(weights, spec, np.float64)
         self._single = Oracle(weights, spec, np.float32)
         self._scale = np.array(spec.outputs[0].scale or [1.0])
 
-    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Allowed:
-        """The largest absolute differences to accept on the way through `x`.
+    def truth(self, x: NDArray[np.generic], h: Array, c: Array) -> Truth:
+        """Go through `x`.
 
         Args:
             x: [rows, time] or [rows, time, features].
-            h: hidden states to start from.
-            c: cell states to start from.
-
-        Returns:
-            By tensor, [time, 1, 1]; for y, [time, outputs] or [time, 1]. They never fall from step to step: what was
-            lost may come back.
+            h: hidden states to start from, [rows, layers, hidden].
+            c: cell states to start from, [rows, layers, hidden].
         """
-        exact, single = self.exact.run(x, h, c), self._single.run(x, h, c)
+        exact, single = self._exact.run(x, h, c), self._single.run(x, h, c)
         allowed = {}
         for tensor, values in exact.items():
             unit = self._scale if tensor == "y" else np.ones((1, 1))
@@ -58,4 +70,4 @@ class Rounding:
             worst = lost.max(axis=tuple(k for k in range(lost.ndim) if k != 1))
             bound = np.maximum(TOLERANCE, FACTOR * np.maximum.accumulate(worst))
             allowed[tensor] = np.expand_dims(bound, tuple(range(1, lost.ndim - 1))) * unit
-        return allowed
+        return Truth(exact, allowed)

@@ -1,7 +1,5 @@
 """Inputs and states to verify with, drawn from what the spec says of them."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,21 +7,11 @@ from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
-def _token_count(weights: Mapping[str, Array]) -> int:
-    """How many token ids there are: rows of an embedding, or the width of a one-hot vector."""
-    embedding = weights.get("encoder.weight")
-    count: int = weights["cells.0.input_gate.W"].shape[1] if embedding is None else embedding.shape[0]
-    return count
-
-
-def inputs(
-    spec: pb.ModelSpec, weights: Mapping[str, Array], batch: int, time: int, rng: np.random.Generator
-) -> NDArray[np.generic]:
+def inputs(spec: pb.ModelSpec, batch: int, time: int, rng: np.random.Generator) -> NDArray[np.generic]:
     """Steps such as the model was made for: uniform token ids, or normal numbers in raw units.
 
     Args:
         spec: of the model.
-        weights: of the model, by the checkpoint's names.
         batch: rows.
         time: steps of each row.
         rng: where they are drawn from.
@@ -33,7 +21,7 @@ def inputs(
     """
     tensor = spec.inputs[0]
     if tensor.dtype == pb.DATA_TYPE_INT64:
-        return rng.integers(_token_count(weights), size=(batch, time))
+        return rng.integers(len(tensor.vocabulary), size=(batch, time))
     x = rng.standard_normal((batch, time, *tensor.shape))
     if tensor.mean:
         x = x * np.array(tensor.scale) + np.array(tensor.mean)

@@ -49,7 +49,7 @@ def numbers(path: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("form", ["gates", "fused"])
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

@@ -88,6 +88,10 @@ def test_spec_says_what_the_file_is(exported: Exported) -> None:
     assert all(figure.steps >= 1000 for figure in spec.parity)
 
 
+def test_tokens_without_names_are_named_by_their_ids(exported: Exported) -> None:
+    assert list(load(exported("embedding", "gates")[0]).spec.inputs[0].vocabulary) == ["0", "1", "2", "3"]
+
+
 def test_spec_of_form_fused_records_the_packed_order_and_no_gates(exported: Exported) -> None:
     artifact = load(exported("tokens", "fused")[0])
     assert (artifact.spec.packed_gate_order, list(artifact.spec.gates)) == ("iofc", [])

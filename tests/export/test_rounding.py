@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,8 @@ import torch
 from gatestream.export import samples
 from gatestream.export.describe import describe
 from gatestream.export.exporter import reference, weights_of
-from gatestream.export.rounding import TOLERANCE, Rounding
+from gatestream.export.roles import Array
+from gatestream.export.rounding import TOLERANCE, Rounding, Truth
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.export import networks
@@ -15,23 +18,23 @@ def spec_of(network: Network) -> pb.ModelSpec:
     return describe(network.config, pb.FORM_GATES, version="1", fingerprint="", opset=20, torch_version="")
 
 
-def tolerances(network: Network, steps: int) -> tuple[Rounding, tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+def truth_of(network: Network, steps: int) -> tuple[tuple[Any, Array, Array], Truth]:
     spec, weights = spec_of(network), weights_of(network)
     rounding = Rounding(weights, spec)
-    x = samples.inputs(spec, weights, 2, steps, np.random.default_rng(0))
+    x = samples.inputs(spec, 2, steps, np.random.default_rng(0))
     start = x, *samples.zeros(spec, 2)
-    return rounding, start, dict(rounding.allowed(*start))
+    return start, rounding.truth(*start)
 
 
 def test_a_calm_network_has_the_absolute_tolerance() -> None:
-    _, _, allowed = tolerances(Network(networks.NUMBERS), 200)
+    allowed = truth_of(Network(networks.NUMBERS), 200)[1].allowed
     assert set(allowed) == set("yhcifgo")
     for tensor, bound in allowed.items():
         np.testing.assert_array_equal(bound, np.full_like(bound, TOLERANCE), err_msg=tensor)
 
 
 def test_what_is_denormalised_is_measured_in_normalised_units() -> None:
-    _, _, allowed = tolerances(Network(networks.SERIES), 20)
+    allowed = truth_of(Network(networks.SERIES), 20)[1].allowed
     np.testing.assert_allclose(allowed["y"][0], np.array(networks.SERIES.output_scale) * allowed["y"][0, 1] / 0.5)
     assert allowed["y"].shape == (20, 4)
 
@@ -42,8 +45,8 @@ def test_a_network_that_amplifies_what_it_loses_is_allowed_what_float32_loses() 
     with torch.no_grad():
         for parameter in network.cells.parameters():
             parameter.mul_(3)
-    rounding, start, allowed = tolerances(network, 600)
-    exact, single = rounding.exact.run(*start), reference(network)(*start)
+    start, truth = truth_of(network, 600)
+    exact, single, allowed = truth.steps, reference(network)(*start), truth.allowed
     lost = {tensor: np.abs(single[tensor] - exact[tensor]) for tensor in exact}
     assert max(values.max() for values in lost.values()) > TOLERANCE
     for tensor, values in lost.items():
