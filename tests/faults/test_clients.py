@@ -219,3 +219,21 @@ def test_many_in_line_go_at_once(accumulator_path: Path) -> None:
         with Stream(server.address) as stream:
             stream.opened(0)
             assert stream.stepped(0, [[1, 2]]).tolist() == [[1, 2]]
+
+
+def test_one_after_another_leaves_nothing_behind(accumulator_path: Path) -> None:
+    # Room for so few entries that it would be gone, if one who vanished kept any.
+    limits = {"sessions": 4, "rows": 64, "rows_per_stream": 64, "chunk_length": 16, "tick_steps": 1}
+    with serving(accumulator_path, **limits) as server:
+        for _ in range(50):
+            with Stream(server.address) as stream:
+                for handle in range(4):
+                    stream.opened(handle)
+                stream.steps({handle: np.ones((16, 2)) for handle in range(4)})
+                stream.expect("results")
+            until(lambda: sessions(server) == 0, "the sessions had ended")
+        with Stream(server.address) as stream:
+            for handle in range(4):
+                stream.opened(handle)
+            stream.steps({handle: np.ones((16, 2)) for handle in range(4)})
+            assert stream.results(dict.fromkeys(range(4), 16), 2)[3][-1].tolist() == [16, 16]
