@@ -99,25 +99,36 @@ def build(network: Network, form: Form) -> ir.Model:
 
 def weights_of(network: Network) -> dict[str, Array]:
     """A network's parameters as NumPy arrays, by the names that the checkpoint has for them."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+    return {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
 
 
 def reference(network: Network) -> Reference:
     """A network's own `step`, carried from step to step, as something to compare a file with."""
 
-    @torch.no_grad()
     def run(x: NDArray[np.generic], h: Array, c: Array) -> dict[str, Array]:
         state = torch.from_numpy(h), torch.from_numpy(c)
         steps = []
-        for below in torch.from_numpy(x).unbind(dim=1):
-            y, state, gates = network.step(below, state)
-            steps.append((y, *state, *gates))
+        with _one_thread(), torch.no_grad():
+            for below in torch.from_numpy(x).unbind(dim=1):
+                y, state, gates = network.step(below, state)
+                steps.append((y, *state, *gates))
         return {
             name: torch.stack(column, dim=1).numpy()
             for name, column in zip("yhcifgo", zip(*steps, strict=True), strict=True)
         }
 
     return run
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps of few rows are up to twenty times slower on two busy cores than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
