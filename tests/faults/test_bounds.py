@@ -15,7 +15,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from tests.support.artifacts import accumulator
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving, start
-from tests.support.wire import PATIENCE, Stream, call_refused, steps, stub, until
+from tests.support.wire import PATIENCE, Stream, call_refused, parts, steps, stub, until
 
 MESSAGE_BYTES = 16_384
 # One step a run: a chunk of a thousand is in flight for as long as a test needs.
@@ -323,6 +323,24 @@ def test_reply_bytes_per_stream(tmp_path: Path) -> None:
             stream.send(steps({handle: xs[:most]}))
             # The answer with gates is larger than any question may be.
             assert len(stream.results({handle: most}, 4)[handle]) == most
+
+
+def test_no_answer_is_larger_than_every_client_takes(tmp_path: Path) -> None:
+    lstm = Lstm.random(features=3, hidden=256)
+    xs = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    ys, _ = lstm.run(xs)
+    with serving(lstm.save(tmp_path / "lstm.onnx")) as server, Stream(server.address) as stream:
+        for handle in range(100):
+            stream.opened(handle, gates=True)
+        # 12 kB of inputs, answered by 5 MB.
+        stream.send(steps(dict.fromkeys(range(100), xs)))
+        answered = 0
+        while answered < 100:
+            results = stream.expect("results")
+            assert results.ByteSize() < 2.1 * 2**20
+            for _, _, rows in parts(results, 256):
+                np.testing.assert_allclose(rows, ys, rtol=0, atol=1e-5)
+                answered += 1
 
 
 def test_an_answer_that_no_stream_could_be_given(tmp_path: Path) -> None:
