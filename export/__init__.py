@@ -12,7 +12,7 @@ Making an artifact; only `exporter` and `trace` import torch:
 Reading one:
     artifact      the file, its spec, its weights by the checkpoint's names
     finder        the gates, found by data flow, into a `structure`;
-                  scan_finder and recurrence for form gates, lstm_finder for form fused,
+                  scan_finder, recurrence and carry for form gates, lstm_finder for form fused,
                   flow, ends and initializers for both
     inspection    all that a file alone can be asked; text and draw (svg) show it
 
