@@ -23,7 +23,7 @@ from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
-from gatestream.server.slots import Ints, Marks
+from gatestream.server.slots import Ints
 from gatestream.server.work import (
     GATES,
     OUTPUTS,
@@ -89,7 +89,8 @@ class Engine:
         self._last_work = 0
         self._rows = 0
         self._seconds_per_row = 0.0
-        self._fresh = Marks(limits.sessions)
+        # Slots whose state is the initial one, whatever their row holds: it is set by the first tick that they are in.
+        self._fresh = np.zeros(limits.sessions, np.bool_)
         # Steps that came one entry to a message, by slot, until they are taken in together.
         self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
         self._running = False
@@ -322,7 +323,7 @@ class Engine:
             return False
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
-        fresh = self._fresh.oldest_first()
+        fresh = tick.slots[self._fresh[tick.slots]]
         short = self._seconds_per_row * int(tick.lengths.sum()) < _SHORT_SECONDS
         try:
             if short:
@@ -334,7 +335,7 @@ class Engine:
             _log.exception("tick failed", model=self.spec.name, members=len(tick.slots))
             self._fail(tick, error)
         else:
-            self._fresh.drop(len(fresh))
+            self._fresh[fresh] = False
             self._complete(tick, outputs, gates)
         finally:
             self._running = False
@@ -349,7 +350,8 @@ class Engine:
         self, tick: Tick, parts: Sequence[tuple[Any, int, int]], fresh: Ints
     ) -> tuple[list[Array], list[Array]]:
         started = self.clock()
-        self._write_initial(fresh)
+        if len(fresh):
+            self.runner.write(fresh, [np.repeat(row, len(fresh), axis=0) for row in self._initial])
         steps, size = tick.steps, len(tick.slots)
         inputs = [np.empty((size, steps, *item.shape), DTYPES[item.dtype]) for item in self.spec.inputs]
         gates = False
@@ -420,18 +422,19 @@ class Engine:
     # ---- What the sessions' book needs ---------------------------------------------------------
 
     def start_fresh(self, slot: int) -> None:
-        """Have the slot's state set to the initial one before its next step."""
-        self._fresh.add(slot)
+        """Have the slot's state set to the initial one before it is next looked at."""
+        self._fresh[slot] = True
 
-    def write_fresh(self) -> None:
-        """Set the states that were asked for by `start_fresh`. Not while a tick runs."""
-        slots = self._fresh.oldest_first()
-        self._write_initial(slots)
-        self._fresh.drop(len(slots))
+    def read_state(self, slot: int) -> list[Array]:
+        """A copy of a slot's state, in the spec's order, each [1, *shape]. Not while a tick runs."""
+        if self._fresh[slot]:
+            return [row.copy() for row in self._initial]
+        return self.runner.read(np.array([slot]))
 
-    def _write_initial(self, slots: Ints) -> None:
-        if len(slots):
-            self.runner.write(slots, [np.repeat(row, len(slots), axis=0) for row in self._initial])
+    def write_state(self, slot: int, state: Sequence[Array]) -> None:
+        """Set a slot's state; shapes as `read_state` gives them. Not while a tick runs."""
+        self.runner.write(np.array([slot]), state)
+        self._fresh[slot] = False
 
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""

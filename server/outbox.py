@@ -50,6 +50,11 @@ class Outbox(Generic[_M]):
             self._room.set()
         return self._messages.popleft()
 
+    @property
+    def full(self) -> bool:
+        """Whether `room` would wait."""
+        return not self._room.is_set()
+
     async def room(self) -> None:
         """Return when the peer has taken enough of what it was sent."""
         await self._room.wait()

@@ -186,8 +186,7 @@ class Register:
         """A copy of a session's state, after all steps accepted so far."""
 
         def copy(slot: int) -> pb.SessionState:
-            self._engine.write_fresh()
-            rows = self._engine.runner.read(np.array([slot]))
+            rows = self._engine.read_state(slot)
             return pb.SessionState(
                 model=self._engine.spec.name,
                 weights_fingerprint=self._engine.spec.weights_fingerprint,
@@ -227,8 +226,7 @@ class Register:
             raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", pb.REASON_NOT_FINITE)
 
         def put(slot: int) -> int:
-            self._engine.write_fresh()
-            self._engine.runner.write(np.array([slot]), rows)
+            self._engine.write_state(slot, rows)
             self._engine.sessions.position[slot] = state.position
             return state.position
 
@@ -244,8 +242,7 @@ class Register:
         def copy(slot: int) -> tuple[str, int]:
             engine = self._engine
             twin = self._create(tenant, new_id)
-            engine.write_fresh()
-            engine.runner.write(np.array([twin]), engine.runner.read(np.array([slot])))
+            engine.write_state(twin, engine.read_state(slot))
             engine.sessions.position[twin] = engine.sessions.accepted[twin] = engine.sessions.position[slot]
             return engine.sessions.session_id(twin), int(engine.sessions.position[twin])
 

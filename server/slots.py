@@ -56,29 +56,3 @@ class Queue:
         self._begin = (self._begin + count) % len(self._ring)
         self._count -= count
         return values
-
-
-class Marks:
-    """A set of slots, in the order in which they came."""
-
-    def __init__(self, capacity: int):
-        self._slots = np.empty(capacity, np.int32)
-        self._marked = np.zeros(capacity, np.bool_)
-        self._count = 0
-
-    def add(self, slot: int) -> None:
-        """Add a slot, if it is not there."""
-        if not self._marked[slot]:
-            self._marked[slot] = True
-            self._slots[self._count] = slot
-            self._count += 1
-
-    def oldest_first(self) -> Ints:
-        """A copy of what is there."""
-        return self._slots[: self._count].astype(np.int64)
-
-    def drop(self, count: int) -> None:
-        """Take out the oldest `count`."""
-        self._marked[self._slots[:count]] = False
-        self._slots[: self._count - count] = self._slots[count : self._count].copy()
-        self._count -= count

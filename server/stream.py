@@ -41,6 +41,8 @@ class ClientStream:
         # By handle: the model's number, and the slot in it or one of the marks above.
         self._model = np.zeros(16, np.int16)
         self._slot = np.full(16, _FREE, np.int32)
+        # Scratch, by handle, for finding those that stand twice in a message. Only read where it has just been written.
+        self._entry = np.empty(16, np.int32)
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
@@ -76,7 +78,7 @@ class ClientStream:
         for handle, slot in self._closing.items():
             self._slot[handle] = slot
         held = self._slot >= 0
-        for number in np.unique(self._model[held]).tolist():
+        for number in set(self._model[held].tolist()):
             self._models[number].register.detach(self, self._slot[held & (self._model == number)])
         self._slot[:] = _FREE
         self.outbox.end()
@@ -117,6 +119,7 @@ class ClientStream:
         size = len(self._slot)
         if handle >= size:
             more = max(size, handle + 1 - size)
+            self._entry = np.empty(size + more, np.int32)
             self._slot = np.concatenate((self._slot, np.full(more, _FREE, np.int32)))
             self._model = np.concatenate((self._model, np.zeros(more, np.int16)))
 
@@ -219,8 +222,13 @@ class ClientStream:
         unknown = slots < 0
         other = ~unknown
         other[other] = self._model[handles[other]] != model
-        ordered = np.sort(handles)
-        repeated = np.isin(handles, ordered[1:][ordered[1:] == ordered[:-1]])
+        # Each handle's last entry is found again where it was written; an earlier one of the same handle is not.
+        held = np.flatnonzero(~unknown)
+        self._entry[handles[held]] = held
+        repeated = np.zeros(len(handles), np.bool_)
+        repeated[held] = self._entry[handles[held]] != held
+        if repeated.any():
+            repeated = np.isin(handles, handles[repeated])
         faults: list[tuple[npt.NDArray[np.bool_], Any]] = [
             (unknown, lambda k: _unknown(int(handles[k]))),
             (

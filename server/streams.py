@@ -136,7 +136,8 @@ async def _read(conversation: Conversation[_In, Any], messages: AsyncIterator[_I
     try:
         async for message in messages:
             conversation.receive(message)
-            await conversation.outbox.room()
+            if conversation.outbox.full:
+                await conversation.outbox.room()
         conversation.half_close()
     except DecodeError:
         conversation.outbox.end()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.server.slots import Marks, Queue, Slots
+from gatestream.server.slots import Queue, Slots
 
 
 @given(st.lists(st.integers(0, 6), max_size=60))
@@ -46,17 +46,3 @@ def test_a_queue_is_first_in_first_out(actions: list[list[int] | int]) -> None:
             queue.push(np.array(action, np.int64))
             model += action
         assert len(queue) == len(model)
-
-
-@given(st.lists(st.integers(-3, 9), max_size=60))
-def test_marks_are_a_set_in_order(actions: list[int]) -> None:
-    marks, model = Marks(10), list[int]()
-    for action in actions:
-        if action >= 0:
-            marks.add(action)
-            model += [action] if action not in model else []
-        else:
-            count = min(-action, len(model))
-            marks.drop(count)
-            del model[:count]
-        assert marks.oldest_first().tolist() == model
