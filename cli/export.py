@@ -28,10 +28,15 @@ def command(
     Exits with 1, and one line that names the first tensor, step and size that differ, when any of it fails; then there
     is no file at the output, or the one that was there before.
     """
-    from gatestream.export.errors import ArtifactError
-    from gatestream.export.exporter import export
-    from gatestream.export.report import VerificationError
-    from gatestream.model.checkpoint import CheckpointError, load
+    try:
+        from gatestream.export.errors import ArtifactError
+        from gatestream.export.exporter import export
+        from gatestream.export.report import VerificationError
+        from gatestream.model.checkpoint import CheckpointError, load
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"exporting needs {error.name}, which is not installed: pip install 'gatestream[cpu,train]'"
+        ) from error
 
     try:
         verified = export(load(checkpoint).network, output, form, version=model_version)

@@ -54,6 +54,11 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
     known = {"artifacts", *(_name(group, field) for group, field in _settings())}
     if unknown := sorted(values.keys() - known):
         raise click.BadParameter(f"{path}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    for group, field in _settings():
+        value = values.get(_name(group, field))
+        # click would take the whole part of 2.5 for a number of sessions.
+        if field.type is int and value is not None and type(value) is not int:
+            raise click.BadParameter(f"{path}: {_name(group, field)} is {value!r}; expected a whole number")
     ctx.default_map = values
 
 

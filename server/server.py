@@ -6,6 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -51,6 +52,9 @@ async def serve(config: ServerConfig) -> None:
         ServerError: it cannot be started as configured.
     """
     began = time.monotonic()
+    if config.port_file is not None:
+        # Found out before anything is started. Empty, it says that nobody serves yet.
+        _write(config.port_file, "")
     models = load_models(config)
     tenants = Tenants.load(config.tokens)
     streams = Streams(models, config.limits, tenants)
@@ -83,7 +87,7 @@ async def serve(config: ServerConfig) -> None:
             tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
         if config.port_file is not None:
-            config.port_file.write_text(f"{port}\n")
+            _write(config.port_file, f"{port}\n")
         _log.info(
             "serving",
             address=f"{host}:{port}",
@@ -184,6 +188,13 @@ def _log_model(model: Model) -> None:
         execution_provider=runner.provider,
         nodes={item.execution_provider: item.nodes for item in runner.placements},
     )
+
+
+def _write(port_file: Path, text: str) -> None:
+    try:
+        port_file.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"port_file: {port_file} cannot be written: {error.strerror}") from error
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:

@@ -118,6 +118,7 @@ def test_one_name_twice(artifact: Path) -> None:
         ("--tls-cert=cert.pem", 1, "tls_cert and tls_key go together"),
         ("--tokens=none.toml", 1, "tokens: none.toml"),
         ("--config=none.toml", 2, "'none.toml' does not exist"),
+        ("--port-file=none/port", 1, "port_file: none/port cannot be written: No such file or directory"),
     ],
 )
 def test_a_flag_out_of_range(artifact: Path, flag: str, code: int, says: str) -> None:
@@ -137,7 +138,9 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
     [
         ("sesions = 5", 2, "unknown settings sesions; known: artifacts, chunk_length"),
         ("sessions = 0", 1, "sessions is 0; the least allowed is 1"),
-        ('sessions = "five"', 2, "'five' is not a valid integer"),
+        ('sessions = "5"', 2, "sessions is '5'; expected a whole number"),
+        ("sessions = 2.5", 2, "sessions is 2.5; expected a whole number"),
+        ("idle_timeout = -1", 1, "idle_timeout is -1.0; the least allowed is 0"),
         ("sessions: 5", 2, "gatestream.toml"),
     ],
 )
