@@ -149,6 +149,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield server, oracle
 
 
+@pytest.mark.timeout(600)  # It takes seconds, but when it fails, the search for the shortest example takes longer.
 def test_each_session_gives_what_it_gives_alone(served: tuple[ServerProcess, Oracle]) -> None:
     class Served(Interleaving):
         def __init__(self) -> None:

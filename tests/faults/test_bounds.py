@@ -15,7 +15,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from tests.support.artifacts import accumulator
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving, start
-from tests.support.wire import PATIENCE, Stream, call_refused, parts, steps, stub, until
+from tests.support.wire import PATIENCE, SMALL_WINDOW, Stream, call_refused, parts, steps, stub, until
 
 MESSAGE_BYTES = 16_384
 # One step a run: a chunk of a thousand is in flight for as long as a test needs.
@@ -155,28 +155,40 @@ def test_a_control_counts_as_a_row(narrow: ServerProcess) -> None:
 
 
 def test_a_takeover_that_there_is_no_room_for_leaves_the_session_with_its_owner(tmp_path: Path) -> None:
-    model = accumulator(tmp_path / "wide.onnx", features=20_000)
-    row = np.ones((1, 20_000), np.float32)
+    lstm = Lstm.random(hidden=256)
+    xs = np.ones((3, 3), np.float32)
+    ys, _ = lstm.run(xs)
     limits = {"rows_per_stream": 100, "chunk_length": 100, "rows": 1000}
-    with serving(model, **limits) as server, Stream(server.address) as owner, Stream(server.address) as heir:
+    with (
+        serving(lstm.save(tmp_path / "lstm.onnx"), **limits) as server,
+        Stream(server.address) as owner,
+        Stream(server.address, options=SMALL_WINDOW) as heir,
+    ):
         owner.opened(0, "held")
-        heir.opened(0)
-        # Answers of 80 kB that nobody reads: a hundred of them stay, and their rows are in flight.
+        heir.opened(0, gates=True)
+        # Steps of 12 bytes, answers of 5 kB that nobody reads: a hundred of them stay, and their rows are in flight.
         for _ in range(200):
-            heir.steps({0: row})
+            heir.send(steps({0: xs[:1]}))
         heir.open(1, "held", mode=pb.OPEN_MODE_RESUME)
         heir.flush()
-        for _ in range(3):
-            heir.calls.Describe(pb.DescribeRequest(), timeout=PATIENCE)  # Answered behind what was sent before it.
+        # All of it has come, when the server has been round its loop so often and there was no more to read.
+        positions = [-1] * 50
+        while positions[-50:] != positions[-1:] * 50 or positions[-1] < 100:
+            listed = owner.calls.ListSessions(pb.ListSessionsRequest(), timeout=PATIENCE).sessions
+            positions.append(max(item.position for item in listed))
         answers = [heir.read() for _ in range(201)]
         taken = [message.results for message in answers if message.HasField("results")]
         refused = [message.error for message in answers if message.HasField("error")]
         assert [results.first[0] for results in taken] == list(range(len(taken)))
         assert {error.reason for error in refused} == {pb.REASON_ROWS_EXHAUSTED}
         assert refused[-1].handle[0] == 1
-        assert owner.stepped(0, row)[0, 0] == 1
-        assert not heir.opened(1, "held", mode=pb.OPEN_MODE_RESUME).created
+        # The owner has it still, and the heir has it when there is room.
+        owner.send(steps({0: xs[:2]}))
+        np.testing.assert_allclose(owner.results({0: 2}, 256)[0], ys[:2], rtol=0, atol=1e-5)
+        assert heir.opened(1, "held", mode=pb.OPEN_MODE_RESUME).position == 2
         assert owner.expect("closed").reason == pb.CLOSE_REASON_TAKEN_OVER
+        heir.send(steps({1: xs[2:]}))
+        np.testing.assert_allclose(heir.results({1: 1}, 256)[1], ys[2:], rtol=0, atol=1e-5)
 
 
 def test_rows_of_all_streams(narrow: ServerProcess) -> None:

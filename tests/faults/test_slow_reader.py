@@ -9,14 +9,12 @@ import pytest
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.artifacts import accumulator
 from tests.support.process import ServerProcess, serving
-from tests.support.wire import Stream, encode, steps, until
+from tests.support.wire import SMALL_WINDOW, Stream, encode, steps, until
 
 FEATURES = 1000
 ROWS = 20
 MESSAGES = 1000
 REPLY_BYTES = 8 * 2**20
-# A client that never takes more than this unasked, whatever the connection could carry.
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 # What gRPC itself buffers of a connection, either way, and what an allocator keeps.
 SLACK = 40 * 2**20
 

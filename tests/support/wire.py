@@ -17,6 +17,9 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 PATIENCE = 60.0
 """Seconds after which a test gives up waiting: a bound on a hang, not an expectation."""
 
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+"""Options of a client that takes no more than this unasked, whatever the connection could carry."""
+
 Rows = npt.NDArray[Any]
 
 
