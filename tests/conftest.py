@@ -1,9 +1,14 @@
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.support.reference import Demo
 from tests.support.reference import demo as run_demo
+
+# A shell starts what it runs in the background with SIGINT ignored, and the processes that tests start and interrupt
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

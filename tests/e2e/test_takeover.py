@@ -27,6 +27,7 @@ def test_a_race_for_a_session_loses_no_step(server: ServerProcess) -> None:
     for _ in range(20):
         with Stream(server.address) as owner, Stream(server.address) as heir:
             owner.opened(0, "raced")
+            heir.opened(1)  # It is connected now: nobody can be while the server is paused.
             with server.paused():
                 for _ in range(20):
                     owner.steps({0: [[1, 1]]})
