@@ -26,6 +26,7 @@ GatestreamError
 ├── SessionError                about one session
 │   ├── SessionUnknownError
 │   ├── SessionExistsError
+│   ├── SessionElsewhereError   another worker of the server has it: only a new connection may reach it
 │   ├── SessionIdInvalidError
 │   ├── SessionClosedError      `close_reason` says who or what closed it
 │   ├── StateMismatchError
@@ -206,6 +207,12 @@ class SessionExistsError(SessionError):
     """The id is taken."""
 
     reason = pb.REASON_SESSION_EXISTS
+
+
+class SessionElsewhereError(SessionError):
+    """The session lives in another worker of the server; a new connection may lead there."""
+
+    reason = pb.REASON_SESSION_ELSEWHERE
 
 
 class SessionIdInvalidError(SessionError):

@@ -5,6 +5,7 @@ ServerError
 │   ├── InvalidRequest         INVALID_ARGUMENT      mend the request
 │   ├── NotFound               NOT_FOUND             no such model, session or handle
 │   ├── AlreadyExists          ALREADY_EXISTS        the name is taken
+│   ├── Elsewhere              FAILED_PRECONDITION   another worker of this server has the session
 │   ├── OutOfStep              FAILED_PRECONDITION   the session does not stand where the request assumes
 │   ├── Exhausted              RESOURCE_EXHAUSTED    a bound is reached: try again after `retry_after`
 │   ├── Draining               UNAVAILABLE           this server stops: go to another
@@ -63,6 +64,13 @@ class AlreadyExists(Refused):
 
     code = grpc.StatusCode.ALREADY_EXISTS
     default_reason = pb.REASON_SESSION_EXISTS
+
+
+class Elsewhere(Refused):
+    """Another worker of this server has the session, and a connection leads to one worker only."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = pb.REASON_SESSION_ELSEWHERE
 
 
 class OutOfStep(Refused):

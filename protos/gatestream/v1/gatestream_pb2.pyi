@@ -52,6 +52,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_STEP_FAILED: _ClassVar[Reason]
     REASON_PRECEDING_FAILED: _ClassVar[Reason]
     REASON_SESSION_CLOSED: _ClassVar[Reason]
+    REASON_SESSION_ELSEWHERE: _ClassVar[Reason]
 
 class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -103,6 +104,7 @@ REASON_DRAINING: Reason
 REASON_STEP_FAILED: Reason
 REASON_PRECEDING_FAILED: Reason
 REASON_SESSION_CLOSED: Reason
+REASON_SESSION_ELSEWHERE: Reason
 FORM_UNSPECIFIED: Form
 FORM_GATES: Form
 FORM_FUSED: Form

@@ -88,7 +88,7 @@ class GatestreamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The sessions, in no particular order, one page at a time.
+        """The sessions of the worker that the connection leads to, in no particular order, one page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

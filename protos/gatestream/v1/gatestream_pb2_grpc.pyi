@@ -42,7 +42,7 @@ class GatestreamStub:
     """Any number of sessions of any of the served models, on one connection."""
     Describe: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.DescribeRequest, _gatestream_pb2.DescribeResponse]
     ListSessions: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.ListSessionsRequest, _gatestream_pb2.ListSessionsResponse]
-    """The sessions, in no particular order, one page at a time."""
+    """The sessions of the worker that the connection leads to, in no particular order, one page at a time."""
     CloseSession: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.CloseSessionRequest, _gatestream_pb2.CloseSessionResponse]
     GetState: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.GetStateRequest, _gatestream_pb2.SessionState]
     """Between two steps: the state is that after all steps accepted before the call."""
@@ -57,7 +57,7 @@ class GatestreamAsyncStub(GatestreamStub):
     """Any number of sessions of any of the served models, on one connection."""
     Describe: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.DescribeRequest, _gatestream_pb2.DescribeResponse]  # type: ignore[assignment]
     ListSessions: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.ListSessionsRequest, _gatestream_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """The sessions, in no particular order, one page at a time."""
+    """The sessions of the worker that the connection leads to, in no particular order, one page at a time."""
     CloseSession: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.CloseSessionRequest, _gatestream_pb2.CloseSessionResponse]  # type: ignore[assignment]
     GetState: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.GetStateRequest, _gatestream_pb2.SessionState]  # type: ignore[assignment]
     """Between two steps: the state is that after all steps accepted before the call."""
@@ -87,7 +87,7 @@ class GatestreamServicer(metaclass=_abc_1.ABCMeta):
         request: _gatestream_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gatestream_pb2.ListSessionsResponse, _abc.Awaitable[_gatestream_pb2.ListSessionsResponse]]:
-        """The sessions, in no particular order, one page at a time."""
+        """The sessions of the worker that the connection leads to, in no particular order, one page at a time."""
 
     @_abc_1.abstractmethod
     def CloseSession(
