@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.claims import Claims
 from gatestream.server.engine import Engine
-from gatestream.server.errors import Draining, InvalidRequest, NotFound, Refused
+from gatestream.server.errors import Draining, Elsewhere, InvalidRequest, NotFound, Refused
 from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
@@ -29,11 +30,15 @@ class Register:
     Args:
         engine: of the model.
         idle_timeout: seconds without an answer after which a session is closed; 0: never.
+        claims: what this worker shares with the others of its server; None where it is alone.
     """
 
-    def __init__(self, engine: Engine, idle_timeout: float):
+    def __init__(self, engine: Engine, idle_timeout: float, claims: Claims | None = None):
         self._engine = engine
         self._idle_timeout = idle_timeout
+        self._claims = claims
+        # By slot; 0: none.
+        self._claimed = np.zeros(0 if claims is None else len(engine.sessions.position), np.int64)
 
     def open(self, owner: Owner, tenant: str, request: pb.Open) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
@@ -45,7 +50,7 @@ class Register:
             The slot. Steps may be submitted at once.
 
         Raises:
-            InvalidRequest, NotFound, AlreadyExists, Exhausted: nothing has changed.
+            InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted: nothing has changed.
         """
         engine, sessions = self._engine, self._engine.sessions
         if request.gates and not engine.spec.gates:
@@ -56,7 +61,7 @@ class Register:
             )
         slot = None
         if request.mode == pb.OPEN_MODE_RESUME:
-            slot = sessions.find(tenant, request.session_id)
+            slot = self._find(tenant, request.session_id)
         elif request.mode == pb.OPEN_MODE_EITHER and request.session_id:
             slot = sessions.get(tenant, request.session_id)
         if slot is None:
@@ -120,6 +125,7 @@ class Register:
 
         Raises:
             NotFound: it is not to start, and is not there.
+            Elsewhere: another worker has it.
             Draining: it would have to be made.
             InvalidRequest, Exhausted: it cannot be made.
         """
@@ -127,10 +133,12 @@ class Register:
         slot = self._engine.sessions.get(tenant, session_id) if name else None
         if slot is None:
             if name and not start:
+                self._check_elsewhere(tenant, session_id)
                 raise NotFound(f"no sequence {name[:140]!r} here; its first request sets sequence_start")
             if draining:
                 raise Draining("the server is about to stop; start the sequence on another")
-            slot = self._create(tenant, session_id)
+            # Nobody can ask another worker for a session without a name: it has no need of a claim.
+            slot = self._create(tenant, session_id) if name else self._create_here(tenant, "")
             self._engine.wants[slot] = OUTPUTS
         elif start:
             self._engine.control(slot, Control(lambda: self._restart(slot), lambda _error: None))
@@ -151,6 +159,7 @@ class Register:
 
         self._engine.control(slot, Control(run, fail, owner, must=True), unlimited=True)
         self._engine.sessions.leave(slot)
+        self._release(np.array([slot]))
 
     def detach(self, owner: Owner, slots: Ints) -> None:
         """End those of the sessions that are still the owner's, who has gone."""
@@ -158,6 +167,7 @@ class Register:
         slots = slots[sessions.owner[slots] == owner]
         sessions.owner[slots] = None
         self._engine.remove(slots)
+        self._release(slots)
 
     def end_all(self, reason: pb.CloseReason) -> None:
         """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
@@ -230,7 +240,7 @@ class Register:
             self._engine.sessions.position[slot] = state.position
             return state.position
 
-        slot = self._engine.sessions.find(tenant, session_id)
+        slot = self._find(tenant, session_id)
         setting = self._in_line(tenant, session_id, put)
         # Steps that come from now on stand behind it in the line, and count from its position.
         self._engine.sessions.accepted[slot] = state.position
@@ -249,7 +259,7 @@ class Register:
         return await self._in_line(tenant, session_id, copy)
 
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
-        slot = self._engine.sessions.find(tenant, session_id)
+        slot = self._find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
         def run() -> None:
@@ -283,10 +293,45 @@ class Register:
                 told.append((table.owner[mine[0]], table.handle[mine], table.position[mine]))
         # What still stands in line is answered first, then the owner hears that the session is closed.
         self._engine.remove(slots)
+        self._release(slots)
         for owner, handles, positions in told:
             owner.closed(handles, positions, reason)
 
+    def _find(self, tenant: str, session_id: str) -> int:
+        """The slot of a session.
+
+        Raises:
+            NotFound: no worker has it.
+            Elsewhere: another one has.
+        """
+        try:
+            return self._engine.sessions.find(tenant, session_id)
+        except NotFound:
+            self._check_elsewhere(tenant, session_id)
+            raise
+
+    def _check_elsewhere(self, tenant: str, session_id: str) -> None:
+        if self._claims is not None:
+            self._claims.check(self._engine.spec.name, tenant, session_id)
+
     def _create(self, tenant: str, session_id: str) -> int:
+        slot = self._create_here(tenant, session_id)
+        if self._claims is not None:
+            session_id = self._engine.sessions.session_id(slot)
+            try:
+                self._claimed[slot] = self._claims.claim(self._engine.spec.name, tenant, session_id)
+            except Elsewhere:
+                self._engine.remove(np.array([slot]))
+                raise
+        return slot
+
+    def _release(self, slots: Ints) -> None:
+        if self._claims is not None:
+            claimed = self._claimed[slots]
+            self._claimed[slots] = 0
+            self._claims.release(claimed[claimed != 0].tolist())
+
+    def _create_here(self, tenant: str, session_id: str) -> int:
         slot = self._engine.sessions.create(tenant, session_id, self._engine.clock())
         self._engine.start_fresh(slot)
         return slot
