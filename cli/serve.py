@@ -35,6 +35,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         command = click.option(
             f"--{_name(group, field).replace('_', '-')}",
             type=kind,
+            is_flag=kind is bool,
             default=None if field.default is MISSING else field.default,
             show_default=True,
             show_envvar=True,

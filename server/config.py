@@ -85,6 +85,9 @@ class ServerConfig:
         choices=("auto", "cpu", "cuda"),
     )
     threads: int = _setting("Threads of one run of a model on the CPU.", 1, least=1, most=1024)
+    deterministic: bool = _setting(
+        "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
+    )
     drain_seconds: float = _setting("Longest time from the first SIGTERM to the end.", 8.0, least=0)
     tokens: Path | None = _setting(
         'TOML file of lines "token" = "tenant"; without it everyone who can connect is one tenant.', None
@@ -103,6 +106,8 @@ class ServerConfig:
         _check_ranges(self)
         if not self.artifacts:
             raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
+        if self.deterministic and self.provider == "cuda":
+            raise ConfigError("deterministic is promised on the CPU alone; set provider to cpu, or leave it at auto")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key go together; only one is given")
         if self.tls_client_ca is not None and self.tls_cert is None:

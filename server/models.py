@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.artifact import Artifact
 from gatestream.server.config import ServerConfig
+from gatestream.server.deterministic import DeterministicRunner
 from gatestream.server.engine import Engine
 from gatestream.server.errors import ConfigError, InvalidRequest, NotFound
 from gatestream.server.register import Register
-from gatestream.server.runner import load_runner
+from gatestream.server.runner import HostRunner, Runner, load_runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,11 @@ def load_models(config: ServerConfig) -> Models:
         artifact = Artifact.load(path)
         if any(model.spec.name == artifact.spec.name for model in models):
             raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
-        runner = load_runner(artifact, config.limits.sessions, config.provider, config.threads)
+        if config.deterministic:
+            host = HostRunner(artifact, config.limits.sessions, config.threads)
+            runner: Runner = DeterministicRunner(host, artifact.spec, config.tick)
+        else:
+            runner = load_runner(artifact, config.limits.sessions, config.provider, config.threads)
         engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
         models.append(Model(len(models), artifact.spec, engine, Register(engine, config.limits.idle_timeout)))
     return Models(models)

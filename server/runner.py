@@ -127,16 +127,31 @@ class HostRunner:
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
+        outputs, states, shown = self.compute(inputs, lengths, self.read(slots), gates)
+        self.write(slots, states)
+        return outputs, shown
+
+    def compute(
+        self, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], states: Sequence[Array], gates: bool
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """One run, which changes no row of state.
+
+        Args:
+            inputs: as in `Runner.step`.
+            lengths: as in `Runner.step`.
+            states: before the run, in the spec's order, each [batch, *shape].
+            gates: as in `Runner.step`.
+
+        Returns:
+            The outputs, the states after the run, and the gates.
+        """
         feed: dict[str, Array] = dict(zip(self._inputs, inputs, strict=True))
         if self._length:
             feed[self._length] = lengths
-        for name, arena in zip(self._states, self._arenas, strict=True):
-            feed[name] = arena.take(slots, axis=0)
+        feed.update(zip(self._states, states, strict=True))
         got: list[Array] = self._session.run(self._wanted[gates], feed)
         after = self._outputs + len(self._arenas)
-        for arena, rows in zip(self._arenas, got[self._outputs : after], strict=True):
-            arena[slots] = rows
-        return got[: self._outputs], got[after:]
+        return got[: self._outputs], got[self._outputs : after], got[after:]
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""

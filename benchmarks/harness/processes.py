@@ -151,7 +151,7 @@ class Gatestream(Server):
 
     Args:
         artifact: the model.
-        settings: flags, without their dashes.
+        settings: flags, without their dashes; True for one without a value.
         command: what to run in place of `gatestream`.
         environment: more than ours.
     """
@@ -166,7 +166,9 @@ class Gatestream(Server):
         with tempfile.TemporaryDirectory() as folder:
             port_file = Path(folder) / "port"
             flags = {"listen": "127.0.0.1:0", "provider": "cpu", "port_file": port_file, **settings}
-            arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+            arguments = [
+                f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()
+            ]
             super().__init__(
                 [sys.executable, *command, "serve", artifact, *arguments], talks=False, environment=environment
             )

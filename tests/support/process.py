@@ -52,11 +52,13 @@ class ServerProcess:
 
 
 def start(*artifacts: Path, **settings: object) -> ServerProcess:
-    """Start a server on a free port and wait until it serves; settings are its flags."""
+    """Start a server on a free port and wait until it serves; settings are its flags, True for one without a value."""
     folder = Path(tempfile.mkdtemp(prefix="gatestream-test-"))
     port_file, log = folder / "port", folder / "log"
     flags = {"listen": "127.0.0.1:0", "provider": "cpu", "log_format": "json", **settings}
-    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    arguments = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()
+    ]
     with log.open("wb") as out:
         popen = subprocess.Popen(
             [
