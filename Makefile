@@ -3,9 +3,10 @@ PYTHON ?= python3
 DOCKER ?= docker
 VENV := .venv
 BIN := $(VENV)/bin
+CUDA_VENV := .venv-cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +41,20 @@ counter-proof: install  ## the same network with its forget gate held at 1, and 
 bench: install  ## measure the server against its limits, side by side: some ten minutes, needs g++ and make
 	$(BIN)/python -m benchmarks
 
+# Asked for before some gigabytes are fetched.
+bench-cuda:  ## measure the state arena on an NVIDIA GPU, next to torch's cuDNN LSTM (docs/cuda.md)
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "make bench-cuda: nvidia-smi finds no GPU; nothing was installed" >&2; exit 1; }
+	$(MAKE) $(CUDA_VENV)/.installed
+	$(CUDA_VENV)/bin/python -m benchmarks.cuda $(ARGS)
+
+# A venv of its own: onnxruntime-gpu and onnxruntime hold the same module, and torch wants its own CUDA libraries.
+$(CUDA_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	grep -v '^nvidia-' constraints.txt > $(CUDA_VENV)/constraints.txt
+	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CUDA_VENV)/constraints.txt \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[cuda,train]'
+	@touch $@
+
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers
 
@@ -48,4 +63,4 @@ protos: install  ## make the Python code from the .proto files again
 	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/*.proto protos/inference/*.proto
 
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) build dist .*_cache .hypothesis .src/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) build dist .*_cache .hypothesis .src/*.egg-info

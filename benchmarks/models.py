@@ -6,7 +6,10 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+if TYPE_CHECKING:
+    from gatestream.model.network import Network
 
 Form = Literal["gates", "fused"]
 FORMS: Final[tuple[Form, ...]] = ("gates", "fused")
@@ -82,7 +85,28 @@ def _folder() -> Path:
     return _CACHE / digest.hexdigest()[:12]
 
 
-def _export(name: str, form: Form, path: Path) -> None:
+def network(shape: ModelShape) -> "Network":
+    """Of a shape, its weights noise of a fixed seed."""
+    import torch
+
+    from gatestream.model.network import Network, NetworkConfig
+
+    torch.manual_seed(0)
+    return Network(
+        NetworkConfig(
+            name=shape.name,
+            task="benchmark",
+            encoder="one_hot" if shape.tokens else "none",
+            inputs=shape.inputs,
+            hidden=shape.hidden,
+            layers=shape.layers,
+            outputs=shape.outputs,
+            vocabulary=tuple("BTSXPVE") if shape.tokens else (),
+        )
+    )
+
+
+def export(network: "Network", form: Form, path: Path) -> None:
     """Write an artifact without the proof that it is right: its weights are noise, and the proof takes a minute."""
     import torch
 
@@ -90,25 +114,11 @@ def _export(name: str, form: Form, path: Path) -> None:
     from gatestream.export.describe import describe
     from gatestream.export.fingerprint import fingerprint
     from gatestream.export.trace import OPSET
-    from gatestream.model.network import Network, NetworkConfig
 
-    shape = SHAPES[name]
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = NetworkConfig(
-        name=name,
-        task="benchmark",
-        encoder="one_hot" if shape.tokens else "none",
-        inputs=shape.inputs,
-        hidden=shape.hidden,
-        layers=shape.layers,
-        outputs=shape.outputs,
-        vocabulary=tuple("BTSXPVE") if shape.tokens else (),
-    )
-    network = Network(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     spec = describe(
-        config,
+        network.config,
         exporter.FORMS[form],
         version="1",
         fingerprint=fingerprint(exporter.weights_of(network)),
@@ -123,4 +133,4 @@ def _export(name: str, form: Form, path: Path) -> None:
 if __name__ == "__main__":
     for argument in sys.argv[2:]:
         model, _, in_form = argument.partition("-")
-        _export(model, cast(Form, in_form), Path(sys.argv[1]) / f"{argument}.onnx")
+        export(network(SHAPES[model]), cast(Form, in_form), Path(sys.argv[1]) / f"{argument}.onnx")

@@ -4,14 +4,15 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("onnxruntime", "grpcio", "protobuf", "numpy")
 
 
-def describe() -> dict[str, str]:
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Processor, memory, versions, date."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": f"{cores()} cores of {_processor()}",

@@ -16,6 +16,7 @@ FIGURES = {
     "resident_mib": "resident, MiB",
     "calls": "Python calls a message",
     "c_calls": "C calls a message",
+    "of_limit": "of the limit",
 }
 """The columns that a table can have, in this order, and their heads."""
 
@@ -29,17 +30,17 @@ def render(report: Report) -> str:
     return "\n".join(parts)
 
 
-def put_between_marks(page: str, text: str) -> str:
-    """A page with its generated part replaced.
+def put_between_marks(page: str, text: str, mark: str = BEGIN) -> str:
+    """A page with its generated part, which begins with `mark`, replaced.
 
     Raises:
         ValueError: the page has no such part.
     """
-    before, begin, rest = page.partition(BEGIN)
+    before, begin, rest = page.partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page has no lines {BEGIN!r} and {END!r} for the text to stand between")
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+        raise ValueError(f"the page has no lines {mark!r} and {END!r} for the text to stand between")
+    return f"{before}{mark}\n\n{text}\n{END}{after}"
 
 
 def _machine(report: Report) -> str:
@@ -49,6 +50,8 @@ def _machine(report: Report) -> str:
 
 
 def _targets(report: Report) -> str:
+    if not any(section.number for section in report.sections):
+        return ""
     lines = [
         "| target | bound | measured (least to greatest) | |",
         "| --- | --- | --- | --- |",
