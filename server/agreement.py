@@ -42,7 +42,8 @@ def agreeing_shapes(runner: HostRunner, spec: pb.ModelSpec, limits: TickLimits) 
         ArtifactError: the same row by itself gives other bits when it is run again.
     """
     sizes = sorted({size for size in _ROWS if size < limits.rows} | {min(limits.rows, _ROWS[-1])})
-    trial = _Trial(runner, spec, sizes[-1], 1)
+    # Twice as many rows as stand in any run: what stands beside a row changes.
+    trial = _Trial(runner, spec, 2 * sizes[-1], 1)
     for first in dict.fromkeys(min(size, sizes[-1]) for size in _FIRST):
         trial.expect_as(first)
         if trial.agrees(first, 1):
@@ -54,13 +55,13 @@ def agreeing_shapes(runner: HostRunner, spec: pb.ModelSpec, limits: TickLimits) 
         )
     singles = tuple(size for size in sizes if size == first or trial.agrees(size, 1))
     shapes: dict[int, Sequence[int]] = {1: singles}
+    candidates = [size for size in _CHUNK_ROWS if size in singles]
     lengths = [steps for steps in _STEPS if steps <= limits.steps]
-    if lengths:
-        most = min(singles[-1], _CHUNK_ROWS[-1])
-        trial = _Trial(runner, spec, most, lengths[-1])
-        trial.expect_as(max(size for size in singles if size <= most))
+    if candidates and lengths:
+        trial = _Trial(runner, spec, candidates[-1], lengths[-1])
+        trial.expect_as(candidates[-1])
         for steps in lengths:
-            if agreeing := tuple(size for size in _CHUNK_ROWS if size in singles and trial.agrees(size, steps)):
+            if agreeing := tuple(size for size in candidates if trial.agrees(size, steps)):
                 shapes[steps] = agreeing
     return shapes
 
