@@ -10,10 +10,15 @@ from typing import Any
 
 import click
 
-from gatestream.server.config import Limits, ServerConfig, TickLimits
-from gatestream.server.errors import ServerError
+from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits
+from gatestream.server.errors import ServerError, first_of
 
 _GROUPS: dict[str, type[Any]] = {"": ServerConfig, "tick": TickLimits, "limits": Limits}
+
+
+def number_or_auto(value: Any) -> Threads:
+    """What --threads takes; its help calls it by this function's name."""
+    return "auto" if value == "auto" else click.INT.convert(value, None, None)
 
 
 def _settings() -> list[tuple[str, Field[Any]]]:
@@ -29,9 +34,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for group, field in reversed(_settings()):
         hints = typing.get_type_hints(_GROUPS[group])
         choices = field.metadata["choices"]
-        kind: Any = (
-            click.Choice(choices) if choices else Path if hints[field.name] == (Path | None) else hints[field.name]
-        )
+        hint = hints[field.name]
+        kinds: dict[Any, Any] = {Path | None: Path, Threads: number_or_auto}
+        kind = click.Choice(choices) if choices else kinds.get(hint, hint)
         command = click.option(
             f"--{_name(group, field).replace('_', '-')}",
             type=kind,
@@ -58,7 +63,7 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
     for group, field in _settings():
         value = values.get(_name(group, field))
         # click would take the whole part of 2.5 for a number of sessions.
-        if field.type is int and value is not None and type(value) is not int:
+        if field.type in (int, Threads) and value not in (None, "auto") and type(value) is not int:
             raise click.BadParameter(f"{path}: {_name(group, field)} is {value!r}; expected a whole number")
     ctx.default_map = values
 
@@ -82,7 +87,6 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
     default.
     """
     from gatestream.server.logs import configure
-    from gatestream.server.server import serve
 
     configure(values["log_format"])
     try:
@@ -92,13 +96,15 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
             if group
         }
         own = {f.name: values[f.name] for g, f in _settings() if not g}
-        asyncio.run(serve(ServerConfig(artifacts=artifacts, **own, **parts)))
-    except ServerError as error:
-        raise click.ClickException(str(error)) from error
-    except BaseExceptionGroup as group:
-        raise _single(group) from group
+        config = ServerConfig(artifacts=artifacts, **own, **parts)
+        if config.workers == 1:
+            from gatestream.server.server import serve
 
+            asyncio.run(serve(config))
+        else:
+            from gatestream.server.workers import supervise
 
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return click.ClickException(str(error)) if isinstance(error, ServerError) else error
+            asyncio.run(supervise(config))
+    except (ServerError, BaseExceptionGroup) as error:
+        first = first_of(error)
+        raise click.ClickException(str(first)) if isinstance(first, ServerError) else first from error

@@ -132,6 +132,6 @@ def _locker(file: int, offset: int) -> int | None:
 
 def _elsewhere(session_id: str, worker: int) -> Elsewhere:
     return Elsewhere(
-        f"session {session_id[:140]!r} lives in worker {worker} of this server, to which this connection does not lead; "
+        f"session {session_id[:140]!r} lives in worker {worker} of this server, and this connection leads to another; "
         "go on over the connection that has it, or connect again: another connection may lead there"
     )

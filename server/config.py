@@ -11,6 +11,7 @@ from gatestream.server.errors import ConfigError
 
 Provider = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
+Threads = int | Literal["auto"]
 
 
 def _setting(
@@ -84,7 +85,20 @@ class ServerConfig:
         "auto",
         choices=("auto", "cpu", "cuda"),
     )
-    threads: int = _setting("Threads of one run of a model on the CPU.", 1, least=1, most=1024)
+    workers: int = _setting(
+        "Processes that share the port, each with sessions, an engine and a copy of the models of its own. Every limit "
+        "counts for each of them by itself.",
+        1,
+        least=1,
+        most=256,
+    )
+    threads: Threads = _setting(
+        "Threads of one run of a model on the CPU, divided among the workers (each has at least 1); auto: what "
+        "measures best at the start.",
+        1,
+        least=1,
+        most=1024,
+    )
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
@@ -103,6 +117,8 @@ class ServerConfig:
     tick: TickLimits = field(default_factory=TickLimits)
 
     def __post_init__(self) -> None:
+        if isinstance(self.threads, str) and self.threads != "auto":
+            raise ConfigError(f"threads is {self.threads!r}; expected a number, or auto")
         _check_ranges(self)
         if not self.artifacts:
             raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
@@ -120,6 +136,8 @@ class ServerConfig:
 def _check_ranges(config: Any) -> None:
     for item in fields(config):
         value, least, most = (getattr(config, item.name), *(item.metadata.get(k) for k in ("least", "most")))
+        if isinstance(value, str):
+            least = most = None
         if least is not None and value < least:
             raise ConfigError(f"{item.name} is {value}; the least allowed is {least}")
         if most is not None and value > most:

@@ -117,3 +117,10 @@ class ProviderError(ServerError):
 
 class ConfigError(ServerError):
     """A setting is outside its range; the message names it, what came and what is allowed."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first of the errors that tasks ended with, where there is a group of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

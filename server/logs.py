@@ -14,14 +14,20 @@ _TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
 )
 
 
-def configure(log_format: LogFormat) -> None:
+def configure(log_format: LogFormat, **every: object) -> None:
     """Send the logs of this process to standard error.
 
     Args:
         log_format: `auto` is text when standard error is a terminal, else JSON.
+        every: fields that every line carries.
     """
+
+    def add_fields(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        return {**event, **every}
+
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
+        add_fields,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -1,27 +1,35 @@
 """The models that one server serves."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.artifact import Artifact
-from gatestream.server.config import ServerConfig
+from gatestream.server.claims import Claims
+from gatestream.server.config import ServerConfig, Threads
+from gatestream.server.cpus import cpus_available
 from gatestream.server.deterministic import DeterministicRunner
 from gatestream.server.engine import Engine
 from gatestream.server.errors import ConfigError, InvalidRequest, NotFound
 from gatestream.server.register import Register
 from gatestream.server.runner import HostRunner, Runner, load_runner
+from gatestream.server.threads import Measured, measure
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model, its step loop and its sessions."""
+    """One model, its step loop and its sessions.
+
+    Attributes:
+        measured: how many threads its runs have, and what that was chosen by.
+    """
 
     number: int
     spec: pb.ModelSpec
     engine: Engine
     register: Register
+    measured: Measured
 
 
 class Models:
@@ -65,8 +73,16 @@ class Models:
         return model
 
 
-def load_models(config: ServerConfig) -> Models:
+def load_models(
+    config: ServerConfig, claims: Claims | None = None, workers: int = 1, threads: Mapping[str, int] | None = None
+) -> Models:
     """Load every artifact that the configuration names.
+
+    Args:
+        config: of this process.
+        claims: on sessions, where other workers serve the same models.
+        workers: that share the CPUs.
+        threads: by model, where another worker has measured already.
 
     Raises:
         ArtifactError: a file cannot be served.
@@ -78,11 +94,27 @@ def load_models(config: ServerConfig) -> Models:
         artifact = Artifact.load(path)
         if any(model.spec.name == artifact.spec.name for model in models):
             raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
-        if config.deterministic:
-            host = HostRunner(artifact, config.limits.sessions, config.threads)
-            runner: Runner = DeterministicRunner(host, artifact.spec, config.tick)
-        else:
-            runner = load_runner(artifact, config.limits.sessions, config.provider, config.threads)
+        runner, measured = _runner(artifact, config, workers, (threads or {}).get(artifact.spec.name, config.threads))
         engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
-        models.append(Model(len(models), artifact.spec, engine, Register(engine, config.limits.idle_timeout)))
+        register = Register(engine, config.limits.idle_timeout, claims)
+        models.append(Model(len(models), artifact.spec, engine, register, measured))
     return Models(models)
+
+
+def _runner(artifact: Artifact, config: ServerConfig, workers: int, threads: Threads) -> tuple[Runner, Measured]:
+    capacity = config.limits.sessions
+
+    def load(count: int) -> Runner:
+        if config.deterministic:
+            return HostRunner(artifact, capacity, count)
+        # More than one are tried where one was found to run on the CPU.
+        return load_runner(artifact, capacity, config.provider if count == 1 or threads != "auto" else "cpu", count)
+
+    if threads == "auto":
+        cpus = max(1, cpus_available() // workers)
+        runner, measured = measure(load, artifact.spec, min(capacity, config.tick.rows), cpus)
+    else:
+        runner, measured = load(threads), Measured(threads)
+    if isinstance(runner, HostRunner) and config.deterministic:
+        runner = DeterministicRunner(runner, artifact.spec, config.tick)
+    return runner, measured

@@ -6,7 +6,6 @@ import itertools
 import signal
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -20,6 +19,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from gatestream.server.address import write_port
 from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.models import Model, Models, load_models
@@ -29,6 +29,8 @@ from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
+from gatestream.server.threads import Measured
+from gatestream.server.worker import Served, Worker
 
 _SERVICES: Final[tuple[str, ...]] = (
     pb.DESCRIPTOR.services_by_name["Gatestream"].full_name,
@@ -41,21 +43,24 @@ _LONGEST_EXPIRY_PERIOD: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
-async def serve(config: ServerConfig) -> None:
+async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     """Serve until the process is told to stop.
 
     The first SIGTERM or SIGINT drains: health says NOT_SERVING, nothing new is opened, what is open may finish. It ends
     when no session is left or `config.drain_seconds` have passed; every accepted step is answered before that. A second
     signal ends at once.
 
+    Args:
+        config: of the server.
+        worker: which of its processes this one is, where `config.workers` is more than 1 (gatestream.server.workers).
+
     Raises:
         ServerError: it cannot be started as configured.
     """
     began = time.monotonic()
-    if config.port_file is not None:
-        # Found out before anything is started. Empty, it says that nobody serves yet.
-        _write(config.port_file, "")
-    models = load_models(config)
+    # That it cannot be written is found out before anything is started.
+    write_port(config.port_file, "")
+    models = load_models(config) if worker is None else load_models(config, worker.claims, worker.count, worker.threads)
     tenants = Tenants.load(config.tokens)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
@@ -77,6 +82,8 @@ async def serve(config: ServerConfig) -> None:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
     signals = _Signals()
+    if worker is not None:
+        worker.obey(signals.first.set, signals.second.set)
     async with asyncio.TaskGroup() as background:
         tasks = [background.create_task(model.engine.run()) for model in models]
         for model in models:
@@ -86,8 +93,9 @@ async def serve(config: ServerConfig) -> None:
         if config.limits.idle_timeout:
             tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
-        if config.port_file is not None:
-            _write(config.port_file, f"{port}\n")
+        write_port(config.port_file, str(port))
+        if worker is not None:
+            worker.serving(tuple(_served(model) for model in models))
         _log.info(
             "serving",
             address=f"{host}:{port}",
@@ -187,14 +195,22 @@ def _log_model(model: Model) -> None:
         form=pb.Form.Name(model.spec.form),
         execution_provider=runner.provider,
         nodes={item.execution_provider: item.nodes for item in runner.placements},
+        threads=model.measured.threads,
+        **_table(model.measured),
     )
 
 
-def _write(port_file: Path, text: str) -> None:
-    try:
-        port_file.write_text(text)
-    except OSError as error:
-        raise ConfigError(f"port_file: {port_file} cannot be written: {error.strerror}") from error
+def _table(measured: Measured) -> dict[str, Any]:
+    """Microseconds of one step, by threads and rows, where they were measured."""
+    rounded = {
+        threads: {rows: round(1e6 * seconds) for rows, seconds in times.items()}
+        for threads, times in measured.seconds.items()
+    }
+    return {"step_us": rounded} if rounded else {}
+
+
+def _served(model: Model) -> Served:
+    return Served(model.spec.name, model.spec.weights_fingerprint, model.measured.threads)
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
@@ -211,8 +227,8 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", config.limits.message_bytes),
-        # Two servers on one port would each hold half of the sessions.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port would each hold half of the sessions. Workers know of each other.
+        ("grpc.so_reuseport", int(config.workers > 1)),
         # A peer that vanished without a word is found out within 40 s.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

@@ -1,0 +1,54 @@
+"""The address that a server listens on: holding it for several processes, and saying which it is."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from gatestream.server.errors import ConfigError
+
+
+@contextmanager
+def reserved(listen: str) -> Iterator[str]:
+    """Hold an address for processes that share it (SO_REUSEPORT), so that no other server joins them.
+
+    Yields:
+        HOST:PORT, with a free port in place of port 0.
+
+    Raises:
+        ConfigError: somebody listens there, or holds it.
+    """
+    host, _, port_text = listen.rpartition(":")
+    port = int(port_text)
+    with ExitStack() as held:
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, (name, _, *scope) in found:
+                address = held.enter_context(socket.socket(family, kind, protocol))
+                # What the kernel remembers of an earlier server's connections is in nobody's way.
+                address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # It does not share yet: this fails where anybody listens. It never listens itself, so no connection
+                # comes its way.
+                address.bind((name, port, *scope))
+                port = address.getsockname()[1]
+                address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                # Whoever has reserved it and does not listen yet is found by a name in the same network namespace.
+                mark = held.enter_context(socket.socket(socket.AF_UNIX))
+                mark.bind(f"\0gatestream/{name}/{port}")
+        except OSError as error:
+            raise ConfigError(f"listen is {listen!r}, which cannot be listened on: {error}") from error
+        yield f"{host}:{port}"
+
+
+def write_port(port_file: Path | None, port: str) -> None:
+    """Say in a file, if there is to be one, which port is listened on; empty: nobody serves yet.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if port_file is None:
+        return
+    try:
+        port_file.write_text(f"{port}\n" if port else "")
+    except OSError as error:
+        raise ConfigError(f"port_file: {port_file} cannot be written: {error.strerror}") from error
