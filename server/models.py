@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.artifact import Artifact
 from gatestream.server.claims import Claims
-from gatestream.server.config import ServerConfig, Threads
+from gatestream.server.config import ServerConfig
 from gatestream.server.cpus import cpus_available
 from gatestream.server.deterministic import DeterministicRunner
 from gatestream.server.engine import Engine
 from gatestream.server.errors import ConfigError, InvalidRequest, NotFound
 from gatestream.server.register import Register
-from gatestream.server.runner import HostRunner, Runner, load_runner
+from gatestream.server.runner import CPU, HostRunner, Runner, load_runner
 from gatestream.server.threads import Measured, measure
 
 
@@ -73,15 +73,12 @@ class Models:
         return model
 
 
-def load_models(
-    config: ServerConfig, claims: Claims | None = None, workers: int = 1, threads: Mapping[str, int] | None = None
-) -> Models:
+def load_models(config: ServerConfig, claims: Claims | None = None, threads: Mapping[str, int] | None = None) -> Models:
     """Load every artifact that the configuration names.
 
     Args:
-        config: of this process.
+        config: of the server.
         claims: on sessions, where other workers serve the same models.
-        workers: that share the CPUs.
         threads: by model, where another worker has measured already.
 
     Raises:
@@ -94,26 +91,32 @@ def load_models(
         artifact = Artifact.load(path)
         if any(model.spec.name == artifact.spec.name for model in models):
             raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
-        runner, measured = _runner(artifact, config, workers, (threads or {}).get(artifact.spec.name, config.threads))
+        runner, measured = _runner(artifact, config, None if threads is None else threads.get(artifact.spec.name))
         engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
         register = Register(engine, config.limits.idle_timeout, claims)
         models.append(Model(len(models), artifact.spec, engine, register, measured))
     return Models(models)
 
 
-def _runner(artifact: Artifact, config: ServerConfig, workers: int, threads: Threads) -> tuple[Runner, Measured]:
+def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tuple[Runner, Measured]:
     capacity = config.limits.sessions
+    provider = config.provider
 
-    def load(count: int) -> Runner:
+    def load(threads: int) -> Runner:
+        nonlocal provider
         if config.deterministic:
-            return HostRunner(artifact, capacity, count)
-        # More than one are tried where one was found to run on the CPU.
-        return load_runner(artifact, capacity, config.provider if count == 1 or threads != "auto" else "cpu", count)
+            return HostRunner(artifact, capacity, threads)
+        runner = load_runner(artifact, capacity, provider, threads)
+        if runner.provider == CPU:
+            # What was found not to be there is not looked for again.
+            provider = "cpu"
+        return runner
 
-    if threads == "auto":
-        cpus = max(1, cpus_available() // workers)
+    if known is None and config.threads == "auto":
+        cpus = max(1, cpus_available() // config.workers)
         runner, measured = measure(load, artifact.spec, min(capacity, config.tick.rows), cpus)
     else:
+        threads = known or max(1, int(config.threads) // config.workers)
         runner, measured = load(threads), Measured(threads)
     if isinstance(runner, HostRunner) and config.deterministic:
         runner = DeterministicRunner(runner, artifact.spec, config.tick)

@@ -60,7 +60,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     began = time.monotonic()
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
-    models = load_models(config) if worker is None else load_models(config, worker.claims, worker.count, worker.threads)
+    models = load_models(config) if worker is None else load_models(config, worker.claims, worker.threads)
     tenants = Tenants.load(config.tokens)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))

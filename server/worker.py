@@ -21,7 +21,7 @@ class Orders:
 
     Attributes:
         worker: its number, from 1.
-        config: of this worker, whose port the supervisor has reserved.
+        config: of the server, with the address that the supervisor has reserved.
         files: to claim sessions in.
         threads: by model, as another worker has measured; empty: as `config` says.
     """
@@ -63,14 +63,12 @@ class Worker:
         orders: that came over it.
 
     Attributes:
-        count: of all workers of the server.
         threads: as in `Orders`.
         claims: on sessions.
     """
 
     def __init__(self, link: Connection, orders: Orders):
         self._link = link
-        self.count = orders.files.workers
         self.threads = orders.threads
         self.claims = Claims(orders.files, orders.worker)
 

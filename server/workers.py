@@ -234,7 +234,5 @@ class _Team:
         return time.monotonic() - began if isinstance(said, Serving) else None
 
     def _orders(self, worker: int) -> Orders:
-        config = self._config
-        threads = config.threads if isinstance(config.threads, str) else max(1, config.threads // config.workers)
-        mine = replace(config, listen=self._address, port_file=None, workers=1, threads=threads)
-        return Orders(worker, mine, self._files, self._threads)
+        config = replace(self._config, listen=self._address, port_file=None)
+        return Orders(worker, config, self._files, self._threads)
