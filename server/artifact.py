@@ -17,6 +17,7 @@ _ELEMENT: Final = {pb.DATA_TYPE_FLOAT32: TensorProto.FLOAT, pb.DATA_TYPE_INT64: 
 # Names of what `arena_graph` adds; no exporter makes names with this prefix.
 _PREFIX: Final = "gatestream."
 SLOTS: Final = _PREFIX + "slots"
+DUE_SLOTS: Final = _PREFIX + "due_slots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,62 +61,78 @@ def arena_output_name(state: pb.StateSpec) -> str:
     return _PREFIX + state.output
 
 
-def arena_graph(artifact: Artifact) -> onnx.ModelProto:
-    """The model between a gather and a scatter: `arena[slots] → model → arena[slots]`.
+def due_name(state: pb.StateSpec) -> str:
+    """What `arena_graph` calls the rows of a state that are written before the step."""
+    return f"{_PREFIX}due_{state.input}"
 
-    In place of each state input [batch, *shape] stands its arena [capacity, *shape], and so do the outputs; the rows to
-    step are the int64 input `SLOTS` [batch]. Bound to one buffer as input and output, an arena never leaves its device.
+
+def arena_graph(artifact: Artifact) -> onnx.ModelProto:
+    """The model behind a scatter and a gather: `arena[due_slots] = due`, then `arena[slots] → model`.
+
+    In place of each state input [batch, *shape] stands its arena [capacity, *shape], which is also an output: bound to
+    one buffer as both, it never leaves its device. The state outputs stay as they are: they are the rows that are due,
+    at `DUE_SLOTS` [due], in the next run, so that a run that fails anywhere has written nothing of its own. The rows to
+    step are the int64 input `SLOTS` [batch].
     """
     model = onnx.ModelProto()
     model.CopyFrom(artifact.model)
     graph = model.graph
     states = {state.input: state for state in artifact.spec.states}
     inputs = [item for item in graph.input if item.name not in states]
+    write_inputs, write_outputs, write_nodes = _write(artifact.spec, graph)
     del graph.input[:]
-    graph.input.extend([*inputs, helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"])])
-    outputs = [item for item in graph.output if item.name not in {s.output for s in states.values()}]
-    del graph.output[:]
-    graph.output.extend(outputs)
-    gathers, scatters = [], [helper.make_node("Unsqueeze", [SLOTS, _PREFIX + "axis"], [_PREFIX + "indices"])]
-    graph.initializer.append(helper.make_tensor(_PREFIX + "axis", TensorProto.INT64, [1], [-1]))
-    for state in states.values():
-        before, after = arena_name(state), arena_output_name(state)
-        shape: list[str | int | None] = ["capacity", *state.shape]
-        graph.input.append(helper.make_tensor_value_info(before, _ELEMENT[state.dtype], shape))
-        graph.output.append(helper.make_tensor_value_info(after, _ELEMENT[state.dtype], shape))
-        gathers.append(helper.make_node("Gather", [before, SLOTS], [state.input]))
-        scatters.append(helper.make_node("ScatterND", [before, _PREFIX + "indices", state.output], [after]))
-    nodes = [*gathers, *graph.node, *scatters]
+    graph.input.extend([*inputs, helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"]), *write_inputs])
+    graph.output.extend(write_outputs)
+    gathers = [helper.make_node("Gather", [arena_output_name(s), SLOTS], [s.input]) for s in states.values()]
+    nodes = [*write_nodes, *gathers, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     return model
 
 
 def rows_graphs(artifact: Artifact) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Two small graphs on the arenas: one reads rows (outputs named as the spec's state inputs), one writes them."""
-    read, write = [], [helper.make_node("Unsqueeze", [SLOTS, _PREFIX + "axis"], [_PREFIX + "indices"])]
-    slots = helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"])
-    arenas, rows, after = [], [], []
-    for state in artifact.spec.states:
-        element = _ELEMENT[state.dtype]
-        arenas.append(helper.make_tensor_value_info(arena_name(state), element, ["capacity", *state.shape]))
-        after.append(helper.make_tensor_value_info(arena_output_name(state), element, ["capacity", *state.shape]))
-        rows.append(helper.make_tensor_value_info(state.input, element, ["batch", *state.shape]))
-        read.append(helper.make_node("Gather", [arena_name(state), SLOTS], [state.input]))
-        write.append(
-            helper.make_node(
-                "ScatterND", [arena_name(state), _PREFIX + "indices", state.input], [arena_output_name(state)]
-            )
-        )
-    axis = helper.make_tensor(_PREFIX + "axis", TensorProto.INT64, [1], [-1])
-    graphs = (
-        helper.make_graph(read, "read", [slots, *arenas], rows),
-        helper.make_graph(write, "write", [slots, *arenas, *rows], after, [axis]),
+    """Two small graphs on the arenas: one reads rows (outputs named as the state inputs), one writes what is due."""
+    states = artifact.spec.states
+    read = helper.make_graph(
+        [helper.make_node("Gather", [arena_name(state), SLOTS], [state.input]) for state in states],
+        "read",
+        [
+            helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"]),
+            *(_tensor(arena_name(state), state, "capacity") for state in states),
+        ],
+        [_tensor(state.input, state, "batch") for state in states],
     )
+    write = onnx.GraphProto(name="write")
+    inputs, outputs, nodes = _write(artifact.spec, write)
+    write.input.extend(inputs)
+    write.output.extend(outputs)
+    write.node.extend(nodes)
     opset = helper.make_opsetid("", artifact.spec.opset)
     ir_version = artifact.model.ir_version
-    reader, writer = (helper.make_model(g, opset_imports=[opset], ir_version=ir_version) for g in graphs)
+    reader, writer = (helper.make_model(g, opset_imports=[opset], ir_version=ir_version) for g in (read, write))
     return reader, writer
+
+
+def _write(
+    spec: pb.ModelSpec, graph: onnx.GraphProto
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
+    """Inputs, outputs and nodes of `arena[due_slots] = due`; their constant is put into the graph."""
+    axis, indices = _PREFIX + "axis", _PREFIX + "indices"
+    graph.initializer.append(helper.make_tensor(axis, TensorProto.INT64, [1], [-1]))
+    inputs = [helper.make_tensor_value_info(DUE_SLOTS, TensorProto.INT64, ["due"])]
+    outputs = []
+    nodes = [helper.make_node("Unsqueeze", [DUE_SLOTS, axis], [indices])]
+    for state in spec.states:
+        before, rows, after = arena_name(state), due_name(state), arena_output_name(state)
+        inputs += [_tensor(before, state, "capacity"), _tensor(rows, state, "due")]
+        outputs.append(_tensor(after, state, "capacity"))
+        nodes.append(helper.make_node("ScatterND", [before, indices, rows], [after]))
+    return inputs, outputs, nodes
+
+
+def _tensor(name: str, state: pb.StateSpec, rows: str) -> onnx.ValueInfoProto:
+    shape: list[str | int | None] = [rows, *state.shape]
+    return helper.make_tensor_value_info(name, _ELEMENT[state.dtype], shape)
 
 
 def _check(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:

@@ -16,11 +16,13 @@ import structlog
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.artifact import (
+    DUE_SLOTS,
     SLOTS,
     Artifact,
     arena_graph,
     arena_name,
     arena_output_name,
+    due_name,
     rows_graphs,
 )
 from gatestream.server.config import Provider
@@ -164,7 +166,11 @@ class HostRunner:
 
 
 class ArenaRunner:
-    """State rows on the provider's device, gathered and scattered in the graph."""
+    """State rows on the provider's device, gathered and scattered in the graph.
+
+    The rows that a run leaves are due: they stay on the device and are written at the start of the next run, or before
+    rows are read or written. A run that fails after its states were computed has then changed none.
+    """
 
     def __init__(self, artifact: Artifact, capacity: int, provider: str, threads: int):
         self.provider = provider
@@ -174,12 +180,14 @@ class ArenaRunner:
         self._session = _session(arena_graph(artifact), provider, threads, spec.name)
         self._reader, self._writer = (_session(g, provider, threads, spec.name) for g in rows_graphs(artifact))
         self.placements = _placements(self._session)
-        self._arenas = [
-            self._ort.OrtValue.ortvalue_from_numpy(_empty_arena(state, capacity), self._device, 0)
-            for state in spec.states
-        ]
+        self._arenas = [self._on_device(_empty_arena(state, capacity)) for state in spec.states]
         self._outputs = [item.name for item in spec.outputs]
         self._gates = [gate.output for gate in spec.gates]
+        # Without and with gates. To bind the arenas anew in each step makes a small one a quarter slower.
+        self._bindings = [self._on_arenas(self._session, writes=True) for _ in range(2)]
+        nothing = [np.empty((0, *state.shape), DTYPES[state.dtype]) for state in spec.states]
+        self._nothing_due = self._due_names(*map(self._on_device, (np.empty(0, np.int64), *nothing)))
+        self._due = self._nothing_due
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
@@ -189,31 +197,63 @@ class ArenaRunner:
         if self._spec.length_input:
             feed[self._spec.length_input] = lengths
         wanted = self._outputs + (self._gates if gates else [])
-        got = self._run(self._session, feed | {SLOTS: slots}, wanted, writes=True)
-        return got[: len(self._outputs)], got[len(self._outputs) :]
+        # A copy: the caller may use its array again before these rows are written.
+        here = self._on_device(slots.copy())
+        binding = self._bindings[gates]
+        self._bind(binding, feed, {SLOTS: here, **self._due}, wanted)
+        for state in self._spec.states:
+            binding.bind_output(state.output, self._device)
+        self._session.run_with_iobinding(binding)
+        got = binding.get_outputs()[len(self._arenas) :]
+        self._due = self._due_names(here, *got[len(wanted) :])
+        answers = [value.numpy() for value in got[: len(wanted)]]
+        return answers[: len(self._outputs)], answers[len(self._outputs) :]
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""
-        return self._run(self._reader, {SLOTS: slots}, [state.input for state in self._spec.states], writes=False)
+        self._write_due()
+        binding = self._on_arenas(self._reader, writes=False)
+        self._bind(binding, {SLOTS: slots}, {}, [state.input for state in self._spec.states])
+        self._reader.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """As `Runner`."""
-        rows = {state.input: rows for state, rows in zip(self._spec.states, states, strict=True)}
-        self._run(self._writer, rows | {SLOTS: slots}, [], writes=True)
+        self._write_due()
+        binding = self._on_arenas(self._writer, writes=True)
+        self._bind(binding, self._due_names(slots, *states), {}, [])
+        self._writer.run_with_iobinding(binding)
 
-    def _run(self, session: Any, feed: Mapping[str, Array], wanted: Sequence[str], writes: bool) -> list[Array]:
+    def _write_due(self) -> None:
+        if self._due is not self._nothing_due:
+            binding = self._on_arenas(self._writer, writes=True)
+            self._bind(binding, {}, self._due, [])
+            self._writer.run_with_iobinding(binding)
+            self._due = self._nothing_due
+
+    def _due_names(self, slots: Any, *rows: Any) -> dict[str, Any]:
+        return {DUE_SLOTS: slots, **{due_name(state): row for state, row in zip(self._spec.states, rows, strict=True)}}
+
+    def _on_device(self, array: Array) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def _on_arenas(self, session: Any, writes: bool) -> Any:
+        """A binding with the arenas as inputs and, for a graph that writes them, as its first outputs."""
         binding = session.io_binding()
-        for name, array in feed.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for state, arena in zip(self._spec.states, self._arenas, strict=True):
             binding.bind_ortvalue_input(arena_name(state), arena)
+            if writes:
+                binding.bind_ortvalue_output(arena_output_name(state), arena)
+        return binding
+
+    @staticmethod
+    def _bind(binding: Any, feed: Mapping[str, Array], resident: Mapping[str, Any], wanted: Sequence[str]) -> None:
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in resident.items():
+            binding.bind_ortvalue_input(name, value)
         for name in wanted:
             binding.bind_output(name, "cpu")
-        if writes:
-            for state, arena in zip(self._spec.states, self._arenas, strict=True):
-                binding.bind_ortvalue_output(arena_output_name(state), arena)
-        session.run_with_iobinding(binding)
-        return [value.numpy() for value in binding.get_outputs()[: len(wanted)]]
 
 
 def _onnxruntime() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -75,6 +76,33 @@ def test_a_run_that_fails_changes_no_row(make: Make, accumulator_path: Path) -> 
     np.testing.assert_array_equal(runner.read(slots)[0], [[1, 2], [3, 4]])
     outputs, _ = runner.step(slots, [np.array([[[1, 2]], [[3, 4]]], np.float32)], length, False)
     np.testing.assert_array_equal(outputs[0], [[[2, 4]], [[6, 8]]])
+
+
+def test_a_run_that_fails_after_its_states_were_computed_changes_no_row(
+    make: Make, accumulator_path: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(accumulator_path)
+    (total,) = (node for node in model.graph.node if node.op_type == "ReduceSum")
+    total.input[0] = "x_real"  # as before the poison: now only y fails of it
+    onnx.save(model, tmp_path / "late.onnx")
+    runner = make(tmp_path / "late.onnx")
+    slots, length = np.array([2, 5]), np.ones(2, np.int32)
+    runner.step(slots, [np.array([[[1, 2]], [[3, 4]]], np.float32)], length, False)
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        runner.step(slots[::-1], [np.array([[[1, 2]], [[POISON, 4]]], np.float32)], length, False)
+    np.testing.assert_array_equal(runner.read(slots)[0], [[1, 2], [3, 4]])
+    outputs, _ = runner.step(slots, [np.array([[[1, 2]], [[3, 4]]], np.float32)], length, False)
+    np.testing.assert_array_equal(outputs[0], [[[2, 4]], [[6, 8]]])
+
+
+def test_rows_written_after_a_step_stay(make: Make, accumulator_path: Path) -> None:
+    runner = make(accumulator_path)
+    slots, length = np.array([2, 5]), np.ones(2, np.int32)
+    runner.step(slots, [np.array([[[1, 2]], [[3, 4]]], np.float32)], length, False)
+    runner.write(np.array([5]), [np.array([[10, 20]], np.float32)])
+    slots[:] = 0  # the caller's array is the caller's
+    outputs, _ = runner.step(np.array([5, 2]), [np.ones((2, 1, 2), np.float32)], length, False)
+    np.testing.assert_array_equal(outputs[0], [[[11, 21]], [[2, 3]]])
 
 
 def test_every_node_is_accounted_for(make: Make, lstm_path: Path) -> None:
