@@ -58,6 +58,12 @@ class Settings:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
+def stream_method() -> str:
+    """The path of `Stream`, whose messages this client writes and reads as bytes."""
+    service = pb.DESCRIPTOR.services_by_name["Gatestream"]
+    return f"/{service.full_name}/{service.methods_by_name['Stream'].name}"
+
+
 def check_timeout(name: str, seconds: float) -> None:
     """Refuse what is no time to wait.
 

@@ -1,7 +1,8 @@
 """Arrays in, arrays out: what a caller passes, checked against the model's spec, and the wire's columns."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,22 @@ def dtype_of(name: str, dtype: pb.DataType) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One input, output or gate: what a row of it is."""
+    """One input, output or gate: what a row of it is.
+
+    Attributes:
+        size: numbers in a row, which is one time step of one session.
+        row_bytes: bytes of it.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    size: int = field(init=False)
+    row_bytes: int = field(init=False)
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one time step of one session."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", math.prod(self.shape))
+        object.__setattr__(self, "row_bytes", self.dtype.itemsize * self.size)
 
     def decode(self, data: bytes, rows: int) -> Array:
         """Read a column of the wire, [rows, *shape]; the array is read-only.
@@ -80,7 +87,8 @@ class InputColumn:
         Raises:
             InputError: another shape, numbers of another kind, an unknown token.
         """
-        array = self._numbers(value, lead)
+        fits = type(value) is np.ndarray and value.dtype == self.column.dtype
+        array = np.asarray(value) if fits else self._numbers(value, lead)
         if self.column.shape == (1,) and array.ndim == len(lead):
             array = array[..., None]
         self._check_shape(array, lead)
@@ -111,6 +119,8 @@ class InputColumn:
         return np.array(ids, np.int64).reshape(names.shape)
 
     def _check_shape(self, array: Array, lead: tuple[str | int, ...]) -> None:
+        if array.shape == lead + self.column.shape:
+            return
         sizes = array.shape[: len(lead)]
         fits = len(sizes) == len(lead) and array.shape[len(lead) :] == self.column.shape
         if not fits or any(isinstance(want, int) and want != size for want, size in zip(lead, sizes, strict=True)):
@@ -159,13 +169,13 @@ class Layout:
         Raises:
             InputError: naming the input, what came and what was expected.
         """
+        if len(self.inputs) == 1 and (type(value) is np.ndarray or not isinstance(value, Mapping)):
+            return [self.inputs[0].encode(value, lead)]
         names = [each.column.name for each in self.inputs]
         if isinstance(value, Mapping):
             if sorted(value) != sorted(names):
                 raise InputError(f"inputs {_shorten(value)} of '{self.model}' came; {_shorten(names)} were expected")
             arrays = [each.encode(value[each.column.name], lead) for each in self.inputs]
-        elif len(names) == 1:
-            arrays = [self.inputs[0].encode(value, lead)]
         else:
             raise InputError(f"'{self.model}' has the inputs {_shorten(names)}: pass a mapping with an array for each")
         leads = {array.shape[: len(lead)] for array in arrays}

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from gatestream.client.columns import Layout
 from gatestream.client.errors import (
@@ -134,16 +135,25 @@ class Conversation:
         """End the pause that the lane is in."""
         self._packer.resume(lane)
 
-    def take(self) -> list[pb.ClientMessage]:
+    def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
         return self._packer.take()
 
-    def receive(self, message: pb.ServerMessage) -> None:
+    def receive(self, data: bytes) -> None:
         """Take what the server says.
+
+        Args:
+            data: a `ServerMessage`.
 
         Raises:
             ProtocolError: the protocol does not allow it; the stream is of no more use.
         """
+        if self._packer.taken_whole(data):
+            return
+        try:
+            message = pb.ServerMessage.FromString(data)
+        except DecodeError as error:
+            raise ProtocolError(f"{len(data)} bytes came that are no message: {error}") from None
         kind = message.WhichOneof("kind")
         if kind == "results":
             self._results(message.results)

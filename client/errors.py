@@ -38,14 +38,19 @@ GatestreamError
 A class with a `reason` is the server's `Reason` of that name (docs/protocol.md).
 """
 
-from collections.abc import Iterator
-from typing import ClassVar
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+if TYPE_CHECKING:
+    from gatestream.client.session import Answer
 
 
 class GatestreamError(Exception):
@@ -54,6 +59,10 @@ class GatestreamError(Exception):
     Attributes:
         members: of a group, which members it concerns, [n] int64; for a session always [0]; empty when it is
             not about sessions.
+        failures: by member, its own error, where steps of several were refused or failed.
+        answer: of a call some of whose steps were taken all the same, what came back, with the arrays that the call
+            would have returned, as far as it went; zero where a step was not taken.
+        taken: with an `answer`, how many steps of each member that took part were taken, [n] int64.
     """
 
     reason: ClassVar[pb.Reason | None] = None
@@ -61,6 +70,9 @@ class GatestreamError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.members: NDArray[np.int64] = np.empty(0, np.int64)
+        self.failures: Mapping[int, GatestreamError] = {}
+        self.answer: Answer | None = None
+        self.taken: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 class ServerUnreachableError(GatestreamError):

@@ -11,6 +11,7 @@ import numpy as np
 from gatestream.client.columns import Array, Layout
 from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError
 from gatestream.client.flight import Flight
+from gatestream.client.wire import varints
 from gatestream.client.work import Chunk, Control, Ints, Kind
 
 
@@ -31,7 +32,7 @@ class Lane:
     def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
         self.layout = layout
         self.handles = handles
-        self._handle_list: list[int] = handles.tolist()
+        self._handle_bytes = varints(handles)
         self.members: Ints = np.arange(len(handles))
         self.positions: Ints = np.zeros(len(handles), np.int64)
         self.ids = [""] * len(handles)
@@ -41,12 +42,9 @@ class Lane:
         self.flight: Flight | None = None
         self._chunk_length = chunk_length
 
-    def handles_of(self, members: Ints, rows: Ints) -> list[int]:
-        """The handles of some rows of a flight of these members."""
-        if len(rows) == len(self._handle_list):
-            return self._handle_list
-        chosen: list[int] = self.handles[members[rows]].tolist()
-        return chosen
+    def handle_bytes(self, members: Ints) -> bytes:
+        """The members' handles, as the wire has them."""
+        return self._handle_bytes if len(members) == len(self.members) else varints(self.handles[members])
 
     def head(self) -> Chunk | Control | None:
         """What comes next; what can no longer be done, since a member is closed, is answered on the way."""
@@ -74,7 +72,7 @@ class Lane:
     def start_control(self) -> Flight:
         """Put the control at the head of the queue on its way."""
         work = self.queue.popleft()
-        self.flight = Flight([work], [1], [], self.positions[work.members])
+        self.flight = Flight([work], [1], work.members, self.positions[work.members], [])
         return self.flight
 
     def start_steps(self, rows: int) -> Flight | None:
@@ -83,30 +81,54 @@ class Lane:
         Consecutive chunks of the same members leave together; of a long one, as much as one message holds.
         None when there is room for less than one step of each member.
         """
-        members = self.queue[0].members
+        chunk = self.queue[0]
+        assert isinstance(chunk, Chunk)
+        members = chunk.members
         room = min(self._chunk_length, rows // len(members))
+        if room <= 0:
+            return None
+        if chunk.lengths is not None:
+            return self._start_ragged(chunk, chunk.lengths, room)
+        base = self.positions.copy() if len(members) == len(self.members) else self.positions[members]
         chunks: list[Chunk] = []
-        ends = [0]
+        ends: list[int] = []
         pieces: list[list[Array]] = []
-        while ends[-1] < room and self.queue:
+        at = 0
+        while at < room and self.queue:
             chunk = self.queue[0]
-            if isinstance(chunk, Control) or not _same(chunk.members, members):
+            if isinstance(chunk, Control) or chunk.lengths is not None or not _same(chunk.members, members):
                 break
-            begin, end = chunk.sent, min(chunk.length, chunk.sent + room - ends[-1])
+            begin, end = chunk.sent, min(chunk.length, chunk.sent + room - at)
             if begin == 0:
-                chunk.first = self.positions[members] + ends[-1]
-            pieces.append([column[:, begin:end] for column in chunk.columns])
+                chunk.first = base + at if at else base
+            whole = end - begin == chunk.length
+            pieces.append(chunk.columns if whole else [column[:, begin:end] for column in chunk.columns])
             chunks.append(chunk)
-            ends.append(ends[-1] + end - begin)
+            at += end - begin
+            ends.append(at)
             chunk.sent = end
             if end == chunk.length:
                 self.queue.popleft()
-        if not chunks:
-            return None
         columns = (
             pieces[0] if len(pieces) == 1 else [np.concatenate(each, axis=1) for each in zip(*pieces, strict=True)]
         )
-        self.flight = Flight(chunks, ends[1:], columns, self.positions[members])
+        self.flight = Flight(chunks, ends, members, base, columns)
+        return self.flight
+
+    def _start_ragged(self, chunk: Chunk, lengths: Ints, room: int) -> Flight:
+        """Members with fewer steps than the piece begins at take no part in it."""
+        begin, end = chunk.sent, min(chunk.length, chunk.sent + room)
+        if begin == 0:
+            chunk.first = self.positions[chunk.members]
+        part = np.flatnonzero(lengths > begin)
+        members = chunk.members[part]
+        columns = [column[part, begin:end] for column in chunk.columns]
+        self.flight = Flight(
+            [chunk], [end - begin], members, self.positions[members], columns, np.minimum(lengths[part], end) - begin
+        )
+        chunk.sent = end
+        if end == chunk.length:
+            self.queue.popleft()
         return self.flight
 
     def settle(self) -> None:
@@ -121,16 +143,31 @@ class Lane:
                 return
             flight.fail(np.flatnonzero(flight.again), flight.refusal)
         self.flight = None
-        for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
-            if flight.failure is None or flight.taken.min() >= end:
+        if flight.failures:
+            self._settle_failed(flight)
+        else:
+            begin = 0
+            for work, end in zip(flight.works, flight.ends, strict=True):
                 self._finish(flight, work, begin, end)
-            else:
-                first = begin <= flight.taken.min()
-                behind = flight.members[flight.taken < end]
-                self._fail(work, flight.failure if first else _preceding_failed(), behind)
+                begin = end
         control = flight.control
         if control is not None and control.kind is Kind.OPEN and control.error is not None:
             self._disown(flight)
+
+    def _settle_failed(self, flight: Flight) -> None:
+        failure = next(iter(flight.failures.values()))
+        for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
+            short = flight.taken < np.minimum(flight.lengths, end)
+            if not short.any():
+                self._finish(flight, work, begin, end)
+                continue
+            if isinstance(work, Chunk):
+                self._note_taken(flight, work, begin, end)
+            if (flight.taken[short] < begin).any():
+                self._fail(work, _preceding_failed(), flight.members[short])
+            else:
+                failure.failures = flight.failures
+                self._fail(work, failure, flight.members[short])
 
     def withdraw(self, work: Chunk | Control, error: GatestreamError) -> None:
         """The caller waits no longer: what has not left stays here; what has left is still accounted for.
@@ -162,12 +199,29 @@ class Lane:
 
     def _finish(self, flight: Flight, work: Chunk | Control, begin: int, end: int) -> None:
         if isinstance(work, Chunk):
-            if flight.results is not None:
-                whole = end - begin == flight.length
-                work.parts.append([each if whole else each[:, begin:end] for each in flight.results])
+            self._add_part(flight, work, begin, end)
             if work.sent < work.length:
                 return
         work.finish()
+
+    def _add_part(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
+        if flight.results is None:
+            return
+        part = flight.results if end - begin == flight.length else [each[:, begin:end] for each in flight.results]
+        if len(flight.members) < len(work.members):
+            rows = np.searchsorted(work.members, flight.members)
+            among = [np.zeros((len(work.members), *each.shape[1:]), each.dtype) for each in part]
+            for every, some in zip(among, part, strict=True):
+                every[rows] = some
+            part = among
+        work.parts.append(part)
+
+    def _note_taken(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
+        """Of work that failed, keep what was taken."""
+        before = work.sent - (end - begin)
+        work.taken = np.full(len(work.members), before) if work.lengths is None else np.minimum(work.lengths, before)
+        work.taken[np.searchsorted(work.members, flight.members)] += np.clip(flight.taken - begin, 0, end - begin)
+        self._add_part(flight, work, begin, end)
 
     def _fail(self, work: Chunk | Control, error: GatestreamError, members: Ints) -> None:
         error.members = members

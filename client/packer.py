@@ -19,6 +19,7 @@ from gatestream.client.columns import Array, Layout
 from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError, SessionClosedError
 from gatestream.client.flight import Flight
 from gatestream.client.lane import Lane
+from gatestream.client.wire import Whole, head, message
 from gatestream.client.work import Chunk, Control, Ints, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -37,13 +38,26 @@ class Bounds:
     reply_bytes: int
     request_bytes: int
 
-    def room(self, layout: Layout, rows: int = 0, reply_bytes: int = 0, request_bytes: int = 0) -> int:
-        """How many more rows of a lane fit, where so much is used."""
+    def room(self, layout: Layout, rows: int = 0, reply_bytes: int = 0) -> int:
+        """How many rows fit in a message, where so much is on its way."""
         return min(
             self.rows - rows,
             (self.reply_bytes - reply_bytes) // layout.reply_bytes,
-            (self.request_bytes - request_bytes) // layout.request_bytes,
+            self.request_bytes // layout.request_bytes,
         )
+
+
+class Parcel:
+    """A message of steps on its way, nothing of which is answered yet.
+
+    Attributes:
+        whole: how it looks when all of it is answered at once; None where such an answer is not looked for.
+        cargo: whose steps it carries, in order.
+    """
+
+    def __init__(self, whole: Whole | None, cargo: list[tuple[Lane, Flight]]) -> None:
+        self.whole = whole
+        self.cargo = cargo
 
 
 class Packer:
@@ -64,13 +78,14 @@ class Packer:
         # Lanes with something to send, in order; dicts for their order.
         self._controls: dict[Lane, None] = {}
         self._steps: dict[str, dict[Lane, None]] = {}
-        # Per model, the lanes of its latest message, until the first of them is answered.
-        self._waiting: dict[str, set[Lane]] = {}
+        # Messages that nothing was heard of yet, oldest first; of a model there is at most one.
+        self._unheard: dict[str, Parcel] = {}
 
     def add(self, lane: Lane, work: Chunk | Control) -> None:
         """Put work behind what the lane was asked for before."""
         lane.queue.append(work)
-        self._mark(lane)
+        if lane.flight is None:
+            self._mark(lane)
 
     def again(self, lane: Lane) -> None:
         """Send what was refused for lack of room once more."""
@@ -90,13 +105,39 @@ class Packer:
         lane.flight = None
         self._mark(lane)
 
-    def take(self) -> list[pb.ClientMessage]:
+    def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
         messages = self._take_controls() if self._controls else []
         for model, ready in self._steps.items():
-            if ready and not self._waiting.get(model):
+            if ready and model not in self._unheard:
                 messages += self._take_steps(model, ready)
         return messages
+
+    def taken_whole(self, message: bytes) -> bool:
+        """Take the answer to all steps of one message; whether it was one."""
+        for model, parcel in self._unheard.items():
+            columns = parcel.whole.read(message) if parcel.whole is not None else None
+            if columns is not None:
+                del self._unheard[model]
+                self._deliver(parcel, columns)
+                return True
+        return False
+
+    def _deliver(self, parcel: Parcel, columns: list[Array]) -> None:
+        begin = 0
+        for lane, flight in parcel.cargo:
+            end = begin + flight.steps
+            flight.take_all([column[begin:end] for column in columns])
+            begin = end
+            after = flight.base + (flight.length if flight.ragged is None else flight.ragged)
+            if len(flight.members) == len(lane.members):
+                lane.positions = after
+            else:
+                lane.positions[flight.members] = after
+            lane.settle()
+            if lane.queue:
+                self._mark(lane)
+        self._count(parcel.cargo[0][0], -begin)
 
     def taken(self, lane: Lane, members: Ints, lengths: Ints, firsts: Ints, columns: list[Array]) -> None:
         """Steps were answered: see `Flight.take`.
@@ -170,6 +211,8 @@ class Packer:
             lanes: all of them.
             reason: makes the error, one for each caller.
         """
+        for waiting in (self._unheard, self._controls, self._steps):
+            waiting.clear()
         for lane in lanes:
             works = [*(lane.flight.works if lane.flight else []), *lane.queue]
             lane.flight = None
@@ -192,9 +235,10 @@ class Packer:
             flight.fail(rows, error)
 
     def _settle(self, lane: Lane) -> None:
-        waiting = self._waiting.get(lane.layout.model)
-        if waiting and lane in waiting:
-            waiting.clear()
+        if lane.flight is not None and lane.flight.parcel is not None:
+            if self._unheard.get(lane.layout.model) is lane.flight.parcel:
+                del self._unheard[lane.layout.model]
+            lane.flight.parcel = None
         lane.settle()
         self._mark(lane)
 
@@ -214,7 +258,7 @@ class Packer:
         if head is not None:
             self._controls[lane] = None
 
-    def _take_controls(self) -> list[pb.ClientMessage]:
+    def _take_controls(self) -> list[bytes]:
         opens: list[pb.Open] = []
         handles: dict[Kind, list[int]] = {Kind.RESET: [], Kind.CLOSE: []}
         for lane in self._controls:
@@ -227,46 +271,56 @@ class Packer:
             elif control.kind is Kind.PAUSE:
                 control.finish()
             else:
-                handles[control.kind] += lane.handles_of(flight.members, rows)
+                handles[control.kind] += lane.handles[flight.members[rows]].tolist()
         self._controls.clear()
         messages = [pb.ClientMessage(open=each) for each in opens]
         if handles[Kind.RESET]:
             messages.append(pb.ClientMessage(reset=pb.Reset(handle=handles[Kind.RESET])))
         if handles[Kind.CLOSE]:
             messages.append(pb.ClientMessage(close=pb.Close(handle=handles[Kind.CLOSE])))
-        return messages
+        return [each.SerializeToString() for each in messages]
 
-    def _take_steps(self, model: str, ready: dict[Lane, None]) -> list[pb.ClientMessage]:
+    def _take_steps(self, model: str, ready: dict[Lane, None]) -> list[bytes]:
         """One message of as many lanes as fit, or none."""
-        message = pb.ClientMessage()
-        steps = message.steps
-        lengths: list[int] = []
-        columns: list[list[bytes]] = []
-        waiting: set[Lane] = set()
-        used = 0
-        for lane in list(ready):
-            room = self._bounds.room(lane.layout, self._rows, self._reply_bytes, used)
-            flight = lane.flight or lane.start_steps(room)
-            if flight is None or flight.left(flight.sendable) > room:
+        layout = next(iter(ready)).layout
+        room = self._bounds.room(layout, self._rows, self._reply_bytes)
+        cargo: list[tuple[Lane, Flight]] = []
+        handles: list[bytes] = []
+        lengths: list[bytes] = []
+        firsts: list[bytes] = []
+        inputs: list[list[Array]] = [[] for _ in layout.inputs]
+        longest = rows = 0
+        usual = True
+        for lane in ready:
+            flight = lane.flight or lane.start_steps(room - rows)
+            if flight is None or flight.sendable_steps > room - rows:
                 break
-            entries = flight.entries()
-            rows = flight.send()
-            count = flight.left(rows)
-            used += count * lane.layout.request_bytes
-            self._count(lane, count)
-            waiting.add(lane)
-            del ready[lane]
-            steps.handle.extend(lane.handles_of(flight.members, rows))
-            steps.first.extend(entries.firsts)
-            lengths += entries.lengths
-            columns.append(entries.inputs)
-        if not waiting:
+            rows += flight.sendable_steps
+            longest = max(longest, flight.length)
+            if flight.due:
+                usual = False
+                resent = flight.send()
+                handles.append(lane.handle_bytes(flight.members[resent]))
+                length, first, columns = flight.entries_again(resent)
+            else:
+                handles.append(lane.handle_bytes(flight.members))
+                length, first, columns = flight.entry_lengths(), flight.firsts(), flight.inputs()
+            lengths.append(length)
+            firsts.append(first)
+            for pieces, column in zip(inputs, columns, strict=True):
+                pieces.append(column)
+            usual = usual and lane.layout is layout
+            cargo.append((lane, flight))
+        if not cargo:
             return []
-        self._waiting[model] = waiting
-        if max(lengths) > 1:
-            steps.length.extend(lengths)
-        steps.input.extend(b"".join(parts) for parts in zip(*columns, strict=True))
-        return [message]
+        for lane, _ in cargo:
+            del ready[lane]
+        self._count(cargo[0][0], rows)
+        begin = head(b"".join(handles), b"".join(lengths) if longest > 1 else b"", b"".join(firsts))
+        parcel = self._unheard[model] = Parcel(Whole(layout, begin, rows) if usual else None, cargo)
+        for _, flight in cargo:
+            flight.parcel = parcel
+        return [message(begin, inputs)]
 
 
 def _closing(flight: Flight) -> bool:

@@ -19,7 +19,7 @@ def pause(refusal: ExhaustedError, refusals: int) -> float:
 def waits(
     conversation: Conversation, lane: Lane, work: Chunk | Control, timeout: float, clock: Callable[[], float]
 ) -> Iterator[float]:
-    """Ask for the work, and yield how long to wait for its `wake` at most, until it is done.
+    """Ask for the work, and yield until when to wait for its `wake` at most, until it is done.
 
     Args:
         conversation: to ask in.
@@ -37,10 +37,10 @@ def waits(
             if seconds > left:
                 conversation.withdraw(lane, work, work.refusal)
                 return
-            yield seconds
+            yield clock() + seconds
             conversation.again(lane)
         elif left > 0:
-            yield left
+            yield deadline
         else:
             conversation.withdraw(lane, work, overdue(timeout))
 

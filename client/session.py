@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gatestream.client.columns import Array, Inputs
-from gatestream.client.errors import InputError
+from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.lane import Lane
 from gatestream.client.work import Chunk, Control, Ints, Kind
 
@@ -46,12 +46,22 @@ class Answer:
         )
 
 
+# Which of [members, time] a call returns.
+Index = Any
+ONE_STEP: Index = (0, 0)
+ONE_RUN: Index = 0
+ALL_STEP: Index = (slice(None), 0)
+ALL_RUN: Index = slice(None)
+_NOTHING = np.empty(0, np.float32)
+
+
 class LaneView:
     """A session, or a group, apart from how its caller waits."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._last: Answer | None = None
+        # What `last` is made from when somebody asks for it, or one step of it.
+        self._kept: tuple[list[Array], Ints, Index] | Answer | None = None
 
     @property
     def model(self) -> str:
@@ -65,9 +75,10 @@ class LaneView:
         Raises:
             InputError: nothing was stepped yet.
         """
-        if self._last is None:
+        kept = self._kept
+        if kept is None:
             raise InputError("nothing was stepped yet, so there are no gates and outputs to look at")
-        return self._last
+        return kept if isinstance(kept, Answer) else self._answer(*kept)
 
     @property
     def gates(self) -> Mapping[str, Array]:
@@ -82,19 +93,30 @@ class LaneView:
         """Work from encoded rows of [members, time, ...], whatever of these axes they have."""
         shape = (len(members), length)
         columns = [
-            array.reshape(*shape, *each.column.shape)
-            for array, each in zip(rows, self._lane.layout.inputs, strict=True)
+            array.reshape(shape + each.column.shape) for array, each in zip(rows, self._lane.layout.inputs, strict=True)
         ]
         return Chunk(members=members, columns=columns, length=length)
 
-    def _keep(self, chunk: Chunk, position: Any, index: Any) -> Array:
+    def _keep(self, chunk: Chunk, index: Index) -> Array:
         """Remember the answer, of which each array is indexed by `index`, and return the first output."""
+        results = chunk.results()
+        self._kept = results, chunk.first, index
+        y: Array = results[0][index] if self._lane.layout.outputs else _NOTHING
+        return y
+
+    def _answer(self, results: list[Array], first: Ints, index: Index) -> Answer:
         layout = self._lane.layout
-        columns = [each[index] for each in chunk.results()]
+        columns = [each[index] for each in results]
         outputs = {each.name: array for each, array in zip(layout.outputs, columns, strict=False)}
         gates = {each.name: array for each, array in zip(layout.gates, columns[len(outputs) :], strict=True)}
-        self._last = Answer(position, outputs, gates)
-        return self._last.y
+        one = index in (ONE_STEP, ONE_RUN)
+        return Answer(int(first[0]) if one else first, outputs, gates)
+
+    def _salvage(self, chunk: Chunk, index: Index, error: GatestreamError) -> None:
+        """Give the error what was taken all the same."""
+        if chunk.taken is not None and chunk.taken.any():
+            error.taken = chunk.taken
+            error.answer = self._answer(chunk.results(), chunk.first, index)
 
     def _control(self, kind: Kind) -> Control:
         return Control(kind=kind, members=self._lane.members)
@@ -128,18 +150,11 @@ class SessionView(LaneView):
         return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._lane.members, len(rows))
 
     def _keep_each(self, chunk: Chunk) -> Iterator[Array]:
-        """The answers to a chunk, step by step."""
-        self._keep_run(chunk)
+        """The answers to a chunk that was kept, step by step."""
         whole = self.last
         for step in range(chunk.length):
-            self._last = whole.at(step)
-            yield self._last.y
-
-    def _keep_step(self, chunk: Chunk) -> Array:
-        return self._keep(chunk, int(chunk.first[0]), (0, 0))
-
-    def _keep_run(self, chunk: Chunk) -> Array:
-        return self._keep(chunk, int(chunk.first[0]), 0)
+            self._kept = one = whole.at(step)
+            yield one.y
 
 
 class GroupView(LaneView):
@@ -162,16 +177,16 @@ class GroupView(LaneView):
         chosen = self._chosen(members)
         return self._chunk(self._lane.layout.encode(xs, (len(chosen),)), chosen, 1)
 
-    def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
+    def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None, lengths: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
         rows = self._lane.layout.encode(xs, (len(chosen), "time"))
-        return self._chunk(rows, chosen, rows[0].shape[1])
-
-    def _keep_step(self, chunk: Chunk) -> Array:
-        return self._keep(chunk, chunk.first, (slice(None), 0))
-
-    def _keep_run(self, chunk: Chunk) -> Array:
-        return self._keep(chunk, chunk.first, slice(None))
+        time = rows[0].shape[1]
+        chunk = self._chunk(rows, chosen, time)
+        if lengths is not None:
+            chunk.lengths = _lengths(lengths, len(chosen), time)
+            chunk.length = int(chunk.lengths.max())
+            chunk.padding = time - chunk.length
+        return chunk
 
     def _chosen(self, members: Sequence[int] | Ints | None) -> Ints:
         if members is None:
@@ -184,3 +199,13 @@ class GroupView(LaneView):
                 "were expected"
             )
         return chosen.astype(np.int64)
+
+
+def _lengths(lengths: Sequence[int] | Ints, members: int, time: int) -> Ints:
+    steps = np.asarray(lengths)
+    if steps.shape != (members,) or steps.dtype.kind not in "iu" or steps.min() < 1 or steps.max() > time:
+        raise InputError(
+            f"lengths: {lengths!r} came; one for each of {members} members, from 1 to {time}, was expected; leave "
+            "out with `members` who takes no step"
+        )
+    return steps.astype(np.int64)

@@ -12,6 +12,7 @@ from gatestream.client.errors import ExhaustedError, GatestreamError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Ints = NDArray[np.int64]
+_UNKNOWN: Ints = np.empty(0, np.int64)
 
 
 def _nobody() -> None:
@@ -78,18 +79,28 @@ class Chunk(Work):
     Attributes:
         columns: per input, [members, time, ...].
         length: time steps, of which `sent` have left so far.
-        first: position of each member's first step, known once it has left.
-        parts: per answered message and column (outputs, then gates), [members, time, ...].
+        lengths: steps of each member, of which `length` is the greatest; None: all have that many.
+        padding: steps that the caller passed besides, and that nobody takes; they are answered with zeros.
+        first: position of each member's first step, once it has left.
+        taken: once it has failed on the way: steps of each member that were taken all the same.
+        parts: per answered message and column (outputs, then gates), [members, time, ...]; zero where not taken.
     """
 
     columns: list[Array]
     length: int
     sent: int = 0
-    first: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    lengths: Ints | None = None
+    padding: int = 0
+    first: Ints = field(default_factory=lambda: _UNKNOWN)
+    taken: Ints | None = None
     parts: list[list[Array]] = field(default_factory=list)
 
     def results(self) -> list[Array]:
         """Per column, the answers to all its steps, [members, time, ...]."""
-        if len(self.parts) == 1:
+        if len(self.parts) == 1 and not self.padding:
             return self.parts[0]
-        return [np.concatenate(parts, axis=1) for parts in zip(*self.parts, strict=True)]
+        every = [list(parts) for parts in zip(*self.parts, strict=True)]
+        if self.padding:
+            for parts in every:
+                parts.append(np.zeros((len(self.members), self.padding, *parts[0].shape[2:]), parts[0].dtype))
+        return [np.concatenate(parts, axis=1) for parts in every]

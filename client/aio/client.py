@@ -156,5 +156,5 @@ class Client(Calls):
             raise ConnectionLostError(f"this client of {self.address} is closed; connect again")
         self._links = [link for link in self._links if not link.lost]
         if not self._links or not self._links[-1].usable:
-            self._links.append(Link(self._stub, self._settings, self._models.limits))
+            self._links.append(Link(self._channel, self._settings, self._models.limits))
         return self._links[-1]

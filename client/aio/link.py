@@ -9,18 +9,18 @@ import copy
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import Any
 
 import grpc
 
-from gatestream.client.channel import Settings, from_stream
+from gatestream.client.channel import Settings, from_stream, stream_method
 from gatestream.client.columns import Layout
 from gatestream.client.conversation import Conversation
 from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
 from gatestream.client.lane import Lane
 from gatestream.client.patience import waits
-from gatestream.client.work import Chunk, Control, Kind
+from gatestream.client.work import Chunk, Control, Kind, Work
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 
 _SECONDS_TO_PART = 2.0
 
@@ -28,12 +28,17 @@ _SECONDS_TO_PART = 2.0
 class Link:
     """Belongs to the loop that made it."""
 
-    def __init__(self, stub: "pb_grpc.GatestreamAsyncStub", settings: Settings, limits: pb.Limits) -> None:
+    def __init__(self, channel: grpc.aio.Channel, settings: Settings, limits: pb.Limits) -> None:
+        self._loop = asyncio.get_running_loop()
         self._address = settings.address
         self._conversation = Conversation(limits, retry=settings.retry)
-        self._outbox: deque[pb.ClientMessage] = deque()
+        self._outbox: deque[bytes] = deque()
         self._filled = asyncio.Event()
-        self._call = stub.Stream(metadata=settings.metadata)
+        # Who waits, and until when; one alarm for all, for the first of them or earlier.
+        self._waiting: dict[Work, float] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        stream: Any = channel.stream_stream(stream_method())
+        self._call = stream(metadata=settings.metadata)
         self._reader = asyncio.create_task(self._read(), name=f"gatestream reader {settings.address}")
         self._writer = asyncio.create_task(self._write(), name=f"gatestream writer {settings.address}")
 
@@ -63,8 +68,7 @@ class Link:
         Raises:
             GatestreamError: it was not.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
 
         def wake() -> None:
             if not waiter.done():
@@ -72,24 +76,39 @@ class Link:
 
         work.wake = wake
         try:
-            for seconds in waits(self._conversation, lane, work, timeout, loop.time):
+            for until in waits(self._conversation, lane, work, timeout, self._loop.time):
+                if waiter.done():
+                    waiter = self._loop.create_future()
                 self._flush()
-                # Where waking came first, this waits for nothing.
-                alarm = None if seconds == float("inf") else loop.call_later(seconds, wake)
-                try:
+                if not work.done:
+                    self._waiting[work] = until
+                    if self._alarm is None or until < self._alarm.when():
+                        self._set_alarm(until)
                     await waiter
-                finally:
-                    if alarm is not None:
-                        alarm.cancel()
-                waiter = loop.create_future()
         except BaseException:
             # Cancelled: nobody waits for the answer any more.
             self._conversation.withdraw(lane, work, DeadlineExceededError("the caller waits no longer"))
+            self._flush()
             raise
         finally:
-            self._flush()
+            self._waiting.pop(work, None)
         if work.error is not None:
+            self._flush()
             raise work.error
+
+    def _set_alarm(self, until: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if until == float("inf") else self._loop.call_at(until, self._ring)
+
+    def _ring(self) -> None:
+        """Wake whoever has waited for long enough."""
+        now = self._loop.time()
+        self._alarm = None
+        for work, until in self._waiting.items():
+            if until <= now:
+                work.wake()
+        self._set_alarm(min((until for until in self._waiting.values() if until > now), default=float("inf")))
 
     def close_later(self, lane: Lane) -> None:
         """Have the sessions closed, without waiting for it."""
@@ -108,6 +127,7 @@ class Link:
 
     async def close(self) -> None:
         """End the stream. The server closes its sessions when it has answered what is on its way."""
+        self._set_alarm(float("inf"))
         self._writer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._writer

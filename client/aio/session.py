@@ -13,8 +13,19 @@ from typing import Self
 from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
+from gatestream.client.errors import GatestreamError
 from gatestream.client.lane import Lane
-from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
+from gatestream.client.session import (
+    ALL_RUN,
+    ALL_STEP,
+    GATHERED,
+    ONE_RUN,
+    ONE_STEP,
+    GroupView,
+    Index,
+    LaneView,
+    SessionView,
+)
 from gatestream.client.unary import State
 from gatestream.client.work import Chunk, Ints, Kind
 
@@ -47,11 +58,17 @@ class _Open(LaneView):
         """End it at the server, after what was asked before. What is closed already stays so without an error."""
         await self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
-    async def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
+    async def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
+        """Have the steps taken; the first output of all of them."""
         seconds = self._calls.seconds(timeout)
-        if timeout is None:
+        if timeout is None and chunk.length > 1:
             seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
-        await self._link.ask(self._lane, chunk, seconds)
+        try:
+            await self._link.ask(self._lane, chunk, seconds)
+        except GatestreamError as error:
+            self._salvage(chunk, index, error)
+            raise
+        return self._keep(chunk, index)
 
 
 class Session(_Open, SessionView):
@@ -62,15 +79,11 @@ class Session(_Open, SessionView):
 
     async def step(self, x: Inputs, *, timeout: float | None = None) -> Array:
         """Take one step. As the blocking `Session.step`; a cancelled call is as one that timed out."""
-        chunk = self._of_step(x)
-        await self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
-        return self._keep_step(chunk)
+        return await self._take(self._of_step(x), ONE_STEP, timeout)
 
     async def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
         """Take many steps: [time, ...] in, [time, ...] out. As the blocking `Session.run`."""
-        chunk = self._of_run(xs)
-        await self._ask_run(chunk, timeout)
-        return self._keep_run(chunk)
+        return await self._take(self._of_run(xs), ONE_RUN, timeout)
 
     async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncGenerator[Array]:
         """Step each row of a live source as it comes, and yield the answers in order.
@@ -81,7 +94,7 @@ class Session(_Open, SessionView):
         async with contextlib.aclosing(_gather(source, self._encode)) as gathered:
             async for rows in gathered:
                 chunk = self._of_rows(rows)
-                await self._ask_run(chunk, timeout)
+                await self._take(chunk, ONE_RUN, timeout)
                 for y in self._keep_each(chunk):
                     yield y
 
@@ -109,17 +122,18 @@ class Group(_Open, GroupView):
         self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None
     ) -> Array:
         """Take one step of each member: [members, ...] in, [members, ...] out."""
-        chunk = self._of_step(xs, members)
-        await self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
-        return self._keep_step(chunk)
+        return await self._take(self._of_step(xs, members), ALL_STEP, timeout)
 
     async def run(
-        self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None
+        self,
+        xs: Inputs,
+        *,
+        members: Sequence[int] | Ints | None = None,
+        lengths: Sequence[int] | Ints | None = None,
+        timeout: float | None = None,
     ) -> Array:
-        """Take many steps of each member: [members, time, ...] in, [members, time, ...] out."""
-        chunk = self._of_run(xs, members)
-        await self._ask_run(chunk, timeout)
-        return self._keep_run(chunk)
+        """Take many steps of each member: [members, time, ...] in, [members, time, ...] out. As the blocking one."""
+        return await self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 
 
 class _End:

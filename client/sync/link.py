@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 
-from gatestream.client.channel import Settings, from_stream
+from gatestream.client.channel import Settings, from_stream, stream_method
 from gatestream.client.columns import Layout
 from gatestream.client.conversation import Conversation
 from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
@@ -18,21 +19,24 @@ from gatestream.client.lane import Lane
 from gatestream.client.patience import waits
 from gatestream.client.work import Chunk, Control, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 
+R = TypeVar("R")
 _SECONDS_TO_PART = 2.0
 
 
 class Link:
     """Safe to use from many threads."""
 
-    def __init__(self, stub: pb_grpc.GatestreamStub, settings: Settings, limits: pb.Limits) -> None:
+    def __init__(self, channel: grpc.Channel, settings: Settings, limits: pb.Limits) -> None:
         self._address = settings.address
         self._conversation = Conversation(limits, retry=settings.retry)
         self._lock = threading.Lock()
         # gRPC's own thread takes from it; None ends the client's half.
-        self._outbox: queue.SimpleQueue[pb.ClientMessage | None] = queue.SimpleQueue()
-        self._call = stub.Stream(iter(self._outbox.get, None), metadata=settings.metadata)
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # Callers to be woken, once the lock is free again: what they do next may need it.
+        self._woken: list[queue.SimpleQueue[None]] = []
+        stream: Any = channel.stream_stream(stream_method())
+        self._call = stream(iter(self._outbox.get, None), metadata=settings.metadata)
         self._reader = threading.Thread(target=self._read, name=f"gatestream {settings.address}", daemon=True)
         self._reader.start()
 
@@ -52,8 +56,7 @@ class Link:
         Raises:
             GatestreamError: none is open then.
         """
-        with self._lock:
-            lane, work = self._conversation.open(layout, opens)
+        lane, work = self._locked(partial(self._conversation.open, layout, opens))
         self.ask(lane, work, timeout)
         return lane
 
@@ -63,23 +66,13 @@ class Link:
         Raises:
             GatestreamError: it was not.
         """
-        gate = threading.Lock()
-        gate.acquire()
-
-        def wake() -> None:
-            if gate.locked():
-                gate.release()
-
-        work.wake = wake
-        turns = waits(self._conversation, lane, work, timeout, time.monotonic)
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        work.wake = partial(self._woken.append, bell)
+        turns = partial(next, waits(self._conversation, lane, work, timeout, time.monotonic), None)
         try:
-            while True:
-                with self._lock:
-                    seconds = next(turns, None)
-                    self._flush()
-                if seconds is None:
-                    break
-                gate.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+            while not work.done and (until := self._locked(turns)) is not None:
+                with contextlib.suppress(queue.Empty):
+                    bell.get(timeout=min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX))
         except BaseException:
             # Ctrl-C: nobody waits for the answer any more.
             self._leave(lane, work)
@@ -89,9 +82,7 @@ class Link:
 
     def close_later(self, lane: Lane) -> None:
         """Have the sessions closed, without waiting for it."""
-        with self._lock:
-            self._conversation.add(lane, Control(kind=Kind.CLOSE, members=lane.members))
-            self._flush()
+        self._locked(partial(self._conversation.add, lane, Control(kind=Kind.CLOSE, members=lane.members)))
 
     @contextlib.contextmanager
     def pause(self, lane: Lane, timeout: float) -> Iterator[None]:
@@ -100,9 +91,7 @@ class Link:
         try:
             yield
         finally:
-            with self._lock:
-                self._conversation.resume(lane)
-                self._flush()
+            self._locked(partial(self._conversation.resume, lane))
 
     def close(self) -> None:
         """End the stream. The server closes its sessions when it has answered what is on its way."""
@@ -112,23 +101,28 @@ class Link:
         self._reader.join()
 
     def _leave(self, lane: Lane, work: Chunk | Control) -> None:
-        with self._lock:
-            self._conversation.withdraw(lane, work, DeadlineExceededError("the caller waits no longer"))
-            self._flush()
+        error = DeadlineExceededError("the caller waits no longer")
+        self._locked(partial(self._conversation.withdraw, lane, work, error))
 
-    def _flush(self) -> None:
-        for message in self._conversation.take():
-            self._outbox.put(message)
-        if self._conversation.over:
-            self._outbox.put(None)
+    def _locked(self, act: Callable[[], R]) -> R:
+        """Do something with the conversation, send what may leave then, and wake whoever has an answer."""
+        with self._lock:
+            result = act()
+            for message in self._conversation.take():
+                self._outbox.put(message)
+            if self._conversation.over:
+                self._outbox.put(None)
+            woken = self._woken[:]
+            self._woken.clear()
+        for bell in woken:
+            bell.put(None)
+        return result
 
     def _read(self) -> None:
         reason: Callable[[], GatestreamError] = from_stream(None, self._address)
         try:
             for message in self._call:
-                with self._lock:
-                    self._conversation.receive(message)
-                    self._flush()
+                self._locked(partial(self._conversation.receive, message))
         except grpc.RpcError as error:
             reason = from_stream(error, self._address)
         except GatestreamError as error:
@@ -139,6 +133,5 @@ class Link:
             self._call.cancel()
             raise
         finally:
-            with self._lock:
-                self._conversation.end(reason)
+            self._locked(partial(self._conversation.end, reason))
             self._outbox.put(None)

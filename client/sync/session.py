@@ -9,8 +9,19 @@ from types import TracebackType
 from typing import Self
 
 from gatestream.client.columns import Array, Inputs
+from gatestream.client.errors import GatestreamError
 from gatestream.client.lane import Lane
-from gatestream.client.session import GATHERED, GroupView, LaneView, SessionView
+from gatestream.client.session import (
+    ALL_RUN,
+    ALL_STEP,
+    GATHERED,
+    ONE_RUN,
+    ONE_STEP,
+    GroupView,
+    Index,
+    LaneView,
+    SessionView,
+)
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
 from gatestream.client.unary import State
@@ -53,11 +64,17 @@ class _Open(LaneView):
         """
         self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
-    def _ask_run(self, chunk: Chunk, timeout: float | None) -> None:
+    def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
+        """Have the steps taken; the first output of all of them."""
         seconds = self._calls.seconds(timeout)
-        if timeout is None:
+        if timeout is None and chunk.length > 1:
             seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
-        self._link.ask(self._lane, chunk, seconds)
+        try:
+            self._link.ask(self._lane, chunk, seconds)
+        except GatestreamError as error:
+            self._salvage(chunk, index, error)
+            raise
+        return self._keep(chunk, index)
 
 
 class Session(_Open, SessionView):
@@ -86,9 +103,7 @@ class Session(_Open, SessionView):
             StepError, SessionClosedError: not taken; the state is as it was.
             ConnectionLostError: taken or not; the session is gone.
         """
-        chunk = self._of_step(x)
-        self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
-        return self._keep_step(chunk)
+        return self._take(self._of_step(x), ONE_STEP, timeout)
 
     def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
         """Take many steps: [time, ...] in, [time, ...] out. A chunk of any length; it is split as needed.
@@ -98,12 +113,9 @@ class Session(_Open, SessionView):
             timeout: seconds for all of it; by default the client's for each message that it needs.
 
         Raises:
-            GatestreamError: as `step`. Steps before the one that failed were taken, and their answers are lost:
-                `position` says how many.
+            GatestreamError: as `step`. The steps before the one that failed were taken: `error.answer` has them.
         """
-        chunk = self._of_run(xs)
-        self._ask_run(chunk, timeout)
-        return self._keep_run(chunk)
+        return self._take(self._of_run(xs), ONE_RUN, timeout)
 
     def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Generator[Array]:
         """Step each row of a live source as it comes, and yield the answers in order.
@@ -123,7 +135,7 @@ class Session(_Open, SessionView):
         with contextlib.closing(_gather(source, self._encode)) as gathered:
             for rows in gathered:
                 chunk = self._of_rows(rows)
-                self._ask_run(chunk, timeout)
+                self._take(chunk, ONE_RUN, timeout)
                 yield from self._keep_each(chunk)
 
     def get_state(self, *, timeout: float | None = None) -> State:
@@ -162,21 +174,31 @@ class Group(_Open, GroupView):
         """Take one step of each member: [members, ...] in, [members, ...] out.
 
         Raises:
-            GatestreamError: as `Session.step`; `error.members` says for whom. The others have taken it.
+            GatestreamError: as `Session.step`; `error.members` says for whom, and `error.failures` why, member by
+                member. The others have taken it: `error.answer` has their results, and `error.taken` says whose.
         """
-        chunk = self._of_step(xs, members)
-        self._link.ask(self._lane, chunk, self._calls.seconds(timeout))
-        return self._keep_step(chunk)
+        return self._take(self._of_step(xs, members), ALL_STEP, timeout)
 
-    def run(self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None) -> Array:
+    def run(
+        self,
+        xs: Inputs,
+        *,
+        members: Sequence[int] | Ints | None = None,
+        lengths: Sequence[int] | Ints | None = None,
+        timeout: float | None = None,
+    ) -> Array:
         """Take many steps of each member: [members, time, ...] in, [members, time, ...] out.
 
+        Args:
+            xs: the inputs.
+            members: who takes part.
+            lengths: how many of its `time` steps each of them takes, 1 or more; the outputs behind are zero. None: all.
+            timeout: seconds for all of it; by default the client's for each message that it needs.
+
         Raises:
-            GatestreamError: as `step`.
+            GatestreamError: as `step`; no message of it leaves after one in which a member failed.
         """
-        chunk = self._of_run(xs, members)
-        self._ask_run(chunk, timeout)
-        return self._keep_run(chunk)
+        return self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 
 
 class _End:

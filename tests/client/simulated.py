@@ -187,10 +187,10 @@ class Pair:
 
     def flush(self) -> None:
         for message in self.conversation.take():
-            self.server.accept(pb.ClientMessage.FromString(message.SerializeToString()))
+            self.server.accept(pb.ClientMessage.FromString(message))
 
     def tell(self, message: pb.ServerMessage) -> None:
-        self.conversation.receive(pb.ServerMessage.FromString(message.SerializeToString()))
+        self.conversation.receive(message.SerializeToString())
         self.flush()
 
     def opening(self, members: int = 1) -> tuple[Lane, Control]:

@@ -227,7 +227,7 @@ def test_what_is_to_be_sent_again_is_not_refused_once_more_before_it_was() -> No
     pair.tell(pair.server.answer({0: 1}))
     pair.tell(pair.server.refuse(1, pb.REASON_ROWS_EXHAUSTED))
     pair.conversation.again(group)
-    pair.conversation.receive(pair.server.close(0, pb.CLOSE_REASON_IDLE))
+    pair.conversation.receive(pair.server.close(0, pb.CLOSE_REASON_IDLE).SerializeToString())
     assert work.refusal is None
     pair.flush()
     pair.settle()
