@@ -1,25 +1,27 @@
 """One model being served: what is accepted, the tick, and who is answered.
 
 The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run of any length is
-on another thread, and while it runs the next tick gathers. Every accepted step is answered exactly once.
+on another thread, and while it runs the next tick gathers. Where nothing is in line and single steps come, `_at_once`
+does the same for them without a scheduler. Every accepted step is answered exactly once.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.admission import Admission
 from gatestream.server.config import Limits, TickLimits
-from gatestream.server.errors import ConfigError, Exhausted, InvalidRequest, OutOfStep, Refused, StepFailed
+from gatestream.server.errors import OutOfStep, Refused, StepFailed
+from gatestream.server.inputs import faults, inputs_of
 from gatestream.server.owner import Owner
+from gatestream.server.pace import Pace
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
@@ -38,12 +40,23 @@ from gatestream.server.work import (
 )
 
 _ANSWER_BYTES: Final = 2 * 2**20
-# A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs
-# about as much, and the loop can do without the time.
-_SHORT_SECONDS: Final = 300e-6
-_SMOOTHING: Final = 0.1
+_QUIET_SECONDS: Final = 0.001
+# A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
+# good part of it, and the loop can do without the time.
+_SHORT_SECONDS: Final = 2e-3
 
 _log = structlog.get_logger(__name__)
+
+
+class _Packet(NamedTuple):
+    """Accepted entries that may be computed without standing in line."""
+
+    item: Steps
+    slots: Ints
+    lengths: Ints
+    offsets: Ints
+    steps: int
+    rows: int
 
 
 class Engine:
@@ -62,7 +75,8 @@ class Engine:
     Attributes:
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
-        input_bytes: of one row of each input.
+        inputs: of the model.
+        admission: how much is pending.
     """
 
     def __init__(
@@ -73,37 +87,36 @@ class Engine:
         self.clock = clock
         self.sessions = SessionTable(limits.sessions)
         self.wants = np.zeros(limits.sessions, np.uint8)
-        self.input_bytes = [math.prod(item.shape) * DTYPES[item.dtype].itemsize for item in spec.inputs]
-        self._limits = limits
+        self.inputs = inputs_of(spec)
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = _row_bytes(spec)
-        if limits.reply_bytes_per_stream < self._row_bytes[True]:
-            raise ConfigError(
-                f"reply_bytes_per_stream is {limits.reply_bytes_per_stream}; the answer to one row of model "
-                f"{spec.name!r} is {self._row_bytes[True]} bytes"
-            )
-        tick = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
+        self.admission = Admission(spec, limits, self._row_bytes)
+        self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
-        self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, tick)
+        self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
         self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
-        self._rows = 0
-        self._seconds_per_row = 0.0
+        self._pace = Pace()
         # Slots whose state is the initial one, whatever their row holds: it is set by the first tick that they are in.
         self._fresh = np.zeros(limits.sessions, np.bool_)
-        # Steps that came one entry to a message, by slot, until they are taken in together.
+        # What came since the last tick while nothing stood in line: one message, or by slot the steps of messages of
+        # one entry, whose numbers nobody has looked at yet.
+        self._packet: _Packet | None = None
         self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
+        self._called = False
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
         self._thread = ThreadPoolExecutor(1, f"tick-{spec.name}")
+        # For ticks of single steps: their lengths, and their places.
+        self._one, self._count = np.ones(tick.rows, np.int64), np.arange(tick.rows)
         self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
 
     async def quiet(self) -> None:
         """Return when everything accepted has been answered."""
-        await self._quiet.wait()
+        # An event would have to be cleared and set with every step.
+        while self.admission.rows or self._running:  # noqa: ASYNC110
+            await asyncio.sleep(_QUIET_SECONDS)
 
     # ---- What is accepted ---------------------------------------------------------------------
 
@@ -117,7 +130,7 @@ class Engine:
         first: Ints | None,
         inputs: Sequence[Array],
     ) -> None:
-        """Put a message's chunks in their sessions' lines; `owner` hears of each entry that is refused.
+        """Take a message's chunks; `owner` hears of each entry that is refused.
 
         Args:
             owner: who holds the sessions.
@@ -131,12 +144,11 @@ class Engine:
         self._take_in()
         accepted = self.sessions.accepted[slots]
         meant = accepted if first is None else first
-        refusals = self._faults(lengths, accepted, meant, offsets, inputs)
-        good = np.ones(len(slots), np.bool_)
-        for error, bad in refusals:
-            owner.refused(error, handles[bad], accepted[bad], meant[bad], lengths[bad])
-            good &= ~bad
-        if refusals:
+        if refusals := faults(self.inputs, inputs, lengths, offsets, accepted, meant):
+            good = np.ones(len(slots), np.bool_)
+            for error, bad in refusals:
+                owner.refused(error, handles[bad], accepted[bad], meant[bad], lengths[bad])
+                good &= ~bad
             handles, slots, lengths, offsets, accepted, meant = (
                 column[good] for column in (handles, slots, lengths, offsets, accepted, meant)
             )
@@ -144,8 +156,9 @@ class Engine:
                 return
         rows = int(lengths.sum())
         wants = self.wants[slots]
+        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
         try:
-            self._admit(owner, rows, gates=bool((wants & GATES).any()))
+            self.admission.take(owner, rows, gates=any(kind & GATES for kind in kinds))
         except Refused as error:
             owner.refused(error, handles, accepted, meant, lengths)
             return
@@ -153,9 +166,15 @@ class Engine:
             # Without the refused rows: a message must not stay in memory for the sake of a few.
             inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
         self.sessions.accepted[slots] = accepted + lengths
-        for want in np.unique(wants) if len(wants) > 1 else wants:
-            which = np.flatnonzero(wants == want)
-            item = Chunks(owner, handles[which], inputs, bool(want & OUTPUTS), bool(want & GATES), len(which))
+        if len(kinds) == 1:
+            item = Chunks(owner, handles, inputs, bool(kinds[0] & OUTPUTS), bool(kinds[0] & GATES), len(slots))
+            steps = 1 if rows == len(slots) else int(lengths.max())
+            self._packet = _Packet(item, slots, lengths, offsets, steps, rows)
+            self._call()
+            return
+        for kind in kinds:
+            which = np.flatnonzero(wants == kind)
+            item = Chunks(owner, handles[which], inputs, bool(kind & OUTPUTS), bool(kind & GATES), len(which))
             self._scheduler.add(self._number(item), slots[which], lengths[which], offsets[which], np.arange(len(which)))
 
     def submit_one(
@@ -172,20 +191,30 @@ class Engine:
             columns: in the spec's order, the bytes of `length` rows.
             wants: OUTPUTS and GATES.
         """
-        if slot in self._inbox:
+        if slot in self._inbox or self._packet is not None:
             self._take_in()
         try:
-            self._admit(owner, length, gates=bool(wants & GATES))
+            self.admission.take(owner, length, gates=wants >= GATES)
         except Refused as error:
             accepted = int(self.sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return
         self._inbox[slot] = (owner, handle, length, first, columns, wants)
-        self._wake.set()
-        self._quiet.clear()
+        if not self._called:
+            self._call()
+
+    def _call(self) -> None:
+        # Not now: what else has arrived is read first.
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._at_once)
 
     def _take_in(self) -> None:
-        """Put what came one entry to a message in line, all of it at once."""
+        """Put what came since the last tick in line."""
+        if self._packet is not None:
+            item, slots, lengths, offsets, _, _ = self._packet
+            self._packet = None
+            self._scheduler.add(self._number(item), slots, lengths, offsets, np.arange(len(slots)))
         if not self._inbox:
             return
         count = len(self._inbox)
@@ -197,18 +226,18 @@ class Engine:
         accepted = self.sessions.accepted[slots]
         meant = np.where(firsts < 0, accepted, firsts)
         inputs = [
-            np.frombuffer(b"".join(parts), DTYPES[item.dtype]).reshape(-1, *item.shape)
-            for item, parts in zip(self.spec.inputs, zip(*columns, strict=True), strict=True)
+            item.rows(b"".join(parts)) for item, parts in zip(self.inputs, zip(*columns, strict=True), strict=True)
         ]
         entries = np.arange(count)
-        if faults := self._faults(lengths, accepted, meant, offsets, inputs):
-            good = ~np.logical_or.reduce([bad for _, bad in faults])
+        if found := faults(self.inputs, inputs, lengths, offsets, accepted, meant):
+            good = ~np.logical_or.reduce([bad for _, bad in found])
             for k in np.flatnonzero(~good).tolist():
                 # One by one: an owner is told of its own entry alone.
                 one, rows = slice(k, k + 1), slice(offsets[k], offsets[k] + lengths[k])
                 own = [column[rows] for column in inputs]
-                ((error, _),) = self._faults(lengths[one], accepted[one], meant[one], np.zeros(1, np.int64), own)
-                self._rows -= lengths_given[k]
+                zero = np.zeros(1, np.int64)
+                ((error, _),) = faults(self.inputs, own, lengths[one], zero, accepted[one], meant[one])
+                self.admission.rows -= lengths_given[k]
                 owners[k].rows -= lengths_given[k]
                 refuse_one(owners[k], error, handles[k], int(accepted[k]), int(meant[k]), lengths_given[k])
             if not good.any():
@@ -233,71 +262,13 @@ class Engine:
             Exhausted: too much is pending.
         """
         self._take_in()
-        self._admit(control.owner, 1, unlimited=unlimited)
+        self.admission.take(control.owner, 1, unlimited=unlimited)
         self._scheduler.add_control(self._number(control), slot)
-
-    def _faults(
-        self, lengths: Ints, accepted: Ints, meant: Ints, offsets: Ints, inputs: Sequence[Array]
-    ) -> list[tuple[Refused, npt.NDArray[np.bool_]]]:
-        """What is wrong with which entries; each entry is in one fault at most."""
-        faults: list[tuple[Refused, npt.NDArray[np.bool_]]] = []
-        bad = accepted != meant
-        if bad.any():
-            k = int(bad.argmax())
-            text = f"first is {meant[k]}; the session's next step is {accepted[k]}"
-            faults.append((OutOfStep(text, pb.REASON_POSITION_MISMATCH), bad))
-        for item, column in zip(self.spec.inputs, inputs, strict=True):
-            tokens = item.dtype == pb.DATA_TYPE_INT64
-            good = (column >= 0) & (column < len(item.vocabulary)) if tokens else np.isfinite(column)
-            if good.all():
-                continue
-            bad_rows = np.logical_not(good.reshape(len(column), -1).all(axis=1))
-            before = np.concatenate(([0], np.cumsum(bad_rows)))
-            new = (before[offsets + lengths] > before[offsets]) & ~bad
-            if not new.any():
-                continue
-            k = int(new.argmax())
-            step = int(bad_rows[offsets[k] : offsets[k] + lengths[k]].argmax())
-            if tokens:
-                token = column[offsets[k] + step]
-                text = f"is {token} at step {step} of the entry; expected 0 to {len(item.vocabulary) - 1}"
-                fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
-            else:
-                text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
-                fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)
-            faults.append((fault, new))
-            bad = bad | new
-        return faults
-
-    def most_rows(self, gates: bool) -> int:
-        """Rows that one stream may have in flight, answered with the gates or without."""
-        return min(self._limits.rows_per_stream, self._limits.reply_bytes_per_stream // self._row_bytes[gates])
-
-    def _admit(self, owner: Owner | None, rows: int, *, gates: bool = False, unlimited: bool = False) -> None:
-        limits = self._limits
-        wait = max(0.001, self._rows * self._seconds_per_row)
-        if self._rows + rows > limits.rows and not unlimited:
-            raise Exhausted(
-                f"{rows} rows more than the {self._rows} pending would be over the server's {limits.rows}; "
-                f"try again in {wait:.3f} s",
-                retry_after=wait,
-            )
-        most = self.most_rows(gates)
-        if owner is not None and owner.rows + rows > most and not unlimited:
-            raise Exhausted(
-                f"{rows} rows more than the {owner.rows} in flight would be over the stream's {most}; "
-                + ("wait for answers" if rows <= most else "send less in a message"),
-                retry_after=wait if rows <= most else 0.0,
-            )
-        self._rows += rows
-        if owner is not None:
-            owner.rows += rows
 
     def _number(self, item: Steps | Control) -> int:
         self._last_work += 1
         self._work[self._last_work] = item
         self._wake.set()
-        self._quiet.clear()
         return self._last_work
 
     # ---- The step loop ------------------------------------------------------------------------
@@ -318,24 +289,19 @@ class Engine:
         self._run_controls()
         tick = self._scheduler.tick()
         if tick is None:
-            if not self._work:
-                self._quiet.set()
             return False
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
-        fresh = tick.slots[self._fresh[tick.slots]]
-        short = self._seconds_per_row * int(tick.lengths.sum()) < _SHORT_SECONDS
+        short = self._pace.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
         try:
             if short:
-                outputs, gates = self._compute(tick, parts, fresh)
+                outputs, gates = self._compute(tick, parts)
             else:
                 loop = asyncio.get_running_loop()
-                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts, fresh)
+                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts)
         except Exception as error:
-            _log.exception("tick failed", model=self.spec.name, members=len(tick.slots))
             self._fail(tick, error)
         else:
-            self._fresh[fresh] = False
             self._complete(tick, outputs, gates)
         finally:
             self._running = False
@@ -346,22 +312,92 @@ class Engine:
             await asyncio.sleep(0)
         return True
 
-    def _compute(
-        self, tick: Tick, parts: Sequence[tuple[Any, int, int]], fresh: Ints
+    def _at_once(self) -> None:
+        """Take the steps that came while nothing stood in line, if that is a short run; else leave them to `_turn`."""
+        self._called = False
+        packet = None if self._work or self._running else self._packet or self._singles()
+        if packet is None or not self._brief(packet):
+            self._wake.set()
+            return
+        item, slots, lengths, offsets, steps, rows = packet
+        inputs = [
+            # Rows of one length lie in order already.
+            column.reshape(len(slots), steps, *column.shape[1:])
+            if rows == len(slots) * steps
+            else gather(column, offsets, steps)
+            for column in item.inputs
+        ]
+        try:
+            outputs, gates = self._run(slots, lengths, inputs, item.gates, rows)
+        except Exception as error:
+            self._take_in()
+            tick = self._scheduler.tick()
+            assert tick is not None, "what was to run is in line now"
+            self._fail(tick, error)
+            return
+        self._packet, self._inbox = None, {}
+        table = self.sessions
+        first = table.position[slots]
+        table.position[slots] = table.accepted[slots] = first + lengths
+        table.answered_at[slots] = self.clock()
+        self.admission.rows -= rows
+        item.answer(self._count[: len(slots)], first, lengths, outputs, gates)
+
+    def _singles(self) -> _Packet | None:
+        """What is in the inbox, where each is one step and nothing is wrong with it."""
+        if not self._inbox:
+            return None
+        batch = len(self._inbox)
+        slots = np.fromiter(self._inbox, np.int64, batch)
+        owners, handles, lengths, firsts, columns, wants = zip(*self._inbox.values(), strict=True)
+        if max(lengths) > 1:
+            return None
+        if max(firsts) >= 0:
+            meant = np.array(firsts)
+            if np.count_nonzero((meant >= 0) & (meant != self.sessions.accepted[slots])):
+                return None
+        inputs = []
+        for item, parts in zip(self.inputs, zip(*columns, strict=True), strict=True):
+            column = item.rows(b"".join(parts))
+            if not item.all_good(column):
+                return None
+            inputs.append(column)
+        singles = Singles(owners, handles, wants, inputs, max(wants) >= GATES, batch)
+        return _Packet(singles, slots, self._one[:batch], self._count[:batch], 1, batch)
+
+    def _brief(self, packet: _Packet) -> bool:
+        """Whether these steps make a tick of their own, in which nobody waits for long."""
+        limits, batch, steps = self._limits, len(packet.slots), packet.steps
+        return (
+            batch * steps <= limits.rows
+            and steps <= limits.steps
+            and batch * steps * self._row_bytes[packet.item.gates] <= _ANSWER_BYTES
+            and self._pace.expected(batch, steps) < _SHORT_SECONDS
+            and self._scheduler.pass_by(steps)
+        )
+
+    def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
+        inputs = []
+        for k in range(len(self.inputs)):
+            pieces = [gather(item.inputs[k], tick.offsets[start:stop], tick.steps) for item, start, stop in parts]
+            inputs.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        gates = any(item.gates for item, _, _ in parts)
+        return self._run(tick.slots, tick.lengths, inputs, gates, int(tick.lengths.sum()))
+
+    def _run(
+        self, slots: Ints, lengths: Ints, inputs: Sequence[Array], gates: bool, rows: int
     ) -> tuple[list[Array], list[Array]]:
         started = self.clock()
-        if len(fresh):
-            self.runner.write(fresh, [np.repeat(row, len(fresh), axis=0) for row in self._initial])
-        steps, size = tick.steps, len(tick.slots)
-        inputs = [np.empty((size, steps, *item.shape), DTYPES[item.dtype]) for item in self.spec.inputs]
-        gates = False
-        for item, start, stop in parts:
-            gates |= item.gates
-            for batch, column in zip(inputs, item.inputs, strict=True):
-                gather(column, tick.offsets[start:stop], steps, out=batch[start:stop])
-        result = self.runner.step(tick.slots, inputs, tick.lengths.astype(np.int32), gates)
-        seconds = (self.clock() - started) / int(tick.lengths.sum())
-        self._seconds_per_row += _SMOOTHING * (seconds - self._seconds_per_row)
+        fresh = self._fresh[slots]
+        if np.count_nonzero(fresh):
+            # Whether or not the run fails, they hold the initial state from here on.
+            anew = slots[fresh]
+            self.runner.write(anew, [np.repeat(row, len(anew), axis=0) for row in self._initial])
+            self._fresh[anew] = False
+        result = self.runner.step(slots, inputs, lengths.astype(np.int32), gates)
+        seconds = self.clock() - started
+        self._pace.note(len(slots), inputs[0].shape[1], seconds)
+        self.admission.seconds_per_row = seconds / rows
         return result
 
     def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array]) -> None:
@@ -374,7 +410,7 @@ class Engine:
             whole, slots, rows = False, tick.slots[wanted], int(tick.lengths[wanted].sum())
         self.sessions.position[slots] += tick.lengths[wanted]
         self.sessions.answered_at[slots] = now
-        self._rows -= rows
+        self.admission.rows -= rows
         for work, start, stop in self._answers(tick):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
             lengths = tick.lengths[members]
@@ -398,6 +434,7 @@ class Engine:
                 yield work, begin, min(begin + most, stop)
 
     def _fail(self, tick: Tick, error: Exception) -> None:
+        _log.error("tick failed", model=self.spec.name, members=len(tick.slots), exc_info=error)
         failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
         behind = OutOfStep("the step before this one in the session failed", pb.REASON_PRECEDING_FAILED)
@@ -460,7 +497,7 @@ class Engine:
             for entry in line:
                 item = self._work[entry.work]
                 if not isinstance(item, Control):
-                    self._rows -= entry.left
+                    self.admission.rows -= entry.left
                     item.refuse(why(entry), entry.entry, position, first, entry.left)
                     first += entry.left
                     self._count_off(entry.work, item, 1)
@@ -477,7 +514,7 @@ class Engine:
             del self._work[work]
 
     def _count_off_control(self, control: Control) -> None:
-        self._rows -= 1
+        self.admission.rows -= 1
         if control.owner is not None:
             control.owner.rows -= 1
 

@@ -8,8 +8,9 @@ Extensions as in the protocol's best-known servers: https://github.com/triton-in
 """
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,26 +19,42 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.errors import Draining, InvalidRequest, Refused
+from gatestream.server.inputs import Input
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
+from gatestream.server.register import sequence_session
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
+from gatestream.server.wire import head
 from gatestream.server.work import GATES, OUTPUTS
 
 DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
-_CONTENTS: Final = {pb.DATA_TYPE_FLOAT32: "fp32_contents", pb.DATA_TYPE_INT64: "int64_contents"}
+_NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
+_RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+_INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A request on its way through the engine."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a request asks for, whatever its numbers.
+
+    Attributes:
+        steps: that it has.
+        wants: OUTPUTS and GATES.
+        sequence: its name; empty: none.
+        answer: what stands before each column of the answer.
+        columns: which of the engine's columns stand in the answer.
+    """
 
     model: Model
-    request_id: str
+    id: str
     steps: int
-    wanted: Sequence[str]
-    left: int
-    parts: list[Sequence[bytes]] = field(default_factory=list)
+    wants: int
+    sequence: str
+    starts: bool
+    ends: bool
+    answer: Sequence[bytes]
+    columns: Sequence[int]
 
 
 class InferenceStream:
@@ -56,23 +73,43 @@ class InferenceStream:
 
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
-        self.outbox: Outbox[oip.ModelStreamInferResponse] = Outbox()
+        self.outbox = Outbox()
         self.failure: Refused | None = None
         self._models = models
         self._limits = limits
         self._tenant = tenant
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _Request] = {}
+        # Columns of the requests that are answered in part.
+        self._parts: dict[int, list[tuple[int, list[bytes]]]] = {}
         self._numbers = itertools.count()
         self._half_closed = False
+        # The latest request that went on with a sequence, and the bytes before its numbers. A client's requests differ
+        # in little else: one that begins with the same bytes, and is as long, asks for the same.
+        self._same: tuple[bytes, int, _Request] | None = None
 
     # ---- From the client ----------------------------------------------------------------------
 
-    def receive(self, message: oip.ModelInferRequest) -> None:
-        """Take a request; what cannot be done is answered by its error."""
+    def receive(self, message: bytes) -> None:
+        """As `Conversation`: take a request; what cannot be done is answered by its error."""
+        if self._same is not None:
+            before, size, asked = self._same
+            if len(message) == size and message.startswith(before):
+                slot = asked.model.engine.sessions.get(self._tenant, asked.sequence)
+                if slot is not None and not self._models.stopped:
+                    self._submit(asked, slot, (message[len(before) :],))
+                    return
+        request = oip.ModelInferRequest.FromString(message)
+        asked_or_none = self.infer(request)
+        if asked_or_none is not None:
+            self._same = _recognisable(message, request, asked_or_none)
+
+    def infer(self, request: oip.ModelInferRequest) -> _Request | None:
+        """Take a request; what cannot be done is answered by its error, and None."""
         try:
-            self._infer(message)
+            return self._infer(request)
         except Refused as error:
-            self._fail(message.id, error)
+            self._fail(request.id, error)
+            return None
 
     def half_close(self) -> None:
         """No more will come."""
@@ -86,52 +123,52 @@ class InferenceStream:
     def going_away(self, seconds: float) -> None:
         """The protocol has no word for it; health and ServerReady say so."""
 
-    def _infer(self, request: oip.ModelInferRequest) -> None:
+    def _infer(self, request: oip.ModelInferRequest) -> _Request:
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
         model = self._models.find(request.model_name, request.model_version)
         columns, steps = self._columns(model, request)
         wanted = [item.name for item in request.outputs] or [item.name for item in model.spec.outputs]
         wants = _wants(model.spec, wanted)
-        sequence, start, end = _sequence(request)
-        slot = model.register.sequence(self._tenant, sequence, start=start, draining=self._models.draining)
-        number = next(self._numbers)
-        self._waiting[number] = _Waiting(model, request.id, steps, wanted, steps)
-        model.engine.submit_one(self, number, slot, steps, -1, columns, wants)
+        name, start, end = _sequence(request)
+        answer, places = _answer(model, request.id, steps, wants, wanted)
+        asked = _Request(
+            model, request.id, steps, wants, sequence_session(name) if name else "", start, end, answer, places
+        )
+        slot = model.register.sequence(self._tenant, name, start=start, draining=self._models.draining)
+        number = self._submit(asked, slot, columns)
         # A sequence whose last request was refused for lack of room is to have that request again.
-        if not sequence or (end and number in self._waiting):
+        if not name or (end and number in self._waiting):
             model.register.close(None, slot)
+        return asked
+
+    def _submit(self, asked: _Request, slot: int, columns: Sequence[bytes]) -> int:
+        number = next(self._numbers)
+        self._waiting[number] = asked
+        asked.model.engine.submit_one(self, number, slot, asked.steps, -1, columns, asked.wants)
+        return number
 
     def _columns(self, model: Model, request: oip.ModelInferRequest) -> tuple[list[bytes], int]:
         """The bytes of each of the model's inputs, and the steps that they hold."""
         given = {item.name: k for k, item in enumerate(request.inputs)}
-        named = [item.name for item in model.spec.inputs]
+        named = [item.name for item in model.engine.inputs]
         if given.keys() != set(named) or len(given) != len(request.inputs):
             raise InvalidRequest(f"inputs are {[item.name for item in request.inputs]}; expected {named}, each once")
         raw = request.raw_input_contents
         if raw and len(raw) != len(request.inputs):
             raise InvalidRequest(f"raw_input_contents has {len(raw)} elements for {len(request.inputs)} inputs")
         columns, lengths = [], set()
-        for item, size in zip(model.spec.inputs, model.engine.input_bytes, strict=True):
+        for item in model.engine.inputs:
             tensor = request.inputs[given[item.name]]
-            if tensor.datatype != DATATYPES[item.dtype]:
-                raise InvalidRequest(
-                    f"input {item.name!r} is {tensor.datatype[:20]!r}; expected {DATATYPES[item.dtype]!r}"
-                )
-            shape, tail = list(tensor.shape), list(item.shape)
-            ahead = shape[: len(shape) - len(tail)]
-            if shape[len(ahead) :] != tail or ahead[:1] != [1] or len(ahead) > 2 or (len(ahead) == 2 and ahead[1] < 1):
-                raise InvalidRequest(
-                    f"input {item.name!r} has the shape {shape[:8]}; expected [1, time, {', '.join(map(str, tail))}] "
-                    "or, for one step, the same without time"
-                )
-            steps = ahead[1] if len(ahead) == 2 else 1
+            steps = _steps(item, tensor)
             if raw:
                 column = raw[given[item.name]]
             else:
-                column = np.array(getattr(tensor.contents, _CONTENTS[item.dtype]), DTYPES[item.dtype]).tobytes()
-            if len(column) != steps * size:
-                raise InvalidRequest(f"input {item.name!r} has {len(column)} bytes; its shape says {steps * size}")
+                column = np.array(getattr(tensor.contents, _NAMES[item.dtype][1]), item.dtype).tobytes()
+            if len(column) != steps * item.row_bytes:
+                raise InvalidRequest(
+                    f"input {item.name!r} has {len(column)} bytes; its shape says {steps * item.row_bytes}"
+                )
             columns.append(column)
             lengths.add(steps)
         if len(lengths) != 1:
@@ -146,23 +183,32 @@ class InferenceStream:
 
     # ---- From the engine ----------------------------------------------------------------------
 
-    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+    def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `Owner`: a request is answered when all of its steps are."""
-        waiting = self._waiting[handle]
-        waiting.parts.append(outputs + gates)
-        waiting.left -= length
-        if waiting.left:
-            self.rows -= length
-            return
+        asked = self._waiting[handle]
+        columns = [*outputs, *gates]
+        if length < asked.steps:
+            parts = self._parts.setdefault(handle, [])
+            parts.append((length, columns))
+            if sum(steps for steps, _ in parts) < asked.steps:
+                # The rows of the earlier parts are off already: they wait in no outbox.
+                self.rows -= length
+                return
+            del self._parts[handle]
+            columns = [b"".join(column) for column in zip(*(part for _, part in parts), strict=True)]
         del self._waiting[handle]
-        # The rows of the earlier parts are off already: they wait in no outbox.
-        self.outbox.put(_response(waiting), length)
-        self._end_when_done()
+        pieces = [
+            piece for before, k in zip(asked.answer, asked.columns, strict=True) for piece in (before, columns[k])
+        ]
+        self.outbox.put(b"".join(pieces), length)
+        if self._half_closed:
+            self._end_when_done()
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""
         for handle in handles.tolist():
-            self._fail(self._waiting.pop(handle).request_id, error)
+            self._parts.pop(handle, None)
+            self._fail(self._waiting.pop(handle).id, error)
         self._end_when_done()
 
     def results(self, *_: Any) -> None:
@@ -178,7 +224,8 @@ class InferenceStream:
     def _fail(self, request_id: str, error: Refused) -> None:
         self.failure = error
         response = oip.ModelInferResponse(id=request_id)
-        self.outbox.put(oip.ModelStreamInferResponse(error_message=str(error), infer_response=response))
+        answer = oip.ModelStreamInferResponse(error_message=str(error), infer_response=response)
+        self.outbox.put(answer.SerializeToString())
 
     def _end_when_done(self) -> None:
         if self._half_closed and not self._waiting:
@@ -209,22 +256,58 @@ def _sequence(request: oip.ModelInferRequest) -> tuple[str, bool, bool]:
     return sequence, parameters["sequence_start"].bool_param, parameters["sequence_end"].bool_param
 
 
-def _response(waiting: _Waiting) -> oip.ModelStreamInferResponse:
-    spec = waiting.model.spec
-    response = oip.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=waiting.request_id)
-    columns = [b"".join(parts) for parts in zip(*waiting.parts, strict=True)]
-    shown: dict[str, tuple[str, Sequence[int], bytes]] = {}
-    answers = iter(columns)
-    outputs = {item.name for item in spec.outputs}
-    if any(name in outputs for name in waiting.wanted):
-        shown |= {item.name: (DATATYPES[item.dtype], item.shape, next(answers)) for item in spec.outputs}
-    if len(columns) > len(shown):
-        shown |= {item.output: ("FP32", (spec.layers, spec.hidden), next(answers)) for item in spec.gates}
-    for name in waiting.wanted:
-        datatype, shape, column = shown[name]
-        response.outputs.add(name=name, datatype=datatype, shape=[1, waiting.steps, *shape])
-        response.raw_output_contents.append(column)
-    return oip.ModelStreamInferResponse(infer_response=response)
+def _steps(item: Input, tensor: oip.ModelInferRequest.InferInputTensor) -> int:
+    """How many steps a tensor says that it has."""
+    datatype, tail = _NAMES[item.dtype][0], list(item.shape)
+    if tensor.datatype != datatype:
+        raise InvalidRequest(f"input {item.name!r} is {tensor.datatype[:20]!r}; expected {datatype!r}")
+    shape = list(tensor.shape)
+    ahead = shape[: len(shape) - len(tail)]
+    if shape[len(ahead) :] != tail or ahead[:1] != [1] or len(ahead) > 2 or (len(ahead) == 2 and ahead[1] < 1):
+        raise InvalidRequest(
+            f"input {item.name!r} has the shape {shape[:8]}; expected [1, time, {', '.join(map(str, tail))}] "
+            "or, for one step, the same without time"
+        )
+    return ahead[1] if len(ahead) == 2 else 1
+
+
+def _answer(
+    model: Model, request_id: str, steps: int, wants: int, wanted: Sequence[str]
+) -> tuple[list[bytes], list[int]]:
+    """What stands before each column of a ModelStreamInferResponse, and which of the engine's columns they are."""
+    spec = model.spec
+    shown = [(item.name, item.dtype, list(item.shape)) for item in spec.outputs] if wants & OUTPUTS else []
+    if wants & GATES:
+        shown += [(item.output, pb.DATA_TYPE_FLOAT32, [spec.layers, spec.hidden]) for item in spec.gates]
+    places = {name: k for k, (name, _, _) in enumerate(shown)}
+    columns = [places[name] for name in wanted]
+    response = oip.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=request_id)
+    sizes = []
+    for k in columns:
+        name, dtype, shape = shown[k]
+        response.outputs.add(name=name, datatype=DATATYPES[dtype], shape=[1, steps, *shape])
+        sizes.append(steps * math.prod(shape) * DTYPES[dtype].itemsize)
+    before = [head(_RAW_OUTPUT, size) for size in sizes]
+    begin = response.SerializeToString()
+    whole = len(begin) + sum(map(len, before)) + sum(sizes)
+    before[0] = head(_INFER_RESPONSE, whole) + begin + before[0]
+    return before, columns
+
+
+def _recognisable(
+    message: bytes, request: oip.ModelInferRequest, asked: _Request
+) -> tuple[bytes, int, _Request] | None:
+    """What to know a request by that asks for the same as this one: where its numbers are its end, all before them."""
+    raw = request.raw_input_contents
+    if len(raw) != 1 or not raw[0] or not asked.sequence or asked.starts or asked.ends:
+        return None
+    before = message[: -len(raw[0])]
+    # Other numbers in their place are read as numbers, and change nothing else.
+    other = bytes(byte ^ 0xFF for byte in raw[0])
+    read = oip.ModelInferRequest.FromString(before + other)
+    if list(read.raw_input_contents) != [other]:
+        return None
+    return before, len(message), asked
 
 
 def metadata(spec: pb.ModelSpec) -> oip.ModelMetadataResponse:

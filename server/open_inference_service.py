@@ -68,12 +68,12 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Any) -> oip.ModelInferResponse:  # noqa: N802
         """One request, of a sequence or by itself."""
         call = InferenceStream(self._models, self._limits, self._tenant(context))
-        call.receive(request)
+        call.infer(request)
         item = await call.outbox.take()
         assert item is not None, "nobody ends the outbox of a single call"
         if call.failure is not None:
             raise call.failure
-        return item[0].infer_response
+        return oip.ModelStreamInferResponse.FromString(item[0]).infer_response
 
     def _tenant(self, context: Any) -> str:
         return self._tenants.of(context.invocation_metadata() or ())

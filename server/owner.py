@@ -1,5 +1,6 @@
 """Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -22,7 +23,7 @@ class Owner(Protocol):
     def lost(self, handle: int) -> None:
         """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""
 
-    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+    def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `results`, for the one entry of a message."""
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:

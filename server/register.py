@@ -24,6 +24,11 @@ _POSITIONS = 2**62
 _T = TypeVar("_T")
 
 
+def sequence_session(name: str) -> str:
+    """The session that a sequence of the Open Inference Protocol is."""
+    return f"sequence:{name}"
+
+
 class Register:
     """Who has which session of one model.
 
@@ -129,7 +134,7 @@ class Register:
             Draining: it would have to be made.
             InvalidRequest, Exhausted: it cannot be made.
         """
-        session_id = f"sequence:{name}" if name else ""
+        session_id = sequence_session(name) if name else ""
         slot = self._engine.sessions.get(tenant, session_id) if name else None
         if slot is None:
             if name and not start:

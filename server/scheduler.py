@@ -160,6 +160,18 @@ class Scheduler:
             parts=[(int(work[a]), a, b) for a, b in pairwise(bounds)],
         )
 
+    def pass_by(self, steps: int) -> bool:
+        """Note a run of single steps, or of chunks, that is made while nothing stands in line; whether it may be.
+
+        Args:
+            steps: of the longest chunk.
+        """
+        if steps == 1:
+            self._turns_without_singles = 0
+        elif self._turns_without_singles < _CALM_TURNS:
+            return False
+        return True
+
     def complete(self, tick: Tick) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Note that the tick's steps are taken.
 

@@ -27,7 +27,7 @@ from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.stream import ClientStream
-from gatestream.server.streams import Streams
+from gatestream.server.streams import Streams, as_bytes
 from gatestream.server.tenants import Tenants
 from gatestream.server.threads import Measured
 from gatestream.server.worker import Served, Worker
@@ -64,9 +64,12 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     tenants = Tenants.load(config.tokens)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
-    pb_grpc.add_GatestreamServicer_to_server(Service(models, config.limits, tenants, streams), server)
+    service = Service(models, config.limits, tenants, streams)
+    pb_grpc.add_GatestreamServicer_to_server(service, server)
+    as_bytes(server, _SERVICES[0], "Stream", service.Stream)
     open_inference = OpenInferenceService(models, config.limits, tenants, streams)
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)
+    as_bytes(server, _SERVICES[1], "ModelStreamInfer", open_inference.ModelStreamInfer)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -159,14 +162,14 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
     stream = ClientStream(models, config.limits, tenant="gatestream.warm-up")
     chunk = min(config.tick.steps, config.limits.chunk_length)
     for gates, most in itertools.product({False, bool(model.spec.gates)}, (1, chunk)):
-        steps = min(most, model.engine.most_rows(gates))
+        steps = min(most, model.engine.admission.most_rows(gates))
         columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
-        stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)))
-        stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
-        stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])))
+        stream.do(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)))
+        stream.do(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
+        stream.do(pb.ClientMessage(close=pb.Close(handle=[0])))
         while (item := await stream.outbox.take()) is not None:
-            message, rows = item
-            stream.rows -= rows
+            stream.rows -= item[1]
+            message = pb.ServerMessage.FromString(item[0])
             if message.HasField("error"):
                 raise ServerError(f"model {model.spec.name!r} failed its warm-up: {message.error.message}")
             if message.HasField("closed"):

@@ -1,6 +1,5 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,8 +11,9 @@ from gatestream.server.config import Limits
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
-from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
+from gatestream.server.wire import results_of_one
+from gatestream.server.work import Array
 
 _FREE: Final = -1
 # The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`.
@@ -34,7 +34,7 @@ class ClientStream:
 
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
-        self.outbox: Outbox[pb.ServerMessage] = Outbox()
+        self.outbox = Outbox()
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -51,7 +51,11 @@ class ClientStream:
 
     # ---- From the client ----------------------------------------------------------------------
 
-    def receive(self, message: pb.ClientMessage) -> None:
+    def receive(self, message: bytes) -> None:
+        """As `Conversation`: do what a message asks; what cannot be done is answered by an Error."""
+        self.do(pb.ClientMessage.FromString(message))
+
+    def do(self, message: pb.ClientMessage) -> None:
         """Do what a message asks; what cannot be done is answered by an Error."""
         kind = message.WhichOneof("kind")
         if kind == "steps":
@@ -85,7 +89,7 @@ class ClientStream:
 
     def going_away(self, seconds: float) -> None:
         """Tell the client that the server will stop; without sessions, there is nothing to wait for."""
-        self.outbox.put(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))
+        self._say(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))
         self._ending = True
         self._end_when_done()
 
@@ -165,8 +169,11 @@ class ClientStream:
         if slot < 0:
             return False
         engine = self._models[int(self._model[handle])].engine
-        if [len(column) for column in columns] != [length * size for size in engine.input_bytes]:
+        if len(columns) != len(engine.inputs):
             return False
+        for column, item in zip(columns, engine.inputs, strict=True):
+            if len(column) != length * item.row_bytes:
+                return False
         engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
         return True
 
@@ -190,7 +197,7 @@ class ClientStream:
             else:
                 offsets = np.cumsum(lengths) - lengths
                 rows = int(lengths.sum())
-            inputs = _inputs(model.spec, message.input, rows)
+            inputs = _inputs(model, message.input, rows)
         except Refused as error:
             first_sent, lengths_sent = (
                 column if len(column) == len(handles) else () for column in (message.first, message.length)
@@ -276,7 +283,7 @@ class ClientStream:
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         """As `Owner`."""
         spec = self._models[int(self._model[handle])].spec
-        self.outbox.put(
+        self._say(
             pb.ServerMessage(
                 opened=pb.Opened(
                     handle=handle,
@@ -294,12 +301,9 @@ class ClientStream:
         """As `Owner`."""
         self._slot[handle] = _LEAVING
 
-    def result(self, handle: int, first: int, length: int, outputs: list[bytes], gates: list[bytes]) -> None:
+    def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `Owner`."""
-        results = pb.Results(handle=(handle,), first=(first,), output=outputs, gate=gates)
-        if length > 1:
-            results.length.append(length)
-        self.outbox.put(pb.ServerMessage(results=results), length)
+        self.outbox.put(results_of_one(handle, first, length, outputs, gates), length)
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
         """As `Owner`."""
@@ -311,7 +315,7 @@ class ClientStream:
             output=outputs,
             gate=gates,
         )
-        self.outbox.put(pb.ServerMessage(results=results), rows)
+        self._say(pb.ServerMessage(results=results), rows)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""
@@ -319,7 +323,7 @@ class ClientStream:
 
     def reset_done(self, handle: int, position: int) -> None:
         """As `Owner`."""
-        self.outbox.put(pb.ServerMessage(reset_done=pb.ResetDone(handle=[handle], position=[position])))
+        self._say(pb.ServerMessage(reset_done=pb.ResetDone(handle=[handle], position=[position])))
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """As `Owner`."""
@@ -328,15 +332,18 @@ class ClientStream:
             self._closing.pop(handle, None)
         self._held -= len(handles)
         closed = pb.Closed(handle=handles.tolist(), position=positions.tolist(), reason=reason)
-        self.outbox.put(pb.ServerMessage(closed=closed))
+        self._say(pb.ServerMessage(closed=closed))
         self._end_when_done()
+
+    def _say(self, message: pb.ServerMessage, rows: int = 0) -> None:
+        self.outbox.put(message.SerializeToString(), rows)
 
     def _end_when_done(self) -> None:
         if self._ending and self._held == 0:
             self.outbox.end()
 
     def _refuse(self, error: Refused, handles: Any, positions: Any = (), first: Any = (), lengths: Any = ()) -> None:
-        self.outbox.put(
+        self._say(
             pb.ServerMessage(
                 error=pb.Error(
                     handle=list(handles),
@@ -365,20 +372,17 @@ def _column(values: Sequence[int], name: str, entries: int) -> Ints | None:
     return np.fromiter(values, np.int64, entries)
 
 
-def _inputs(spec: pb.ModelSpec, columns: Sequence[bytes], rows: int) -> list[npt.NDArray[Any]]:
-    if len(columns) != len(spec.inputs):
+def _inputs(model: Model, columns: Sequence[bytes], rows: int) -> list[Array]:
+    inputs = model.engine.inputs
+    if len(columns) != len(inputs):
         raise InvalidRequest(
-            f"steps.input has {len(columns)} columns; model {spec.name!r} has {len(spec.inputs)} inputs: "
-            + ", ".join(item.name for item in spec.inputs)
+            f"steps.input has {len(columns)} columns; model {model.spec.name!r} has {len(inputs)} inputs: "
+            + ", ".join(item.name for item in inputs)
         )
-    arrays = []
-    for item, column in zip(spec.inputs, columns, strict=True):
-        dtype = DTYPES[item.dtype]
-        row = math.prod(item.shape) * dtype.itemsize
-        if len(column) != rows * row:
+    for item, column in zip(inputs, columns, strict=True):
+        if len(column) != rows * item.row_bytes:
             raise InvalidRequest(
-                f"steps.input {item.name!r} has {len(column)} bytes; expected {rows * row}: {rows} rows (the sum of "
-                f"steps.length) of {row} bytes ({pb.DataType.Name(item.dtype)} {list(item.shape)})"
+                f"steps.input {item.name!r} has {len(column)} bytes; expected {rows * item.row_bytes}: {rows} rows "
+                f"(the sum of steps.length) of {item.row_bytes} bytes ({item.dtype.name} {list(item.shape)})"
             )
-        arrays.append(np.frombuffer(column, dtype).reshape(rows, *item.shape))
-    return arrays
+    return [item.rows(column) for item, column in zip(inputs, columns, strict=True)]

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -15,13 +16,10 @@ from gatestream.server.models import Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.tenants import Tenants
 
-_In = TypeVar("_In", contravariant=True)
-_Out = TypeVar("_Out")
-
 _log = structlog.get_logger(__name__)
 
 
-class Conversation(Protocol[_In, _Out]):
+class Conversation(Protocol):
     """One stream's side of its protocol.
 
     Attributes:
@@ -32,10 +30,14 @@ class Conversation(Protocol[_In, _Out]):
 
     message: str
     rows: int
-    outbox: Outbox[_Out]
+    outbox: Outbox
 
-    def receive(self, message: _In) -> None:
-        """A message came."""
+    def receive(self, message: bytes) -> None:
+        """A message came, as it was on the wire.
+
+        Raises:
+            DecodeError: it is none of this protocol.
+        """
 
     def half_close(self) -> None:
         """No more will come; the outbox ends when all is answered."""
@@ -60,7 +62,7 @@ class Streams:
         self._models = models
         self._limits = limits
         self._tenants = tenants
-        self._open: set[Conversation[Any, Any]] = set()
+        self._open: set[Conversation] = set()
         self._none = asyncio.Event()
         self._none.set()
 
@@ -68,8 +70,8 @@ class Streams:
         return len(self._open)
 
     async def hold(
-        self, make: Callable[[str], Conversation[_In, _Out]], messages: AsyncIterator[_In], context: Any
-    ) -> AsyncIterator[_Out]:
+        self, make: Callable[[str], Conversation], messages: AsyncIterator[bytes], context: Any
+    ) -> AsyncIterator[bytes]:
         """Carry one stream from its admission to its end.
 
         Args:
@@ -85,8 +87,9 @@ class Streams:
         self._open.add(conversation)
         self._none.clear()
         reader = asyncio.create_task(_read(conversation, messages))
+        take = conversation.outbox.take
         try:
-            while (item := await conversation.outbox.take()) is not None:
+            while (item := await take()) is not None:
                 message, rows = item
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
@@ -132,12 +135,13 @@ class Streams:
         return tenant
 
 
-async def _read(conversation: Conversation[_In, Any], messages: AsyncIterator[_In]) -> None:
+async def _read(conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+    outbox = conversation.outbox
     try:
         async for message in messages:
             conversation.receive(message)
-            if conversation.outbox.full:
-                await conversation.outbox.room()
+            if outbox.full:
+                await outbox.room()
         conversation.half_close()
     except DecodeError:
         conversation.outbox.end()
@@ -148,6 +152,12 @@ async def _read(conversation: Conversation[_In, Any], messages: AsyncIterator[_I
         _log.exception("reading a stream failed")
         conversation.outbox.end()
         raise
+
+
+def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any) -> None:
+    """Have a streaming method of a service that the server has take and give its messages as bytes."""
+    handlers: dict[str, Any] = {method: grpc.stream_stream_rpc_method_handler(handler)}
+    server.add_registered_method_handlers(service, handlers)
 
 
 async def abort(context: Any, error: Refused | Unauthenticated) -> None:

@@ -1,5 +1,6 @@
 """What can stand in a session's line: chunks of steps, and controls."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,17 +79,14 @@ class Singles:
 
     def answer(self, entries: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As in `Chunks`: every owner is told of its entry."""
-        output_rows = [_each(batch, lengths) for batch in outputs]
-        gate_rows = [_each(batch, lengths) for batch in gates]
-        each = zip(entries.tolist(), first.tolist(), lengths.tolist(), strict=True)
-        for k, (entry, position, length) in enumerate(each):
-            wants = self.wants[entry]
-            self.owners[entry].result(
-                self.handles[entry],
-                position,
-                length,
-                [rows[k] for rows in output_rows] if wants & OUTPUTS else [],
-                [rows[k] for rows in gate_rows] if wants & GATES else [],
+        owners, handles, wanted = self.owners, self.handles, self.wants
+        output_rows = zip(*(_each(batch, lengths) for batch in outputs), strict=True)
+        gate_rows = zip(*(_each(batch, lengths) for batch in gates), strict=True) if gates else itertools.repeat(())
+        each = zip(entries.tolist(), first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
+        for entry, position, length, output, gate in each:
+            wants = wanted[entry]
+            owners[entry].result(
+                handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
             )
 
     def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
@@ -122,18 +120,16 @@ def refuse_one(owner: Owner, error: Refused, handle: int, position: int, first: 
     owner.refused(error, np.array([handle]), np.array([position]), np.array([first]), np.array([length]))
 
 
-def gather(column: Array, offsets: Ints, steps: int, out: Array) -> None:
-    """Copy `steps` rows from each offset on; past the column's end its last row is repeated.
+def gather(column: Array, offsets: Ints, steps: int) -> Array:
+    """`steps` rows from each offset on, [batch, steps, *shape]; past the column's end its last row is repeated.
 
     Args:
         column: [rows, *shape].
         offsets: [batch].
         steps: time steps.
-        out: [batch, steps, *shape].
     """
-    rows = offsets[:, None] + np.arange(steps)
     # Rows past an entry's length belong to its neighbour: the model ignores them.
-    column.take(rows, axis=0, mode="clip", out=out)
+    return column.take(offsets[:, None] + np.arange(steps), axis=0, mode="clip")
 
 
 def compact(column: Array, offsets: Ints, lengths: Ints) -> Array:

@@ -14,8 +14,7 @@ def test_gathering_then_flattening_gives_back_the_rows(lengths: list[int], left_
     chosen = [k for k in range(len(lengths)) if k not in left_out] or [0]
     size = np.array(lengths, np.int64)[chosen]
     offsets = (ends - lengths)[chosen]
-    batch = np.empty((len(chosen), size.max(), 3), np.float32)
-    gather(column, offsets, int(size.max()), out=batch)
+    batch = gather(column, offsets, int(size.max()))
     expected = np.concatenate([column[o : o + n] for o, n in zip(offsets, size, strict=True)])
     assert flatten(batch, size) == expected.tobytes()
     np.testing.assert_array_equal(compact(column, offsets, size), expected)
