@@ -9,6 +9,7 @@ from benchmarks.harness.report import Section
 from benchmarks.targets import (
     chunks,
     curves,
+    deterministic,
     gates,
     models,
     neighbours,
@@ -47,5 +48,6 @@ TARGETS: Final = {
     "gates": Target(9, gates.measure),
     "profile": Target(10, profile.measure),
     "models": Target(0, models.measure),
+    "deterministic": Target(0, deterministic.measure),
     "curves": Target(0, curves.measure),
 }

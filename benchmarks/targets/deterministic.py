@@ -1,0 +1,42 @@
+"""What it costs that a session's numbers depend on no other session."""
+
+from typing import Any
+
+from benchmarks.harness.bench import Bench, Case
+from benchmarks.harness.report import Section
+from benchmarks.harness.statistics import column, ratios, summarise
+from benchmarks.models import FORMS
+
+MODEL = "lstm128"
+LOADS: dict[str, dict[str, Any]] = {
+    "1 session": {},
+    "64 streams": {"streams": 64},
+    "512 sessions packed": {"sessions": 512},
+    "8 sessions, chunks of 64": {"sessions": 8, "steps": 64},
+}
+
+
+def measure(bench: Bench) -> Section:
+    section = Section(
+        "deterministic",
+        0,
+        "With --deterministic",
+        "Hidden 128. Runs have one of a few shapes, which the server has found to give a row the same bits when it "
+        "started; ticks between two of them are padded. Two servers of the same model take turns.",
+    )
+    cases: dict[str, Case] = {}
+    for form in FORMS:
+        for how, settings in (("without", {}), ("deterministic", {"deterministic": True})):
+            server = bench.gatestream(MODEL, form, **settings)
+            for name, options in LOADS.items():
+                cases[f"{form}, {name}, {how}"] = bench.closed(bench.load(server, MODEL, **options))
+    windows = bench.interleave(cases, bench.pace.sweeps)
+    section.contenders = {name: summarise(windows[name]) for name in cases}
+    for form in FORMS:
+        found = []
+        for name in LOADS:
+            fixed, free = (windows[f"{form}, {name}, {how}"] for how in ("deterministic", "without"))
+            ratio = ratios(column(fixed, "steps_per_s"), column(free, "steps_per_s"))
+            found.append(f"{name} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+        section.notes.append(f"{form}: steps/s with --deterministic over those without: {', '.join(found)}.")
+    return section
