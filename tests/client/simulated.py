@@ -58,6 +58,8 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self.opening: list[pb.Open] = []
         self.messages = 0
+        # Handles of the latest message, in its order.
+        self.latest: list[int] = []
         # Of the latest message: nothing was answered yet.
         self.unanswered = False
         self.made = 0
@@ -92,6 +94,7 @@ class Server:
         xs = np.frombuffer(column, "<i8").tolist()
         assert sum(lengths) == len(xs)
         self.messages += 1
+        self.latest = list(steps.handle)
         self.unanswered = True
         for handle, first, length in zip(steps.handle, steps.first, lengths, strict=True):
             session = self.sessions[handle]
@@ -125,7 +128,7 @@ class Server:
         return [handle for handle, session in self.sessions.items() if session.control]
 
     def answer(self, parts: dict[int, int]) -> pb.ServerMessage:
-        """Take so many of the pending steps of each session."""
+        """Take so many of the pending steps of each session; as the protocol has it, no lengths where all are 1."""
         results = pb.Results()
         ys: list[int] = []
         for handle, length in parts.items():
@@ -133,7 +136,8 @@ class Server:
             entry = session.entry
             assert entry is not None
             results.handle.append(handle)
-            results.length.append(length)
+            if set(parts.values()) != {1}:
+                results.length.append(length)
             results.first.append(session.position)
             for x in entry.xs[:length]:
                 session.total += x
@@ -146,6 +150,11 @@ class Server:
                 session.entry = None
         results.output.append(np.array(ys, "<i8").tobytes())
         return pb.ServerMessage(results=results)
+
+    def answer_message(self) -> pb.ServerMessage:
+        """Take all steps of the latest message, none of which was answered yet, in its order."""
+        waiting = self.waiting()
+        return self.answer({handle: len(waiting[handle]) for handle in self.latest})
 
     def refuse(self, handle: int, reason: pb.Reason) -> pb.ServerMessage:
         """Take none of the pending steps of a session."""
@@ -209,10 +218,14 @@ class Pair:
         assert work.error is None
         return lane
 
-    def step(self, lane: Lane, xs: list[list[int]], members: list[int] | None = None) -> Chunk:
-        """Ask for steps: per member, a list as long as the others'."""
+    def step(
+        self, lane: Lane, xs: list[list[int]], members: list[int] | None = None, lengths: list[int] | None = None
+    ) -> Chunk:
+        """Ask for steps: per member, a list as long as the others', of which `lengths` are real."""
         chosen = lane.members if members is None else np.array(members)
         chunk = Chunk(members=chosen, columns=[np.array(xs, "<i8")], length=len(xs[0]))
+        if lengths is not None:
+            chunk.lengths, chunk.length, chunk.padding = np.array(lengths), max(lengths), len(xs[0]) - max(lengths)
         self.conversation.add(lane, chunk)
         self.flush()
         return chunk

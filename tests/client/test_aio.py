@@ -79,6 +79,12 @@ async def test_a_group(gs: aio.Client) -> None:
         np.testing.assert_array_equal(await group.run(xs[:, 1:]), np.cumsum(xs, axis=1)[:, 1:])
         await group.reset()
         np.testing.assert_array_equal(await group.step([[1, 1]], members=[7]), [[1, 1]])
+        ys = await group.run(np.ones((2, 3, 2)), members=[3, 4], lengths=[1, 3])
+        np.testing.assert_array_equal(ys[..., 0], [[1, 0, 0], [1, 2, 3]])
+        with pytest.raises(StepFailedError) as caught:
+            await group.step(np.array([[1, 1], [POISON, 0]]), members=[7, 8])
+        # A tick fails as one: whether the other took its step is for the server to say.
+        assert 8 in caught.value.failures
 
 
 async def test_a_live_source(gs: aio.Client) -> None:

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gatestream.client.errors import (
     DeadlineExceededError,
+    NotFiniteError,
     PrecedingFailedError,
     RowsExhaustedError,
     SessionClosedError,
@@ -188,6 +189,52 @@ def test_a_failure_names_the_members_of_a_group() -> None:
     assert list(answers(again)) == [[2], [2], [6]]
 
 
+def test_a_failure_brings_what_was_taken_all_the_same() -> None:
+    pair = Pair()
+    group = pair.open(3)
+    work = pair.step(group, [[1] * 4, [2] * 4, [3] * 4])
+    pair.tell(pair.server.answer({2: 4, 0: 2}))
+    pair.tell(pair.server.refuse(1, pb.REASON_NOT_FINITE))
+    pair.tell(pair.server.refuse(0, pb.REASON_STEP_FAILED))
+    error = work.error
+    assert isinstance(error, NotFiniteError)
+    assert error.members.tolist() == [0, 1]
+    assert {member: type(each) for member, each in error.failures.items()} == {0: StepFailedError, 1: NotFiniteError}
+    assert work.taken is not None
+    assert work.taken.tolist() == [2, 0, 4]
+    assert work.results()[0].tolist() == [[1, 2, 0, 0], [0, 0, 0, 0], [3, 6, 9, 12]]
+    assert group.positions.tolist() == [2, 0, 4]
+
+
+def test_members_with_chunks_of_unlike_lengths() -> None:
+    pair = Pair()
+    group = pair.open(3)
+    work = pair.step(group, [[1] * 9, [2] * 9, [3] * 9], lengths=[7, 2, 6])
+    behind = pair.step(group, [[10]] * 3)
+    # A message holds five steps of each; what takes part in the second is what is left.
+    assert pair.server.waiting() == {0: [1] * 5, 1: [2] * 2, 2: [3] * 5}
+    pair.tell(pair.server.answer_message())
+    assert pair.server.waiting() == {0: [1] * 2, 2: [3]}
+    pair.tell(pair.server.answer_message())
+    pair.settle()
+    assert list(answers(work)) == [[1, 2, 3, 4, 5, 6, 7, 0, 0], [2, 4, *[0] * 7], [3, 6, 9, 12, 15, 18, 0, 0, 0]]
+    assert list(answers(behind)) == [[17], [14], [28]]
+    assert work.first.tolist() == [0, 0, 0]
+    assert group.positions.tolist() == [8, 3, 7]
+
+
+def test_an_answer_to_the_whole_message() -> None:
+    pair = Pair()
+    a, b, group = pair.open(), pair.open(), pair.open(2)
+    held = pair.step(a, [[0]])
+    works = [pair.step(b, [[1]]), pair.step(a, [[2]]), pair.step(group, [[3], [4]]), pair.step(b, [[5]])]
+    for _ in range(2):
+        pair.tell(pair.server.answer_message())
+    assert not pair.server.pending()
+    assert [list(answers(each)) for each in (held, *works)] == [[[0]], [[1]], [[2]], [[3], [4]], [[6]]]
+    assert [each.first.tolist() for each in works] == [[0], [1], [0, 0], [1]]
+
+
 def test_a_refusal_waits_for_its_caller_and_holds_what_is_behind() -> None:
     pair = Pair()
     a, b = pair.open(), pair.open()
@@ -297,13 +344,19 @@ class Sessions(RuleBasedStateMachine):
         self.all_sessions = dict(self.pair.server.sessions)
         self.names = {name: k for k, name in enumerate(name for lane in self.lanes for name in lane.ids)}
 
-    @rule(data=st.data(), length=st.integers(1, 12))
-    def ask(self, data: st.DataObject, length: int) -> None:
+    @rule(data=st.data(), length=st.integers(1, 12), ragged=st.booleans())
+    def ask(self, data: st.DataObject, length: int, ragged: bool) -> None:
         lane = data.draw(st.sampled_from(self.lanes))
         members = sorted(data.draw(st.sets(st.sampled_from(lane.members.tolist()), min_size=1)))
         xs = [[self.asked + k * length + t for t in range(length)] for k in range(len(members))]
         self.asked += length * len(members)
-        self.works.append((lane, self.pair.step(lane, xs, members), set(members)))
+        lengths = [data.draw(st.integers(1, length)) for _ in members] if ragged else None
+        self.works.append((lane, self.pair.step(lane, xs, members, lengths), set(members)))
+
+    @precondition(lambda self: self.pair.server.unanswered)
+    @rule()
+    def answer_whole(self) -> None:
+        self.pair.tell(self.pair.server.answer_message())
 
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
@@ -362,12 +415,20 @@ class Sessions(RuleBasedStateMachine):
         assert all(control.done and control.error is None for control in self.controls)
         for lane, work, members in self.works:
             assert work.done
-            if work.error is None:
-                for row, member in enumerate(sorted(members)):
-                    session = self.all_sessions[int(lane.handles[member])]
-                    first = int(work.first[row])
-                    expected = [session.answers[first + t] for t in range(work.columns[0].shape[1])]
-                    assert work.results()[0][row].tolist() == expected
+            time = work.columns[0].shape[1]
+            asked = [time] * len(members) if work.lengths is None else work.lengths.tolist()
+            if work.error is not None and work.taken is None:
+                continue
+            taken = asked if work.taken is None else work.taken.tolist()
+            assert (taken == asked) == (work.error is None)
+            if not work.parts:
+                assert not any(taken)
+                continue
+            results = work.results()[0]
+            for row, member in enumerate(sorted(members)):
+                session = self.all_sessions[int(lane.handles[member])]
+                expected = [session.answers[int(work.first[row]) + t] for t in range(taken[row])]
+                assert results[row].tolist() == expected + [0] * (results.shape[1] - taken[row])
 
 
 TestSessions = Sessions.TestCase

@@ -275,6 +275,57 @@ def test_a_member_that_fails_fails_alone(gs: Client) -> None:
         np.testing.assert_array_equal(other.step([1, 1]), [1, 1])
 
 
+def test_what_the_others_of_a_group_got(gs: Client) -> None:
+    with gs.group("accumulator", 4) as group:
+        group.step(np.ones((3, 2)), members=[0, 1, 3])
+        with pytest.raises(NotFiniteError) as caught:
+            group.step(np.array([[2, 2], [np.nan, 1], [3, 3]]), members=[0, 2, 3])
+        error = caught.value
+        assert error.members.tolist() == list(error.failures) == [2]
+        assert error.taken.tolist() == [1, 0, 1]
+        assert error.answer is not None
+        np.testing.assert_array_equal(error.answer.y, [[3, 3], [0, 0], [4, 4]])
+        assert error.answer.position.tolist() == [1, 0, 1]
+        assert group.positions.tolist() == [2, 1, 0, 2]
+        with pytest.raises(NotFiniteError) as caught:
+            group.step(np.full((4, 2), np.nan))
+        assert caught.value.members.tolist() == [0, 1, 2, 3]
+        assert caught.value.answer is None
+
+
+def test_what_a_chunk_brought_before_it_failed(narrow: ServerProcess) -> None:
+    xs = np.ones((20, 2))
+    xs[13] = np.nan
+    with connect(narrow.address) as gs, gs.session() as s:
+        with pytest.raises(NotFiniteError) as caught:
+            s.run(xs)
+        # The message with the bad step, of eight steps, was refused as a whole.
+        assert caught.value.taken.tolist() == [8]
+        assert caught.value.answer is not None
+        np.testing.assert_array_equal(caught.value.answer.y, np.cumsum(xs[:8], axis=0))
+        assert s.position == 8
+
+
+def test_chunks_of_unlike_lengths(narrow: ServerProcess) -> None:
+    xs = whole_numbers(np.random.default_rng(8), 4 * 30).reshape(4, 30, 2)
+    with connect(narrow.address) as gs, gs.group(sessions=4) as group:
+        lengths = [3, 21, 1, 17]
+        ys = group.run(xs, lengths=lengths)
+        assert ys.shape == (4, 30, 2)
+        for k, length in enumerate(lengths):
+            np.testing.assert_array_equal(ys[k, :length], np.cumsum(xs[k, :length], axis=0))
+            np.testing.assert_array_equal(ys[k, length:], np.zeros((30 - length, 2)))
+        assert group.positions.tolist() == lengths
+        np.testing.assert_array_equal(
+            group.run(xs[:2, :5], members=[1, 3], lengths=[5, 2])[1, :2],
+            np.cumsum(np.concatenate([xs[3, :17], xs[1, :2]]), axis=0)[17:],
+        )
+        strange: list[Any] = [[1, 1, 1], [1, 1, 1, 31], [0, 1, 1, 1], [0.5] * 4, [[1]] * 4]
+        for lengths in strange:
+            with pytest.raises(InputError, match="one for each of 4 members, from 1 to 30"):
+                group.run(xs, lengths=lengths)
+
+
 def test_a_step_on_which_the_model_fails(gs: Client) -> None:
     with gs.session("accumulator") as s:
         s.step([1, 1])
