@@ -1,6 +1,5 @@
 """`python -m benchmarks.cuda`: the state arena on a GPU, next to torch's cuDNN LSTM on the same GPU."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -75,13 +74,17 @@ def main(provider: str, publish: bool) -> None:
             report.sections.append(_measure(shape, batches, pace, rehearsal))
     except (CrossedError, WrongError, ServerError) as error:
         raise click.ClickException(str(error)) from error
-    text = render(report)
-    click.echo(text)
+    click.echo(render(report))
     if not rehearsal:
         report.save(RESULT)
     if publish:
-        shutil.copy(RESULT, PUBLISHED)
-        PAGE.write_text(put_between_marks(PAGE.read_text(), text, MARK))
+        put_on_page(report, PAGE, PUBLISHED)
+
+
+def put_on_page(report: Report, page: Path, published: Path) -> None:
+    """Make a report the one on the page, and keep its figures."""
+    report.save(published)
+    page.write_text(put_between_marks(page.read_text(), render(report), MARK))
 
 
 def _measure(shape: ModelShape, batches: Sequence[int], pace: Pace, rehearsal: bool) -> Section:

@@ -25,8 +25,7 @@ def missing() -> list[str]:
 
 def describe(rehearsal: bool) -> dict[str, str]:
     """Machine, versions, date, command."""
-    package = "onnxruntime" if rehearsal else "onnxruntime-gpu"
-    found = machine.describe((package, "torch", "numpy"))
+    found = machine.describe((ort.package_name, "torch", "numpy"))
     return (
         found
         | ({} if rehearsal else _gpu())

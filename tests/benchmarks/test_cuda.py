@@ -1,5 +1,7 @@
 """`python -m benchmarks.cuda` without a GPU: a rehearsal of it, and that it never takes one for a measurement."""
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import models
-from benchmarks.cuda.__main__ import _LIMIT, MARK, PAGE, PUBLISHED, main
+from benchmarks.cuda.__main__ import _LIMIT, MARK, PAGE, PUBLISHED, main, put_on_page
 from benchmarks.cuda.contenders import Arena, Limit
 from benchmarks.cuda.crossings import CrossedError, Profile, bus_bytes, check, check_bus, profile
-from benchmarks.harness.report import Report
+from benchmarks.harness.processes import ROOT
+from benchmarks.harness.report import Report, Section, Verdict
+from benchmarks.harness.statistics import Spread
 from benchmarks.harness.table import put_between_marks, render
 from benchmarks.models import Form, ModelShape
 from gatestream.server.artifact import Artifact
@@ -46,6 +50,14 @@ def test_without_a_gpu_one_line_says_what_is_missing() -> None:
     (line,) = done.output.splitlines()
     assert line.startswith("Error: cannot measure on a GPU: ")
     assert "make bench-cuda" in line
+
+
+@pytest.mark.skipif(shutil.which("make") is None or shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+def test_without_a_gpu_make_installs_nothing() -> None:
+    done = subprocess.run(["make", "bench-cuda"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("make bench-cuda: nvidia-smi finds no GPU; nothing was installed\n")
+    assert "pip" not in done.stdout
 
 
 @pytest.mark.parametrize("form", models.FORMS)
@@ -113,6 +125,18 @@ def test_what_crosses_beyond_inputs_and_outputs_has_no_room_for_a_state() -> Non
     assert "not counted" in check_bus(0, 100, STATE)
     with pytest.raises(CrossedError, match="1100 bytes cross the bus"):
         check_bus(1100, 100, STATE)
+
+
+def test_a_published_report_stands_on_the_page_and_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(PAGE.read_text())
+    section = Section("cuda-512", 0, "Hidden 512", "One step.")
+    section.verdicts.append(Verdict("batch 256, fused", Spread(0.9, 0.8, 1.0), 0.8, at_most=False))
+    report = Report({"GPU": "one"}, {"windows": "7"}, [section])
+    put_on_page(report, tmp_path / "page.md", tmp_path / "published.json")
+    page = (tmp_path / "page.md").read_text()
+    assert "- Hit: batch 256, fused: 0.90 (0.80 to 1.00); target at least 0.8." in page
+    assert "Nothing has been measured" not in page
+    assert page == put_between_marks(PAGE.read_text(), render(Report.load(tmp_path / "published.json")), MARK)
 
 
 def test_no_published_number_was_typed_by_hand() -> None:
