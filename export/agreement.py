@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from gatestream.export.errors import StructureError
+from gatestream.export.initializers import TRANSPOSED
+from gatestream.export.precision import Precision, precision_of
 from gatestream.export.roles import BY_SYMBOL, ONNX_ORDER_NAME, ROLES
 from gatestream.export.structure import Structure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -20,9 +22,11 @@ def check_agreement(structure: Structure, spec: pb.ModelSpec) -> str:
     _check_sizes(structure, spec)
     _check_states(structure, spec)
     _check_gates(structure, spec)
-    _check_weights(structure)
+    _check_weights(structure, precision_of(spec))
     form = "LSTM operators" if structure.fused else "equations"
-    return f"{spec.layers} x {spec.hidden}, as {form}, four gates in each layer"
+    precision = precision_of(spec)
+    stored = "" if precision == "float32" else f", weights {precision}"
+    return f"{spec.layers} x {spec.hidden}, as {form}, four gates in each layer{stored}"
 
 
 def _same(what: str, found: object, said: object) -> None:
@@ -55,14 +59,17 @@ def _check_gates(structure: Structure, spec: pb.ModelSpec) -> None:
     _same("packed gate order", ONNX_ORDER_NAME if structure.fused else "", spec.packed_gate_order)
 
 
-def _check_weights(structure: Structure) -> None:
+def _check_weights(structure: Structure, precision: Precision) -> None:
     """Each gate is fed by the initializers that are named after it, and that no other gate is fed by."""
     for layer, cell in enumerate(structure.cells):
         for symbol, gate in cell.gates.items():
             role = BY_SYMBOL[symbol]
             for parameter, weight in (("W", gate.W), ("R", gate.R), ("b", gate.b)):
                 own = f"lstm.{parameter.upper()}" if structure.fused else f"{role.module}.{parameter}"
-                expected = f"cells.{layer}.{own}"
+                dtype = "float32" if parameter == "b" else precision
+                if weight.dtype != dtype:
+                    raise StructureError(f"'{weight.initializer}' is {weight.dtype}, the spec says weights {precision}")
+                expected = f"cells.{layer}.{own}" + (TRANSPOSED if dtype == "int8" else "")
                 if weight.initializer != expected:
                     raise StructureError(
                         f"layer {layer}, {role.name} gate {symbol}: data flow shows '{weight.initializer}' as its "

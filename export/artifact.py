@@ -14,7 +14,8 @@ from gatestream.export.structure import Structure
 from gatestream.protos import spec as specs
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-_OUTSIDE_CELLS = ("encoder.", "head.")
+OUTSIDE_CELLS = ("encoder.", "head.")
+"""How the names of weights begin that belong to no cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def weights(model: ir.Model, structure: Structure) -> dict[str, Array]:
             found |= {f"{prefix}.W": gate.W.array, f"{prefix}.R": gate.R.array, f"{prefix}.b": gate.b.array}
     for name, value in model.graph.initializers.items():
         stored = constant(value)
-        if name.startswith(_OUTSIDE_CELLS) and stored is not None:
+        if name.startswith(OUTSIDE_CELLS) and stored is not None:
             array = stored.astype(np.float32, copy=False)
             found[name.removesuffix(TRANSPOSED)] = array.T if name.endswith(TRANSPOSED) else array
     return found

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 
-from gatestream.export.artifact import Artifact
+from gatestream.export.artifact import OUTSIDE_CELLS, Artifact
 from gatestream.export.errors import ContractError
 from gatestream.export.flow import operands
-from gatestream.export.initializers import constant
+from gatestream.export.initializers import constant, is_widening
+from gatestream.export.precision import precision_of
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 OPSETS = (20, 21)
@@ -52,14 +53,26 @@ def check_contract(artifact: Artifact) -> str:
     for node in model.graph.all_nodes():
         if node.domain != "":
             raise ContractError(f"operator {node.domain}.{node.op_type} is not one of ONNX's own")
-        computes = "body" not in node.attributes
+        computes = "body" not in node.attributes and not is_widening(node)
         if computes and all(constant(value) is not None for value in operands(node)):
             raise ContractError(
                 f"{node.op_type} '{node.name}' computes '{node.outputs[0].name}' from "
                 f"{', '.join(repr(value.name) for value in operands(node)) or 'nothing'} at every run; "
                 "store the result as an initializer"
             )
+    _check_ends(model, spec)
     return f"opset {spec.opset}, {len(model.graph.inputs)} inputs, {len(model.graph.outputs)} outputs"
+
+
+def _check_ends(model: ir.Model, spec: pb.ModelSpec) -> None:
+    """The matrices of encoder and head are stored as the spec says; those of the cells are found by data flow."""
+    expected = "float16" if precision_of(spec) == "float16" else "float32"
+    for name, value in model.graph.initializers.items():
+        array = constant(value)
+        if array is not None and array.ndim == 2 and name.startswith(OUTSIDE_CELLS) and array.dtype != expected:
+            raise ContractError(
+                f"'{name}' is {array.dtype}, expected {expected}: the spec says weights {precision_of(spec)}"
+            )
 
 
 def _check_opset(model: ir.Model, spec: pb.ModelSpec) -> None:

@@ -1,6 +1,7 @@
 """The ModelSpec of a network's artifact."""
 
 import gatestream
+from gatestream.export.precision import FORMATS, Precision
 from gatestream.export.roles import ONNX_ORDER_NAME, ROLES
 from gatestream.model.config import NetworkConfig
 from gatestream.protos import spec as specs
@@ -8,7 +9,14 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
 def describe(
-    config: NetworkConfig, form: pb.Form, *, version: str, fingerprint: str, opset: int, torch_version: str
+    config: NetworkConfig,
+    form: pb.Form,
+    *,
+    version: str,
+    fingerprint: str,
+    opset: int,
+    torch_version: str,
+    weights: Precision = "float32",
 ) -> pb.ModelSpec:
     """Say what the tensors of a network's artifact mean. Parity figures are added when they are known."""
     shape = [config.layers, config.hidden]
@@ -62,4 +70,5 @@ def describe(
         torch_version=torch_version,
         gatestream_version=gatestream.__version__,
         weights_fingerprint=fingerprint,
+        weights=FORMATS[weights],
     )

@@ -7,6 +7,8 @@
     ├── StructureError      the gates cannot be found, or are not what the spec calls them
     ├── FingerprintError    the weights are not those that were exported
     ├── ParityError         the numbers differ from a reference
+    ├── AccuracyError       weights in fewer bits cost more accuracy than was allowed
+    ├── PrecisionError      weights that cannot be stored in so few bits
     └── NoGatesError        gates asked of a form that does not show them
 """
 
@@ -29,6 +31,14 @@ class FingerprintError(ArtifactError):
 
 class ParityError(ArtifactError):
     """The model's numbers differ from a reference by more than the tolerance."""
+
+
+class AccuracyError(ArtifactError):
+    """Weights in fewer bits take the outputs further from the float32 network's than was allowed."""
+
+
+class PrecisionError(ArtifactError):
+    """Weights cannot be stored in so few bits, or not in this form."""
 
 
 class NoGatesError(ArtifactError):

@@ -1,7 +1,8 @@
 """From a network to its artifact, verified."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from onnx_ir.passes import InvariantError, PassError
 
 from gatestream.export import artifact
+from gatestream.export.accuracy import measure
 from gatestream.export.describe import describe
-from gatestream.export.errors import ArtifactError, StructureError
+from gatestream.export.errors import ArtifactError, PrecisionError, StructureError
 from gatestream.export.fingerprint import fingerprint
 from gatestream.export.fuse import Fuse
 from gatestream.export.naming import NameCells
+from gatestream.export.narrow import narrow
 from gatestream.export.parity import Reference
 from gatestream.export.passes import tidy
+from gatestream.export.precision import Precision, rounded
 from gatestream.export.report import Check, Report, VerificationError
 from gatestream.export.roles import Array
 from gatestream.export.trace import OPSET, trace
@@ -31,8 +35,19 @@ Form = Literal["gates", "fused"]
 FORMS: dict[Form, pb.Form] = {"gates": pb.FORM_GATES, "fused": pb.FORM_FUSED}
 
 
-def export(network: Network, path: Path | str, form: Form, *, version: str = "1") -> Report:
+def export(
+    network: Network,
+    path: Path | str,
+    form: Form,
+    *,
+    version: str = "1",
+    weights: Precision = "float32",
+    max_error: float | None = None,
+) -> Report:
     """Write a network as an artifact, and prove that it is the same network.
+
+    With weights in fewer bits the file is proved to be the network of the rounded weights, and measured against the
+    network itself: see `Report.accuracy`.
 
     The file appears at `path` when everything was proved, and only then; one that is there stays until it is
     replaced.
@@ -42,37 +57,64 @@ def export(network: Network, path: Path | str, form: Form, *, version: str = "1"
         path: where the artifact goes.
         form: "gates" shows the equations and puts the gates out; "fused" is the ONNX LSTM operator.
         version: what the server calls this version of the model.
+        weights: how they are stored, see `precision`.
+        max_error: with weights in fewer bits, how far an output may be from the float32 network's over `parity.STEPS`
+            carried steps; in normalised units where the graph denormalises it. None: any.
 
     Returns:
         What was verified.
 
     Raises:
-        VerificationError: the file is not the same network; its `report` says where they differ.
+        PrecisionError: a weight does not fit, or the form has no weights of this kind.
+        VerificationError: the file is not the same network, or not accurate enough; its `report` says where they
+            differ.
         OSError: the file cannot be written.
     """
-    weights = weights_of(network)
-    spec = describe(
-        network.config,
-        FORMS[form],
-        version=version,
-        fingerprint=fingerprint(weights),
-        opset=OPSET,
-        torch_version=torch.__version__,
-    )
+    if weights == "int8" and form == "fused":
+        raise PrecisionError(
+            "weights int8 need form gates: onnxruntime's quantised LSTM operator rounds all rows of a run by one range, "
+            "so that a session's numbers would depend on the sessions beside it"
+        )
+    stands_for = rounded(weights_of(network), weights)
+    spec = spec_of(network, form, weights, version=version)
     try:
         model = build(network, form)
     except ArtifactError as error:
         raise VerificationError(Report.of(spec, [Check("build", False, str(error))])) from error
     with _draft(Path(path)) as draft:
+        float32 = draft.with_name(f"float32-{draft.name}")
+        if weights != "float32":
+            artifact.save(model, spec_of(network, form, version=version), float32)
+            narrow(model, weights)
         artifact.save(model, spec, draft)
-        report = verify(draft, weights, reference(network))
+        report = verify(draft, stands_for, reference(with_weights(network, stands_for)))
         report.raise_for_failure()
+        if weights != "float32":
+            report = report.judged(measure(draft, float32, spec, reference(network)), max_error)
+            report.raise_for_failure()
         spec.parity.extend(report.parity())
         artifact.save(model, spec, draft)
         # What is published is what was verified but for the figures: read it once more, as a reader will.
         _, again = examine(artifact.load(draft))
         again.raise_for_failure()
     return report
+
+
+def spec_of(network: Network, form: Form, weights: Precision = "float32", *, version: str = "1") -> pb.ModelSpec:
+    """What a network's artifact says of itself, as yet without parity figures.
+
+    Raises:
+        PrecisionError: a weight does not fit.
+    """
+    return describe(
+        network.config,
+        FORMS[form],
+        version=version,
+        fingerprint=fingerprint(rounded(weights_of(network), weights)),
+        opset=OPSET,
+        torch_version=torch.__version__,
+        weights=weights,
+    )
 
 
 def build(network: Network, form: Form) -> ir.Model:
@@ -95,6 +137,13 @@ def build(network: Network, form: Form) -> ir.Model:
             cause = cause.__cause__
         raise StructureError(str(cause)) from error
     return model
+
+
+def with_weights(network: Network, weights: Mapping[str, Array]) -> Network:
+    """A copy of a network with other weights, by the checkpoint's names."""
+    copy = deepcopy(network)
+    copy.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+    return copy
 
 
 def weights_of(network: Network) -> dict[str, Array]:

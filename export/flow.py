@@ -1,11 +1,9 @@
 """Reading a graph by what flows where. Nothing here looks at a tensor's name."""
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
 from gatestream.export.errors import StructureError
-from gatestream.export.initializers import constant, integers
+from gatestream.export.initializers import integers
 
 
 def label(value: ir.Value | None) -> str:
@@ -36,47 +34,6 @@ def operands(node: ir.Node) -> tuple[ir.Value, ...]:
 def integer(node: ir.Node, attribute: str, default: int) -> int:
     """An integer attribute."""
     return node.attributes[attribute].as_int() if attribute in node.attributes else default
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One `weight @ operand` in a sum; `transposed` when the initializer is stored [inputs, hidden]."""
-
-    weight: ir.Value
-    operand: ir.Value
-    transposed: bool
-
-
-def affine(value: ir.Value) -> tuple[list[Product], list[ir.Value]]:
-    """Take a sum of products and biases apart, whatever it is nested like.
-
-    Returns:
-        The products with a plain initializer, and the initializers that are added.
-
-    Raises:
-        StructureError: something else is added, or a weight is no plain initializer.
-    """
-    if constant(value) is not None:
-        return [], [value]
-    if node := made_by(value, "Add"):
-        left, right = (affine(operand) for operand in operands(node))
-        return left[0] + right[0], left[1] + right[1]
-    if node := made_by(value, "Gemm", "MatMul"):
-        a, b, *c = operands(node)
-        scaled = any(node.attributes[name].as_float() != 1 for name in ("alpha", "beta") if name in node.attributes)
-        if integer(node, "transA", 0) or scaled:
-            raise StructureError(f"{label(value)} transposes its operand or scales its terms")
-        if constant(b) is None:
-            raise StructureError(
-                f"{label(value)} multiplies by {label(b)}, which is computed at run time; expected a plain initializer"
-            )
-        rest = [affine(term) for term in c]
-        product = Product(b, a, transposed=not integer(node, "transB", 0))
-        return (
-            [product] + [term for products, _ in rest for term in products],
-            [term for _, biases in rest for term in biases],
-        )
-    raise StructureError(f"{label(value)} stands in a sum where a product with weights or a bias should be")
 
 
 def unstacked(value: ir.Value, axis: int) -> tuple[ir.Value, ...]:

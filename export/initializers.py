@@ -15,6 +15,20 @@ def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
     return value.const_value.numpy()
 
 
+def stored(value: ir.Value | None) -> ir.Value | None:
+    """The plain initializer that holds a weight: `value` itself, or of float16 what is cast to make `value`."""
+    node = value.producer() if value is not None else None
+    if node is not None and is_widening(node):
+        return node.inputs[0]
+    return value if constant(value) is not None else None
+
+
+def is_widening(node: ir.Node) -> bool:
+    """Whether a node casts a float16 initializer to float32: onnxruntime does it once, when it loads the model."""
+    array = constant(node.inputs[0]) if node.domain == "" and node.op_type == "Cast" else None
+    return array is not None and array.dtype == np.float16 and node.attributes["to"].as_int() == ir.DataType.FLOAT
+
+
 def integers(value: ir.Value | None) -> tuple[int, ...] | None:
     """A constant index or list of axes; None for everything else."""
     array = constant(value)
@@ -25,7 +39,8 @@ def integers(value: ir.Value | None) -> tuple[int, ...] | None:
 
 def store(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     """Add an initializer to the graph."""
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+    # NumPy makes a number that is contiguous a vector of one.
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from gatestream.export.ends import state_input, weights_above, weights_below
 from gatestream.export.errors import StructureError
 from gatestream.export.flow import integer, label, made_by, name_of, operands, unstacked
-from gatestream.export.initializers import constant
+from gatestream.export.initializers import constant, stored
 from gatestream.export.roles import ONNX_ORDER, Array, unpack
 from gatestream.export.structure import Cell, Gate, Structure, Weight
 
@@ -114,10 +114,10 @@ def _final(model: ir.Model, kind: str, layers: list[ir.Value]) -> str:
 
 
 def _cell(node: ir.Node) -> Cell:
-    W, R, B = (_input(node, which) for which in "WRB")
+    W, R, B = (_weight(node, which) for which in "WRB")
     hidden = integer(node, "hidden_size", 0)
-    w, r = (_packed(node, value, (1, 4 * hidden, None)) for value in (W, R))
-    b = _packed(node, B, (1, 8 * hidden))
+    w, r = (_packed(value, (1, 4 * hidden, None), np.float32, np.float16) for value in (W, R))
+    b = _packed(B, (1, 8 * hidden), np.float32)
     input_biases, recurrent_biases = b[: 4 * hidden], b[4 * hidden :]
     ws, rs, bs = (unpack(array, ONNX_ORDER) for array in (w, r, input_biases + recurrent_biases))
     gates = {}
@@ -126,8 +126,8 @@ def _cell(node: ir.Node) -> Cell:
         gates[symbol] = Gate(
             symbol,
             "",
-            Weight(name_of(W), rows, ws[symbol]),
-            Weight(name_of(R), rows, rs[symbol]),
+            Weight(name_of(W), rows, ws[symbol], _dtype(W)),
+            Weight(name_of(R), rows, rs[symbol], _dtype(R)),
             Weight(name_of(B), f"{rows} + {more}", bs[symbol]),
         )
     h, c = _input(node, "initial_h"), _input(node, "initial_c")
@@ -136,14 +136,27 @@ def _cell(node: ir.Node) -> Cell:
     return Cell(node.name or "", gates, name_of(x), name_of(h), name_of(c), name_of(h_next), name_of(c_next))
 
 
-def _packed(node: ir.Node, value: ir.Value, shape: tuple[int | None, ...]) -> Array:
-    array = constant(value)
-    if array is None:
+def _weight(node: ir.Node, which: str) -> ir.Value:
+    value = _input(node, which)
+    weight = stored(value)
+    if weight is None:
         raise StructureError(
             f"LSTM '{node.name}' takes {label(value)}, which is computed at run time; expected a plain initializer"
         )
+    return weight
+
+
+def _dtype(weight: ir.Value) -> str:
+    array = constant(weight)
+    assert array is not None  # `stored` returned it
+    return str(array.dtype)
+
+
+def _packed(value: ir.Value, shape: tuple[int | None, ...], *dtypes: type[np.floating]) -> Array:
+    array = constant(value)
+    assert array is not None  # `stored` returned it
     fits = array.ndim == len(shape) and all(a == b or b is None for a, b in zip(array.shape, shape, strict=True))
-    if array.dtype != np.float32 or not fits:
+    if array.dtype not in dtypes or not fits:
         expected = ["*" if size is None else size for size in shape]
         raise StructureError(f"'{value.name}' is {array.dtype} {list(array.shape)}, expected float32 {expected}")
     packed: Array = array.astype(np.float32, copy=False)[0]

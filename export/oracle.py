@@ -68,7 +68,7 @@ class Oracle:
         state: Floats = c.astype(self._dtype)
         steps = []
         for t in range(x.shape[1]):
-            below = self._encode(x[:, t])
+            below = self.encode(x[:, t])
             hidden, state = hidden.copy(), state.copy()
             gates = np.empty((4, *hidden.shape), self._dtype)
             for layer, cell in enumerate(self._layers):
@@ -80,12 +80,13 @@ class Oracle:
                 hidden[:, layer] = o * np.tanh(state[:, layer])
                 gates[:, :, layer] = i, f, g, o
                 below = hidden[:, layer]
-            steps.append((self._decode(below), hidden, state, *gates))
+            steps.append((self.decode(below), hidden, state, *gates))
         return {
             name: np.stack(column, axis=1) for name, column in zip("yhcifgo", zip(*steps, strict=True), strict=True)
         }
 
-    def _encode(self, x: NDArray[np.generic]) -> Floats:
+    def encode(self, x: NDArray[np.generic]) -> Floats:
+        """One step's input to what the first cell takes: [batch] or [batch, features] to [batch, encoded]."""
         weight = next((w for name, w in self._weights.items() if _is_encoder(name, "weight")), None)
         if self._input.dtype == pb.DATA_TYPE_INT64:
             tokens = self._layers[0]["input_gate"][0].shape[1]
@@ -99,7 +100,8 @@ class Oracle:
             below = below @ weight.T + bias
         return below
 
-    def _decode(self, h: Floats) -> Floats:
+    def decode(self, h: Floats) -> Floats:
+        """The last layer's hidden state to the output: [batch, hidden] to [batch, outputs], in raw units."""
         weight, bias = self._head
         y: Floats = h @ weight.T + bias
         if self._output.mean:

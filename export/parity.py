@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, takewhile
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,23 @@ STEPS = 1024
 Reference = Callable[[NDArray[np.generic], Array, Array], Steps]
 """x, h and c in, what they give out."""
 
-_CHUNKS = (1, 2, 3, 5, 8, 13, 21, 64)
+CHUNKS = (1, 2, 3, 5, 8, 13, 21, 64)
+"""Lengths of the chunks that carried steps are taken in, over and over."""
+
+
+class Runnable(Protocol):
+    """A file that can be run, and how far apart two runs of the same rows may be."""
+
+    @property
+    def session(self) -> Session:
+        """Runs the file."""
+
+    @property
+    def spec(self) -> pb.ModelSpec:
+        """Of the file."""
+
+    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Mapping[str, NDArray[np.float64]]:
+        """By tensor, as `Truth.allowed`, for these inputs and states to start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,10 @@ class Model:
     session: Session
     spec: pb.ModelSpec
     rounding: Rounding
+
+    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Mapping[str, NDArray[np.float64]]:
+        """As `Runnable`."""
+        return self.rounding.truth(x, h, c).allowed
 
 
 def carried(model: Model, torch: Reference | None = None, steps: int = STEPS) -> list[Figure]:
@@ -57,7 +78,7 @@ def carried(model: Model, torch: Reference | None = None, steps: int = STEPS) ->
     x = samples.inputs(model.spec, rows, steps, np.random.default_rng(0))
     h, c = samples.zeros(model.spec, rows)
     singly = walk(model.session, x, h, c, np.ones((steps, rows), np.int64))
-    bounds = [*takewhile(lambda bound: bound < steps, accumulate(cycle(_CHUNKS))), steps]
+    bounds = [*takewhile(lambda bound: bound < steps, accumulate(cycle(CHUNKS))), steps]
     chunked = walk(model.session, x, h, c, np.repeat(np.diff([0, *bounds])[:, None], rows, axis=1))
     figures = _each_step(model, torch, singly, x, h, c)
     truth = model.rounding.truth(x, h, c)
@@ -101,7 +122,7 @@ def _each_step(
     return [figure for name, found in pairs.items() for figure in compare(name, "each step", found)]
 
 
-def together(model: Model) -> list[Figure]:
+def together(model: Runnable) -> list[Figure]:
     """Rows in one batch against each of them alone.
 
     Raises:
@@ -110,7 +131,7 @@ def together(model: Model) -> list[Figure]:
     return _alone(model, "rows together", np.full((3, 7), 16))
 
 
-def ragged(model: Model) -> list[Figure]:
+def ragged(model: Runnable) -> list[Figure]:
     """Rows of unlike length in one batch, their state carried to the next, against each of them alone.
 
     Raises:
@@ -121,13 +142,13 @@ def ragged(model: Model) -> list[Figure]:
     return _alone(model, "rows of unlike length", lengths)
 
 
-def _alone(model: Model, case: str, lengths: NDArray[np.integer]) -> list[Figure]:
+def _alone(model: Runnable, case: str, lengths: NDArray[np.integer]) -> list[Figure]:
     """Rows together against the same rows alone; `lengths` is [rounds, rows]."""
     rng = np.random.default_rng(1)
     rows = lengths.shape[1]
     x = samples.inputs(model.spec, rows, int(lengths.sum(axis=0).max()), rng)
     h, c = samples.states(model.spec, rows, rng)
-    allowed = model.rounding.truth(x, h, c).allowed
+    allowed = model.allowed(x, h, c)
     pairs = []
     for row, tensors in enumerate(walk(model.session, x, h, c, lengths)):
         (alone,) = walk(model.session, x[row, None], h[row, None], c[row, None], lengths[:, row, None])

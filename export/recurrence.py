@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from gatestream.export.carry import State, read_states
 from gatestream.export.errors import StructureError
-from gatestream.export.flow import Product, affine, label, made_by, operands
+from gatestream.export.flow import label, made_by, operands
+from gatestream.export.products import Product, affine
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,11 @@ def _gate(symbol: str, activation: ir.Value, h: ir.Value) -> LoopGate:
             f"gate {symbol}, {label(activation)}: of its products {len(recurrent)} are with its own hidden state "
             f"'{h.name}' and {len(feeding)} with something else; expected one of each, R h and W x"
         )
+    if recurrent[0].ranged:
+        raise StructureError(
+            f"gate {symbol}, {label(activation)}: its hidden state '{h.name}' is rounded by a range of its own; "
+            "expected between -1 and 1"
+        )
     if not biases:
         raise StructureError(f"gate {symbol}, {label(activation)}: no bias is added")
     return LoopGate(activation, feeding[0], recurrent[0], tuple(biases))
@@ -182,6 +188,13 @@ def _stack(cells: list[LoopCell], below: ir.Value) -> tuple[LoopCell, ...]:
                 f"{label(below)} feeds all four gates of {len(above)} cells; expected one cell above "
                 f"{'the input' if not stacked else f'layer {len(stacked) - 1}'}"
             )
+        for symbol, gate in above[0].gates.items():
+            if gate.W.scale is not None and gate.W.ranged == bool(stacked):
+                raise StructureError(
+                    f"gate {symbol} of layer {len(stacked)}: {label(below)} is rounded "
+                    + ("by a range of its own" if stacked else "between -1 and 1")
+                    + "; it must be by a range of its own for the lowest layer, and between -1 and 1 for the others"
+                )
         stacked += above
         below = above[0].hidden.after
     return tuple(stacked)

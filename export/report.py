@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from gatestream.export.accuracy import Accuracy
 from gatestream.export.comparison import Difference, Figure
-from gatestream.export.errors import ArtifactError
+from gatestream.export.errors import AccuracyError, ArtifactError
+from gatestream.export.precision import precision_of
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -31,17 +33,20 @@ class Report:
     Attributes:
         model: name in the spec.
         form: "gates" or "fused".
+        weights: how they are stored: "float32", "float16" or "int8".
         opset: of the graph.
         torch_version: that traced it.
         gatestream_version: that wrote it.
-        weights_fingerprint: of the checkpoint.
+        weights_fingerprint: of the checkpoint's weights; of weights in fewer bits, as they are in the file.
         checks: in the order in which they were made.
         figures: every comparison of numbers that passed.
         difference: where numbers first differ by too much, if they do.
+        accuracy: of weights in fewer bits.
     """
 
     model: str
     form: str
+    weights: str
     opset: int
     torch_version: str
     gatestream_version: str
@@ -49,6 +54,7 @@ class Report:
     checks: tuple[Check, ...]
     figures: tuple[Figure, ...]
     difference: Difference | None
+    accuracy: Accuracy | None = None
 
     @classmethod
     def of(
@@ -62,6 +68,7 @@ class Report:
         return cls(
             model=spec.name,
             form=pb.Form.Name(spec.form).removeprefix("FORM_").lower(),
+            weights=precision_of(spec),
             opset=spec.opset,
             torch_version=spec.torch_version,
             gatestream_version=spec.gatestream_version,
@@ -80,6 +87,14 @@ class Report:
         """All of it, as a JSON object."""
         return json.dumps({"passed": self.passed} | asdict(self), indent=2) + "\n"
 
+    def judged(self, accuracy: Accuracy, max_error: float | None) -> "Report":
+        """With the accuracy that was measured, and whether it is enough."""
+        try:
+            check = Check("accuracy", True, accuracy.check(max_error))
+        except AccuracyError as error:
+            check = Check("accuracy", False, str(error))
+        return replace(self, checks=(*self.checks, check), accuracy=accuracy)
+
     def raise_for_failure(self) -> None:
         """Raise what failed.
 
@@ -90,7 +105,7 @@ class Report:
             raise VerificationError(self)
 
     def parity(self) -> list[pb.ParityFigure]:
-        """The comparisons with torch and NumPy as the spec records them: the worst of all ways of running."""
+        """The comparisons with torch, NumPy and the float32 network as the spec records them: the worst of all runs."""
         found: dict[tuple[str, str], list[Figure]] = {}
         for figure in self.figures:
             if figure.reference in ("torch", "numpy"):
@@ -104,7 +119,7 @@ class Report:
                 exact=all(figure.exact for figure in figures),
             )
             for (reference, tensor), figures in found.items()
-        ]
+        ] + (self.accuracy.parity() if self.accuracy is not None else [])
 
 
 class VerificationError(ArtifactError):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from gatestream.export.ends import state_input, weights_above, weights_below
 from gatestream.export.errors import StructureError
@@ -87,9 +88,10 @@ def _cell(scan: ir.Node, cell: LoopCell) -> Cell:
 
 def _gate(symbol: str, gate: LoopGate) -> Gate:
     W, R = (
-        Weight(name_of(product.weight), "", _array(product.weight, product.transposed)) for product in (gate.W, gate.R)
+        Weight(name_of(product.weight), "", product.array, str(_numbers(product.weight).dtype))
+        for product in (gate.W, gate.R)
     )
-    biases = [_array(value) for value in gate.b]
+    biases = [_bias(value) for value in gate.b]
     b = Weight(" + ".join(map(name_of, gate.b)), "", np.sum(biases, axis=0, dtype=np.float32))
     hidden = len(R.array)
     for weight, shape in ((W, (hidden, W.array.shape[-1])), (R, (hidden, hidden)), (b, (hidden,))):
@@ -98,9 +100,14 @@ def _gate(symbol: str, gate: LoopGate) -> Gate:
     return Gate(symbol, name_of(gate.activation), W, R, b)
 
 
-def _array(value: ir.Value, transposed: bool = False) -> Array:
-    array = constant(value)
-    assert array is not None  # `affine` took nothing else for a weight
+def _bias(value: ir.Value) -> Array:
+    array = _numbers(value)
     if array.dtype != np.float32:
         raise StructureError(f"'{value.name}' is {array.dtype}, expected float32")
-    return array.astype(np.float32, copy=False).T if transposed else array.astype(np.float32, copy=False)
+    return array.astype(np.float32, copy=False)
+
+
+def _numbers(value: ir.Value) -> NDArray[np.generic]:
+    array = constant(value)
+    assert array is not None  # `affine` took nothing else for a weight or a bias
+    return array

@@ -17,12 +17,14 @@ class Weight:
     Attributes:
         initializer: its name in the file.
         rows: which part of the initializer it is; empty: all of it.
-        array: float32, W [hidden, inputs], R [hidden, hidden], b [hidden], however it is stored.
+        array: what it stands for, float32, W [hidden, inputs], R [hidden, hidden], b [hidden], however it is stored.
+        dtype: of the initializer: "float32", "float16" or "int8".
     """
 
     initializer: str
     rows: str
     array: Array = field(repr=False)
+    dtype: str = "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:

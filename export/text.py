@@ -38,7 +38,12 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
                         "activation": gate.activation,
                         "output": structure.activations.get(symbol, ""),
                         **{
-                            name: {"initializer": weight.initializer, "rows": weight.rows, "shape": list(weight.shape)}
+                            name: {
+                                "initializer": weight.initializer,
+                                "rows": weight.rows,
+                                "shape": list(weight.shape),
+                                "dtype": weight.dtype,
+                            }
                             for name, weight in (("W", gate.W), ("R", gate.R), ("b", gate.b))
                         },
                     }
@@ -59,7 +64,7 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield f"  form     {form}, contract {spec.contract}, opset {spec.opset}"
     yield f"  made by  gatestream {spec.gatestream_version}, torch {spec.torch_version}"
     yield f"  task     {spec.task or 'not said'}"
-    yield f"  weights  {spec.weights_fingerprint}"
+    yield f"  weights  {inspection.report.weights}, {spec.weights_fingerprint}"
     yield ""
     yield from _table("inputs", [_tensor(tensor) for tensor in spec.inputs] + _length(spec))
     yield from _table("states", [_state(state) for state in spec.states])
@@ -127,7 +132,7 @@ def _equations(inspection: Inspection, layer: int) -> str:
 
 
 def _weight(name: str, weight: Weight) -> str:
-    return f"{name} {weight} {list(weight.shape)}"
+    return f"{name} {weight} {list(weight.shape)}" + ("" if weight.dtype == "float32" else f" {weight.dtype}")
 
 
 def _figure(figure: pb.ParityFigure) -> tuple[str, str, str]:

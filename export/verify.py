@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gatestream.export import finder, parity
+from gatestream.export import finder, int8_parity, parity
 from gatestream.export.agreement import check_agreement
 from gatestream.export.artifact import Artifact, load, weights
 from gatestream.export.comparison import Difference, DifferenceError, Figure
 from gatestream.export.contract import check_contract, check_model
 from gatestream.export.errors import ArtifactError, FingerprintError
 from gatestream.export.fingerprint import check_fingerprint, fingerprint
-from gatestream.export.parity import Model, Reference
+from gatestream.export.int8_parity import Int8Model
+from gatestream.export.parity import Model, Reference, Runnable
+from gatestream.export.precision import precision_of
 from gatestream.export.report import Check, Report
 from gatestream.export.roles import Array
 from gatestream.export.rounding import Rounding
@@ -27,8 +29,8 @@ def verify(path: Path, exported: Mapping[str, Array], torch_reference: Reference
 
     Args:
         path: the file.
-        exported: the network's weights, by the checkpoint's names.
-        torch_reference: the network itself.
+        exported: what the network's weights become in the file (`precision.rounded`), by the checkpoint's names.
+        torch_reference: the network with these weights. It is not asked where they are int8: torch has no such network.
 
     Returns:
         What was found; it does not raise for a file that fails, see `Report.raise_for_failure`.
@@ -41,7 +43,7 @@ def verify(path: Path, exported: Mapping[str, Array], torch_reference: Reference
     run = _Run(artifact)
     run.file()
     run.check("checkpoint", lambda: _same_weights(exported, artifact.spec))
-    run.compare("carried steps", lambda model: parity.carried(model, torch_reference), exported)
+    run.compare("carried steps", lambda model: _carried(model, parity.STEPS, torch_reference), exported)
     run.compare("rows together", parity.together, exported)
     run.compare("rows of unlike length", parity.ragged, exported)
     return run.report()
@@ -60,7 +62,7 @@ def examine(artifact: Artifact) -> tuple[Structure | None, Report]:
     run.file()
     found = run.weights
     if not run.failed:
-        run.compare("carried steps", lambda model: parity.carried(model, steps=_STEPS), found)
+        run.compare("carried steps", lambda model: _carried(model, _STEPS), found)
         run.compare("rows of unlike length", parity.ragged, found)
     return run.structure, run.report()
 
@@ -76,7 +78,7 @@ class _Run:
         self._checks: list[Check] = []
         self._figures: list[Figure] = []
         self._difference: Difference | None = None
-        self._model: Model | None = None
+        self._model: Runnable | None = None
 
     def check(self, name: str, step: Callable[[], str]) -> None:
         if self.failed:
@@ -96,11 +98,10 @@ class _Run:
         self.check("gates", self._find)
         self.check("weights", self._fingerprint)
 
-    def compare(self, name: str, compare: Callable[[Model], list[Figure]], weights: Mapping[str, Array]) -> None:
+    def compare(self, name: str, compare: Callable[[Runnable], list[Figure]], weights: Mapping[str, Array]) -> None:
         def step() -> str:
             if self._model is None:
-                path, spec = self.artifact.path, self.artifact.spec
-                self._model = Model(Session(path, spec), spec, Rounding(weights, spec))
+                self._model = _runnable(self.artifact, weights)
             figures = compare(self._model)
             self._figures += figures
             return _summary(figures)
@@ -118,6 +119,21 @@ class _Run:
         assert self.structure is not None  # the check before this one passed
         self.weights = weights(self.artifact.model, self.structure)
         return check_fingerprint(self.weights, self.artifact.spec, self.structure)
+
+
+def _runnable(artifact: Artifact, weights: Mapping[str, Array]) -> Runnable:
+    spec = artifact.spec
+    session = Session(artifact.path, spec)
+    if precision_of(spec) == "int8":
+        return Int8Model(session, spec, weights)
+    return Model(session, spec, Rounding(weights, spec))
+
+
+def _carried(model: Runnable, steps: int, torch: Reference | None = None) -> list[Figure]:
+    if isinstance(model, Int8Model):
+        return int8_parity.carried(model, steps)
+    assert isinstance(model, Model)  # `_runnable` makes no other
+    return parity.carried(model, torch, steps)
 
 
 def _same_weights(exported: Mapping[str, Array], spec: pb.ModelSpec) -> str:

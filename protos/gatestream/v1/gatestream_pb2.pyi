@@ -54,6 +54,13 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SESSION_CLOSED: _ClassVar[Reason]
     REASON_SESSION_ELSEWHERE: _ClassVar[Reason]
 
+class WeightFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WEIGHT_FORMAT_UNSPECIFIED: _ClassVar[WeightFormat]
+    WEIGHT_FORMAT_FLOAT32: _ClassVar[WeightFormat]
+    WEIGHT_FORMAT_FLOAT16: _ClassVar[WeightFormat]
+    WEIGHT_FORMAT_INT8: _ClassVar[WeightFormat]
+
 class Form(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FORM_UNSPECIFIED: _ClassVar[Form]
@@ -105,6 +112,10 @@ REASON_STEP_FAILED: Reason
 REASON_PRECEDING_FAILED: Reason
 REASON_SESSION_CLOSED: Reason
 REASON_SESSION_ELSEWHERE: Reason
+WEIGHT_FORMAT_UNSPECIFIED: WeightFormat
+WEIGHT_FORMAT_FLOAT32: WeightFormat
+WEIGHT_FORMAT_FLOAT16: WeightFormat
+WEIGHT_FORMAT_INT8: WeightFormat
 FORM_UNSPECIFIED: Form
 FORM_GATES: Form
 FORM_FUSED: Form
@@ -421,7 +432,7 @@ class ForkResponse(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("contract", "name", "version", "description", "form", "cell", "layers", "hidden", "inputs", "length_input", "outputs", "states", "gates", "packed_gate_order", "opset", "torch_version", "gatestream_version", "weights_fingerprint", "parity", "task")
+    __slots__ = ("contract", "name", "version", "description", "form", "cell", "layers", "hidden", "inputs", "length_input", "outputs", "states", "gates", "packed_gate_order", "opset", "torch_version", "gatestream_version", "weights_fingerprint", "parity", "task", "weights")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -442,6 +453,7 @@ class ModelSpec(_message.Message):
     WEIGHTS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     contract: int
     name: str
     version: str
@@ -462,7 +474,8 @@ class ModelSpec(_message.Message):
     weights_fingerprint: str
     parity: _containers.RepeatedCompositeFieldContainer[ParityFigure]
     task: str
-    def __init__(self, contract: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., cell: _Optional[_Union[CellKind, str]] = ..., layers: _Optional[int] = ..., hidden: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., length_input: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[StateSpec, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateSpec, _Mapping]]] = ..., packed_gate_order: _Optional[str] = ..., opset: _Optional[int] = ..., torch_version: _Optional[str] = ..., gatestream_version: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., parity: _Optional[_Iterable[_Union[ParityFigure, _Mapping]]] = ..., task: _Optional[str] = ...) -> None: ...
+    weights: WeightFormat
+    def __init__(self, contract: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., cell: _Optional[_Union[CellKind, str]] = ..., layers: _Optional[int] = ..., hidden: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., length_input: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[StateSpec, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateSpec, _Mapping]]] = ..., packed_gate_order: _Optional[str] = ..., opset: _Optional[int] = ..., torch_version: _Optional[str] = ..., gatestream_version: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., parity: _Optional[_Iterable[_Union[ParityFigure, _Mapping]]] = ..., task: _Optional[str] = ..., weights: _Optional[_Union[WeightFormat, str]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "columns", "vocabulary", "mean", "scale")
