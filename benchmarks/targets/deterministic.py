@@ -33,10 +33,11 @@ def measure(bench: Bench) -> Section:
     windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     for form in FORMS:
-        found = []
-        for name in LOADS:
-            fixed, free = (windows[f"{form}, {name}, {how}"] for how in ("deterministic", "without"))
-            ratio = ratios(column(fixed, "steps_per_s"), column(free, "steps_per_s"))
-            found.append(f"{name} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
-        section.notes.append(f"{form}: steps/s with --deterministic over those without: {', '.join(found)}.")
+        for figure, unit in (("steps_per_s", "steps/s"), ("server_cpu_us", "server CPU a message")):
+            found = []
+            for name in LOADS:
+                fixed, free = (windows[f"{form}, {name}, {how}"] for how in ("deterministic", "without"))
+                ratio = ratios(column(fixed, figure), column(free, figure))
+                found.append(f"{name} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+            section.notes.append(f"{form}, {unit} with --deterministic over without: {', '.join(found)}.")
     return section
