@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, required=True)
     parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--in-flight", type=int, default=1, help="steps of one session that are asked for at once")
-    parser.add_argument("--asyncio", action="store_true")
+    parser.add_argument("--api", choices=["blocking", "asyncio"], default="blocking")
     options = parser.parse_args()
     address = f"127.0.0.1:{options.port}"
     row = np.random.default_rng(0).standard_normal(options.features, np.float32)
@@ -249,7 +249,7 @@ def main() -> None:
             for line in lines():
                 say(await measure_asyncio(load, *line))
 
-    if options.asyncio:
+    if options.api == "asyncio":
         asyncio.run(loop())
         return
     with bare_blocking(*bare) if options.kind == "bare" else blocking(*client) as load:

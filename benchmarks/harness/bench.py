@@ -117,6 +117,13 @@ class Bench:
             raise ValueError(f"model {model} answers with another size than it asks with; by-hand's load needs one")
         return self._generator("opaque", server, {"path": BY_HAND_PATH, "bytes": 8 + 4 * shape.inputs, **options})
 
+    def python_client(self, server: Server, model: str, kind: str, **options: object) -> Instrument:
+        """Load by the Python client; kinds and options are those of benchmarks.contenders.client."""
+        flags = {"port": server.port, "features": SHAPES[model].inputs, **options}
+        module = [sys.executable, "-m", "benchmarks.contenders.client", kind]
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        return self._stack.enter_context(_ending(Instrument([*module, *arguments])))
+
     def _generator(self, wire: str, server: Server, options: Mapping[str, object]) -> Instrument:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         program: list[str | Path] = [generator.build(), wire, f"--port={server.port}", f"--pid={server.pid}"]

@@ -8,6 +8,7 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.report import Section
 from benchmarks.targets import (
     chunks,
+    client,
     curves,
     deterministic,
     gates,
@@ -47,6 +48,7 @@ TARGETS: Final = {
     "start": Target(8, start.measure),
     "gates": Target(9, gates.measure),
     "profile": Target(10, profile.measure),
+    "client": Target(0, client.measure),
     "models": Target(0, models.measure),
     "deterministic": Target(0, deterministic.measure),
     "curves": Target(0, curves.measure),
