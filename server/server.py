@@ -84,7 +84,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     except RuntimeError as error:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
-    signals = _Signals()
+    signals = _Signals(alone=worker is None)
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set)
     async with asyncio.TaskGroup() as background:
@@ -144,9 +144,15 @@ async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
 
 
 class _Signals:
-    """The first and the second signal to stop."""
+    """The first and the second signal to stop.
 
-    def __init__(self) -> None:
+    Args:
+        alone: there is no supervisor. Where there is one, what it says may come before the very signal that it heard,
+            which then is no second one.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -154,7 +160,7 @@ class _Signals:
             loop.add_signal_handler(number, self._came)
 
     def _came(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+        (self.second if self._alone and self.first.is_set() else self.first).set()
 
 
 async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:

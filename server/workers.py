@@ -212,7 +212,9 @@ class _Team:
             early = 0 if seconds is not None and seconds >= _EARLY_SECONDS else early + 1
             _log.error("worker died", worker=worker, pid=running.process.pid, how=running.message)
             if early == _MOST_EARLY_ENDS:
-                raise ServerError(f"worker {worker} died {early} times within {_EARLY_SECONDS:g} s: {running.message}")
+                raise ServerError(
+                    f"worker {worker} died {early} times within {_EARLY_SECONDS:g} s of its start: {running.message}"
+                )
             await asyncio.sleep(_PAUSE_SECONDS * early)
 
     async def _watch(self, worker: int, running: _Running) -> float | None:
@@ -228,6 +230,7 @@ class _Team:
             self._models = said.models
             self._threads = {model.name: model.threads for model in said.models}
             self._served[worker].set()
+            _log.info("worker serves", worker=worker, pid=running.process.pid)
             if self._stopping:
                 running.order("drain", self._longest_drain)
         await running.ended()

@@ -46,12 +46,13 @@ class Stream:
     """One stream on a connection of its own. It reads only when it is asked to."""
 
     def __init__(self, address: str, seconds: float = PATIENCE, options: Sequence[tuple[str, int]] = ()):
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), *options])
+        self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), *options])
+        """The connection, for other services on it."""
         self._outgoing: queue.SimpleQueue[pb.ClientMessage | None] = queue.SimpleQueue()
         self._sent = 0
         self.taken = 0
         """Messages that have been handed to the connection so far."""
-        self.calls = pb_grpc.GatestreamStub(self._channel)
+        self.calls = pb_grpc.GatestreamStub(self.channel)
         """Unary calls on the same connection."""
         self.call = self.calls.Stream(self._messages(), timeout=seconds)
 
@@ -103,7 +104,7 @@ class Stream:
         """Vanish, whatever is in flight."""
         self.half_close()
         self.call.cancel()
-        self._channel.close()
+        self.channel.close()
 
     # ---- In -----------------------------------------------------------------------------------
 
