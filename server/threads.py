@@ -39,7 +39,7 @@ class Measured:
 def measure(make: Callable[[int], Runner], spec: pb.ModelSpec, largest: int, cpus: int) -> tuple[Runner, Measured]:
     """Time single steps with 1, 2, 4 and so on threads and choose (see `choose`).
 
-    It takes a quarter of a second, more only where three steps of every kind take longer.
+    It takes a quarter of a second; a model so large that four steps of every kind take longer, as long as those.
 
     Args:
         make: a runner with so many threads.

@@ -1,5 +1,6 @@
 """`gatestream serve`: where a setting comes from, and how a server that cannot start says so. Real processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
+from gatestream.server.cpus import cpus_available
 from tests.support.artifacts import accumulator
 from tests.support.process import serving
 
@@ -48,6 +50,22 @@ def test_artifacts_and_file_from_the_environment(
         answer = GatestreamStub(channel).Describe(pb.DescribeRequest())
     assert [model.spec.name for model in answer.models] == ["accumulator"]
     assert answer.limits.idle_timeout_s == 7.5
+
+
+@pytest.mark.parametrize(("text", "least"), [('threads = "auto"', 1), ("threads = 3", 3)])
+def test_threads_are_recorded(artifact: Path, tmp_path: Path, text: str, least: int) -> None:
+    config = tmp_path / "gatestream.toml"
+    config.write_text(text)
+    with serving(artifact, config=config) as server:
+        (loaded,) = [line for line in map(json.loads, server.log.read_text().splitlines()) if line["event"] == "loaded"]
+    assert loaded["threads"] >= least
+    if cpus_available() > 1 and least == 1:
+        # Microseconds of a step, by threads and rows.
+        assert set(loaded["step_us"]) >= {"1", "2"}
+        assert list(loaded["step_us"]["1"]) == ["1", "32", "128", "512"]
+        assert str(loaded["threads"]) in loaded["step_us"]
+    else:
+        assert "step_us" not in loaded
 
 
 def test_artifacts_from_the_file(artifact: Path, tmp_path: Path) -> None:
@@ -113,6 +131,10 @@ def test_one_name_twice(artifact: Path) -> None:
     [
         ("--sessions=0", 1, "sessions is 0; the least allowed is 1"),
         ("--sessions=many", 2, "'many' is not a valid integer"),
+        ("--threads=0", 1, "threads is 0; the least allowed is 1"),
+        ("--threads=all", 2, "'all' is not a valid integer"),
+        ("--workers=0", 1, "workers is 0; the least allowed is 1"),
+        ("--workers=two", 2, "'two' is not a valid integer"),
         ("--provider=gpu", 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("--listen=here", 1, "expected HOST:PORT"),
         ("--tls-cert=cert.pem", 1, "tls_cert and tls_key go together"),
@@ -139,6 +161,8 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
         ("sesions = 5", 2, "unknown settings sesions; known: artifacts, chunk_length"),
         ("sessions = 0", 1, "sessions is 0; the least allowed is 1"),
         ('sessions = "5"', 2, "sessions is '5'; expected a whole number"),
+        ("threads = 2.5", 2, "threads is 2.5; expected a whole number"),
+        ("threads = 0", 1, "threads is 0; the least allowed is 1"),
         ("sessions = 2.5", 2, "sessions is 2.5; expected a whole number"),
         ("idle_timeout = -1", 1, "idle_timeout is -1.0; the least allowed is 0"),
         ("sessions: 5", 2, "gatestream.toml"),
@@ -152,18 +176,20 @@ def test_a_file_with_a_mistake(artifact: Path, tmp_path: Path, text: str, code: 
     assert found == code
 
 
-def test_a_port_in_use(artifact: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_in_use(artifact: Path, workers: int) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        code, error = refused(artifact, f"--listen={address}")
+        code, error = refused(artifact, f"--listen={address}", f"--workers={workers}")
     assert code == 1
     assert f"'{address}', which cannot be listened on" in error
 
 
-def test_cuda_that_cannot_be_had(artifact: Path) -> None:
-    code, error = refused(artifact, "--provider=cuda", CUDA_VISIBLE_DEVICES="")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cuda_that_cannot_be_had(artifact: Path, workers: int) -> None:
+    code, error = refused(artifact, "--provider=cuda", f"--workers={workers}", CUDA_VISIBLE_DEVICES="")
     assert code == 1
     assert "CUDA" in error
     assert "gatestream[cuda]" in error

@@ -25,6 +25,9 @@ def test_the_defaults_are_a_whole_server() -> None:
         (Limits, {"rows_per_stream": 300_000}, "rows_per_stream is 300000, rows 262144"),
         (TickLimits, {"steps": 0}, "steps is 0"),
         (ServerConfig, {"artifacts": ()}, "artifacts: none given"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "workers": 0}, "workers is 0; the least allowed is 1"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "threads": 0}, "threads is 0; the least allowed is 1"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "threads": "all"}, "threads is 'all'; expected a number, or auto"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "50051"}, "expected HOST:PORT"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "::1:99999"}, "expected HOST:PORT"),
         (
