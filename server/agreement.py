@@ -18,11 +18,18 @@ from gatestream.server.slots import Ints
 Shapes = Mapping[int, Sequence[int]]
 """By time steps, the batch sizes, ascending. Has 1 step, with sizes at least as large as any other's."""
 
-# A tick is padded to the next size: by a third at most, from 16 rows on.
-_ROWS: Final = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# A tick is padded to the next of these: by a quarter at most.
+_ROWS: Final = (
+    *range(1, 9),
+    *range(12, 33, 4),
+    *range(40, 65, 8),
+    *range(80, 129, 16),
+    *range(160, 257, 32),
+    *range(320, 513, 64),
+)
 # A chunk is cut into these, so that hardly a step is padded: 64, 32 and 1 for 97.
 _STEPS: Final = (2, 4, 8, 16, 32, 64)
-_CHUNK_ROWS: Final = (1, 2, 4, 8, 16, 32)
+_CHUNK_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 # The sizes whose bits the others must have, best first. A kernel may treat the rows that are left over when it has cut
 # a batch into blocks (of 4, 6, 8, 12, 16) in another way; and one row has most often a kernel of its own.
 _FIRST: Final = (8, 48, 1)

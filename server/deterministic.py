@@ -6,6 +6,7 @@ give each row the same bits, wherever it stands and whatever stands beside it (`
 shape is made of several such runs, with rows added that count for nothing.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 
@@ -51,29 +52,54 @@ class DeterministicRunner:
         """As `Runner`."""
         states = self._runner.read(slots)
         batch, time = inputs[0].shape[:2]
-        if batch in self._shapes.get(time, ()) and int(lengths.min()) == time:
-            outputs, states, shown = self._runner.compute(inputs, lengths, states, gates)
+        sizes = self._shapes.get(time, (0,))
+        if batch <= sizes[-1] and (time == 1 or int(lengths.min()) == time):
+            outputs, states, shown = self._padded_run(_fitting(sizes, batch), time, inputs, lengths, states, gates)
             self._runner.write(slots, states)
             return outputs, shown
         results: list[Array] = []
         for rows, begin, steps, size in plan(self._shapes, lengths):
             whole = slice(begin, begin + steps)
-            outputs, after, shown = self._runner.compute(
-                [_padded(column[rows, whole], size) for column in inputs],
-                # A row that is added takes all the steps: to the model it is a row like any other.
-                np.pad(np.minimum(lengths[rows] - begin, steps), (0, size - len(rows)), constant_values=steps),
-                [_padded(state[rows], size) for state in states],
+            outputs, after, shown = self._padded_run(
+                size,
+                steps,
+                [column[rows, whole] for column in inputs],
+                np.minimum(lengths[rows] - begin, steps),
+                [state[rows] for state in states],
                 gates,
             )
             if not results:
                 results = [np.empty((batch, time, *got.shape[2:]), got.dtype) for got in (*outputs, *shown)]
             for result, got in zip(results, (*outputs, *shown), strict=True):
-                result[rows, whole] = got[: len(rows)]
+                result[rows, whole] = got
             for state, got in zip(states, after, strict=True):
-                state[rows] = got[: len(rows)]
+                state[rows] = got
         # Not before all runs have succeeded.
         self._runner.write(slots, states)
         return results[: len(outputs)], results[len(outputs) :]
+
+    def _padded_run(
+        self,
+        size: int,
+        steps: int,
+        inputs: Sequence[Array],
+        lengths: npt.NDArray[np.int32],
+        states: Sequence[Array],
+        gates: bool,
+    ) -> tuple[list[Array], list[Array], list[Array]]:
+        """As `HostRunner.compute`, with rows added for the run, up to `size` of them."""
+        rows = len(lengths)
+        if rows == size:
+            return self._runner.compute(inputs, lengths, states, gates)
+        results = self._runner.compute(
+            [_padded(column, size) for column in inputs],
+            # A row that is added takes all the steps: to the model it is a row like any other.
+            _padded(lengths, size, steps),
+            [_padded(state, size) for state in states],
+            gates,
+        )
+        outputs, after, shown = ([got[:rows] for got in part] for part in results)
+        return outputs, after, shown
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""
@@ -103,7 +129,7 @@ def plan(shapes: Shapes, lengths: npt.NDArray[np.int32]) -> Iterator[tuple[Ints,
         while len(rows):
             left = lengths[rows] - begin
             steps = _longest(shapes, int(left[0]), len(rows))
-            yield rows, begin, steps, min(size for size in shapes[steps] if size >= len(rows))
+            yield rows, begin, steps, _fitting(shapes[steps], len(rows))
             begin += steps
             rows = rows[left > steps]
 
@@ -112,9 +138,12 @@ def _longest(shapes: Mapping[int, Sequence[int]], most: int, rows: int) -> int:
     return max(steps for steps, sizes in shapes.items() if steps <= most and sizes[-1] >= rows)
 
 
-def _padded(rows: Array, size: int) -> Array:
-    if len(rows) == size:
-        return rows
-    padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+def _fitting(sizes: Sequence[int], rows: int) -> int:
+    return sizes[bisect_left(sizes, rows)]
+
+
+def _padded(rows: Array, size: int, value: int = 0) -> Array:
+    padded = np.empty((size, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
+    padded[len(rows) :] = value
     return padded

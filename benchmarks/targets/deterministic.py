@@ -26,8 +26,11 @@ def measure(bench: Bench) -> Section:
     )
     cases: dict[str, Case] = {}
     for form in FORMS:
-        for how, settings in (("without", {}), ("deterministic", {"deterministic": True})):
-            server = bench.gatestream(MODEL, form, **settings)
+        servers = {
+            "without": bench.gatestream(MODEL, form),
+            "deterministic": bench.gatestream(MODEL, form, deterministic=True),
+        }
+        for how, server in servers.items():
             for name, options in LOADS.items():
                 cases[f"{form}, {name}, {how}"] = bench.closed(bench.load(server, MODEL, **options))
     windows = bench.interleave(cases, bench.pace.sweeps)
