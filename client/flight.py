@@ -173,6 +173,15 @@ class Flight:
             raise ProtocolError("one message answered a session twice")
         return rows
 
+    def is_whole(self, members: Ints, lengths: Ints, firsts: Ints) -> bool:
+        """Whether an answer to so many steps of these members is the answer to everything."""
+        if self.results is not None or not len(members) == len(self.base) == self.waiting:
+            return False
+        if len(members) == 1:
+            return bool(members[0] == self.members[0] and lengths[0] == self.steps and firsts[0] == self.base[0])
+        same = (members == self.members) & (firsts == self.base)
+        return bool((same & (lengths == (self.length if self.ragged is None else self.ragged))).all())
+
     def take_all(self, columns: list[Array]) -> None:
         """Everything was answered at once.
 

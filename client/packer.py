@@ -148,10 +148,14 @@ class Packer:
         flight = lane.flight
         if flight is None or flight.control is not None:
             raise ProtocolError("the server answered steps that were not sent")
-        rows = flight.rows_of(members)
-        flight.take(rows, lengths, firsts, columns)
+        if flight.is_whole(members, lengths, firsts):
+            flight.take_all(columns)
+            steps = flight.steps
+        else:
+            flight.take(flight.rows_of(members), lengths, firsts, columns)
+            steps = int(lengths.sum())
         lane.positions[members] = firsts + lengths
-        self._count(lane, -int(lengths[0] if len(lengths) == 1 else lengths.sum()))
+        self._count(lane, -steps)
         self._settle(lane)
 
     def acknowledged(self, lane: Lane, members: Ints, kind: Kind) -> None:
@@ -293,9 +297,10 @@ class Packer:
         usual = True
         for lane in ready:
             flight = lane.flight or lane.start_steps(room - rows)
-            if flight is None or flight.sendable_steps > room - rows:
+            steps = flight.sendable_steps if flight is not None else 0
+            if flight is None or steps > room - rows:
                 break
-            rows += flight.sendable_steps
+            rows += steps
             longest = max(longest, flight.length)
             if flight.due:
                 usual = False
@@ -320,7 +325,8 @@ class Packer:
         parcel = self._unheard[model] = Parcel(Whole(layout, begin, rows) if usual else None, cargo)
         for _, flight in cargo:
             flight.parcel = parcel
-        return [message(begin, inputs)]
+        sizes = [rows * each.column.row_bytes for each in layout.inputs]
+        return [message(begin, inputs, sizes)]
 
 
 def _closing(flight: Flight) -> bool:

@@ -7,6 +7,7 @@ protobuf: this module reads nothing else, and what it writes is a `ClientMessage
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -53,22 +54,23 @@ def head(handles: bytes, lengths: bytes, firsts: bytes) -> bytes:
     return b"".join([_HANDLE, varint(len(handles)), handles, *length, _FIRST, varint(len(firsts)), firsts])
 
 
-def message(head: bytes, inputs: Sequence[Sequence[Array | bytes]]) -> bytes:
+def message(head: bytes, inputs: Sequence[Sequence[Array]], sizes: Sequence[int]) -> bytes:
     """A `ClientMessage` of steps.
 
     Args:
         head: what `head` has made.
         inputs: per input, the rows of all entries, in contiguous pieces.
+        sizes: bytes of each input.
     """
-    body = [head]
-    size = len(head)
-    for pieces in inputs:
-        column = sum([len(piece) if isinstance(piece, bytes) else piece.nbytes for piece in pieces])
-        before = varint(column)
-        size += 1 + len(before) + column
-        body += [_INPUT, before]
-        body += pieces  # type: ignore[arg-type]  # bytes.join takes whatever lies in memory as bytes.
-    return b"".join([_STEPS, varint(size), *body])
+    # Bytes, and arrays, which are joined as the bytes that they are in memory.
+    body: list[Any] = [head]
+    length = len(head)
+    for pieces, size in zip(inputs, sizes, strict=True):
+        before = _INPUT + varint(size)
+        length += len(before) + size
+        body.append(before)
+        body += pieces
+    return b"".join([_STEPS, varint(length), *body])
 
 
 class Whole:

@@ -57,7 +57,7 @@ def test_a_message_is_what_protobuf_would_write(columns: list[tuple[int, int, in
     handles, lengths, firsts = map(list, zip(*columns, strict=True))
     x = np.arange(3 * sum(lengths), dtype="<f4").reshape(-1, 3)
     tokens = np.arange(sum(lengths))
-    data = message(begin(columns), [[x[:1], x[1:].tobytes()], [tokens]])
+    data = message(begin(columns), [[x[:1], x[1:]], [tokens]], [x.nbytes, tokens.nbytes])
     steps = pb.Steps(
         handle=handles,
         length=lengths if max(lengths) > 1 else [],
