@@ -7,6 +7,9 @@
         forget = s.gates["forget"]    # activations of that step, [layers, hidden]
         ys = s.run("TXSE")            # a chunk: [time, ...] in, [time, ...] out
 
+    with connect("localhost:50051") as gs, gs.group("reber", 512) as group:
+        ys = group.step(xs)           # arrays for many sessions: [sessions, ...] in, [sessions, ...] out
+
 `connect` blocks; `gatestream.client.aio.connect` is the same for asyncio. All sessions of one client share one
 stream, on which their steps leave together (`packer`). Errors are drawn in `errors`.
 """
