@@ -208,7 +208,8 @@ class _Team:
                     raise ServerError(f"worker {worker} did not end in order: {running.message}")
                 return
             if not self._served[worker].is_set():
-                raise ServerError(running.message)
+                word = isinstance(running.said.result(), Failed)
+                raise ServerError(running.message if word else f"worker {worker} did not start: {running.message}")
             early = 0 if seconds is not None and seconds >= _EARLY_SECONDS else early + 1
             _log.error("worker died", worker=worker, pid=running.process.pid, how=running.message)
             if early == _MOST_EARLY_ENDS:

@@ -1,9 +1,12 @@
 """What the death of a worker, and of the supervisor, does to everybody else. Real processes, really killed."""
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import pytest
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.artifacts import accumulator
 from tests.support.process import ServerProcess, serving, start
-from tests.support.wire import PATIENCE, Rows, Stream
+from tests.support.wire import PATIENCE, Rows, Stream, until
 from tests.support.workers import lines, process_of, started, streams_with_numbers
 
 
@@ -145,6 +148,19 @@ def test_an_artifact_that_became_another_meanwhile_ends_the_server(tmp_path: Pat
         os.kill(process_of(server, 2), signal.SIGKILL)
         assert server.popen.wait(PATIENCE) == 1
         assert "worker 2 has found other models" in server.log.read_text().splitlines()[-1]
+
+
+def test_a_worker_that_is_killed_before_it_serves_ends_the_server(accumulator_path: Path) -> None:
+    command = [sys.executable, "-m", "gatestream.cli", "serve", str(accumulator_path), "--workers=2"]
+    flags = ["--listen=127.0.0.1:0", "--provider=cpu", "--drain-seconds=0"]
+    with subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) as starting:
+        until(lambda: len(psutil.Process(starting.pid).children()) == 2, "its workers were there")
+        processes = psutil.Process(starting.pid).children()
+        processes[0].kill()
+        _, said = starting.communicate(timeout=PATIENCE)
+        assert starting.returncode == 1
+        assert re.search(r"Error: worker [12] did not start: killed by SIGKILL$", said)
+        assert psutil.wait_procs(processes, PATIENCE)[1] == []
 
 
 def test_a_server_of_workers_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
