@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 Form = Literal["gates", "fused"]
 FORMS: Final[tuple[Form, ...]] = ("gates", "fused")
+Weights = Literal["float32", "float16", "int8"]
+File = tuple[str, Form, Weights]
+"""A model, its form, and how its weights are stored."""
 
 _ROOT: Final = Path(__file__).parent.parent
 _CACHE: Final = Path(__file__).parent / "models"
@@ -57,18 +61,22 @@ SHAPES: Final = {
 }
 
 
-def artifact(name: str, form: Form) -> Path:
+def artifact(name: str, form: Form, weights: Weights = "float32") -> Path:
     """A model's file, which `prepare` has made."""
-    return _folder() / f"{name}-{form}.onnx"
+    return _folder() / f"{name}-{form}-{weights}.onnx"
 
 
-def prepare() -> None:
+def prepare(files: Sequence[File] = ()) -> None:
     """Export the models that this version of the exporter has not exported before.
+
+    Args:
+        files: which; none: every model in both forms, float32.
 
     Raises:
         subprocess.CalledProcessError: an export failed; it has said why.
     """
-    missing = [f"{name}-{form}" for name in SHAPES for form in FORMS if not artifact(name, form).exists()]
+    wanted = files or [(name, form, "float32") for name in SHAPES for form in FORMS]
+    missing = ["-".join(file) for file in wanted if not artifact(*file).exists()]
     if missing:
         # In a process of its own: the harness does without torch.
         arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(_folder()), *missing]
@@ -106,31 +114,23 @@ def network(shape: ModelShape) -> "Network":
     )
 
 
-def export(network: "Network", form: Form, path: Path) -> None:
+def export(network: "Network", form: Form, path: Path, weights: Weights = "float32") -> None:
     """Write an artifact without the proof that it is right: its weights are noise, and the proof takes a minute."""
     import torch
 
     from gatestream.export import artifact, exporter
-    from gatestream.export.describe import describe
-    from gatestream.export.fingerprint import fingerprint
-    from gatestream.export.trace import OPSET
+    from gatestream.export.narrow import narrow
 
     torch.set_num_threads(1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    spec = describe(
-        network.config,
-        exporter.FORMS[form],
-        version="1",
-        fingerprint=fingerprint(exporter.weights_of(network)),
-        opset=OPSET,
-        torch_version=torch.__version__,
-    )
+    model = exporter.build(network, form)
+    narrow(model, weights)
     draft = path.with_suffix(".draft")
-    artifact.save(exporter.build(network, form), spec, draft)
+    artifact.save(model, exporter.spec_of(network, form, weights), draft)
     draft.replace(path)
 
 
 if __name__ == "__main__":
     for argument in sys.argv[2:]:
-        model, _, in_form = argument.partition("-")
-        export(network(SHAPES[model]), cast(Form, in_form), Path(sys.argv[1]) / f"{argument}.onnx")
+        name, form, weights = cast(File, argument.split("-"))
+        export(network(SHAPES[name]), form, Path(sys.argv[1]) / f"{argument}.onnx", weights)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from benchmarks.harness import generator
 from benchmarks.harness.processes import ROOT, Announced, Gatestream, Instrument, Server
 from benchmarks.harness.statistics import Figures
-from benchmarks.models import SHAPES, Form, artifact
+from benchmarks.models import SHAPES, Form, Weights, artifact
 
 INFERENCE: Final = "inference.GRPCInferenceService"
 ECHO_PATH: Final = "/benchmark.Limit/Echo"
@@ -71,9 +71,9 @@ class Bench:
 
     # ---- Contenders ---------------------------------------------------------------------------
 
-    def gatestream(self, model: str, form: Form, **settings: object) -> Gatestream:
+    def gatestream(self, model: str, form: Form, weights: Weights = "float32", **settings: object) -> Gatestream:
         """A server of one model; settings are its flags."""
-        return self._stack.enter_context(Gatestream(artifact(model, form), settings))
+        return self._stack.enter_context(Gatestream(artifact(model, form, weights), settings))
 
     def counted(self, model: str, form: Form, file: Path, **settings: object) -> Gatestream:
         """A server that counts its calls and writes them to a file (benchmarks.contenders.counted)."""
@@ -89,9 +89,11 @@ class Bench:
         """by-hand."""
         return self._stack.enter_context(Announced("by_hand", [artifact(model, form), f"--threads={threads}"]))
 
-    def bare_run(self, model: str, form: Form, batch: int, steps: int = 1, threads: int = 1) -> Instrument:
+    def bare_run(
+        self, model: str, form: Form, batch: int, steps: int = 1, threads: int = 1, weights: Weights = "float32"
+    ) -> Instrument:
         """limit-run."""
-        module = [sys.executable, "-m", "benchmarks.contenders.run", str(artifact(model, form))]
+        module = [sys.executable, "-m", "benchmarks.contenders.run", str(artifact(model, form, weights))]
         options = [f"--batch={batch}", f"--steps={steps}", f"--threads={threads}"]
         return self._stack.enter_context(_ending(Instrument([*module, *options])))
 

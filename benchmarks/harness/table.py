@@ -20,6 +20,13 @@ FIGURES = {
     "calls": "Python calls a message",
     "c_calls": "C calls a message",
     "of_limit": "of the limit",
+    "run_1": "run, batch 1",
+    "run_32": "run, batch 32",
+    "run_128": "run, batch 128",
+    "served_1": "served, 1 session",
+    "served_128": "served, 128 sessions",
+    "file_mib": "file, MiB",
+    "off": "y off, thousandths",
 }
 """The columns that a table can have, in this order, and their heads."""
 

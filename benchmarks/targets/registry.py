@@ -21,6 +21,7 @@ from benchmarks.targets import (
     sequences,
     single,
     start,
+    weights,
 )
 
 
@@ -50,6 +51,7 @@ TARGETS: Final = {
     "profile": Target(10, profile.measure),
     "client": Target(0, client.measure),
     "models": Target(0, models.measure),
+    "weights": Target(0, weights.measure),
     "deterministic": Target(0, deterministic.measure),
     "curves": Target(0, curves.measure),
 }
