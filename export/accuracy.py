@@ -65,6 +65,7 @@ class Accuracy:
     """All of it.
 
     Attributes:
+        inputs: what was stepped through.
         rows, steps: that were compared, the states carried all the way.
         losses: in the order in which a step computes them.
         decisions: most likely tokens that were compared; 0 where the outputs are no tokens.
@@ -75,6 +76,7 @@ class Accuracy:
         costs: of a step.
     """
 
+    inputs: str
     rows: int
     steps: int
     losses: tuple[Loss, ...]
@@ -121,7 +123,7 @@ class Accuracy:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        yield f"against the float32 network, {self.rows} rows of {self.steps:,} carried steps"
+        yield f"against the float32 network, {self.rows} rows of {self.steps:,} carried steps of {self.inputs}"
         for loss in self.losses:
             yield f"  {loss.tensor}  at most {loss.max_abs_difference:.1e} off, mean {loss.mean_abs_difference:.1e}"
         if self.decisions:
@@ -146,7 +148,7 @@ def measure(path: Path, float32: Path, spec: pb.ModelSpec, network: Reference) -
         network: with float32 weights.
     """
     session = Session(path, spec)
-    x, legal = _inputs(spec)
+    inputs, x, legal = _inputs(spec)
     h, c = samples.zeros(spec, ROWS)
     tracks = walk(session, x, h, c, np.ones((STEPS, ROWS), np.int64))
     found = {tensor: np.stack([row[tensor].values for row in tracks]) for tensor in tracks[0]}
@@ -156,6 +158,7 @@ def measure(path: Path, float32: Path, spec: pb.ModelSpec, network: Reference) -
         same = found["y"].argmax(axis=-1) == expected["y"].argmax(axis=-1)
         decisions, other = same.size, int(np.count_nonzero(~same))
     return Accuracy(
+        inputs=inputs,
         rows=ROWS,
         steps=STEPS,
         losses=tuple(_losses(spec, found, expected)),
@@ -168,12 +171,13 @@ def measure(path: Path, float32: Path, spec: pb.ModelSpec, network: Reference) -
     )
 
 
-def _inputs(spec: pb.ModelSpec) -> tuple[NDArray[np.generic], NDArray[np.bool_] | None]:
-    """Steps such as the task has, and what may follow each of them where there is a grammar."""
+def _inputs(spec: pb.ModelSpec) -> tuple[str, NDArray[np.generic], NDArray[np.bool_] | None]:
+    """What is stepped through, its steps, and what may follow each of them where there is a grammar."""
     if spec.task == "reber" and "".join(spec.inputs[0].vocabulary) == reber.SYMBOLS:
         symbols, _, legal = reber.Streams(ROWS, seed=0).take(STEPS)
-        return symbols, legal
-    return samples.inputs(spec, ROWS, STEPS, np.random.default_rng(0)), None
+        return "the Reber grammar", symbols, legal
+    kind = "random tokens" if spec.inputs[0].dtype == pb.DATA_TYPE_INT64 else "normal random numbers"
+    return kind, samples.inputs(spec, ROWS, STEPS, np.random.default_rng(0)), None
 
 
 def _losses(

@@ -72,8 +72,8 @@ def export(
     """
     if weights == "int8" and form == "fused":
         raise PrecisionError(
-            "weights int8 need form gates: onnxruntime's quantised LSTM operator rounds all rows of a run by one range, "
-            "so that a session's numbers would depend on the sessions beside it"
+            "weights int8 need form gates: onnxruntime's quantised LSTM operator rounds all rows of a run by one "
+            "range, so that a session's numbers would depend on the sessions beside it"
         )
     stands_for = rounded(weights_of(network), weights)
     spec = spec_of(network, form, weights, version=version)

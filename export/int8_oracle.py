@@ -1,11 +1,11 @@
 """The equations of a network with int8 weights, in NumPy, written from what `precision` says in words.
 
-As `oracle`, but for what a matrix multiplies, which is rounded first: the hidden states to 127ths, and each row of the
-first layer's input to 127ths of its own largest number. Products and sums are exact in whole numbers, so what they
+As `oracle`, but for what a matrix multiplies, which is rounded first: the hidden states to 63rds, and each row of the
+first layer's input to 63rds of its own largest number. Products and sums are exact in whole numbers, so what they
 stand for is computed here, in float64.
 
 Where a number lies, to float32's last bits, between two that it could be rounded to, two right programs part by a whole
-127th. So nothing is carried here from layer to layer or from step to step: every layer of every step starts from what
+63rd. So nothing is carried here from layer to layer or from step to step: every layer of every step starts from what
 the model itself computed before it, to the bit. Only what a linear encoder makes of an input is not known to the bit;
 there `doubt` says how much a step may differ.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gatestream.export.oracle import Floats, Oracle
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-_STEP = np.float32(1 / 127)
+_STEP = np.float32(1 / 63)
 _BETWEEN = 1e-3
 """How near the middle of two steps a number is in doubt, in steps."""
 
@@ -96,7 +96,7 @@ class Int8Oracle:
 
     def _rounded(self, h: NDArray[np.float32]) -> Floats:
         # float32 divides as the graph does: which whole number it is must not depend on us.
-        whole = np.clip(np.rint(h / _STEP), -128, 127)
+        whole = np.clip(np.rint(h / _STEP), -64, 191)
         rounded: Floats = whole.astype(self._dtype) * self._dtype(_STEP)
         return rounded
 

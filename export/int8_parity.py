@@ -21,7 +21,7 @@ from gatestream.export.runtime import Session
 from gatestream.export.walk import Track, walk
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-_ENCODED = 1 / 127
+_ENCODED = 1 / 63
 """How far rows run otherwise may be from each other behind a linear encoder: its product depends in its last bits on
 the rows beside, and a number between two may then be rounded the other way."""
 

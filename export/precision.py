@@ -2,11 +2,14 @@
 
 float16: the matrices, of the cells, the head and the encoder, are rounded to float16; biases stay float32.
 
-int8: the matrices of the cells are rounded to whole numbers from -64 to 64, each unit of each gate with a scale of its
-own. It is 7 bits of the 8, since processors without VNNI add two products in 16 bits, and two products of 8 bits with 8
-bits do not fit in there: their sums would be wrong without a word. What the matrices multiply is rounded to 8 bits as
-it comes: the hidden state, which lies between -1 and 1, in steps of `STEP`; the first layer's input, of which nothing
-is known, row by row in steps of `STEP` times the row's largest number. A row's numbers never depend on another row's.
+int8: the matrices of the cells are rounded to whole numbers from -127 to 127, each unit of each gate with a scale of
+its own. What they multiply is rounded as it comes: the hidden state, which lies between -1 and 1, in steps of `STEP`;
+the first layer's input, of which nothing is known, row by row in steps of `STEP` times the row's largest number. A
+row's numbers never depend on another row's.
+
+That is 8 bits by 7, since processors without VNNI add two products in 16 bits, and two of 8 bits by 8 do not fit in
+there: their sums would be wrong without a word. On trained models the eighth bit was worth as much to the weights as to
+what they multiply, or twice as much.
 """
 
 from collections.abc import Mapping
@@ -27,13 +30,13 @@ FORMATS: Final[Mapping[Precision, pb.WeightFormat]] = {
     "int8": pb.WEIGHT_FORMAT_INT8,
 }
 
-LARGEST: Final = 64
+LARGEST: Final = 127
 """Of a weight as a whole number."""
 
-STEP: Final = np.float32(1 / 127)
+STEP: Final = np.float32(1 / 63)
 """Between two numbers that a hidden state is rounded to."""
 
-ZERO: Final = np.uint8(128)
+ZERO: Final = np.uint8(64)
 """The whole number that stands for 0 where a state or an input is rounded: onnxruntime is 5 to 40 times slower with
 signed ones on the left of a product."""
 
