@@ -98,9 +98,10 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
         own = {f.name: values[f.name] for g, f in _settings() if not g}
         config = ServerConfig(artifacts=artifacts, **own, **parts)
         if config.workers == 1:
+            from gatestream.server.loop import run
             from gatestream.server.server import serve
 
-            asyncio.run(serve(config))
+            run(serve(config))
         else:
             from gatestream.server.workers import supervise
 

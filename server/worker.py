@@ -111,11 +111,12 @@ def main(descriptor: int) -> None:
         sys.exit(1)
 
     from gatestream.server.logs import configure
+    from gatestream.server.loop import run
     from gatestream.server.server import serve
 
     configure(orders.config.log_format, worker=orders.worker)
     try:
-        asyncio.run(serve(orders.config, Worker(link, orders)))
+        run(serve(orders.config, Worker(link, orders)))
     except (ServerError, BaseExceptionGroup) as error:
         first = first_of(error)
         if not isinstance(first, ServerError):
