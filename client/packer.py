@@ -19,7 +19,7 @@ from gatestream.client.columns import Array, Layout
 from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError, SessionClosedError
 from gatestream.client.flight import Flight
 from gatestream.client.lane import Lane
-from gatestream.client.wire import Whole, head, message
+from gatestream.client.wire import Whole, frame, head, message
 from gatestream.client.work import Chunk, Control, Ints, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -127,7 +127,7 @@ class Packer:
         begin = 0
         for lane, flight in parcel.cargo:
             end = begin + flight.steps
-            flight.take_all([column[begin:end] for column in columns])
+            flight.take_all([column[begin:end] for column in columns] if len(parcel.cargo) > 1 else columns)
             begin = end
             after = flight.base + (flight.length if flight.ragged is None else flight.ragged)
             if len(flight.members) == len(lane.members):
@@ -322,11 +322,11 @@ class Packer:
             del ready[lane]
         self._count(cargo[0][0], rows)
         begin = head(b"".join(handles), b"".join(lengths) if longest > 1 else b"", b"".join(firsts))
-        parcel = self._unheard[model] = Parcel(Whole(layout, begin, rows) if usual else None, cargo)
+        around = frame(layout, rows)
+        parcel = self._unheard[model] = Parcel(Whole(begin, around) if usual else None, cargo)
         for _, flight in cargo:
             flight.parcel = parcel
-        sizes = [rows * each.column.row_bytes for each in layout.inputs]
-        return [message(begin, inputs, sizes)]
+        return [message(begin, inputs, around)]
 
 
 def _closing(flight: Flight) -> bool:

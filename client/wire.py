@@ -54,54 +54,71 @@ def head(handles: bytes, lengths: bytes, firsts: bytes) -> bytes:
     return b"".join([_HANDLE, varint(len(handles)), handles, *length, _FIRST, varint(len(firsts)), firsts])
 
 
-def message(head: bytes, inputs: Sequence[Sequence[Array]], sizes: Sequence[int]) -> bytes:
+class Frame:
+    """What stands around the numbers of a message of steps and of its results, apart from the head.
+
+    Attributes:
+        inputs: what stands before each input.
+        outputs: of each column of results, outputs, then gates: what stands before it, and the column.
+        sent: bytes of a message of steps besides the head, its inputs included.
+        answered: bytes of its results besides the head.
+    """
+
+    def __init__(self, layout: Layout, rows: int) -> None:
+        self.rows = rows
+        self.inputs = [_INPUT + varint(rows * each.column.row_bytes) for each in layout.inputs]
+        columns = [(_OUTPUT, column) for column in layout.outputs] + [(_GATE, column) for column in layout.gates]
+        self.outputs = [(tag + varint(rows * column.row_bytes), column) for tag, column in columns]
+        self.sent = sum([len(before) for before in self.inputs])
+        self.sent += sum([rows * each.column.row_bytes for each in layout.inputs])
+        self.answered = sum([len(before) + rows * column.row_bytes for before, column in self.outputs])
+
+
+frame = lru_cache(256)(Frame)
+"""The frame of a message of so many rows; most have as many as one before."""
+
+
+def message(head: bytes, inputs: Sequence[Sequence[Array]], frame: Frame) -> bytes:
     """A `ClientMessage` of steps.
 
     Args:
         head: what `head` has made.
         inputs: per input, the rows of all entries, in contiguous pieces.
-        sizes: bytes of each input.
+        frame: for as many rows.
     """
     # Bytes, and arrays, which are joined as the bytes that they are in memory.
-    body: list[Any] = [head]
-    length = len(head)
-    for pieces, size in zip(inputs, sizes, strict=True):
-        before = _INPUT + varint(size)
-        length += len(before) + size
-        body.append(before)
-        body += pieces
-    return b"".join([_STEPS, varint(length), *body])
+    parts: list[Any] = [_STEPS, varint(len(head) + frame.sent), head]
+    for before, pieces in zip(frame.inputs, inputs, strict=True):
+        parts.append(before)
+        parts += pieces
+    return b"".join(parts)
 
 
 class Whole:
     """How the answer to a message of steps looks that answers all of them, in the order sent."""
 
-    def __init__(self, layout: Layout, head: bytes, rows: int) -> None:
+    def __init__(self, head: bytes, frame: Frame) -> None:
         """Foresee it.
 
         Args:
-            layout: of every session in the message.
             head: of the message.
-            rows: that it carries.
+            frame: of the message.
         """
-        self._rows = rows
-        columns = [(_OUTPUT, column) for column in layout.outputs] + [(_GATE, column) for column in layout.gates]
-        self._columns = [(tag + varint(rows * column.row_bytes), column) for tag, column in columns]
-        size = len(head) + sum([len(before) + rows * column.row_bytes for before, column in self._columns])
-        self._begin = _RESULTS + varint(size) + head
-        self._size = 1 + len(varint(size)) + size
+        self._frame = frame
+        self._begin = _RESULTS + varint(len(head) + frame.answered) + head
+        self._size = len(self._begin) + frame.answered
 
     def read(self, data: bytes) -> list[Array] | None:
         """Outputs, then gates, each [rows, *shape], read-only; None: this is something else."""
         if len(data) != self._size or not data.startswith(self._begin):
             return None
+        rows = self._frame.rows
         at = len(self._begin)
         arrays: list[Array] = []
-        for before, column in self._columns:
+        for before, column in self._frame.outputs:
             if not data.startswith(before, at):
                 return None
             at += len(before)
-            numbers = np.frombuffer(data, column.dtype, self._rows * column.size, at)
-            arrays.append(numbers.reshape(self._rows, *column.shape))
-            at += numbers.nbytes
+            arrays.append(np.ndarray((rows, *column.shape), column.dtype, data, at))
+            at += rows * column.row_bytes
         return arrays

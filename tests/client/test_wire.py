@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.client.columns import Layout
-from gatestream.client.wire import Whole, head, message, varints
+from gatestream.client.wire import Whole, frame, head, message, varints
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 SPEC = pb.ModelSpec(
@@ -22,6 +22,7 @@ SPEC = pb.ModelSpec(
     ],
     gates=[pb.GateSpec(name="input", symbol="i", output="i"), pb.GateSpec(name="forget", symbol="f", output="f")],
 )
+LAYOUT = Layout(SPEC, outputs=True, gates=False)
 # Handle, length, position.
 entries = st.lists(
     st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(0, 2**62)),
@@ -57,7 +58,7 @@ def test_a_message_is_what_protobuf_would_write(columns: list[tuple[int, int, in
     handles, lengths, firsts = map(list, zip(*columns, strict=True))
     x = np.arange(3 * sum(lengths), dtype="<f4").reshape(-1, 3)
     tokens = np.arange(sum(lengths))
-    data = message(begin(columns), [[x[:1], x[1:]], [tokens]], [x.nbytes, tokens.nbytes])
+    data = message(begin(columns), [[x[:1], x[1:]], [tokens]], frame(LAYOUT, len(x)))
     steps = pb.Steps(
         handle=handles,
         length=lengths if max(lengths) > 1 else [],
@@ -72,7 +73,7 @@ def test_a_whole_answer_is_read(columns: list[tuple[int, int, int]], outputs: bo
     layout = Layout(SPEC, outputs=outputs, gates=gates)
     answer = results(columns, layout, seed)
     rows = sum(length for _, length, _ in columns)
-    whole = Whole(layout, begin(columns), rows)
+    whole = Whole(begin(columns), frame(layout, rows))
     arrays = whole.read(pb.ServerMessage(results=answer).SerializeToString())
     assert arrays is not None
     expected = layout.decode(answer.output, answer.gate, rows)
@@ -82,16 +83,15 @@ def test_a_whole_answer_is_read(columns: list[tuple[int, int, int]], outputs: bo
 
 @given(entries, st.data())
 def test_anything_else_is_left_alone(columns: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    layout = Layout(SPEC, outputs=True, gates=False)
     rows = sum(length for _, length, _ in columns)
-    whole = Whole(layout, begin(columns), rows)
+    whole = Whole(begin(columns), frame(LAYOUT, rows))
     kinds = ["moved", "fewer", "gates", "durable", "swapped", "cut", "other"]
     kind = data.draw(st.sampled_from(kinds if len(columns) > 1 else [each for each in kinds if each != "fewer"]))
-    answer = results(columns, layout, 0)
+    answer = results(columns, LAYOUT, 0)
     if kind == "moved":
         answer.first[data.draw(st.integers(0, len(columns) - 1))] += 1
     elif kind == "fewer":
-        answer = results(columns[:-1], layout, 0)
+        answer = results(columns[:-1], LAYOUT, 0)
     elif kind == "gates":
         answer = results(columns, Layout(SPEC, outputs=True, gates=True), 0)
     elif kind == "durable":
