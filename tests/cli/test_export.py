@@ -78,3 +78,54 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: {path}: not a safetensors file")
     assert result.output.count("\n") == 1
+
+
+def test_weights_in_fewer_bits_are_measured(checkpoint: Path, tmp_path: Path) -> None:
+    output, report = tmp_path / "model.onnx", tmp_path / "report.json"
+    arguments = [str(checkpoint), "-o", str(output), "--weights", "int8", "--report", str(report)]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith(f"{output} is {checkpoint}, form gates, its weights rounded to int8: proved\n")
+    assert "against the float32 network, 8 rows of 1,024 carried steps of the Reber grammar" in result.output
+    said = json.loads(report.read_text())
+    assert (said["weights"], said["checks"][-1]["name"]) == ("int8", "accuracy")
+    accuracy = said["accuracy"]
+    assert [loss["tensor"] for loss in accuracy["losses"]] == list("ifgochy")
+    assert (accuracy["decisions"], accuracy["rows"] * accuracy["steps"]) == (8192, 8192)
+    assert 0 < accuracy["bytes"] <= output.stat().st_size  # which has the figures too
+    assert [cost["batch"] for cost in accuracy["costs"]] == [1, 32, 128]
+    found, float32 = accuracy["illegal"]
+    assert 0 < float32 < 8192  # the fixture is hardly trained
+    assert found != float32 or accuracy["other_decisions"] > 0
+
+
+def test_weights_that_cost_too_much_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    output, report = tmp_path / "model.onnx", tmp_path / "report.json"
+    options = ["--weights", "int8", "--max-error", "1e-6", "--report", str(report)]
+    result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), *options])
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: {checkpoint}, form gates, weights int8: accuracy: y is up to ")
+    assert "at most 1e-06 was asked for" in line
+    assert not output.exists()
+    said = json.loads(report.read_text())
+    assert said["passed"] is False
+    assert said["accuracy"]["losses"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--weights", "int8", "--form", "fused"], 1, "Error: weights int8 need form gates: "),
+        (["--max-error", "1"], 2, "Error: --max-error is for --weights float16 or int8"),
+        (["--weights", "int4"], 2, "'int4' is not one of 'float32', 'float16', 'int8'"),
+        (["--weights", "int8", "--max-error", "-1"], 2, "-1"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    checkpoint: Path, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    result = CliRunner().invoke(command, [str(checkpoint), "-o", str(tmp_path / "model.onnx"), *options])
+    assert result.exit_code == code
+    assert message in result.output
+    assert not (tmp_path / "model.onnx").exists()
