@@ -202,6 +202,7 @@ def _log_model(model: Model) -> None:
         model=model.spec.name,
         version=model.spec.version,
         form=pb.Form.Name(model.spec.form),
+        weights=pb.WeightFormat.Name(model.spec.weights),
         execution_provider=runner.provider,
         nodes={item.execution_provider: item.nodes for item in runner.placements},
         threads=model.measured.threads,
