@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Section:
         "Time of one step of a batch, over that of form fused with float32: of limit-run on one thread, and through "
         "the server, its sessions packed on one stream. y off: the largest difference of an output from the float32 "
         "file's, in thousandths, over 256 carried steps of 8 sessions; these weights are noise, and outputs go to "
-        "about 0.3. What a trained model loses says `gatestream export`.",
+        "about 0.4. What a trained model loses says `gatestream export`.",
     )
     models.prepare([(model, form, weights) for model in MODELS for form, weights in FILES])
     for model in MODELS:
