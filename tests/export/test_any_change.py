@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gatestream.export.errors import ArtifactError
 from gatestream.export.exporter import Form
 from gatestream.export.inspection import inspect
+from gatestream.export.precision import Precision
 from tests.export.conftest import Exported
 from tests.export.mutations import body
 
@@ -47,7 +48,9 @@ def numbers(path: Path) -> list[np.ndarray]:
     return [h, c, *(values[row, :length] for values in (y, *gates) for row, length in enumerate(lengths))]
 
 
-@pytest.mark.parametrize("form", ["gates", "fused"])
+@pytest.mark.parametrize(
+    ("form", "weights"), [("gates", "float32"), ("fused", "float32"), ("fused", "float16"), ("gates", "int8")]
+)
 @settings(
     max_examples=15,
     deadline=None,
@@ -56,8 +59,10 @@ def numbers(path: Path) -> list[np.ndarray]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_is_refused_or_makes_no_difference(exported: Exported, tmp_path: Path, form: Form, data: st.DataObject) -> None:
-    original, _ = exported("tokens", form)
+def test_is_refused_or_makes_no_difference(
+    exported: Exported, tmp_path: Path, form: Form, weights: Precision, data: st.DataObject
+) -> None:
+    original, _ = exported("tokens", form, weights)
     model = onnx.load(original)
     what = change(model, data)
     path = tmp_path / "changed.onnx"
