@@ -87,7 +87,7 @@ def test_commands_of_the_document_work(tmp_path: Path) -> None:
     shutil.copy(FIXTURE, tmp_path / "artifacts" / "reber.safetensors")
     document = (ROOT / "docs" / "export.md").read_text()
     commands = re.findall(r"^    (gatestream .*)$", document, re.MULTILINE)
-    assert [shlex.split(line)[1] for line in commands] == ["export", "inspect"]
+    assert [shlex.split(line)[1] for line in commands] == ["export", "inspect", "export", "export"]
     (python,) = re.findall(r"^```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     (tmp_path / "theirs.py").write_text(python)
     shell(tmp_path, [*commands, "python theirs.py"])
