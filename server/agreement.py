@@ -12,8 +12,8 @@ import numpy as np
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import TickLimits
 from gatestream.server.errors import ArtifactError
-from gatestream.server.runner import DTYPES, Array, HostRunner
-from gatestream.server.slots import Ints
+from gatestream.server.runner import DTYPES, HostRunner
+from gatestream.server.slots import Array, Ints
 
 Shapes = Mapping[int, Sequence[int]]
 """By time steps, the batch sizes, ascending. Has 1 step, with sizes at least as large as any other's."""

@@ -17,8 +17,8 @@ import structlog
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.agreement import Shapes, agreeing_shapes
 from gatestream.server.config import TickLimits
-from gatestream.server.runner import Array, HostRunner
-from gatestream.server.slots import Ints
+from gatestream.server.runner import HostRunner
+from gatestream.server.slots import Array, Ints
 
 _log = structlog.get_logger(__name__)
 

@@ -25,11 +25,10 @@ from gatestream.server.pace import Pace
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
-from gatestream.server.slots import Ints
+from gatestream.server.slots import Array, Ints
 from gatestream.server.work import (
     GATES,
     OUTPUTS,
-    Array,
     Chunks,
     Control,
     Singles,

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import InvalidRequest, OutOfStep, Refused
 from gatestream.server.runner import DTYPES
-from gatestream.server.slots import Ints
-from gatestream.server.work import Array
+from gatestream.server.slots import Array, Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,10 +197,12 @@ class InferenceStream:
             del self._parts[handle]
             columns = [b"".join(column) for column in zip(*(part for _, part in parts), strict=True)]
         del self._waiting[handle]
-        pieces = [
-            piece for before, k in zip(asked.answer, asked.columns, strict=True) for piece in (before, columns[k])
-        ]
-        self.outbox.put(b"".join(pieces), length)
+        if len(columns) == 1:
+            answer = asked.answer[0] + columns[0]
+        else:
+            pieces = zip(asked.answer, [columns[k] for k in asked.columns], strict=True)
+            answer = b"".join(itertools.chain.from_iterable(pieces))
+        self.outbox.put(answer, length)
         if self._half_closed:
             self._end_when_done()
 

@@ -34,15 +34,19 @@ class Outbox:
         if len(self._messages) >= _FULL:
             self.full = True
             self._room.clear()
-        if self._taker is not None:
-            self._wake()
+        taker = self._taker
+        if taker is not None:
+            self._taker = None
+            if not taker.done():
+                taker.set_result(None)
 
     def end(self) -> None:
         """After what is there, nothing more comes."""
         self._ended = True
         self.full = False
         self._room.set()
-        self._wake()
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
 
     async def take(self) -> tuple[bytes, int] | None:
         """The next message and its rows; None at the end."""
@@ -59,8 +63,3 @@ class Outbox:
     async def room(self) -> None:
         """Return when the peer has taken enough of what it was sent."""
         await self._room.wait()
-
-    def _wake(self) -> None:
-        taker, self._taker = self._taker, None
-        if taker is not None and not taker.done():
-            taker.set_result(None)

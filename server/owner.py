@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import Refused
-from gatestream.server.slots import Ints
+from gatestream.server.slots import Array, Ints
 
 
 class Owner(Protocol):
@@ -26,15 +26,15 @@ class Owner(Protocol):
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `results`, for the one entry of a message."""
 
-    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """Steps were taken.
 
         Args:
             handles: [entries].
             first: [entries], position of each entry's first step answered here.
             lengths: [entries], steps answered here.
-            outputs: a column for each of the model's outputs; empty where they are not wanted.
-            gates: a column for each gate; empty where they are not wanted.
+            outputs: a contiguous column for each of the model's outputs, [rows, *shape]; none where not wanted.
+            gates: the same for each gate.
         """
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:

@@ -27,9 +27,7 @@ from gatestream.server.artifact import (
 )
 from gatestream.server.config import Provider
 from gatestream.server.errors import ArtifactError, ProviderError
-from gatestream.server.slots import Ints
-
-Array = npt.NDArray[Any]
+from gatestream.server.slots import Array, Ints
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"

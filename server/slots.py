@@ -1,8 +1,11 @@
 """Integers to hand out and take back: state rows, entries of the scheduler. And queues of them."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
 

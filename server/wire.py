@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.slots import Array
 
 _LENGTH_DELIMITED: Final = 2
 _RESULTS: Final = pb.ServerMessage.DESCRIPTOR.fields_by_name["results"].number
@@ -35,15 +36,31 @@ def head(field: int, size: int) -> bytes:
 
 
 def results_of_one(handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> bytes:
-    """A ServerMessage with the Results of one entry, in a third of the time of building the message."""
+    """A ServerMessage with the Results of one entry, as protobuf writes it, in a third of its time."""
     number, position = varint(handle), varint(first)
-    parts = [head(_HANDLE, len(number)), number, head(_FIRST, len(position)), position]
+    parts = [head(_HANDLE, len(number)), number]
     if length > 1:
         steps = varint(length)
         parts += head(_LENGTH, len(steps)), steps
+    parts += head(_FIRST, len(position)), position
     for column in outputs:
         parts += head(_OUTPUT, len(column)), column
     for column in gates:
         parts += head(_GATE, len(column)), column
     body = b"".join(parts)
     return head(_RESULTS, len(body)) + body
+
+
+def results(entries: pb.Results, outputs: Sequence[Array], gates: Sequence[Array]) -> bytes:
+    """A ServerMessage with Results, whose columns are copied once: protobuf would copy megabytes three times.
+
+    Args:
+        entries: all but the columns.
+        outputs: the columns of the outputs, contiguous.
+        gates: the columns of the gates, contiguous.
+    """
+    parts = [memoryview(entries.SerializeToString())]
+    for field, columns in ((_OUTPUT, outputs), (_GATE, gates)):
+        for column in columns:
+            parts += memoryview(head(field, column.nbytes)), column.data
+    return b"".join([head(_RESULTS, sum(part.nbytes for part in parts)), *parts])

@@ -3,17 +3,13 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from gatestream.server.errors import Refused
 from gatestream.server.owner import Owner
-from gatestream.server.slots import Ints
-
-Array = npt.NDArray[Any]
-
+from gatestream.server.slots import Array, Ints
 
 OUTPUTS: Final = 1
 GATES: Final = 2
@@ -144,8 +140,8 @@ def compact(column: Array, offsets: Ints, lengths: Ints) -> Array:
     return column[np.repeat(offsets - begins, lengths) + np.arange(int(lengths.sum()))]
 
 
-def flatten(batch: Array, lengths: Ints) -> bytes:
-    """The real rows of a ragged batch, one after another.
+def flatten(batch: Array, lengths: Ints) -> Array:
+    """The real rows of a ragged batch, one after another, contiguous: [rows, *shape].
 
     Args:
         batch: [batch, time, *shape].
@@ -153,8 +149,8 @@ def flatten(batch: Array, lengths: Ints) -> bytes:
     """
     steps = batch.shape[1]
     if steps == 1 or bool((lengths == steps).all()):
-        return batch.tobytes()
-    return batch[np.arange(steps) < lengths[:, None]].tobytes()
+        return np.ascontiguousarray(batch.reshape(-1, *batch.shape[2:]))
+    return batch[np.arange(steps) < lengths[:, None]]
 
 
 def _each(batch: Array, lengths: Ints) -> list[bytes]:

@@ -17,7 +17,7 @@ from gatestream.server.engine import Engine
 from gatestream.server.errors import Exhausted, OutOfStep, Refused
 from gatestream.server.register import Register
 from gatestream.server.runner import HostRunner
-from gatestream.server.slots import Ints
+from gatestream.server.slots import Array, Ints
 from tests.support.artifacts import POISON
 
 
@@ -35,10 +35,11 @@ class Recorder:
         self.heard.append(("lost", handle))
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
-        self.results(np.array([handle]), np.array([first]), np.array([length]), list(outputs), list(gates))
+        columns = [[np.frombuffer(column, np.float32) for column in given] for given in (outputs, gates)]
+        self.results(np.array([handle]), np.array([first]), np.array([length]), *columns)
 
-    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[bytes], gates: list[bytes]) -> None:
-        y = [] if not outputs else np.frombuffer(outputs[0], np.float32)[::2].tolist()
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+        y = [] if not outputs else outputs[0].ravel()[::2].tolist()
         self.rows -= int(lengths.sum())
         # The parts of one chunk's answer as one: how it was cut is the scheduler's affair.
         if len(handles) == 1 and self.heard and self.heard[-1][:2] == ("results", handles.tolist()):

@@ -17,7 +17,7 @@ def subclasses(kind: type[_E]) -> Iterator[type[_E]]:
 
 def test_every_refusal_has_a_status_and_a_reason() -> None:
     kinds = list(subclasses(errors.Refused))
-    assert len(kinds) == 7
+    assert kinds
     for kind in kinds:
         error = kind("why")
         assert isinstance(error.code, grpc.StatusCode)
