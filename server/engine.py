@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
+from threading import Lock
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ from gatestream.server.work import (
 )
 
 _ANSWER_BYTES: Final = 2 * 2**20
+_READING_TURNS: Final = 4
+_BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
@@ -296,8 +299,7 @@ class Engine:
             if short:
                 outputs, gates = self._compute(tick, parts)
             else:
-                loop = asyncio.get_running_loop()
-                outputs, gates = await loop.run_in_executor(self._thread, self._compute, tick, parts)
+                outputs, gates = await self._elsewhere(tick, parts)
         except Exception as error:
             self._fail(tick, error)
         else:
@@ -307,8 +309,10 @@ class Engine:
             while self._leaving:
                 self.sessions.free(self._leaving.pop())
         if short:
-            # What came meanwhile is to be in the next tick.
-            await asyncio.sleep(0)
+            # What came meanwhile is to be in the next tick. To read it takes the loop some turns; where a single step
+            # may be among it, no chunk's run comes in between.
+            for _ in range(1 if tick.steps == 1 or self._scheduler.calm else _READING_TURNS):
+                await asyncio.sleep(0)
         return True
 
     def _at_once(self) -> None:
@@ -374,6 +378,20 @@ class Engine:
             and self._pace.expected(batch, steps) < _SHORT_SECONDS
             and self._scheduler.pass_by(steps)
         )
+
+    async def _elsewhere(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
+        """Run on the other thread."""
+        begun = Lock()
+        begun.acquire()
+
+        def compute() -> tuple[list[Array], list[Array]]:
+            begun.release()
+            return self._compute(tick, parts)
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        # Else the thread would wait for the interpreter until the loop has nothing to do, and the model with it.
+        begun.acquire(timeout=_BEGIN_SECONDS)
+        return await future
 
     def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
         inputs = []

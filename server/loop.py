@@ -3,10 +3,15 @@
 import asyncio
 import functools
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from gatestream.server.memory import keep_freed
+
 _MOST: Final = 4096
+# As long may the loop keep a model's thread from the results of its run. Python's own 5 ms is as long as many a run.
+_SWITCH_SECONDS: Final = 1e-4
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -27,7 +32,9 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """As asyncio.run, on this loop."""
+    """As asyncio.run, on this loop, in a process that does nothing else."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    keep_freed()
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(main)
 

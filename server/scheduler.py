@@ -25,7 +25,7 @@ from gatestream.server.slots import Ints, Queue, Slots
 _LEAST_CHUNKS: Final = 32
 # A chunk's turn is cut to this part of `TickLimits.steps` while single steps come: until so many turns went without.
 _CONTENDED_PART: Final = 4
-_CALM_TURNS: Final = 16
+_CALM_TURNS: Final = 64
 _NONE: Final = -1
 
 
@@ -137,7 +137,7 @@ class Scheduler:
         while len(ids) == 0:
             singles_wait, chunks_wait = len(self._singles) > 0, len(self._chunks) > 0
             if chunks_wait and (self._chunk_turn or not singles_wait):
-                contended = singles_wait or self._turns_without_singles < _CALM_TURNS
+                contended = singles_wait or not self.calm
                 cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
                 ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
                 self._chunk_turn = False
@@ -168,9 +168,12 @@ class Scheduler:
         """
         if steps == 1:
             self._turns_without_singles = 0
-        elif self._turns_without_singles < _CALM_TURNS:
-            return False
-        return True
+        return steps == 1 or self.calm
+
+    @property
+    def calm(self) -> bool:
+        """Whether no single steps have come for a while."""
+        return self._turns_without_singles >= _CALM_TURNS
 
     def complete(self, tick: Tick) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Note that the tick's steps are taken.

@@ -1,7 +1,7 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,57 @@ from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, No
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
-from gatestream.server.wire import results, results_of_one
+from gatestream.server.wire import head, results, results_of_one
 
 _FREE: Final = -1
 # The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`.
 _LEAVING: Final = -2
 _NOTHING: Final = np.empty(0, np.int64)
+# A message with as many entries is likely to be followed by others with the same.
+_MANY: Final = 8
+_STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
+
+
+class _Entries(NamedTuple):
+    """What a message is to step, one element of each array for each entry.
+
+    Attributes:
+        rows: of each input, in all.
+    """
+
+    handles: Ints
+    slots: Ints
+    lengths: Ints
+    offsets: Ints
+    rows: int
+    model: Model
+
+
+class _Same(NamedTuple):
+    """A message, to know others by that step the same sessions as far, which most do that a client sends.
+
+    Attributes:
+        begin: its bytes up to the end of its handles and lengths.
+        lengths: how many it gave.
+        entries: what it is to step; nothing was wrong with any.
+    """
+
+    begin: bytes
+    lengths: int
+    entries: _Entries
+
+    @classmethod
+    def of(cls, message: bytes, steps: pb.Steps, entries: _Entries) -> "_Same | None":
+        """None where the client does not write protobuf as protobuf does."""
+        columns = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
+        size = steps.ByteSize()
+        begin = head(_STEPS, size) + columns
+        return cls(begin, len(steps.length), entries) if message.startswith(begin) else None
+
+    def begins(self, message: bytes, steps: pb.Steps) -> bool:
+        """Whether a message begins as this one, and has no more of what may come again further on."""
+        same = len(steps.handle) == len(self.entries.handles) and len(steps.length) == self.lengths
+        return same and message.startswith(self.begin)
 
 
 class ClientStream:
@@ -42,6 +87,8 @@ class ClientStream:
         self._slot = np.full(16, _FREE, np.int32)
         # Scratch, by handle, for finding those that stand twice in a message. Only read where it has just been written.
         self._entry = np.empty(16, np.int32)
+        # The latest message with many entries; None when what a handle stands for has changed since.
+        self._same: _Same | None = None
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
@@ -52,7 +99,13 @@ class ClientStream:
 
     def receive(self, message: bytes) -> None:
         """As `Conversation`: do what a message asks; what cannot be done is answered by an Error."""
-        self.do(pb.ClientMessage.FromString(message))
+        asked = pb.ClientMessage.FromString(message)
+        if len(asked.steps.handle) < _MANY:
+            self.do(asked)
+        elif self._same is not None and self._same.begins(message, asked.steps):
+            self._steps(asked.steps, self._same.entries)
+        elif entries := self._steps(asked.steps):
+            self._same = _Same.of(message, asked.steps, entries)
 
     def do(self, message: pb.ClientMessage) -> None:
         """Do what a message asks; what cannot be done is answered by an Error."""
@@ -79,11 +132,11 @@ class ClientStream:
     def disconnect(self) -> None:
         """The client has gone: end its sessions, without the steps that are pending."""
         for handle, slot in self._closing.items():
-            self._slot[handle] = slot
+            self._mark(handle, slot)
         held = self._slot >= 0
         for number in set(self._model[held].tolist()):
             self._models[number].register.detach(self, self._slot[held & (self._model == number)])
-        self._slot[:] = _FREE
+        self._mark(slice(None), _FREE)
         self.outbox.end()
 
     def going_away(self, seconds: float) -> None:
@@ -113,10 +166,14 @@ class ClientStream:
                 raise Draining("the server is about to stop; open the session on another")
             self._make_room(handle)
             self._model[handle] = model.number
-            self._slot[handle] = model.register.open(self, self._tenant, request)
+            self._mark(handle, model.register.open(self, self._tenant, request))
             self._held += 1
         except Refused as error:
             self._refuse(error, [handle])
+
+    def _mark(self, handles: int | slice | Ints, slot: int) -> None:
+        self._slot[handles] = slot
+        self._same = None
 
     def _make_room(self, handle: int) -> None:
         size = len(self._slot)
@@ -130,7 +187,7 @@ class ClientStream:
         model.register.reset(self, slot, handle)
 
     def _close(self, model: Model, slot: int, handle: int) -> None:
-        self._slot[handle] = _LEAVING
+        self._mark(handle, _LEAVING)
         self._closing[handle] = slot
         model.register.close(self, slot)
 
@@ -176,40 +233,50 @@ class ClientStream:
         engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
         return True
 
-    def _steps(self, message: pb.Steps) -> None:
-        count = len(message.handle)
-        handles = _NOTHING
+    def _steps(self, message: pb.Steps, known: "_Entries | None" = None) -> "_Entries | None":
+        """Submit a message; its entries, where nothing is wrong with any.
+
+        Args:
+            message: whatever came.
+            known: its entries, where they are those of an earlier message with which nothing was wrong.
+        """
+        handles = _NOTHING if known is None else known.handles
         try:
-            self._check_count("steps", count)
-            handles = np.fromiter(message.handle, np.int64, count)
-            if count == 0:
-                raise InvalidRequest("steps.handle is empty; expected at least one entry")
-            lengths = _column(message.length, "steps.length", count)
-            first = _column(message.first, "steps.first", count)
+            if known is None:
+                self._check_count("steps", len(message.handle))
+                handles = np.fromiter(message.handle, np.int64, len(message.handle))
+                known, check = self._read_entries(handles, message.length), True
+            else:
+                check = False
+            first = _column(message.first, "steps.first", len(handles))
             if self._models.stopped:
                 raise Draining("the server stops now and takes no more steps")
-            slots, model = self._look_up(handles)
-            if lengths is None:
-                lengths = np.ones(count, np.int64)
-                offsets = np.arange(count)
-                rows = count
-            else:
-                offsets = np.cumsum(lengths) - lengths
-                rows = int(lengths.sum())
-            inputs = _inputs(model, message.input, rows)
+            inputs = _inputs(known.model, message.input, known.rows)
         except Refused as error:
             first_sent, lengths_sent = (
                 column if len(column) == len(handles) else () for column in (message.first, message.length)
             )
             self._refuse(error, handles, first=first_sent, lengths=lengths_sent)
-            return
-        if self._all_right(handles, slots, lengths, model.number):
+            return None
+        handles, slots, lengths, offsets, _, model = known
+        if not check or self._all_right(known):
             model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
-            return
+            return known
         good = self._check_entries(handles, slots, lengths, model.number, first)
         if good.any():
             handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
             model.engine.submit(self, handles, slots, lengths, offsets, None if first is None else first[good], inputs)
+        return None
+
+    def _read_entries(self, handles: Ints, lengths_sent: Sequence[int]) -> "_Entries":
+        count = len(handles)
+        if count == 0:
+            raise InvalidRequest("steps.handle is empty; expected at least one entry")
+        lengths = _column(lengths_sent, "steps.length", count)
+        slots, model = self._look_up(handles)
+        if lengths is None:
+            return _Entries(handles, slots, np.ones(count, np.int64), np.arange(count), count, model)
+        return _Entries(handles, slots, lengths, np.cumsum(lengths) - lengths, int(lengths.sum()), model)
 
     def _look_up(self, handles: Ints) -> tuple[Ints, Model]:
         """The slots (negative: no such handle) and the model of the first handle that has one."""
@@ -221,16 +288,16 @@ class ClientStream:
             raise _unknown(int(handles[0]))
         return slots, self._models[int(self._model[handles[held[0]]])]
 
-    def _all_right(self, handles: Ints, slots: Ints, lengths: Ints, model: int) -> bool:
+    def _all_right(self, entries: "_Entries") -> bool:
         """Whether `_check_entries` would find nothing to refuse, in fewer passes."""
-        count = len(handles)
+        handles, slots, lengths, _, _, model = entries
         if slots.min() < 0 or lengths.min() < 1 or lengths.max() > self._limits.chunk_length:
             return False
         # Each handle's last entry is found again where it was written; an earlier one of the same handle is not.
-        entries = np.arange(count)
-        self._entry[handles] = entries
-        repeated = np.count_nonzero(self._entry[handles] != entries)
-        return not repeated and np.count_nonzero(self._model[handles] == model) == count
+        places = np.arange(len(handles))
+        self._entry[handles] = places
+        repeated = np.count_nonzero(self._entry[handles] != places)
+        return not repeated and np.count_nonzero(self._model[handles] == model.number) == len(handles)
 
     def _check_entries(
         self, handles: Ints, slots: Ints, lengths: Ints, model: int, first: Ints | None
@@ -309,7 +376,7 @@ class ClientStream:
 
     def lost(self, handle: int) -> None:
         """As `Owner`."""
-        self._slot[handle] = _LEAVING
+        self._mark(handle, _LEAVING)
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `Owner`."""
@@ -335,7 +402,7 @@ class ClientStream:
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """As `Owner`."""
-        self._slot[handles] = _FREE
+        self._mark(handles, _FREE)
         for handle in handles.tolist():
             self._closing.pop(handle, None)
         self._held -= len(handles)

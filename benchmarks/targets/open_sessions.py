@@ -1,6 +1,7 @@
 """Target 6: what sessions cost that are open."""
 
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.processes import Gatestream
@@ -24,7 +25,7 @@ def measure(bench: Bench) -> Section:
         f"Hidden 128, fused, messages of {PACKED} sessions. In turn: every open session is stepped, {PACKED} at a "
         f"time; the states of {crowd:,} do not fit the caches. Idle: the same {PACKED} step all the time.",
     )
-    room = {"sessions": crowd, "sessions_per_stream": crowd}
+    room: dict[str, Any] = {"sessions": crowd, "sessions_per_stream": crowd}
     servers: dict[str, Gatestream] = {}
     cases: dict[str, Callable[[], Figures]] = {}
     for open_sessions in (FEW, crowd):
