@@ -41,11 +41,14 @@ from gatestream.server.work import (
 
 _ANSWER_BYTES: Final = 2 * 2**20
 _READING_TURNS: Final = 4
+_LONELY_TICKS: Final = 16
 _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
 _SHORT_SECONDS: Final = 2e-3
+
+_ONE: Final = np.ones(1, np.int32)
 
 _log = structlog.get_logger(__name__)
 
@@ -106,6 +109,8 @@ class Engine:
         self._packet: _Packet | None = None
         self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
         self._called = False
+        # So many ticks in a row had one step.
+        self._alone_ticks = 0
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
@@ -181,7 +186,7 @@ class Engine:
 
     def submit_one(
         self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
-    ) -> None:
+    ) -> bool:
         """As `submit`, for a message with one entry; what is wrong with its numbers is found when it is taken in.
 
         Args:
@@ -192,6 +197,9 @@ class Engine:
             first: the position that it is meant for; -1: whatever position it is.
             columns: in the spec's order, the bytes of `length` rows.
             wants: OUTPUTS and GATES.
+
+        Returns:
+            Whether there was room for it.
         """
         if slot in self._inbox or self._packet is not None:
             self._take_in()
@@ -200,10 +208,14 @@ class Engine:
         except Refused as error:
             accepted = int(self.sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
-            return
+            return False
         self._inbox[slot] = (owner, handle, length, first, columns, wants)
         if not self._called:
-            self._call()
+            # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
+            alone = self._alone_ticks > _LONELY_TICKS and self._alone_ticks % _LONELY_TICKS
+            if not (alone and self._lone()):
+                self._call()
+        return True
 
     def _call(self) -> None:
         # Not now: what else has arrived is read first.
@@ -318,6 +330,9 @@ class Engine:
     def _at_once(self) -> None:
         """Take the steps that came while nothing stood in line, if that is a short run; else leave them to `_turn`."""
         self._called = False
+        if self._lone():
+            return
+        self._alone_ticks = 0
         packet = None if self._work or self._running else self._packet or self._singles()
         if packet is None or not self._brief(packet):
             self._wake.set()
@@ -333,10 +348,7 @@ class Engine:
         try:
             outputs, gates = self._run(slots, lengths, inputs, item.gates, rows)
         except Exception as error:
-            self._take_in()
-            tick = self._scheduler.tick()
-            assert tick is not None, "what was to run is in line now"
-            self._fail(tick, error)
+            self._fail_at_once(error)
             return
         self._packet, self._inbox = None, {}
         table = self.sessions
@@ -345,6 +357,50 @@ class Engine:
         table.answered_at[slots] = self.clock()
         self.admission.rows -= rows
         item.answer(self._count[: len(slots)], first, lengths, outputs, gates)
+
+    def _lone(self) -> bool:
+        """As `_at_once` for the only step that came, without arrays of one number; False: it is not as simple."""
+        if len(self._inbox) != 1 or self._work or self._running:
+            return False
+        ((slot, (owner, handle, length, first, columns, wants)),) = self._inbox.items()
+        table = self.sessions
+        position = int(table.accepted[slot])
+        if length > 1 or first not in (-1, position) or self._fresh[slot] or self._pace.expected(1, 1) > _SHORT_SECONDS:
+            return False
+        inputs = []
+        for item, column in zip(self.inputs, columns, strict=True):
+            rows = item.rows(column)
+            if not item.all_good(rows):
+                return False
+            inputs.append(rows[None])
+        started = self.clock()
+        try:
+            outputs, gates = self.runner.step(np.array((slot,)), inputs, _ONE, wants >= GATES)
+        except Exception as error:
+            self._fail_at_once(error)
+            return True
+        self._inbox = {}
+        now = self.clock()
+        self._pace.note(1, 1, now - started)
+        self._scheduler.pass_by(1)
+        self._alone_ticks += 1
+        table.position[slot] = table.accepted[slot] = position + 1
+        table.answered_at[slot] = now
+        self.admission.rows -= 1
+        owner.result(
+            handle,
+            position,
+            1,
+            [batch.tobytes() for batch in outputs] if wants & OUTPUTS else (),
+            [batch.tobytes() for batch in gates],
+        )
+        return True
+
+    def _fail_at_once(self, error: Exception) -> None:
+        self._take_in()
+        tick = self._scheduler.tick()
+        assert tick is not None, "what was to run is in line now"
+        self._fail(tick, error)
 
     def _singles(self) -> _Packet | None:
         """What is in the inbox, where each is one step and nothing is wrong with it."""

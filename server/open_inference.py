@@ -136,17 +136,16 @@ class InferenceStream:
             model, request.id, steps, wants, sequence_session(name) if name else "", start, end, answer, places
         )
         slot = model.register.sequence(self._tenant, name, start=start, draining=self._models.draining)
-        number = self._submit(asked, slot, columns)
+        accepted = self._submit(asked, slot, columns)
         # A sequence whose last request was refused for lack of room is to have that request again.
-        if not name or (end and number in self._waiting):
+        if not name or (end and accepted):
             model.register.close(None, slot)
         return asked
 
-    def _submit(self, asked: _Request, slot: int, columns: Sequence[bytes]) -> int:
+    def _submit(self, asked: _Request, slot: int, columns: Sequence[bytes]) -> bool:
         number = next(self._numbers)
         self._waiting[number] = asked
-        asked.model.engine.submit_one(self, number, slot, asked.steps, -1, columns, asked.wants)
-        return number
+        return asked.model.engine.submit_one(self, number, slot, asked.steps, -1, columns, asked.wants)
 
     def _columns(self, model: Model, request: oip.ModelInferRequest) -> tuple[list[bytes], int]:
         """The bytes of each of the model's inputs, and the steps that they hold."""

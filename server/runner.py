@@ -73,7 +73,7 @@ class Runner(Protocol):
 
         Returns:
             The outputs and the gates, in the spec's order, each [batch, time, *shape]; rows past a length are
-            unspecified. No gates where none are wanted.
+            unspecified. No gates where none are wanted. They are good until the next call.
         """
 
     def read(self, slots: Ints) -> list[Array]:
@@ -122,11 +122,14 @@ class HostRunner:
         plain = [item.name for item in spec.outputs] + [item.output for item in spec.states]
         self._wanted = (plain, plain + [gate.output for gate in spec.gates])
         self._arenas = [_empty_arena(state, capacity) for state in spec.states]
+        self._one_step = [_OneStep(self._session, spec, self._arenas, gates) for gates in (False, True)]
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
+        if len(slots) == 1 and inputs[0].shape[1] == 1:
+            return self._one_step[gates].run(int(slots[0]), inputs)
         outputs, states, shown = self.compute(inputs, lengths, self.read(slots), gates)
         self.write(slots, states)
         return outputs, shown
@@ -161,6 +164,43 @@ class HostRunner:
         """As `Runner`."""
         for arena, rows in zip(self._arenas, states, strict=True):
             arena[slots] = rows
+
+
+class _OneStep:
+    """One step of one row, in buffers that are bound once: what a lone live session waits for."""
+
+    def __init__(self, session: Any, spec: pb.ModelSpec, arenas: Sequence[Array], gates: bool):
+        self._session = session
+        self._arenas = arenas
+        self._binding = session.io_binding()
+        self._inputs = [self._bound("input", i.name, DTYPES[i.dtype], (1, 1, *i.shape)) for i in spec.inputs]
+        if spec.length_input:
+            self._bound("input", spec.length_input, np.dtype(np.int32), (1,))[:] = 1
+        states = [(s.input, s.output, DTYPES[s.dtype], (1, *s.shape)) for s in spec.states]
+        self._before = [self._bound("input", before, dtype, shape) for before, _, dtype, shape in states]
+        self._outputs = [self._bound("output", o.name, DTYPES[o.dtype], (1, 1, *o.shape)) for o in spec.outputs]
+        self._after = [self._bound("output", after, dtype, shape) for _, after, dtype, shape in states]
+        shape = (1, 1, spec.layers, spec.hidden)
+        shown = spec.gates if gates else ()
+        self._gates = [self._bound("output", g.output, np.dtype(np.float32), shape) for g in shown]
+
+    def run(self, slot: int, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """As `Runner.step`; the arrays are good until the next run."""
+        for buffer, rows in zip(self._inputs, inputs, strict=True):
+            buffer[:] = rows
+        for buffer, arena in zip(self._before, self._arenas, strict=True):
+            buffer[0] = arena[slot]
+        self._session.run_with_iobinding(self._binding)
+        for buffer, arena in zip(self._after, self._arenas, strict=True):
+            arena[slot] = buffer[0]
+        return self._outputs, self._gates
+
+    def _bound(self, kind: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+        array = np.zeros(shape, dtype)
+        # On the CPU an OrtValue is the array's own memory.
+        value = _onnxruntime().OrtValue.ortvalue_from_numpy(array)
+        getattr(self._binding, f"bind_ortvalue_{kind}")(name, value)
+        return array
 
 
 class ArenaRunner:

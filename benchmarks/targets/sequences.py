@@ -9,7 +9,7 @@ MODEL = "lstm128"
 FORM: Form = "fused"
 STREAMS = 64
 # The kernel deals connections out to workers at random: many of them come out even.
-WORKER_CONNECTIONS = 32
+WORKER_CONNECTIONS = 8
 
 
 def measure(bench: Bench) -> Section:
