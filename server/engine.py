@@ -356,7 +356,7 @@ class Engine:
         table.position[slots] = table.accepted[slots] = first + lengths
         table.answered_at[slots] = self.clock()
         self.admission.rows -= rows
-        item.answer(self._count[: len(slots)], first, lengths, outputs, gates)
+        item.answer(None, first, lengths, outputs, gates)
 
     def _lone(self) -> bool:
         """As `_at_once` for the only step that came, without arrays of one number; False: it is not as simple."""

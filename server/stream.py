@@ -12,7 +12,7 @@ from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, No
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
-from gatestream.server.wire import head, results, results_of_one
+from gatestream.server.wire import handles_and_lengths, head, results, results_of_one
 
 _FREE: Final = -1
 # The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`.
@@ -43,11 +43,13 @@ class _Same(NamedTuple):
 
     Attributes:
         begin: its bytes up to the end of its handles and lengths.
+        columns: the handles and lengths of these bytes; an answer has the same.
         lengths: how many it gave.
         entries: what it is to step; nothing was wrong with any.
     """
 
     begin: bytes
+    columns: bytes
     lengths: int
     entries: _Entries
 
@@ -55,9 +57,8 @@ class _Same(NamedTuple):
     def of(cls, message: bytes, steps: pb.Steps, entries: _Entries) -> "_Same | None":
         """None where the client does not write protobuf as protobuf does."""
         columns = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
-        size = steps.ByteSize()
-        begin = head(_STEPS, size) + columns
-        return cls(begin, len(steps.length), entries) if message.startswith(begin) else None
+        begin = head(_STEPS, steps.ByteSize()) + columns
+        return cls(begin, columns, len(steps.length), entries) if message.startswith(begin) else None
 
     def begins(self, message: bytes, steps: pb.Steps) -> bool:
         """Whether a message begins as this one, and has no more of what may come again further on."""
@@ -385,12 +386,12 @@ class ClientStream:
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As `Owner`."""
         rows = int(lengths.sum())
-        entries = pb.Results(
-            handle=handles.tolist(),
-            length=None if rows == len(handles) else lengths.tolist(),
-            first=first.tolist(),
-        )
-        self.outbox.put(results(entries, outputs, gates), rows)
+        same = self._same
+        if same is not None and handles is same.entries.handles and lengths is same.entries.lengths:
+            begin = same.columns
+        else:
+            begin = handles_and_lengths(handles, None if rows == len(handles) else lengths)
+        self.outbox.put(results(begin, first, outputs, gates), rows)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""

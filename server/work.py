@@ -33,18 +33,20 @@ class Chunks:
     gates: bool
     unfinished: int
 
-    def answer(self, entries: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+    def answer(
+        self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]
+    ) -> None:
         """Tell the owner what came of some entries.
 
         Args:
-            entries: which, [n].
+            entries: which, [n]; None: all.
             first: position of each one's first step, [n].
             lengths: steps of each, [n].
             outputs: of these entries, in the spec's order, each [n, time, *shape].
             gates: the same; empty where no entry of the tick wants them.
         """
         self.owner.results(
-            self.handles[entries],
+            self.handles if entries is None else self.handles[entries],
             first,
             lengths,
             [flatten(batch, lengths) for batch in outputs] if self.outputs else [],
@@ -73,12 +75,15 @@ class Singles:
     gates: bool
     unfinished: int
 
-    def answer(self, entries: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+    def answer(
+        self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]
+    ) -> None:
         """As in `Chunks`: every owner is told of its entry."""
         owners, handles, wanted = self.owners, self.handles, self.wants
         output_rows = zip(*(_each(batch, lengths) for batch in outputs), strict=True)
         gate_rows = zip(*(_each(batch, lengths) for batch in gates), strict=True) if gates else itertools.repeat(())
-        each = zip(entries.tolist(), first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
+        which = range(len(owners)) if entries is None else entries.tolist()
+        each = zip(which, first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
         for entry, position, length, output, gate in each:
             wants = wanted[entry]
             owners[entry].result(

@@ -1,8 +1,9 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.wire import head, results_of_one, varint
+from gatestream.server.wire import handles_and_lengths, head, results, results_of_one, varint, varints
 
 columns = st.lists(st.binary(max_size=300), max_size=3)
 
@@ -27,3 +28,32 @@ def test_a_varint_is_read_back(number: int) -> None:
 @given(st.binary(max_size=300))
 def test_a_head_makes_a_field(data: bytes) -> None:
     assert list(pb.Results.FromString(head(4, len(data)) + data).output) == [data]
+
+
+@given(st.lists(st.one_of(st.integers(0, 2**63 - 1), st.integers(0, 300)), min_size=1, max_size=40))
+def test_varints_are_those_of_each_number(numbers: list[int]) -> None:
+    assert varints(np.array(numbers, np.int64)) == b"".join(map(varint, numbers))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 300), st.integers(0, 2**40)), min_size=1, max_size=40),
+    st.booleans(),
+    st.integers(0, 2),
+    st.integers(0, 2),
+)
+def test_results_of_many_are_the_bytes_that_protobuf_writes(
+    entries: list[tuple[int, int, int]], ones: bool, outputs: int, gates: int
+) -> None:
+    handles, lengths, first = np.array(entries, np.int64).T
+    columns = [np.full((len(entries), k + 1), k, np.float32) for k in range(outputs + gates)]
+    message = pb.ServerMessage(
+        results=pb.Results(
+            handle=handles.tolist(),
+            length=[] if ones else lengths.tolist(),
+            first=first.tolist(),
+            output=[column.tobytes() for column in columns[:outputs]],
+            gate=[column.tobytes() for column in columns[outputs:]],
+        )
+    )
+    begin = handles_and_lengths(handles, None if ones else lengths)
+    assert results(begin, first, columns[:outputs], columns[outputs:]) == message.SerializeToString()
