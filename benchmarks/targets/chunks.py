@@ -16,12 +16,14 @@ def measure(bench: Bench) -> Section:
         4,
         "Chunks of 64 steps, 8 sessions",
         "Hidden 128. limit-run is one run over [8, 64] on one thread, as the server has. The 8 sessions share a stream "
-        "and a message, or have a stream each.",
+        "and a message, or have a stream each; or the stream has two messages of 8 sessions in flight.",
     )
     cases: dict[str, Case] = {}
     for form in FORMS:
         server = bench.gatestream(MODEL, form)
         cases[f"gatestream, {form}"] = bench.closed(bench.load(server, MODEL, sessions=SESSIONS, steps=STEPS))
+        two = bench.load(server, MODEL, sessions=SESSIONS, steps=STEPS, in_flight=2)
+        cases[f"gatestream, {form}, two in flight"] = bench.closed(two)
         apart = bench.load(server, MODEL, streams=SESSIONS, steps=STEPS)
         cases[f"gatestream, {form}, a stream each"] = bench.closed(apart)
         cases[f"limit-run, {form}"] = bench.closed(bench.bare_run(MODEL, form, batch=SESSIONS, steps=STEPS))

@@ -18,7 +18,7 @@ def measure(bench: Bench) -> Section:
         2,
         "64 sequences, one stream each, one step a message",
         "Hidden 128, fused. The Open Inference Protocol, and for comparison gatestream's own wire, on one connection; "
-        f"with two workers on {WORKER_CONNECTIONS}. limit-echo has messages of the same size and the same connections.",
+        f"with two workers on {WORKER_CONNECTIONS}. limit-echo has messages of the same size, on one connection too.",
     )
     server = bench.gatestream(MODEL, FORM)
     own = bench.load(server, MODEL, streams=STREAMS)
@@ -42,6 +42,7 @@ def measure(bench: Bench) -> Section:
         cases["gatestream, Open Inference Protocol, two workers"] = bench.closed(
             bench.inference_load(two, MODEL, **spread)
         )
+        cases[f"limit-echo, {WORKER_CONNECTIONS} connections"] = bench.closed(bench.echo_load(echo, size, **spread))
     elif inference:
         section.skipped.append("with two workers: `gatestream serve` has no flag --workers")
     windows = bench.interleave(cases)
