@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -21,6 +21,7 @@ from gatestream.server.admission import Admission
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.errors import OutOfStep, Refused, StepFailed
 from gatestream.server.inputs import faults, inputs_of
+from gatestream.server.intake import Intake, Packet
 from gatestream.server.owner import Owner
 from gatestream.server.pace import Pace
 from gatestream.server.runner import DTYPES, Runner
@@ -32,7 +33,6 @@ from gatestream.server.work import (
     OUTPUTS,
     Chunks,
     Control,
-    Singles,
     Steps,
     compact,
     gather,
@@ -51,17 +51,6 @@ _SHORT_SECONDS: Final = 2e-3
 _ONE: Final = np.ones(1, np.int32)
 
 _log = structlog.get_logger(__name__)
-
-
-class _Packet(NamedTuple):
-    """Accepted entries that may be computed without standing in line."""
-
-    item: Steps
-    slots: Ints
-    lengths: Ints
-    offsets: Ints
-    steps: int
-    rows: int
 
 
 class Engine:
@@ -104,10 +93,7 @@ class Engine:
         self._pace = Pace()
         # Slots whose state is the initial one, whatever their row holds: it is set by the first tick that they are in.
         self._fresh = np.zeros(limits.sessions, np.bool_)
-        # What came since the last tick while nothing stood in line: one message, or by slot the steps of messages of
-        # one entry, whose numbers nobody has looked at yet.
-        self._packet: _Packet | None = None
-        self._inbox: dict[int, tuple[Owner, int, int, int, Sequence[bytes], int]] = {}
+        self._intake = Intake(self.inputs, self.sessions, self.admission)
         self._called = False
         # So many ticks in a row had one step.
         self._alone_ticks = 0
@@ -115,8 +101,6 @@ class Engine:
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, f"tick-{spec.name}")
-        # For ticks of single steps: their lengths, and their places.
-        self._one, self._count = np.ones(tick.rows, np.int64), np.arange(tick.rows)
         self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
 
     async def quiet(self) -> None:
@@ -176,7 +160,7 @@ class Engine:
         if len(kinds) == 1:
             item = Chunks(owner, handles, inputs, bool(kinds[0] & OUTPUTS), bool(kinds[0] & GATES), len(slots))
             steps = 1 if rows == len(slots) else int(lengths.max())
-            self._packet = _Packet(item, slots, lengths, offsets, steps, rows)
+            self._intake.message = Packet(item, slots, lengths, offsets, steps, rows)
             self._call()
             return
         for kind in kinds:
@@ -201,7 +185,7 @@ class Engine:
         Returns:
             Whether there was room for it.
         """
-        if slot in self._inbox or self._packet is not None:
+        if slot in self._intake.steps or self._intake.message is not None:
             self._take_in()
         try:
             self.admission.take(owner, length, gates=wants >= GATES)
@@ -209,7 +193,7 @@ class Engine:
             accepted = int(self.sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return False
-        self._inbox[slot] = (owner, handle, length, first, columns, wants)
+        self._intake.steps[slot] = (owner, handle, length, first, columns, wants)
         if not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
             alone = self._alone_ticks > _LONELY_TICKS and self._alone_ticks % _LONELY_TICKS
@@ -225,44 +209,12 @@ class Engine:
 
     def _take_in(self) -> None:
         """Put what came since the last tick in line."""
-        if self._packet is not None:
-            item, slots, lengths, offsets, _, _ = self._packet
-            self._packet = None
-            self._scheduler.add(self._number(item), slots, lengths, offsets, np.arange(len(slots)))
-        if not self._inbox:
-            return
-        count = len(self._inbox)
-        slots = np.fromiter(self._inbox, np.int64, count)
-        owners, handles, lengths_given, firsts_given, columns, wants = zip(*self._inbox.values(), strict=True)
-        self._inbox = {}
-        lengths, firsts = np.array(lengths_given), np.array(firsts_given)
-        offsets = np.cumsum(lengths) - lengths
-        accepted = self.sessions.accepted[slots]
-        meant = np.where(firsts < 0, accepted, firsts)
-        inputs = [
-            item.rows(b"".join(parts)) for item, parts in zip(self.inputs, zip(*columns, strict=True), strict=True)
-        ]
-        entries = np.arange(count)
-        if found := faults(self.inputs, inputs, lengths, offsets, accepted, meant):
-            good = ~np.logical_or.reduce([bad for _, bad in found])
-            for k in np.flatnonzero(~good).tolist():
-                # One by one: an owner is told of its own entry alone.
-                one, rows = slice(k, k + 1), slice(offsets[k], offsets[k] + lengths[k])
-                own = [column[rows] for column in inputs]
-                zero = np.zeros(1, np.int64)
-                ((error, _),) = faults(self.inputs, own, lengths[one], zero, accepted[one], meant[one])
-                self.admission.rows -= lengths_given[k]
-                owners[k].rows -= lengths_given[k]
-                refuse_one(owners[k], error, handles[k], int(accepted[k]), int(meant[k]), lengths_given[k])
-            if not good.any():
-                return
-            slots, lengths, offsets, accepted, entries = (
-                column[good] for column in (slots, lengths, offsets, accepted, entries)
-            )
-            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
-        self.sessions.accepted[slots] = accepted + lengths
-        item = Singles(owners, handles, wants, inputs, any(want & GATES for want in wants), len(slots))
-        self._scheduler.add(self._number(item), slots, lengths, offsets, entries)
+        if (packet := self._intake.take()) is not None:
+            self._put_in_line(packet)
+
+    def _put_in_line(self, packet: Packet) -> None:
+        item, slots, lengths, offsets, _, _ = packet
+        self._scheduler.add(self._number(item), slots, lengths, offsets, np.arange(len(slots)))
 
     def control(self, slot: int, control: Control, *, unlimited: bool = False) -> None:
         """Put a control in a session's line.
@@ -333,9 +285,14 @@ class Engine:
         if self._lone():
             return
         self._alone_ticks = 0
-        packet = None if self._work or self._running else self._packet or self._singles()
-        if packet is None or not self._brief(packet):
+        if self._work or self._running:
             self._wake.set()
+            return
+        packet = self._intake.take()
+        if packet is None:
+            return
+        if not self._brief(packet):
+            self._put_in_line(packet)
             return
         item, slots, lengths, offsets, steps, rows = packet
         inputs = [
@@ -348,21 +305,21 @@ class Engine:
         try:
             outputs, gates = self._run(slots, lengths, inputs, item.gates, rows)
         except Exception as error:
-            self._fail_at_once(error)
+            self._fail_at_once(packet, error)
             return
-        self._packet, self._inbox = None, {}
         table = self.sessions
         first = table.position[slots]
-        table.position[slots] = table.accepted[slots] = first + lengths
+        table.position[slots] = first + lengths
         table.answered_at[slots] = self.clock()
         self.admission.rows -= rows
         item.answer(None, first, lengths, outputs, gates)
 
     def _lone(self) -> bool:
         """As `_at_once` for the only step that came, without arrays of one number; False: it is not as simple."""
-        if len(self._inbox) != 1 or self._work or self._running:
+        waiting = self._intake.steps
+        if len(waiting) != 1 or self._work or self._running:
             return False
-        ((slot, (owner, handle, length, first, columns, wants)),) = self._inbox.items()
+        ((slot, (owner, handle, length, first, columns, wants)),) = waiting.items()
         table = self.sessions
         position = int(table.accepted[slot])
         if length > 1 or first not in (-1, position) or self._fresh[slot] or self._pace.expected(1, 1) > _SHORT_SECONDS:
@@ -377,9 +334,11 @@ class Engine:
         try:
             outputs, gates = self.runner.step(np.array((slot,)), inputs, _ONE, wants >= GATES)
         except Exception as error:
-            self._fail_at_once(error)
+            packet = self._intake.take()
+            assert packet is not None, "it was just looked at"
+            self._fail_at_once(packet, error)
             return True
-        self._inbox = {}
+        waiting.clear()
         now = self.clock()
         self._pace.note(1, 1, now - started)
         self._scheduler.pass_by(1)
@@ -396,35 +355,13 @@ class Engine:
         )
         return True
 
-    def _fail_at_once(self, error: Exception) -> None:
-        self._take_in()
+    def _fail_at_once(self, packet: Packet, error: Exception) -> None:
+        self._put_in_line(packet)
         tick = self._scheduler.tick()
         assert tick is not None, "what was to run is in line now"
         self._fail(tick, error)
 
-    def _singles(self) -> _Packet | None:
-        """What is in the inbox, where each is one step and nothing is wrong with it."""
-        if not self._inbox:
-            return None
-        batch = len(self._inbox)
-        slots = np.fromiter(self._inbox, np.int64, batch)
-        owners, handles, lengths, firsts, columns, wants = zip(*self._inbox.values(), strict=True)
-        if max(lengths) > 1:
-            return None
-        if max(firsts) >= 0:
-            meant = np.array(firsts)
-            if np.count_nonzero((meant >= 0) & (meant != self.sessions.accepted[slots])):
-                return None
-        inputs = []
-        for item, parts in zip(self.inputs, zip(*columns, strict=True), strict=True):
-            column = item.rows(b"".join(parts))
-            if not item.all_good(column):
-                return None
-            inputs.append(column)
-        singles = Singles(owners, handles, wants, inputs, max(wants) >= GATES, batch)
-        return _Packet(singles, slots, self._one[:batch], self._count[:batch], 1, batch)
-
-    def _brief(self, packet: _Packet) -> bool:
+    def _brief(self, packet: Packet) -> bool:
         """Whether these steps make a tick of their own, in which nobody waits for long."""
         limits, batch, steps = self._limits, len(packet.slots), packet.steps
         return (

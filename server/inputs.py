@@ -75,7 +75,7 @@ def faults(
     """
     found: list[tuple[Refused, npt.NDArray[np.bool_]]] = []
     bad = accepted != meant
-    if bad.any():
+    if meant is not accepted and bad.any():
         k = int(bad.argmax())
         text = f"first is {meant[k]}; the session's next step is {accepted[k]}"
         found.append((OutOfStep(text, pb.REASON_POSITION_MISMATCH), bad))

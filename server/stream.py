@@ -1,7 +1,7 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, No
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
-from gatestream.server.wire import handles_and_lengths, head, results, results_of_one
+from gatestream.server.steps import Entries, Same, input_columns, number_column
+from gatestream.server.wire import handles_and_lengths, results, results_of_one
 
 _FREE: Final = -1
 # The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`.
@@ -20,50 +21,6 @@ _LEAVING: Final = -2
 _NOTHING: Final = np.empty(0, np.int64)
 # A message with as many entries is likely to be followed by others with the same.
 _MANY: Final = 8
-_STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
-
-
-class _Entries(NamedTuple):
-    """What a message is to step, one element of each array for each entry.
-
-    Attributes:
-        rows: of each input, in all.
-    """
-
-    handles: Ints
-    slots: Ints
-    lengths: Ints
-    offsets: Ints
-    rows: int
-    model: Model
-
-
-class _Same(NamedTuple):
-    """A message, to know others by that step the same sessions as far, which most do that a client sends.
-
-    Attributes:
-        begin: its bytes up to the end of its handles and lengths.
-        columns: the handles and lengths of these bytes; an answer has the same.
-        lengths: how many it gave.
-        entries: what it is to step; nothing was wrong with any.
-    """
-
-    begin: bytes
-    columns: bytes
-    lengths: int
-    entries: _Entries
-
-    @classmethod
-    def of(cls, message: bytes, steps: pb.Steps, entries: _Entries) -> "_Same | None":
-        """None where the client does not write protobuf as protobuf does."""
-        columns = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
-        begin = head(_STEPS, steps.ByteSize()) + columns
-        return cls(begin, columns, len(steps.length), entries) if message.startswith(begin) else None
-
-    def begins(self, message: bytes, steps: pb.Steps) -> bool:
-        """Whether a message begins as this one, and has no more of what may come again further on."""
-        same = len(steps.handle) == len(self.entries.handles) and len(steps.length) == self.lengths
-        return same and message.startswith(self.begin)
 
 
 class ClientStream:
@@ -89,7 +46,7 @@ class ClientStream:
         # Scratch, by handle, for finding those that stand twice in a message. Only read where it has just been written.
         self._entry = np.empty(16, np.int32)
         # The latest message with many entries; None when what a handle stands for has changed since.
-        self._same: _Same | None = None
+        self._same: Same | None = None
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
@@ -106,7 +63,7 @@ class ClientStream:
         elif self._same is not None and self._same.begins(message, asked.steps):
             self._steps(asked.steps, self._same.entries)
         elif entries := self._steps(asked.steps):
-            self._same = _Same.of(message, asked.steps, entries)
+            self._same = Same.of(message, asked.steps, entries)
 
     def do(self, message: pb.ClientMessage) -> None:
         """Do what a message asks; what cannot be done is answered by an Error."""
@@ -234,7 +191,7 @@ class ClientStream:
         engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
         return True
 
-    def _steps(self, message: pb.Steps, known: "_Entries | None" = None) -> "_Entries | None":
+    def _steps(self, message: pb.Steps, known: Entries | None = None) -> Entries | None:
         """Submit a message; its entries, where nothing is wrong with any.
 
         Args:
@@ -249,10 +206,10 @@ class ClientStream:
                 known, check = self._read_entries(handles, message.length), True
             else:
                 check = False
-            first = _column(message.first, "steps.first", len(handles))
+            first = number_column(message.first, "steps.first", len(handles))
             if self._models.stopped:
                 raise Draining("the server stops now and takes no more steps")
-            inputs = _inputs(known.model, message.input, known.rows)
+            inputs = input_columns(known.model, message.input, known.rows)
         except Refused as error:
             first_sent, lengths_sent = (
                 column if len(column) == len(handles) else () for column in (message.first, message.length)
@@ -269,15 +226,15 @@ class ClientStream:
             model.engine.submit(self, handles, slots, lengths, offsets, None if first is None else first[good], inputs)
         return None
 
-    def _read_entries(self, handles: Ints, lengths_sent: Sequence[int]) -> "_Entries":
+    def _read_entries(self, handles: Ints, lengths_sent: Sequence[int]) -> Entries:
         count = len(handles)
         if count == 0:
             raise InvalidRequest("steps.handle is empty; expected at least one entry")
-        lengths = _column(lengths_sent, "steps.length", count)
+        lengths = number_column(lengths_sent, "steps.length", count)
         slots, model = self._look_up(handles)
         if lengths is None:
-            return _Entries(handles, slots, np.ones(count, np.int64), np.arange(count), count, model)
-        return _Entries(handles, slots, lengths, np.cumsum(lengths) - lengths, int(lengths.sum()), model)
+            return Entries(handles, slots, np.ones(count, np.int64), np.arange(count), count, model)
+        return Entries(handles, slots, lengths, np.cumsum(lengths) - lengths, int(lengths.sum()), model)
 
     def _look_up(self, handles: Ints) -> tuple[Ints, Model]:
         """The slots (negative: no such handle) and the model of the first handle that has one."""
@@ -289,7 +246,7 @@ class ClientStream:
             raise _unknown(int(handles[0]))
         return slots, self._models[int(self._model[handles[held[0]]])]
 
-    def _all_right(self, entries: "_Entries") -> bool:
+    def _all_right(self, entries: Entries) -> bool:
         """Whether `_check_entries` would find nothing to refuse, in fewer passes."""
         handles, slots, lengths, _, _, model = entries
         if slots.min() < 0 or lengths.min() < 1 or lengths.max() > self._limits.chunk_length:
@@ -436,29 +393,3 @@ class ClientStream:
 
 def _unknown(handle: int) -> NotFound:
     return NotFound(f"handle {handle} has no session on this stream; open it first", pb.REASON_HANDLE_UNKNOWN)
-
-
-def _column(values: Sequence[int], name: str, entries: int) -> Ints | None:
-    if not values:
-        return None
-    if len(values) != entries:
-        raise InvalidRequest(f"{name} has {len(values)} elements, steps.handle {entries}; expected as many, or none")
-    if max(values) >= 2**63:
-        raise InvalidRequest(f"{name} holds {max(values)}; expected less than 2^63")
-    return np.fromiter(values, np.int64, entries)
-
-
-def _inputs(model: Model, columns: Sequence[bytes], rows: int) -> list[Array]:
-    inputs = model.engine.inputs
-    if len(columns) != len(inputs):
-        raise InvalidRequest(
-            f"steps.input has {len(columns)} columns; model {model.spec.name!r} has {len(inputs)} inputs: "
-            + ", ".join(item.name for item in inputs)
-        )
-    for item, column in zip(inputs, columns, strict=True):
-        if len(column) != rows * item.row_bytes:
-            raise InvalidRequest(
-                f"steps.input {item.name!r} has {len(column)} bytes; expected {rows * item.row_bytes}: {rows} rows "
-                f"(the sum of steps.length) of {item.row_bytes} bytes ({item.dtype.name} {list(item.shape)})"
-            )
-    return [item.rows(column) for item, column in zip(inputs, columns, strict=True)]
