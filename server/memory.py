@@ -7,13 +7,13 @@ from typing import Final
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 256 * 2**20
-# The most that glibc takes.
-_MAPPED_BYTES: Final = 32 * 2**20
+_KEPT_BYTES: Final = 64 * 2**20
+# What is larger is a table that grows, whose old memory is not to stay.
+_MAPPED_BYTES: Final = 3 * 2**20
 
 
 def keep_freed() -> None:
-    """Have freed memory kept for the next message, up to 256 MiB.
+    """Have freed memory kept for the next message, up to 64 MiB.
 
     A message of some hundred kilobytes is allocated several times on its way; given back to the kernel each time, its
     pages are faulted in anew, which took up to a seventh of the time of 512 packed steps. Only glibc can be told.

@@ -17,7 +17,6 @@ FILES: Final[tuple[tuple[Form, Weights], ...]] = (
     ("fused", "float32"),
     ("fused", "float16"),
     ("gates", "float32"),
-    ("gates", "float16"),
     ("gates", "int8"),
 )
 SERVED: Final = (("fused", "float32"), ("fused", "float16"), ("gates", "float32"), ("gates", "int8"))
@@ -97,7 +96,7 @@ def _off(model: str) -> dict[str, float]:
 
 def _same_form(windows: dict[str, list[Figures]]) -> str:
     parts = []
-    for form, weights in (("fused", "float16"), ("gates", "float16"), ("gates", "int8")):
+    for form, weights in (("fused", "float16"), ("gates", "int8")):
         found = []
         for batch in BATCHES:
             base, ours = (

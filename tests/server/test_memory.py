@@ -12,7 +12,7 @@ if sys.argv[1] == "keep":
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
-    parts = [b"x" * 2**20 for _ in range(8)]
+    parts = [b"x" * 2**18 for _ in range(10)]
     return b"".join(parts)
 for _ in range(5):
     work()
