@@ -46,7 +46,7 @@ _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
-_SHORT_SECONDS: Final = 5e-3
+_SHORT_SECONDS: Final = 3e-3
 
 _ONE: Final = np.ones(1, np.int32)
 

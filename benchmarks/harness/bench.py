@@ -46,7 +46,7 @@ class Pace:
     crowd: int
 
 
-FULL: Final = Pace(repeats=5, seconds=1.2, warm_up=0.3, sweeps=3, crowd=100_000)
+FULL: Final = Pace(repeats=5, seconds=0.8, warm_up=0.3, sweeps=2, crowd=100_000)
 QUICK: Final = Pace(repeats=3, seconds=0.5, warm_up=0.2, sweeps=1, crowd=20_000)
 
 
