@@ -17,6 +17,16 @@ def one(b: Bench, owner: Recorder, handle: int, slot: int, *values: float, first
     return b.engine.submit_one(owner, handle, slot, len(values), first, (x,), OUTPUTS)
 
 
+async def alone(b: Bench, owner: Recorder) -> int:
+    """Open a session and take 40 steps of it, one by one: the engine has learned that it is alone. Its slot."""
+    slot = b.open(owner, 0)
+    for _ in range(40):
+        one(b, owner, 0, slot, 1)
+        await b.engine.quiet()
+    owner.take()
+    return slot
+
+
 async def test_a_session_that_is_alone_is_answered_before_its_message_is_put_away(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
@@ -54,11 +64,7 @@ async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path) ->
 async def test_a_lone_step_that_fails_is_refused_and_changes_nothing(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
-        slot = b.open(owner, 0)
-        for _ in range(40):
-            one(b, owner, 0, slot, 1)
-            await b.engine.quiet()
-        owner.take()
+        slot = await alone(b, owner)
         for value in (POISON, 1, POISON, POISON, 1):
             one(b, owner, 0, slot, value)
             await b.engine.quiet()
@@ -75,11 +81,7 @@ async def test_a_lone_step_that_fails_is_refused_and_changes_nothing(accumulator
 async def test_a_lone_step_with_something_wrong_is_refused(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
-        slot = b.open(owner, 0)
-        for _ in range(40):
-            one(b, owner, 0, slot, 1)
-            await b.engine.quiet()
-        owner.take()
+        slot = await alone(b, owner)
         one(b, owner, 0, slot, 1, first=39)
         one(b, owner, 0, slot, float("nan"))
         one(b, owner, 0, slot, 1, first=40)
