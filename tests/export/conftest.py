@@ -9,6 +9,18 @@ from gatestream.export.precision import Precision
 from gatestream.export.report import Report
 from tests.export import networks
 
+PROOF = [
+    "model",
+    "contract",
+    "gates",
+    "weights",
+    "checkpoint",
+    "carried steps",
+    "rows together",
+    "rows of unlike length",
+]
+"""The checks that make up the proof of a file, in order."""
+
 
 class Exported(Protocol):
     def __call__(self, name: str, form: Form, weights: Precision = "float32") -> tuple[Path, Report]:
