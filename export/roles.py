@@ -1,8 +1,7 @@
-"""The four gates and their order in every layout that packs them: the one table.
+"""The four gates, and their order where the ONNX LSTM operator packs them.
 
-torch stacks the gates of `weight_ih_l0` and its kin as i, f, g, o (torch.nn.LSTM, "Variables"); the ONNX
-LSTM operator stacks those of W, R and B as i, o, f, c (operator LSTM, inputs W and R), where its c is the
-cell candidate g.
+It stacks those of W, R and B as i, o, f, c (operator LSTM, inputs W and R), where its c is the cell candidate g.
+torch's order is `gatestream.model.cell.GATES`, which is also that of `ROLES`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-TORCH_ORDER = "ifgo"
 ONNX_ORDER = "iofg"
 ONNX_ORDER_NAME = "iofc"
 """`ONNX_ORDER` in the operator's own letters, as it stands in ModelSpec.packed_gate_order."""
