@@ -55,10 +55,10 @@ class Int8Oracle:
         dtype: type[np.float64] | type[np.float32] = np.float64,
     ) -> None:
         self._dtype = dtype
-        self._weights: dict[str, Floats] = {name: array.astype(dtype) for name, array in weights.items()}
+        self._weights = weights
         self._layers = spec.layers
         self._encoder = Oracle(weights, spec, np.float32)
-        self._head = Oracle(weights, spec, dtype)
+        self._network = Oracle(weights, spec, dtype)
 
     def step(
         self, x: NDArray[np.generic], h: NDArray[np.float32], c: NDArray[np.float32], after: NDArray[np.float32]
@@ -75,24 +75,16 @@ class Int8Oracle:
         doubts: dict[str, list[Floats]] = {name: [] for name in "ifgoch"}
         for layer in range(self._layers):
             below, doubt = self._input(x) if layer == 0 else (self._rounded(after[:, layer - 1]), None)
-            a = self._gates(layer, below, self._rounded(h[:, layer]))
-            c_next = a["f"] * c[:, layer] + a["i"] * a["g"]
-            a |= {"c": c_next, "h": a["o"] * np.tanh(c_next)}
-            d = self._doubt(layer, doubt, a["i"].shape, np.abs(c[:, layer]))
+            i, f, g, o = self._network.gates(layer, below, self._rounded(h[:, layer]))
+            c_next = f * c[:, layer] + i * g
+            found = {"i": i, "f": f, "g": g, "o": o, "c": c_next, "h": o * np.tanh(c_next)}
+            d = self._doubt(layer, doubt, i.shape, np.abs(c[:, layer]))
             for name in columns:
-                columns[name].append(a[name])
+                columns[name].append(found[name])
                 doubts[name].append(d[name])
         values = {name: np.stack(column, axis=1) for name, column in columns.items()}
-        values["y"] = self._head.decode(after[:, -1].astype(self._dtype))
+        values["y"] = self._network.decode(after[:, -1].astype(self._dtype))
         return Step(values, {name: np.stack(column, axis=1) for name, column in doubts.items()})
-
-    def _gates(self, layer: int, below: Floats, h: Floats) -> dict[str, Floats]:
-        found: dict[str, Floats] = {}
-        for symbol, module in _GATES:
-            W, R, b = (self._weights[f"cells.{layer}.{module}.{parameter}"] for parameter in "WRb")
-            z = below @ W.T + h @ R.T + b
-            found[symbol] = np.tanh(z) if symbol == "g" else (1 + np.tanh(z / 2)) / 2
-        return found
 
     def _rounded(self, h: NDArray[np.float32]) -> Floats:
         # float32 divides as the graph does: which whole number it is must not depend on us.

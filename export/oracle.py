@@ -71,11 +71,8 @@ class Oracle:
             below = self.encode(x[:, t])
             hidden, state = hidden.copy(), state.copy()
             gates = np.empty((4, *hidden.shape), self._dtype)
-            for layer, cell in enumerate(self._layers):
-                i = _sigma(_affine(cell["input_gate"], below, hidden[:, layer]))
-                f = _sigma(_affine(cell["forget_gate"], below, hidden[:, layer]))
-                g = np.tanh(_affine(cell["cell_candidate"], below, hidden[:, layer]))
-                o = _sigma(_affine(cell["output_gate"], below, hidden[:, layer]))
+            for layer in range(len(self._layers)):
+                i, f, g, o = self.gates(layer, below, hidden[:, layer])
                 state[:, layer] = f * state[:, layer] + i * g
                 hidden[:, layer] = o * np.tanh(state[:, layer])
                 gates[:, :, layer] = i, f, g, o
@@ -84,6 +81,15 @@ class Oracle:
         return {
             name: np.stack(column, axis=1) for name, column in zip("yhcifgo", zip(*steps, strict=True), strict=True)
         }
+
+    def gates(self, layer: int, x: Floats, h: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """One step's i, f, g and o of a layer: [batch, inputs] and [batch, hidden] to [batch, hidden] each."""
+        cell = self._layers[layer]
+        i = _sigma(_affine(cell["input_gate"], x, h))
+        f = _sigma(_affine(cell["forget_gate"], x, h))
+        g = np.tanh(_affine(cell["cell_candidate"], x, h))
+        o = _sigma(_affine(cell["output_gate"], x, h))
+        return i, f, g, o
 
     def encode(self, x: NDArray[np.generic]) -> Floats:
         """One step's input to what the first cell takes: [batch] or [batch, features] to [batch, encoded]."""
