@@ -9,7 +9,8 @@ from typing import TypeVar
 import grpc
 
 from gatestream.client import unary
-from gatestream.client.channel import Settings, check_timeout, from_rpc, rpc_timeout
+from gatestream.client.calls import CallsView
+from gatestream.client.channel import Settings, from_rpc, rpc_timeout
 from gatestream.client.models import Models
 from gatestream.client.unary import State
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -18,28 +19,12 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 R = TypeVar("R")
 
 
-class Calls:
+class Calls(CallsView):
     """What can be asked of the server without a stream: as `gatestream.client.sync.calls.Calls`."""
 
     def __init__(self, stub: "pb_grpc.GatestreamAsyncStub", settings: Settings, models: Models) -> None:
+        super().__init__(settings, models)
         self._stub = stub
-        self._settings = settings
-        self._models = models
-
-    @property
-    def address(self) -> str:
-        """The server's."""
-        return self._settings.address
-
-    @property
-    def models(self) -> dict[str, pb.ModelSpec]:
-        """What the server had when this client connected, by name."""
-        return dict(self._models.specs)
-
-    @property
-    def limits(self) -> pb.Limits:
-        """The server's limits."""
-        return self._models.limits
 
     async def describe(self, *, timeout: float | None = None) -> pb.DescribeResponse:
         """What the server has now: models with their specs, execution provider and sessions; its limits."""
@@ -85,17 +70,6 @@ class Calls:
     ) -> str:
         """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id."""
         return await self._call(unary.fork(self._models.find(model), id, new_id), timeout)
-
-    def seconds(self, timeout: float | None) -> float:
-        """The timeout, or the client's where none is given.
-
-        Raises:
-            InputError: it is not more than 0.
-        """
-        if timeout is None:
-            return self._settings.timeout
-        check_timeout("timeout", timeout)
-        return timeout
 
     async def _call(self, call: unary.Call[R], timeout: float | None) -> R:
         rpc = getattr(self._stub, call.rpc)

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -60,9 +59,7 @@ class _Open(LaneView):
 
     async def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
         """Have the steps taken; the first output of all of them."""
-        seconds = self._calls.seconds(timeout)
-        if timeout is None and chunk.length > 1:
-            seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
+        seconds = self._calls.seconds(timeout, chunk.length)
         try:
             await self._link.ask(self._lane, chunk, seconds)
         except GatestreamError as error:
@@ -136,26 +133,20 @@ class Group(_Open, GroupView):
         return await self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 
 
-class _End:
-    """What the reader of a source says last."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-
 async def _gather(
     source: AsyncIterable[Inputs], encode: Callable[[Inputs], list[Array]]
 ) -> AsyncGenerator[list[list[Array]]]:
     """Rows of a source that a task reads, encoded: as many as have come since the last time, at least one."""
-    come: asyncio.Queue[list[Array] | _End] = asyncio.Queue(GATHERED)
+    # Behind the rows: the error that the source ended with, or None.
+    come: asyncio.Queue[list[Array] | Exception | None] = asyncio.Queue(GATHERED)
 
     async def read() -> None:
-        end = _End(None)
+        end = None
         try:
             async for row in source:
                 await come.put(encode(row))
         except Exception as error:
-            end = _End(error)
+            end = error
         await come.put(end)
 
     reader = asyncio.create_task(read(), name="gatestream source")
@@ -164,12 +155,12 @@ async def _gather(
             items = [await come.get()]
             while len(items) < GATHERED and not come.empty():
                 items.append(come.get_nowait())
-            rows = [item for item in items if not isinstance(item, _End)]
+            rows = [item for item in items if isinstance(item, list)]
             if rows:
                 yield rows
-            if isinstance(items[-1], _End):
-                if items[-1].error is not None:
-                    raise items[-1].error
+            if isinstance(items[-1], Exception):
+                raise items[-1]
+            if items[-1] is None:
                 return
     finally:
         reader.cancel()

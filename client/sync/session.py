@@ -1,7 +1,6 @@
 """Sessions and groups of sessions, blocking."""
 
 import contextlib
-import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -66,9 +65,7 @@ class _Open(LaneView):
 
     def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
         """Have the steps taken; the first output of all of them."""
-        seconds = self._calls.seconds(timeout)
-        if timeout is None and chunk.length > 1:
-            seconds *= math.ceil(chunk.length / self._calls.limits.chunk_length)
+        seconds = self._calls.seconds(timeout, chunk.length)
         try:
             self._link.ask(self._lane, chunk, seconds)
         except GatestreamError as error:
@@ -201,27 +198,21 @@ class Group(_Open, GroupView):
         return self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 
 
-class _End:
-    """What the reader of a source says last."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-
 def _gather(source: Iterable[Inputs], encode: Callable[[Inputs], list[Array]]) -> Generator[list[list[Array]]]:
     """Rows of a source that a thread reads, encoded: as many as have come since the last time, at least one."""
-    come: queue.Queue[list[Array] | _End] = queue.Queue(GATHERED)
+    # Behind the rows: the error that the source ended with, or None.
+    come: queue.Queue[list[Array] | Exception | None] = queue.Queue(GATHERED)
     stopped = threading.Event()
 
     def read() -> None:
-        end = _End(None)
+        end = None
         try:
             for row in source:
                 come.put(encode(row))
                 if stopped.is_set():
                     return
         except Exception as error:
-            end = _End(error)
+            end = error
         come.put(end)
 
     threading.Thread(target=read, name="gatestream source", daemon=True).start()
@@ -231,12 +222,12 @@ def _gather(source: Iterable[Inputs], encode: Callable[[Inputs], list[Array]]) -
             with contextlib.suppress(queue.Empty):
                 while len(items) < GATHERED:
                     items.append(come.get_nowait())
-            rows = [item for item in items if not isinstance(item, _End)]
+            rows = [item for item in items if isinstance(item, list)]
             if rows:
                 yield rows
-            if isinstance(items[-1], _End):
-                if items[-1].error is not None:
-                    raise items[-1].error
+            if isinstance(items[-1], Exception):
+                raise items[-1]
+            if items[-1] is None:
                 return
     finally:
         stopped.set()
