@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import gatestream.cli
 from gatestream.cli.main import main
 
-COMMANDS = main.list_commands(None)  # type: ignore[arg-type]  # the list needs no context
+COMMANDS = main.list_commands(click.Context(main))
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "grpc", "numpy", "matplotlib", "structlog"}
 
 

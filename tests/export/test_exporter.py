@@ -16,6 +16,7 @@ from gatestream.export.finder import find
 from gatestream.export.fingerprint import fingerprint
 from gatestream.export.report import VerificationError
 from gatestream.model.cell import Gates, LSTMCell
+from gatestream.model.config import Encoder
 from gatestream.model.network import Network, NetworkConfig
 from gatestream.model.weights import from_lstm
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -218,12 +219,12 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(tmp_path: Path) ->
     seed=st.integers(0, 2**16),
 )
 def test_any_size_is_proved(
-    tmp_path: Path, encoder: str, form: Form, inputs: int, hidden: int, layers: int, outputs: int, seed: int
+    tmp_path: Path, encoder: Encoder, form: Form, inputs: int, hidden: int, layers: int, outputs: int, seed: int
 ) -> None:
     config = NetworkConfig(
         name="any",
         task="any",
-        encoder=encoder,  # type: ignore[arg-type]
+        encoder=encoder,
         inputs=inputs,
         embedding=3 if encoder in ("embedding", "linear") else 0,
         hidden=hidden,

@@ -1,6 +1,7 @@
 """What the unary calls refuse: the exact status and reason, and nothing changed."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -55,11 +56,11 @@ def test_no_model_where_there_are_several(calls: pb_grpc.GatestreamStub, call: s
         getattr(calls, call)(getattr(pb, f"{call}Request")(session_id="mine"), timeout=PATIENCE)
 
 
-def set_state(calls: pb_grpc.GatestreamStub, session_id: str = "mine", **fields: object) -> None:
+def set_state(calls: pb_grpc.GatestreamStub, session_id: str = "mine", **fields: Any) -> None:
     state = good_state()
     for name, value in fields.items():
         state.ClearField(name)
-        state.MergeFrom(pb.SessionState(**{name: value}))  # type: ignore[arg-type]
+        state.MergeFrom(pb.SessionState(**{name: value}))
     calls.SetState(pb.SetStateRequest(session_id=session_id, state=state), timeout=PATIENCE)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from gatestream.model import checkpoint
 from gatestream.model.config import NetworkConfig
+from gatestream.model.network import State
 from gatestream.model.tasks.reber import Reber, Streams, illegal
 from gatestream.model.tasks.task import Evaluation, Session, Window
 from gatestream.model.training import Settings, Trainer, TrainingError, train
@@ -116,11 +117,16 @@ def test_the_seed_makes_the_weights_and_nothing_else_moves() -> None:
     assert not same(one, weights(counting([], dataclasses.replace(SETTINGS, seed=4))))
 
 
-def test_the_state_is_carried_where_no_session_begins_and_its_history_is_not() -> None:
+def test_the_state_is_carried_where_no_session_begins_and_its_history_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = counting([])
     seen = []
     fast = trainer.network.fast
-    trainer.network.fast = lambda xs, state: (seen.append(state), fast(xs, state))[1]  # type: ignore[method-assign,func-returns-value]
+
+    def watched(xs: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        seen.append(state)
+        return fast(xs, state)
+
+    monkeypatch.setattr(trainer.network, "fast", watched)
     trainer.update()
     trainer.update()
     (first, _), (h, c) = seen
@@ -143,7 +149,7 @@ def test_the_learning_rate_falls_along_half_a_cosine() -> None:
     assert rates[-1] < 0.0002
 
 
-def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+def test_the_best_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = counting([2.0, 1.0, 5.0])
     snapshots = []
     evaluate = trainer.task.evaluate
@@ -152,7 +158,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
         snapshots.append(weights(trainer))
         return evaluate(sessions)
 
-    trainer.task.evaluate = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.task, "evaluate", watched)
     train(trainer, tmp_path / "n", progress=False)
     assert trainer.best == (8, 1.0, "score 1.0")
     assert same(dict(checkpoint.load(tmp_path / "n").network.state_dict()), snapshots[1])

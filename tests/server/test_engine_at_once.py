@@ -2,11 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatestream.server.slots import Ints
 from gatestream.server.work import OUTPUTS
 from tests.server.test_engine import Bench, Recorder, bench
 from tests.support.artifacts import POISON
@@ -43,7 +46,7 @@ async def test_a_session_that_is_alone_is_answered_before_its_message_is_put_awa
         assert owner.rows == 0
 
 
-async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path) -> None:
+async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
         slots = [b.open(owner, handle) for handle in range(4)]
@@ -52,7 +55,12 @@ async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path) ->
             await b.engine.quiet()
         runs = []
         step = b.engine.runner.step
-        b.engine.runner.step = lambda slots, *rest: runs.append(len(slots)) or step(slots, *rest)  # type: ignore[func-returns-value,method-assign]
+
+        def watched(slots: Ints, *rest: Any) -> Any:
+            runs.append(len(slots))
+            return step(slots, *rest)
+
+        monkeypatch.setattr(b.engine.runner, "step", watched)
         for _ in range(40):
             for handle, slot in enumerate(slots):
                 one(b, owner, handle, slot, 1)
