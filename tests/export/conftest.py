@@ -1,12 +1,16 @@
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+import onnx_ir as ir
 import pytest
 
-from gatestream.export.exporter import Form, export
+from gatestream.export import accuracy, exporter
+from gatestream.export.exporter import Form
 from gatestream.export.precision import Precision
 from gatestream.export.report import Report
+from gatestream.export.trace import trace
 from tests.export import networks
 
 PROOF = [
@@ -29,12 +33,20 @@ class Exported(Protocol):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Export a network of `networks.ALL`, by name, form and how its weights are stored; each is exported once."""
+    """Export a network of `networks.ALL`, by name, form and how its weights are stored; each is exported once.
+
+    Torch's trace of a network takes most of an export's time, and is the same whatever becomes of it then: it is made
+    once for each network. Nor is it of interest here how fast a file is: it is timed as shortly as can be.
+    """
     folder = tmp_path_factory.mktemp("exported")
+    traced = cache(lambda name: ir.to_proto(trace(networks.random(networks.ALL[name]))))
 
     @cache
     def once(name: str, form: Form, weights: Precision = "float32") -> tuple[Path, Report]:
         path = folder / f"{name}-{form}-{weights}.onnx"
-        return path, export(networks.random(networks.ALL[name]), path, form, weights=weights)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "trace", lambda _: ir.from_proto(deepcopy(traced(name))))
+            patch.setattr(accuracy, "_SECONDS", 0.0)
+            return path, exporter.export(networks.random(networks.ALL[name]), path, form, weights=weights)
 
     return once
