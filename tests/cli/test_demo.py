@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from matplotlib import image
 
-from gatestream.cli.demo import SHOWN, Live, draw
+from gatestream.cli.demo import SHOWN, Live, command, draw
 from tests.support.process import serving
 from tests.support.reference import Demo
 
@@ -83,12 +84,13 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "artifacts"
     folder.mkdir()
     (folder / "reber.safetensors").write_text("not a checkpoint")
-    done = run(tmp_path)
-    assert done.returncode == 1
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code == 1
     assert done.stderr.startswith("Error: ")
     assert "reber.safetensors" in done.stderr
     assert done.stderr.count("\n") == 1

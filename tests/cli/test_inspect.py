@@ -1,5 +1,6 @@
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from gatestream.cli.inspect import command
+from gatestream.cli.main import main
 from gatestream.export.exporter import export
 from gatestream.model.checkpoint import load
 from tests.export import mutations
@@ -82,15 +84,19 @@ def shell(folder: Path, commands: list[str], **env: str) -> None:
     subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": path} | env, check=True, timeout=170)
 
 
-def test_commands_of_the_document_work(tmp_path: Path) -> None:
+def test_commands_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").mkdir()
     shutil.copy(FIXTURE, tmp_path / "artifacts" / "reber.safetensors")
     document = (ROOT / "docs" / "export.md").read_text()
-    commands = re.findall(r"^    (gatestream .*)$", document, re.MULTILINE)
-    assert [shlex.split(line)[1] for line in commands] == ["export", "inspect", "export", "export"]
+    commands = [shlex.split(line) for line in re.findall(r"^    gatestream (.*)$", document, re.MULTILINE)]
+    assert [name for name, *_ in commands] == ["export", "inspect", "export", "export"]
     (python,) = re.findall(r"^```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     (tmp_path / "theirs.py").write_text(python)
-    shell(tmp_path, [*commands, "python theirs.py"])
+    for arguments in commands:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    runpy.run_path("theirs.py")
     assert json.loads((tmp_path / "artifacts" / "report.json").read_text())["passed"] is True
     assert (tmp_path / "artifacts" / "cell.svg").exists()
     assert (tmp_path / "theirs.onnx").exists()
