@@ -29,7 +29,7 @@ class Input:
     tokens: int
     row_bytes: int
 
-    def rows(self, data: bytes) -> Array:
+    def rows(self, data: bytes | memoryview) -> Array:
         """The steps that lie in these bytes, [rows, *shape]."""
         return np.frombuffer(data, self.dtype).reshape(-1, *self.shape)
 

@@ -7,11 +7,13 @@ import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import InvalidRequest
+from gatestream.server.inputs import Input
 from gatestream.server.models import Model
 from gatestream.server.slots import Array, Ints
-from gatestream.server.wire import head
+from gatestream.server.wire import field, numbers
 
 _STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
+_FIRST, _INPUT = (pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("first", "input"))
 
 
 class Entries(NamedTuple):
@@ -32,29 +34,49 @@ class Entries(NamedTuple):
 class Same(NamedTuple):
     """A message, to know others by that step the same sessions as far, which most do that a client sends.
 
+    Their columns are read where they lie: protobuf would copy them twice.
+
     Attributes:
-        begin: its bytes up to the end of its handles and lengths.
-        columns: the handles and lengths of these bytes; an answer has the same.
-        lengths: how many it gave.
+        begin: the columns of the handles and lengths, with which the answer begins too.
         entries: what it is to step; nothing was wrong with any.
+        changes: of the handles, by when this was so.
     """
 
     begin: bytes
-    columns: bytes
-    lengths: int
     entries: Entries
+    changes: int
 
     @classmethod
-    def of(cls, message: bytes, steps: pb.Steps, entries: Entries) -> "Same | None":
-        """None where the client does not write protobuf as protobuf does."""
-        columns = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
-        begin = head(_STEPS, steps.ByteSize()) + columns
-        return cls(begin, columns, len(steps.length), entries) if message.startswith(begin) else None
+    def of(cls, steps: pb.Steps, entries: Entries, changes: int) -> "Same":
+        """To know messages by that begin as this one does."""
+        begin = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
+        return cls(begin, entries, changes)
 
-    def begins(self, message: bytes, steps: pb.Steps) -> bool:
-        """Whether a message begins as this one, and has no more of what may come again further on."""
-        same = len(steps.handle) == len(self.entries.handles) and len(steps.length) == self.lengths
-        return same and message.startswith(self.begin)
+    def rest(self, message: bytes) -> tuple[Ints | None, list[memoryview]] | None:
+        """What another message has besides: the positions, and the columns of its inputs.
+
+        Returns:
+            None where it steps other sessions, or otherwise far, or is not written as protobuf writes it.
+        """
+        number, at, stop = field(message, 0)
+        if number != _STEPS or stop != len(message) or not message.startswith(self.begin, at):
+            return None
+        at += len(self.begin)
+        whole = memoryview(message)
+        first, columns = None, []
+        while at < stop:
+            number, start, at = field(message, at)
+            if at > stop:
+                return None
+            if number == _INPUT:
+                columns.append(whole[start:at])
+            elif number == _FIRST and first is None and not columns:
+                first = numbers(message[start:at])
+                if first is None or len(first) != len(self.entries.handles):
+                    return None
+            else:
+                return None
+        return first, columns
 
 
 def number_column(values: Sequence[int], name: str, entries: int) -> Ints | None:
@@ -72,7 +94,7 @@ def number_column(values: Sequence[int], name: str, entries: int) -> Ints | None
     return np.fromiter(values, np.int64, entries)
 
 
-def input_columns(model: Model, columns: Sequence[bytes], rows: int) -> list[Array]:
+def input_columns(model: Model, columns: Sequence[bytes | memoryview], rows: int) -> list[Array]:
     """The model's inputs, in its order, each [rows, *shape].
 
     Raises:
@@ -90,4 +112,9 @@ def input_columns(model: Model, columns: Sequence[bytes], rows: int) -> list[Arr
                 f"steps.input {item.name!r} has {len(column)} bytes; expected {rows * item.row_bytes}: {rows} rows "
                 f"(the sum of steps.length) of {item.row_bytes} bytes ({item.dtype.name} {list(item.shape)})"
             )
-    return [item.rows(column) for item, column in zip(inputs, columns, strict=True)]
+    return [_aligned(item, column) for item, column in zip(inputs, columns, strict=True)]
+
+
+def _aligned(item: Input, column: bytes | memoryview) -> Array:
+    rows = item.rows(column)
+    return rows if rows.flags.aligned else item.rows(bytes(column))

@@ -1,4 +1,4 @@
-"""The bytes of the protobuf messages that are put together by hand, because each carries one session's numbers only.
+"""The bytes of the protobuf messages that are written and read by hand: those that carry steps and their answers.
 
 https://protobuf.dev/programming-guides/encoding
 """
@@ -30,6 +30,46 @@ def varint(number: int) -> bytes:
         number >>= 7
     groups.append(number)
     return bytes(groups)
+
+
+def field(message: bytes, at: int) -> tuple[int, int, int]:
+    """The field of bytes that begins at some place: its number, and where its contents begin and end.
+
+    Returns:
+        Number 0 where there is no such field, or its number is over 15. It may end behind the message.
+    """
+    number, kind = divmod(message[at], 8)
+    size = shift = 0
+    for at in range(at + 1, min(at + 6, len(message))):  # noqa: B020
+        byte = message[at]
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number if kind == _LENGTH_DELIMITED and number < 16 else 0, at + 1, at + 1 + size
+        shift += 7
+    return 0, at, at
+
+
+def numbers(data: bytes) -> Ints | None:
+    """The numbers of a packed field; None where one is 2^63 or more, or there is none, or no end."""
+    octets = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(octets < 0x80)
+    count = len(ends)
+    if count == 0 or ends[-1] != len(octets) - 1:
+        return None
+    size = len(octets) // count
+    if size * count == len(octets) and np.count_nonzero(octets[size - 1 :: size] < 0x80) == count:
+        # All are as long, as positions mostly are.
+        read = octets[size - 1 :: size].astype(np.int64)
+        for place in range(size - 2, -1, -1):
+            read = read << 7 | octets[place::size] & 0x7F
+        return read if size <= 9 else None
+    begins = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - begins + 1
+    if sizes.max() > 9:
+        return None
+    places = np.arange(len(octets)) - np.repeat(begins, sizes)
+    whole: Ints = np.add.reduceat((octets & 0x7F).astype(np.int64) << 7 * places, begins)
+    return whole
 
 
 @lru_cache(4096)

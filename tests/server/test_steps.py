@@ -1,14 +1,17 @@
+from unittest.mock import sentinel
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.slots import Ints
 from gatestream.server.steps import Entries, Same
 
 columns = st.tuples(
     st.lists(st.integers(0, 3), min_size=1, max_size=4),
     st.lists(st.integers(1, 2), max_size=4),
-    st.lists(st.integers(0, 200), max_size=4),
+    st.lists(st.one_of(st.integers(0, 200), st.integers(0, 2**64 - 1)), max_size=4),
     st.lists(st.binary(max_size=3), max_size=2),
 )
 
@@ -19,33 +22,56 @@ def message(handle: list[int], length: list[int], first: list[int], columns: lis
     ).SerializeToString()
 
 
-def same_as(data: bytes) -> Same | None:
+def same_as(data: bytes) -> Same:
     steps = pb.ClientMessage.FromString(data).steps
     handles = np.array(steps.handle, np.int64)
-    nothing: object = None
-    return Same.of(data, steps, Entries(handles, handles, handles, handles, 0, nothing))  # type: ignore[arg-type]
+    return Same.of(steps, Entries(handles, handles, handles, handles, 0, sentinel.model), 0)
+
+
+def read(rest: tuple[Ints | None, list[memoryview]]) -> tuple[list[int], list[bytes]]:
+    first, inputs = rest
+    return [] if first is None else first.tolist(), [bytes(column) for column in inputs]
 
 
 @given(st.lists(columns, min_size=1, max_size=2), st.lists(columns, min_size=1, max_size=3))
-def test_a_message_that_is_known_again_steps_the_same_sessions_as_far(
+def test_a_message_that_is_known_again_says_what_protobuf_reads(
     before: list[tuple[list[int], list[int], list[int], list[bytes]]],
     after: list[tuple[list[int], list[int], list[int], list[bytes]]],
 ) -> None:
     # Messages one after another are one to protobuf: what comes later is added to what came before.
     old, new = (b"".join(message(*part) for part in parts) for parts in (before, after))
-    same = same_as(old)
-    steps = pb.ClientMessage.FromString(new).steps
-    if same is not None and same.begins(new, steps):
-        known = pb.ClientMessage.FromString(old).steps
+    rest = same_as(old).rest(new)
+    if rest is not None:
+        known, steps = (pb.ClientMessage.FromString(data).steps for data in (old, new))
         assert (steps.handle, steps.length) == (known.handle, known.length)
+        assert read(rest) == (list(steps.first), list(steps.input))
 
 
-@given(columns, st.lists(st.binary(max_size=3), max_size=2), st.lists(st.integers(0, 200), max_size=4))
+@given(columns, st.lists(st.binary(max_size=300), max_size=2), st.data())
 def test_a_message_with_other_numbers_is_known_again(
-    before: tuple[list[int], list[int], list[int], list[bytes]], inputs: list[bytes], first: list[int]
+    before: tuple[list[int], list[int], list[int], list[bytes]], inputs: list[bytes], data: st.DataObject
 ) -> None:
-    old, new = message(*before), message(before[0], before[1], first, inputs)
-    same = same_as(old)
-    assert same is not None
-    known = same.begins(new, pb.ClientMessage.FromString(new).steps)
-    assert known == (len(new) == len(old))
+    count = len(before[0])
+    first = data.draw(
+        st.one_of(st.just([]), st.lists(st.integers(0, 2**63 - 1), min_size=count, max_size=count)), "first"
+    )
+    rest = same_as(message(*before)).rest(message(before[0], before[1], first, inputs))
+    assert rest is not None
+    assert read(rest) == (first, inputs)
+
+
+@given(columns, columns, st.data())
+def test_bytes_that_are_no_message_are_left_to_protobuf(
+    before: tuple[list[int], list[int], list[int], list[bytes]],
+    after: tuple[list[int], list[int], list[int], list[bytes]],
+    data: st.DataObject,
+) -> None:
+    whole = bytearray(message(before[0], before[1], after[2], after[3]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(whole[: data.draw(st.integers(1, len(whole)))])
+    rest = same_as(message(*before)).rest(cut)
+    if rest is not None:
+        steps = pb.ClientMessage.FromString(cut).steps
+        assert (list(steps.handle), list(steps.length)) == (before[0], before[1])
+        assert read(rest) == (list(steps.first), list(steps.input))

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.wire import handles_and_lengths, head, results, results_of_one, varint, varints
+from gatestream.server.wire import field, handles_and_lengths, head, numbers, results, results_of_one, varint, varints
 
 columns = st.lists(st.binary(max_size=300), max_size=3)
 
@@ -57,3 +57,39 @@ def test_results_of_many_are_the_bytes_that_protobuf_writes(
     )
     begin = handles_and_lengths(handles, None if ones else lengths)
     assert results(begin, first, columns[:outputs], columns[outputs:]) == message.SerializeToString()
+
+
+@given(st.lists(st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 300), st.integers(128, 16_383)), max_size=40))
+def test_numbers_are_those_that_protobuf_reads(given: list[int]) -> None:
+    data = b"".join(map(varint, given))
+    read = numbers(data)
+    if given and max(given) < 2**63:
+        assert read is not None
+        assert read.tolist() == given
+        assert read.dtype == np.int64
+    else:
+        assert read is None
+
+
+@given(st.binary(max_size=20))
+def test_numbers_are_read_as_protobuf_reads_them_or_not_at_all(data: bytes) -> None:
+    read = numbers(data)
+    if read is not None:
+        assert list(pb.Results.FromString(b"\x1a" + bytes([len(data)]) + data).first) == read.tolist()
+
+
+@given(st.integers(1, 15), st.binary(max_size=300), st.binary(max_size=5))
+def test_a_field_is_found_where_its_head_says(number: int, data: bytes, behind: bytes) -> None:
+    before = head(number, len(data))
+    assert field(b"?" + before + data + behind, 1) == (number, 1 + len(before), 1 + len(before) + len(data))
+
+
+@given(st.binary(min_size=1, max_size=8))
+def test_what_is_no_field_of_bytes_has_no_number(data: bytes) -> None:
+    number, begin, end = field(data, 0)
+    if number == 0:
+        return
+    assert data[0] == number << 3 | 2
+    # Protobuf finds it too, or says that it goes on behind the end.
+    if end <= len(data):
+        assert begin + len(data[begin:end]) == end
