@@ -101,7 +101,7 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
             from gatestream.server.loop import run
             from gatestream.server.server import serve
 
-            run(serve(config))
+            run(serve(config), config.busy_poll_us * 1e-6)
         else:
             from gatestream.server.workers import supervise
 

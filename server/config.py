@@ -99,6 +99,13 @@ class ServerConfig:
         least=1,
         most=1024,
     )
+    busy_poll_us: int = _setting(
+        "Microseconds that a server with nothing to do looks for what comes before it sleeps, so that it need not be "
+        "woken; it spends no more time on that than on work. 0: none.",
+        200,
+        least=0,
+        most=1_000_000,
+    )
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from gatestream.server.memory import keep_freed
+from gatestream.server.polling import BusySelector
 
 _MOST: Final = 4096
 # As long may the loop keep a model's thread from the results of its run. Python's own 5 ms is as long as many a run.
@@ -20,7 +21,15 @@ class Loop(asyncio.SelectorEventLoop):
     grpc.aio tells the loop of its events by a socket, a byte for each, and its reader takes one byte and then all
     events that there are. What bytes are left cost a turn of the loop each, in which nothing happens; under load that
     is most turns. Here the reader is called again at once, for every byte that is there.
+
+    Args:
+        selector: what it waits by; it does not hold the interpreter while a thread of an executor is at work.
     """
+
+    def __init__(self, selector: BusySelector):
+        super().__init__(selector)
+        self._waiting = selector
+        self._elsewhere = 0
 
     def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's, whose types no subclass can repeat."""
@@ -30,12 +39,28 @@ class Loop(asyncio.SelectorEventLoop):
             callback = functools.partial(_for_every_byte, fd, callback)
         super().add_reader(fd, callback, *args)
 
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """As asyncio's."""
+        future = super().run_in_executor(executor, func, *args)
+        self._count(1)
+        future.add_done_callback(lambda _: self._count(-1))
+        return future
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """As asyncio.run, on this loop, in a process that does nothing else."""
+    def _count(self, more: int) -> None:
+        self._elsewhere += more
+        self._waiting.at_once = self._elsewhere > 0
+
+
+def run(main: Coroutine[Any, Any, None], busy_poll: float) -> None:
+    """As asyncio.run, on this loop, in a process that does nothing else.
+
+    Args:
+        main: what to run.
+        busy_poll: seconds that the loop looks for what comes before it sleeps.
+    """
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_freed()
-    with asyncio.Runner(loop_factory=Loop) as runner:
+    with asyncio.Runner(loop_factory=lambda: Loop(BusySelector(busy_poll))) as runner:
         runner.run(main)
 
 

@@ -116,7 +116,7 @@ def main(descriptor: int) -> None:
 
     configure(orders.config.log_format, worker=orders.worker)
     try:
-        run(serve(orders.config, Worker(link, orders)))
+        run(serve(orders.config, Worker(link, orders)), orders.config.busy_poll_us * 1e-6)
     except (ServerError, BaseExceptionGroup) as error:
         first = first_of(error)
         if not isinstance(first, ServerError):

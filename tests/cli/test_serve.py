@@ -158,7 +158,7 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("sesions = 5", 2, "unknown settings sesions; known: artifacts, chunk_length"),
+        ("sesions = 5", 2, "unknown settings sesions; known: artifacts, busy_poll_us, chunk_length"),
         ("sessions = 0", 1, "sessions is 0; the least allowed is 1"),
         ('sessions = "5"', 2, "sessions is '5'; expected a whole number"),
         ("threads = 2.5", 2, "threads is 2.5; expected a whole number"),

@@ -9,6 +9,7 @@ import pytest
 
 from gatestream.server import loop as loop_module
 from gatestream.server.loop import Loop, run
+from gatestream.server.polling import BusySelector
 
 
 class Bell:
@@ -37,7 +38,7 @@ class PollerCompletionQueue(Bell):
 
 
 def ring(bell: Bell) -> list[int]:
-    loop = Loop()
+    loop = Loop(BusySelector(0))
     loop.run_until_complete(bell.ring(loop))
     loop.close()
     bell.ours.close()
@@ -81,5 +82,5 @@ def test_the_installed_grpc_is_one_that_gains_by_it(monkeypatch: pytest.MonkeyPa
             assert [message async for message in call(iter(sent))] == sent
         await server.stop(None)
 
-    run(main())
+    run(main(), busy_poll=0)
     assert calls
