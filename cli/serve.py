@@ -99,9 +99,10 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
         config = ServerConfig(artifacts=artifacts, **own, **parts)
         if config.workers == 1:
             from gatestream.server.loop import run
+            from gatestream.server.polling import busy_poll
             from gatestream.server.server import serve
 
-            run(serve(config), config.busy_poll_us * 1e-6)
+            run(serve(config), busy_poll(config))
         else:
             from gatestream.server.workers import supervise
 

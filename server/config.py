@@ -101,7 +101,7 @@ class ServerConfig:
     )
     busy_poll_us: int = _setting(
         "Microseconds that a server with nothing to do looks for what comes before it sleeps, so that it need not be "
-        "woken; it spends no more time on that than on work. 0: none.",
+        "woken; it spends no more time on that than on work. 0: none, as where a worker has less than two CPUs.",
         200,
         least=0,
         most=1_000_000,

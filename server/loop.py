@@ -11,6 +11,8 @@ from gatestream.server.memory import keep_freed
 from gatestream.server.polling import BusySelector
 
 _MOST: Final = 4096
+# A message's coming and the going of an answer.
+_FEW: Final = 2
 # As long may the loop keep a model's thread from the results of its run. Python's own 5 ms is as long as many a run.
 _SWITCH_SECONDS: Final = 1e-4
 
@@ -36,19 +38,27 @@ class Loop(asyncio.SelectorEventLoop):
         handler = callback.func if isinstance(callback, functools.partial) else callback
         of = type(getattr(handler, "__self__", None))
         if isinstance(fd, socket.socket) and of.__name__ == "PollerCompletionQueue":
-            callback = functools.partial(_for_every_byte, fd, callback)
+            callback = functools.partial(self._for_every_byte, fd, callback)
         super().add_reader(fd, callback, *args)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """As asyncio's."""
         future = super().run_in_executor(executor, func, *args)
-        self._count(1)
-        future.add_done_callback(lambda _: self._count(-1))
+        self._elsewhere += 1
+        self._waiting.at_once = True
+        future.add_done_callback(self._returned)
         return future
 
-    def _count(self, more: int) -> None:
-        self._elsewhere += more
+    def _returned(self, _future: asyncio.Future[Any]) -> None:
+        self._elsewhere -= 1
         self._waiting.at_once = self._elsewhere > 0
+
+    def _for_every_byte(self, bell: socket.socket, callback: Callable[..., Any], *args: Any) -> None:
+        events = bell.recv(_MOST, socket.MSG_PEEK)
+        # Where many streams are at work, throughput counts, and gRPC's thread and the clients can use the CPU.
+        self._waiting.at_once = self._elsewhere > 0 or len(events) > _FEW
+        for _ in events:
+            callback(*args)
 
 
 def run(main: Coroutine[Any, Any, None], busy_poll: float) -> None:
@@ -62,8 +72,3 @@ def run(main: Coroutine[Any, Any, None], busy_poll: float) -> None:
     keep_freed()
     with asyncio.Runner(loop_factory=lambda: Loop(BusySelector(busy_poll))) as runner:
         runner.run(main)
-
-
-def _for_every_byte(bell: socket.socket, callback: Callable[..., Any], *args: Any) -> None:
-    for _ in bell.recv(_MOST, socket.MSG_PEEK):
-        callback(*args)

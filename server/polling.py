@@ -4,6 +4,9 @@ import selectors
 import time
 from collections.abc import Callable
 
+from gatestream.server.config import ServerConfig
+from gatestream.server.cpus import cpus_available
+
 
 class BusySelector(selectors.DefaultSelector):
     """A selector that looks again and again for a while before it sleeps.
@@ -45,3 +48,8 @@ class BusySelector(selectors.DefaultSelector):
             now = self._clock()
         self._woke = now
         return ready
+
+
+def busy_poll(config: ServerConfig) -> float:
+    """Seconds that each worker may look: none where it would take the CPU that gRPC's own thread needs."""
+    return config.busy_poll_us * 1e-6 if cpus_available() >= 2 * config.workers else 0.0

@@ -112,11 +112,12 @@ def main(descriptor: int) -> None:
 
     from gatestream.server.logs import configure
     from gatestream.server.loop import run
+    from gatestream.server.polling import busy_poll
     from gatestream.server.server import serve
 
     configure(orders.config.log_format, worker=orders.worker)
     try:
-        run(serve(orders.config, Worker(link, orders)), orders.config.busy_poll_us * 1e-6)
+        run(serve(orders.config, Worker(link, orders)), busy_poll(orders.config))
     except (ServerError, BaseExceptionGroup) as error:
         first = first_of(error)
         if not isinstance(first, ServerError):

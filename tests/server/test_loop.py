@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 
-from gatestream.server import loop as loop_module
 from gatestream.server.loop import Loop, run
 from gatestream.server.polling import BusySelector
 
@@ -58,13 +57,13 @@ def test_other_readers_are_left_alone() -> None:
 
 def test_the_installed_grpc_is_one_that_gains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = loop_module._for_every_byte
+    original = Loop._for_every_byte
 
     def counted(*args: Any) -> None:
         calls.append(args)
         original(*args)
 
-    monkeypatch.setattr(loop_module, "_for_every_byte", counted)
+    monkeypatch.setattr(Loop, "_for_every_byte", counted)
 
     async def echo(messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
         async for message in messages:

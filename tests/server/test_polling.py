@@ -2,9 +2,12 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from gatestream.server import polling
+from gatestream.server.config import ServerConfig
 from gatestream.server.loop import Loop
 from gatestream.server.polling import BusySelector
 
@@ -121,3 +124,47 @@ def test_a_loop_does_not_look_while_a_thread_is_at_work() -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     assert seen == [True, False]
+
+
+def ready(selector: BusySelector, events: int) -> bool:
+    """Whether the loop sleeps at once after so many of gRPC's events came together."""
+    loop = Loop(selector)
+
+    async def main() -> None:
+        bell = PollerCompletionQueue()
+        loop.add_reader(bell.ours, bell.handle)
+        bell.theirs.send(b"1" * events)
+        while bell.heard < events:
+            await asyncio.sleep(0)
+        loop.remove_reader(bell.ours)
+        bell.ours.close()
+        bell.theirs.close()
+
+    loop.run_until_complete(main())
+    loop.close()
+    return selector.at_once
+
+
+class PollerCompletionQueue:
+    """As gRPC's, by its name."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.heard = 0
+
+    def handle(self) -> None:
+        self.ours.recv(1)
+        self.heard += 1
+
+
+def test_a_loop_does_not_look_where_many_streams_are_at_work() -> None:
+    assert [ready(BusySelector(1.0), events) for events in (1, 2, 3, 50)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("cpus", "workers", "seconds"), [(1, 1, 0), (2, 1, 1e-4), (3, 2, 0), (4, 2, 1e-4)])
+def test_each_worker_looks_where_it_has_two_cpus(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int, seconds: float
+) -> None:
+    monkeypatch.setattr(polling, "cpus_available", lambda: cpus)
+    config = ServerConfig(artifacts=(Path("m.onnx"),), workers=workers, busy_poll_us=100)
+    assert polling.busy_poll(config) == pytest.approx(seconds)
