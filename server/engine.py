@@ -33,6 +33,7 @@ from gatestream.server.work import (
     OUTPUTS,
     Chunks,
     Control,
+    Entries,
     Steps,
     compact,
     gather,
@@ -111,28 +112,23 @@ class Engine:
 
     # ---- What is accepted ---------------------------------------------------------------------
 
-    def submit(
-        self,
-        owner: Owner,
-        handles: Ints,
-        slots: Ints,
-        lengths: Ints,
-        offsets: Ints,
-        first: Ints | None,
-        inputs: Sequence[Array],
-    ) -> None:
+    def entries(self, handles: Ints, slots: Ints, lengths: Ints, offsets: Ints) -> Entries:
+        """What `submit` takes; good for as long as what these sessions' owners want."""
+        wants = self.wants[slots]
+        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
+        return Entries(handles, slots, lengths, offsets, int(lengths.sum()), int(lengths.max()), kinds)
+
+    def submit(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> None:
         """Take a message's chunks; `owner` hears of each entry that is refused.
 
         Args:
             owner: who holds the sessions.
-            handles: [entries], what the owner calls them.
-            slots: [entries], each at most once.
-            lengths: [entries], steps of each, at least 1.
-            offsets: [entries], where in the inputs each begins.
+            entries: of the message.
             first: [entries], the position that each is meant for; None: whatever position it is.
             inputs: in the spec's order, each [rows, *shape].
         """
         self._take_in()
+        handles, slots, lengths, offsets, rows, longest, kinds = entries
         accepted = self.sessions.accepted[slots]
         meant = accepted if first is None else first
         if refusals := faults(self.inputs, inputs, lengths, offsets, accepted, meant):
@@ -140,16 +136,14 @@ class Engine:
             for error, bad in refusals:
                 owner.refused(error, handles[bad], accepted[bad], meant[bad], lengths[bad])
                 good &= ~bad
-            handles, slots, lengths, offsets, accepted, meant = (
-                column[good] for column in (handles, slots, lengths, offsets, accepted, meant)
-            )
-            if len(slots) == 0:
+            if not good.any():
                 return
-        rows = int(lengths.sum())
-        wants = self.wants[slots]
-        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
+            accepted, meant = accepted[good], meant[good]
+            handles, slots, lengths, offsets, rows, longest, kinds = self.entries(
+                *(column[good] for column in (handles, slots, lengths, offsets))
+            )
         try:
-            self.admission.take(owner, rows, gates=any(kind & GATES for kind in kinds))
+            self.admission.take(owner, rows, gates=max(kinds) >= GATES)
         except Refused as error:
             owner.refused(error, handles, accepted, meant, lengths)
             return
@@ -159,10 +153,10 @@ class Engine:
         self.sessions.accepted[slots] = accepted + lengths
         if len(kinds) == 1:
             item = Chunks(owner, handles, inputs, bool(kinds[0] & OUTPUTS), bool(kinds[0] & GATES), len(slots))
-            steps = 1 if rows == len(slots) else int(lengths.max())
-            self._intake.message = Packet(item, slots, lengths, offsets, steps, rows)
+            self._intake.message = Packet(item, slots, lengths, offsets, longest, rows)
             self._call()
             return
+        wants = self.wants[slots]
         for kind in kinds:
             which = np.flatnonzero(wants == kind)
             item = Chunks(owner, handles[which], inputs, bool(kind & OUTPUTS), bool(kind & GATES), len(which))

@@ -130,7 +130,10 @@ class HostRunner:
         """As `Runner`."""
         if len(slots) == 1 and inputs[0].shape[1] == 1:
             return self._one_step[gates].run(int(slots[0]), inputs)
-        outputs, states, shown = self.compute(inputs, lengths, self.read(slots), gates)
+        where = _neighbours(slots)
+        # The rows of neighbours are read where they lie: no run writes to its inputs.
+        before = self.read(slots) if where is None else [arena[where] for arena in self._arenas]
+        outputs, states, shown = self.compute(inputs, lengths, before, gates)
         self.write(slots, states)
         return outputs, shown
 
@@ -162,8 +165,17 @@ class HostRunner:
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """As `Runner`."""
+        where = _neighbours(slots)
         for arena, rows in zip(self._arenas, states, strict=True):
-            arena[slots] = rows
+            arena[slots if where is None else where] = rows
+
+
+def _neighbours(slots: Ints) -> slice | None:
+    """The slots as a slice, where each is next to the one before: those of sessions that were opened together."""
+    first, count = int(slots[0]), len(slots)
+    if slots[-1] - first != count - 1 or np.count_nonzero(slots[1:] - slots[:-1] != 1):
+        return None
+    return slice(first, first + count)
 
 
 class _OneStep:

@@ -11,24 +11,10 @@ from gatestream.server.inputs import Input
 from gatestream.server.models import Model
 from gatestream.server.slots import Array, Ints
 from gatestream.server.wire import field, numbers
+from gatestream.server.work import Entries
 
 _STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
 _FIRST, _INPUT = (pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("first", "input"))
-
-
-class Entries(NamedTuple):
-    """What a message is to step, one element of each array for each entry.
-
-    Attributes:
-        rows: of each input, in all.
-    """
-
-    handles: Ints
-    slots: Ints
-    lengths: Ints
-    offsets: Ints
-    rows: int
-    model: Model
 
 
 class Same(NamedTuple):
@@ -39,18 +25,20 @@ class Same(NamedTuple):
     Attributes:
         begin: the columns of the handles and lengths, with which the answer begins too.
         entries: what it is to step; nothing was wrong with any.
+        model: of these sessions.
         changes: of the handles, by when this was so.
     """
 
     begin: bytes
     entries: Entries
+    model: Model
     changes: int
 
     @classmethod
-    def of(cls, steps: pb.Steps, entries: Entries, changes: int) -> "Same":
+    def of(cls, steps: pb.Steps, entries: Entries, model: Model, changes: int) -> "Same":
         """To know messages by that begin as this one does."""
         begin = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
-        return cls(begin, entries, changes)
+        return cls(begin, entries, model, changes)
 
     def rest(self, message: bytes) -> tuple[Ints | None, list[memoryview]] | None:
         """What another message has besides: the positions, and the columns of its inputs.

@@ -13,8 +13,9 @@ from gatestream.server.handles import FREE, LEAVING, Fault, Handles, unknown
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
-from gatestream.server.steps import Entries, Same, input_columns, number_column
+from gatestream.server.steps import Same, input_columns, number_column
 from gatestream.server.wire import handles_and_lengths, results, results_of_one
+from gatestream.server.work import Entries
 
 _NOTHING: Final = np.empty(0, np.int64)
 # A message with as many entries, or as many bytes of input, is likely to be followed by others like it.
@@ -55,15 +56,15 @@ class ClientStream:
         if self._same is not None and self._again(self._same, message):
             return
         asked = pb.ClientMessage.FromString(message)
-        entries = self.do(asked)
-        if entries is not None and (len(entries.handles) >= _MANY or len(message) >= _LARGE):
-            self._same = Same.of(asked.steps, entries, self._handles.changes)
+        done = self.do(asked)
+        if done is not None and (len(asked.steps.handle) >= _MANY or len(message) >= _LARGE):
+            self._same = Same.of(asked.steps, *done, self._handles.changes)
 
-    def do(self, message: pb.ClientMessage) -> Entries | None:
+    def do(self, message: pb.ClientMessage) -> tuple[Entries, Model] | None:
         """Do what a message asks; what cannot be done is answered by an Error.
 
         Returns:
-            Its entries, if there are several, or large ones, and nothing is wrong with any.
+            Its entries, if there are several, or large ones, and nothing is wrong with any; and their model.
         """
         kind = message.WhichOneof("kind")
         if kind == "steps":
@@ -184,67 +185,60 @@ class ClientStream:
         if rest is None:
             return False
         first, columns = rest
-        handles, slots, lengths, offsets, rows, model = same.entries
         try:
-            inputs = input_columns(model, columns, rows)
+            inputs = input_columns(same.model, columns, same.entries.rows)
         except Refused:
             return False
-        model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
+        same.model.engine.submit(self, same.entries, first, inputs)
         return True
 
-    def _steps(self, message: pb.Steps) -> Entries | None:
-        """Submit a message; its entries, where nothing is wrong with any."""
+    def _steps(self, message: pb.Steps) -> tuple[Entries, Model] | None:
+        """Submit a message; as `do`."""
         handles = _NOTHING
         try:
-            self._check_count("steps", len(message.handle))
-            handles = np.fromiter(message.handle, np.int64, len(message.handle))
-            entries = self._read_entries(handles, message.length)
-            first = number_column(message.first, "steps.first", len(handles))
+            count = len(message.handle)
+            self._check_count("steps", count)
+            handles = np.fromiter(message.handle, np.int64, count)
+            if count == 0:
+                raise InvalidRequest("steps.handle is empty; expected at least one entry")
+            lengths = number_column(message.length, "steps.length", count)
+            if lengths is None:
+                lengths = np.ones(count, np.int64)
+            slots, number = self._handles.look_up(handles)
+            model = self._models[number]
+            first = number_column(message.first, "steps.first", count)
             if self._models.stopped:
                 raise Draining("the server stops now and takes no more steps")
-            inputs = input_columns(entries.model, message.input, entries.rows)
+            inputs = input_columns(model, message.input, int(lengths.sum()))
         except Refused as error:
             first_sent, lengths_sent = (
                 column if len(column) == len(handles) else () for column in (message.first, message.length)
             )
             self._refuse(error, handles, first=first_sent, lengths=lengths_sent)
             return None
-        _, slots, lengths, offsets, _, model = entries
-        if self._all_right(entries):
-            model.engine.submit(self, handles, slots, lengths, offsets, first, inputs)
-            return entries
-        good = self._refuse_faulty(entries, first)
-        if good.any():
-            handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
-            model.engine.submit(self, handles, slots, lengths, offsets, None if first is None else first[good], inputs)
-        return None
-
-    def _read_entries(self, handles: Ints, lengths_sent: Sequence[int]) -> Entries:
-        count = len(handles)
-        if count == 0:
-            raise InvalidRequest("steps.handle is empty; expected at least one entry")
-        lengths = number_column(lengths_sent, "steps.length", count)
-        slots, number = self._handles.look_up(handles)
-        model = self._models[number]
-        if lengths is None:
-            return Entries(handles, slots, np.ones(count, np.int64), np.arange(count), count, model)
-        return Entries(handles, slots, lengths, np.cumsum(lengths) - lengths, int(lengths.sum()), model)
-
-    def _all_right(self, entries: Entries) -> bool:
-        """Whether `_refuse_faulty` would find nothing to refuse, in fewer passes."""
-        lengths = entries.lengths
-        return (
+        offsets = np.cumsum(lengths) - lengths
+        right = (
             lengths.min() >= 1
             and lengths.max() <= self._limits.chunk_length
-            and self._handles.all_right(entries.handles, entries.slots, entries.model.number)
+            and self._handles.all_right(handles, slots, number)
         )
+        if not right:
+            good = self._refuse_faulty(handles, slots, lengths, first, number)
+            if not good.any():
+                return None
+            handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
+            first = None if first is None else first[good]
+        entries = model.engine.entries(handles, slots, lengths, offsets)
+        model.engine.submit(self, entries, first, inputs)
+        return (entries, model) if right else None
 
-    def _refuse_faulty(self, entries: Entries, first: Ints | None) -> npt.NDArray[np.bool_]:
+    def _refuse_faulty(
+        self, handles: Ints, slots: Ints, lengths: Ints, first: Ints | None, model: int
+    ) -> npt.NDArray[np.bool_]:
         """Refuse the entries that no engine need see; which are left."""
-        handles, slots, lengths, _, _, model = entries
         longest = self._limits.chunk_length
         faults: list[Fault] = [
-            *self._handles.faults(handles, slots, model.number),
+            *self._handles.faults(handles, slots, model),
             (
                 lengths == 0,
                 lambda k: InvalidRequest(

@@ -51,18 +51,23 @@ def field(message: bytes, at: int) -> tuple[int, int, int]:
 
 def numbers(data: bytes) -> Ints | None:
     """The numbers of a packed field; None where one is 2^63 or more, or there is none, or no end."""
+    size = next((size for size, octet in enumerate(data[:9], 1) if octet < 0x80), 0)
+    if size == 0:
+        return None
+    if data == data[:size] * (len(data) // size):
+        # Sessions that are stepped together are mostly at the same position.
+        value = sum((octet & 0x7F) << 7 * place for place, octet in enumerate(data[:size]))
+        return np.full(len(data) // size, value, np.int64)
     octets = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(octets < 0x80)
-    count = len(ends)
-    if count == 0 or ends[-1] != len(octets) - 1:
+    if ends[-1] != len(octets) - 1:
         return None
-    size = len(octets) // count
-    if size * count == len(octets) and np.count_nonzero(octets[size - 1 :: size] < 0x80) == count:
-        # All are as long, as positions mostly are.
+    if size * len(ends) == len(octets) and np.count_nonzero(octets[size - 1 :: size] < 0x80) == len(ends):
+        # All are as long, as those of long sessions mostly are.
         read = octets[size - 1 :: size].astype(np.int64)
         for place in range(size - 2, -1, -1):
             read = read << 7 | octets[place::size] & 0x7F
-        return read if size <= 9 else None
+        return read
     begins = np.concatenate(([0], ends[:-1] + 1))
     sizes = ends - begins + 1
     if sizes.max() > 9:
@@ -96,16 +101,18 @@ def results_of_one(handle: int, first: int, length: int, outputs: Sequence[bytes
 
 def varints(numbers: Ints) -> bytes:
     """Numbers of 0 or more, each in base 128, one after another."""
-    most = len(varint(int(numbers.max())))
-    groups = (numbers[:, None] >> _SHIFTS[:most]).astype(np.uint8)
-    groups[:, :-1] |= 0x80
-    groups[:, -1] &= 0x7F
-    if int(numbers.min()) >> _SHIFTS[most - 1]:
-        return bytes(groups)
-    # Some are shorter.
-    size = 1 + np.count_nonzero(numbers[:, None] >> _SHIFTS[1:most], axis=1)
-    groups[np.arange(len(numbers)), size - 1] &= 0x7F
-    return bytes(groups[np.arange(most) < size[:, None]])
+    least, greatest = int(numbers.min()), int(numbers.max())
+    if least == greatest:
+        return varint(least) * len(numbers)
+    groups = numbers[:, None] >> _SHIFTS[: len(varint(greatest)) + 1]
+    # What is left behind each group of bits: another one follows, if it is not 0.
+    follows = groups[:, 1:] != 0
+    octets = (groups[:, :-1] & 0x7F).astype(np.uint8) | follows.view(np.uint8) << 7
+    if least >> _SHIFTS[octets.shape[1] - 1]:
+        return bytes(octets)
+    exists = np.ones(octets.shape, np.bool_)
+    exists[:, 1:] = follows[:, :-1]
+    return bytes(octets[exists])
 
 
 def handles_and_lengths(handles: Ints, lengths: Ints | None) -> bytes:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,28 @@ from gatestream.server.slots import Array, Ints
 OUTPUTS: Final = 1
 GATES: Final = 2
 """What a session's owner wants back, as bits."""
+
+
+class Entries(NamedTuple):
+    """Whose sessions a message steps, and how far; one element of each array for each entry.
+
+    Attributes:
+        handles: what the owner calls the sessions.
+        slots: their state rows, each at most once.
+        lengths: steps of each, at least 1.
+        offsets: where in the message's inputs each begins.
+        rows: of all entries.
+        longest: steps of the longest entry.
+        kinds: OUTPUTS and GATES, in all combinations that one of them wants.
+    """
+
+    handles: Ints
+    slots: Ints
+    lengths: Ints
+    offsets: Ints
+    rows: int
+    longest: int
+    kinds: Sequence[int]
 
 
 @dataclass(slots=True)

@@ -81,7 +81,8 @@ class Bench:
         lengths = np.array([len(chunk) for chunk in values])
         x = np.repeat(np.concatenate(values).astype(np.float32)[:, None], 2, axis=1)
         offsets = np.cumsum(lengths) - lengths
-        self.engine.submit(owner, np.array(handles), np.array(slots), lengths, offsets, None, [x])
+        entries = self.engine.entries(np.array(handles), np.array(slots), lengths, offsets)
+        self.engine.submit(owner, entries, None, [x])
 
 
 @asynccontextmanager
@@ -163,7 +164,8 @@ async def test_what_contradicts_the_position_is_refused_alone(accumulator_path: 
         slots = np.array([b.open(owner, 0), b.open(owner, 1)])
         owner.take()
         x = np.array([[1, 1], [2, 2]], np.float32)
-        b.engine.submit(owner, np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]), np.array([3, 0]), [x])
+        entries = b.engine.entries(np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]))
+        b.engine.submit(owner, entries, np.array([3, 0]), [x])
         await b.engine.quiet()
         assert owner.take() == [("POSITION_MISMATCH", [0], [0], [3], [1]), ("results", [1], [0], [1], [2])]
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.slots import Ints
-from gatestream.server.steps import Entries, Same
+from gatestream.server.steps import Same
+from gatestream.server.work import Entries
 
 columns = st.tuples(
     st.lists(st.integers(0, 3), min_size=1, max_size=4),
@@ -25,7 +26,7 @@ def message(handle: list[int], length: list[int], first: list[int], columns: lis
 def same_as(data: bytes) -> Same:
     steps = pb.ClientMessage.FromString(data).steps
     handles = np.array(steps.handle, np.int64)
-    return Same.of(steps, Entries(handles, handles, handles, handles, 0, sentinel.model), 0)
+    return Same.of(steps, Entries(handles, handles, handles, handles, 0, 0, []), sentinel.model, 0)
 
 
 def read(rest: tuple[Ints | None, list[memoryview]]) -> tuple[list[int], list[bytes]]:
