@@ -15,6 +15,11 @@ from gatestream.server.slots import Ints, Slots
 _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def _key(tenant: str, session_id: str) -> bytes:
+    # As bytes it takes 16 less than as a string.
+    return f"{tenant}/{session_id}".encode()
+
+
 class SessionTable:
     """Which sessions there are, and what is known of each besides its state.
 
@@ -29,7 +34,7 @@ class SessionTable:
     def __init__(self, capacity: int):
         self._slots = Slots(capacity)
         # Without the sessions that only wait for their end: their ids are free.
-        self._slot_of: dict[str, int] = {}
+        self._slot_of: dict[bytes, int] = {}
         self._count = 0
         self._key = np.full(capacity, None, object)
         self.position = np.zeros(capacity, np.int64)
@@ -63,7 +68,7 @@ class SessionTable:
                 f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
                 pb.REASON_SESSION_ID_INVALID,
             )
-        key = f"{tenant}/{session_id}"
+        key = _key(tenant, session_id)
         if key in self._slot_of:
             raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
         if not self._slots.free:
@@ -82,7 +87,7 @@ class SessionTable:
 
     def get(self, tenant: str, session_id: str) -> int | None:
         """The slot of a session, or None when the tenant has no such session."""
-        return self._slot_of.get(f"{tenant}/{session_id}")
+        return self._slot_of.get(_key(tenant, session_id))
 
     def find(self, tenant: str, session_id: str) -> int:
         """The slot of a session.
@@ -115,8 +120,8 @@ class SessionTable:
 
     def session_id(self, slot: int) -> str:
         """What the client calls the session."""
-        key: str = self._key[slot]
-        return key.partition("/")[2]
+        key: bytes = self._key[slot]
+        return key.partition(b"/")[2].decode()
 
     def last_answered_before(self, time: float) -> Ints:
         """Slots of the sessions last answered before `time`."""
@@ -124,7 +129,7 @@ class SessionTable:
 
     def page(self, tenant: str, after: int, size: int) -> list[int]:
         """Slots of up to `size` of a tenant's sessions, in order of slot, beginning behind the slot `after`."""
-        prefix = f"{tenant}/"
+        prefix = _key(tenant, "")
         taken = after + 1 + np.flatnonzero(np.isfinite(self.answered_at[after + 1 :]))
         mine = (
             slot

@@ -1,9 +1,12 @@
 """Target 7: what a session with long chunks does to its neighbours."""
 
-from benchmarks.harness.bench import Bench
+from functools import partial
+
+from benchmarks.harness.bench import Bench, Case
+from benchmarks.harness.processes import Instrument
 from benchmarks.harness.report import Section, Verdict
 from benchmarks.harness.statistics import Figures, Spread, column, summarise
-from benchmarks.models import Form
+from benchmarks.models import SHAPES, Form
 
 MODEL = "lstm128"
 FORM: Form = "fused"
@@ -12,6 +15,10 @@ RATE = 200.0
 SECONDS = 4.0
 # `gatestream serve --tick-steps`, unless told otherwise.
 TICK_STEPS = 64
+CHUNK_BYTES = CHUNK * 4 * SHAPES[MODEL].inputs
+# A step's message and its answer are as large.
+MESSAGE_BYTES = 300
+ECHOES = 3.5
 
 
 def measure(bench: Bench) -> Section:
@@ -21,29 +28,41 @@ def measure(bench: Bench) -> Section:
         f"Single steps beside chunks of {CHUNK:,} steps",
         f"Hidden 128, fused. One session steps {RATE:.0f} times a second (open loop); another, on a connection of its "
         f"own, sends chunks of {CHUNK:,} steps without a pause. One tick: limit-run over [1, {TICK_STEPS}], the most "
-        "that the server runs by default.",
+        f"that the server runs by default. limit-echo sends a chunk's {CHUNK_BYTES / 1e6:.1f} MB back whole, "
+        f"{ECHOES} times a second: about as many bytes as the chunks and their answers are.",
     )
-    server = bench.gatestream(MODEL, FORM)
+    server, echo = bench.gatestream(MODEL, FORM), bench.echo()
     steps, chunks = bench.load(server, MODEL), bench.load(server, MODEL, steps=CHUNK)
+    messages, large = bench.echo_load(echo, MESSAGE_BYTES), bench.echo_load(echo, CHUNK_BYTES)
     seconds = max(SECONDS, bench.pace.seconds)
 
-    def beside() -> Figures:
-        chunks.begin(f"{bench.pace.warm_up} {seconds + 2 * bench.pace.warm_up}")
-        figures = bench.open(steps, RATE, seconds)()
-        chunks.finish()
+    def beside(neighbour: Instrument, rate: float | None, instrument: Instrument) -> Figures:
+        window = f"{bench.pace.warm_up} {seconds + 2 * bench.pace.warm_up}"
+        neighbour.begin(window if rate is None else f"{window} {rate}")
+        figures = bench.open(instrument, RATE, seconds)()
+        neighbour.finish()
         return figures
 
-    cases = {
+    cases: dict[str, Case] = {
         "alone": bench.open(steps, RATE, seconds),
-        "beside chunks": beside,
+        "beside chunks": partial(beside, chunks, None, steps),
+        "limit-echo, alone": bench.open(messages, RATE, seconds),
+        "limit-echo, beside as many bytes": partial(beside, large, ECHOES, messages),
         "limit-run, one tick": bench.closed(bench.bare_run(MODEL, FORM, batch=1, steps=TICK_STEPS)),
     }
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
-    alone, beside_chunks, tick = (
-        column(windows[name], figure)
-        for name, figure in (("alone", "p99_us"), ("beside chunks", "p99_us"), ("limit-run, one tick", "p50_us"))
+    ticks = column(windows["limit-run, one tick"], "p50_us")
+
+    def rise(alone: str, beside: str) -> Spread:
+        pairs = zip(column(windows[alone], "p99_us"), column(windows[beside], "p99_us"), ticks, strict=True)
+        return Spread.of([(b - a) / tick for a, b, tick in pairs])
+
+    section.verdicts.append(
+        Verdict("rise of the neighbour's p99, in ticks", rise("alone", "beside chunks"), 2.0, at_most=True)
     )
-    rises = [(b - a) / t for a, b, t in zip(alone, beside_chunks, tick, strict=True)]
-    section.verdicts.append(Verdict("rise of the neighbour's p99, in ticks", Spread.of(rises), 2.0, at_most=True))
+    floor = rise("limit-echo, alone", "limit-echo, beside as many bytes")
+    section.notes.append(
+        f"The same rise at limit-echo, in ticks: {floor.median:.2f} ({floor.low:.2f} to {floor.high:.2f})."
+    )
     return section
