@@ -1,8 +1,8 @@
 """One model being served: what is accepted, the tick, and who is answered.
 
-The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run of any length is
-on another thread, and while it runs the next tick gathers. Where nothing is in line and single steps come, `_at_once`
-does the same for them without a scheduler. Every accepted step is answered exactly once.
+The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run that is not known
+to be short is on another thread, and while it runs the next tick gathers. What comes while nothing is in line, and is a
+short run, `_at_once` steps without a scheduler. Every accepted step is answered exactly once.
 """
 
 import asyncio
@@ -41,8 +41,11 @@ from gatestream.server.work import (
 )
 
 _ANSWER_BYTES: Final = 2 * 2**20
+# Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
 _READING_TURNS: Final = 4
+# After so many ticks of one step the next one is expected to come alone too; of as many, one waits for company again.
 _LONELY_TICKS: Final = 16
+# As long the loop waits for the thread to begin a run: far longer than that takes, so that a lost thread stops nothing.
 _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
