@@ -1,8 +1,8 @@
 """One model being served: what is accepted, the tick, and who is answered.
 
 The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run that is not
-known to be short is on another thread, and while it runs the next tick gathers. What comes while nothing is in line, and
-is a short run, `_at_once` steps without a scheduler. Every accepted step is answered exactly once.
+known to be short is on another thread, and while it runs the next tick gathers. What comes while nothing is in line,
+and is a short run, `_at_once` steps without a scheduler. Every accepted step is answered exactly once.
 """
 
 import asyncio
