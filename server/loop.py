@@ -21,8 +21,10 @@ class Loop(asyncio.SelectorEventLoop):
     """asyncio's loop, with fewer turns of it for each message.
 
     grpc.aio tells the loop of its events by a socket, a byte for each, and its reader takes one byte and then all
-    events that there are. What bytes are left cost a turn of the loop each, in which nothing happens; under load that
-    is most turns. Here the reader is called again at once, for every byte that is there.
+    events that there are (`PollerCompletionQueue._handle_events` in
+    https://github.com/grpc/grpc/blob/master/src/python/grpcio/grpc/_cython/_cygrpc/aio/completion_queue.pyx.pxi). What
+    bytes are left cost a turn of the loop each, in which nothing happens; under load that is most turns. Here the other
+    bytes are taken before the reader is called.
 
     Args:
         selector: what it waits by; it does not hold the interpreter while a thread of an executor is at work.
@@ -38,7 +40,7 @@ class Loop(asyncio.SelectorEventLoop):
         handler = callback.func if isinstance(callback, functools.partial) else callback
         of = type(getattr(handler, "__self__", None))
         if isinstance(fd, socket.socket) and of.__name__ == "PollerCompletionQueue":
-            callback = functools.partial(self._for_every_byte, fd, callback)
+            callback = functools.partial(self._for_all_bytes, fd, callback)
         super().add_reader(fd, callback, *args)
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
@@ -53,12 +55,14 @@ class Loop(asyncio.SelectorEventLoop):
         self._elsewhere -= 1
         self._waiting.at_once = self._elsewhere > 0
 
-    def _for_every_byte(self, bell: socket.socket, callback: Callable[..., Any], *args: Any) -> None:
-        events = bell.recv(_MOST, socket.MSG_PEEK)
+    def _for_all_bytes(self, bell: socket.socket, callback: Callable[..., Any], *args: Any) -> None:
+        events = len(bell.recv(_MOST, socket.MSG_PEEK))
         # Where many streams are at work, throughput counts, and gRPC's thread and the clients can use the CPU.
-        self._waiting.at_once = self._elsewhere > 0 or len(events) > _FEW
-        for _ in events:
-            callback(*args)
+        self._waiting.at_once = self._elsewhere > 0 or events > _FEW
+        if events > 1:
+            # An event is there before its byte is.
+            bell.recv(events - 1)
+        callback(*args)
 
 
 def run(main: Coroutine[Any, Any, None], busy_poll: float) -> None:
