@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+import gatestream.server.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits
 from gatestream.server.errors import ServerError, first_of
 
