@@ -134,7 +134,8 @@ class HostRunner:
         # The rows of neighbours are read where they lie: no run writes to its inputs.
         before = self.read(slots) if where is None else [arena[where] for arena in self._arenas]
         outputs, states, shown = self.compute(inputs, lengths, before, gates)
-        self.write(slots, states)
+        for arena, rows in zip(self._arenas, states, strict=True):
+            arena[slots if where is None else where] = rows
         return outputs, shown
 
     def compute(
@@ -165,9 +166,8 @@ class HostRunner:
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """As `Runner`."""
-        where = _neighbours(slots)
         for arena, rows in zip(self._arenas, states, strict=True):
-            arena[slots if where is None else where] = rows
+            arena[slots] = rows
 
 
 def _neighbours(slots: Ints) -> slice | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import signal
 import time
@@ -92,6 +93,9 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         for model in models:
             await _warm_up(model, models, config)
             _log_model(model)
+        # What is there now stays. A full collection that looks at all of it holds up every session, for 20 to 30 ms.
+        gc.collect()
+        gc.freeze()
         await server.start()
         if config.limits.idle_timeout:
             tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
