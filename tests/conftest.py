@@ -2,6 +2,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.reference import Demo
 from tests.support.reference import demo as run_demo
@@ -9,6 +10,10 @@ from tests.support.reference import demo as run_demo
 # A shell starts what it runs in the background with SIGINT ignored, and the processes that tests start and interrupt
 # would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long something takes is no test's business: machines stall.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -118,4 +118,4 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestSessions.settings = settings(max_examples=80, stateful_step_count=40)

@@ -152,7 +152,7 @@ def _by_session(results: pb.Results) -> dict[int, list[list[bytes]]]:
 def test_the_bits_are_those_of_the_session_alone(
     alone: ServerProcess, crowded: ServerProcess, model: str, neighbours: int
 ) -> None:
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
     @given(all_watched=st.lists(WATCHED, min_size=1, max_size=3))
     def check(all_watched: list[Watched]) -> None:
         given = among_others(crowded, model, all_watched)

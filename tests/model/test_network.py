@@ -62,7 +62,7 @@ def test_shapes() -> None:
     assert [gate.shape for gate in gates] == [(4, 6, 3, 5)] * 4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     encoder=st.sampled_from(list(ENCODERS)),
     layers=st.integers(1, 3),

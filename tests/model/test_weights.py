@@ -24,7 +24,7 @@ def cells(layers: int) -> list[LSTMCell]:
     return in_order(network(layers))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(layers=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_an_lstm_goes_in_and_comes_out(layers: int, seed: int) -> None:
     torch.manual_seed(seed)

@@ -129,7 +129,7 @@ def play(runner: Runner, ticks: list[Any]) -> Played:
 def test_a_row_gives_the_same_bits_in_any_company(paths: dict[str, Path], kind: str, threads: int) -> None:
     crowd, alone = deterministic(paths[kind], threads=threads), deterministic(paths[kind], threads=threads)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(ticks=st.lists(TICK, min_size=1, max_size=5))
     def check(ticks: list[Any]) -> None:
         crowd.write(np.arange(CAPACITY), [np.zeros((CAPACITY, 1, LSTM.hidden), np.float32)] * 2)

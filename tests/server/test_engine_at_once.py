@@ -119,7 +119,7 @@ acts = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(acts, max_size=60))
 def test_in_whatever_way_steps_come_each_session_gives_its_sums(
     accumulator_path: Path, script: list[tuple[int, str] | None]

@@ -148,7 +148,7 @@ class Lines(RuleBasedStateMachine):
 
 
 TestLines = Lines.TestCase
-TestLines.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLines.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_sessions_take_turns_however_much_one_has_sent() -> None:

@@ -2,7 +2,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.client.rows import Form, RowsError
@@ -52,7 +52,6 @@ def test_rows(spec: pb.ModelSpec, form: Form, text: str, columns: tuple[str, ...
     assert rows(spec, form, text, *columns) == expected
 
 
-@settings(deadline=None)
 @given(
     data=st.binary(min_size=1).map(lambda noise: "".join(f"{byte},{-byte}\n" for byte in noise).encode()),
     cuts=st.lists(st.integers(0, 400)),

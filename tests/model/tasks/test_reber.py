@@ -79,7 +79,7 @@ def test_lingering_streams_have_longer_loops() -> None:
     assert np.mean([string[1] == "T" for string in whole]) == pytest.approx(0.5, abs=0.04)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pieces=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
 def test_a_stream_taken_in_pieces_is_the_same_stream(pieces: list[int], seed: int) -> None:
     whole = Streams(3, seed).take(sum(pieces))
