@@ -1,24 +1,20 @@
 """What a target needs to measure: contenders, instruments, and windows that take turns."""
 
-import subprocess
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tqdm import tqdm
 
 from benchmarks.harness import generator
-from benchmarks.harness.processes import ROOT, Announced, Gatestream, Instrument, Server
+from benchmarks.harness.processes import Announced, Gatestream, Instrument, Server
 from benchmarks.harness.statistics import Figures
 from benchmarks.models import SHAPES, Form, Weights, artifact
 
-INFERENCE: Final = "inference.GRPCInferenceService"
 ECHO_PATH: Final = "/benchmark.Limit/Echo"
 # What gRPC puts before a message.
 PREFIX_BYTES: Final = 5
@@ -46,8 +42,9 @@ class Pace:
     crowd: int
 
 
-FULL: Final = Pace(repeats=5, seconds=0.8, warm_up=0.3, sweeps=2, crowd=100_000)
-QUICK: Final = Pace(repeats=3, seconds=0.5, warm_up=0.2, sweeps=1, crowd=20_000)
+# Short windows: what disturbs a shared machine lasts for seconds, and is to disturb all of a turn.
+FULL: Final = Pace(repeats=15, seconds=0.25, warm_up=0.1, sweeps=5, crowd=100_000)
+QUICK: Final = Pace(repeats=5, seconds=0.25, warm_up=0.1, sweeps=2, crowd=20_000)
 
 
 class Bench:
@@ -81,9 +78,20 @@ class Bench:
         server = Gatestream(artifact(model, form), settings, command, {"GATESTREAM_CALLS": str(file)})
         return self._stack.enter_context(server)
 
-    def echo(self) -> Announced:
-        """limit-echo."""
-        return self._stack.enter_context(Announced("echo"))
+    def echo(self, *arguments: str | Path) -> Announced:
+        """limit-echo; arguments are those of benchmarks.contenders.echo."""
+        return self._stack.enter_context(Announced("echo", arguments))
+
+    def echoes(self, count: int) -> list[Announced]:
+        """So many limit-echoes on one port, among which the kernel deals out connections."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return [self.echo(f"--port={port}") for _ in range(count)]
+
+    def both(self, model: str, form: Form, batch: int, steps: int = 1) -> Announced:
+        """limit-both: an echo that makes a run for each message."""
+        return self.echo(f"--artifact={artifact(model, form)}", f"--batch={batch}", f"--steps={steps}")
 
     def by_hand(self, model: str, form: Form, threads: int = 1) -> Announced:
         """by-hand."""
@@ -138,9 +146,9 @@ class Bench:
 
     # ---- Windows ------------------------------------------------------------------------------
 
-    def closed(self, instrument: Instrument) -> Case:
+    def closed(self, instrument: Instrument, seconds: float | None = None) -> Case:
         """A window of a closed loop, or of a bare run."""
-        return lambda: instrument.measure(self.pace.warm_up, self.pace.seconds)
+        return lambda: instrument.measure(self.pace.warm_up, seconds or self.pace.seconds)
 
     def open(self, instrument: Instrument, rate: float, seconds: float | None = None) -> Case:
         """A window of an open loop."""
@@ -159,19 +167,6 @@ class Bench:
                     windows[name].append(cases[name]())
                     bar.update()
         return windows
-
-
-@cache
-def knows(flag: str) -> bool:
-    """Whether `gatestream serve` has a flag, by its help."""
-    command = [sys.executable, "-m", "gatestream.cli", "serve", "--help"]
-    return flag in subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
-
-
-def speaks_inference(server: Server) -> bool:
-    """Whether the server has the Open Inference Protocol, by reflection."""
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        return INFERENCE in ProtoReflectionDescriptorDatabase(channel).get_services()
 
 
 @contextmanager

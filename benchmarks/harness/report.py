@@ -39,7 +39,6 @@ class Section:
         number: of the target; 0 where there is none.
         setting: what was measured and how, in a sentence or two.
         contenders: by name, each figure's spread.
-        skipped: what was not measured, and why.
         notes: what else was found.
         points: for the curves, by line: one mapping of figures for each point.
     """
@@ -50,7 +49,6 @@ class Section:
     setting: str
     contenders: dict[str, dict[str, Spread]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     points: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     seconds: float = 0.0

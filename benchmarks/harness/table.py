@@ -74,7 +74,6 @@ def _targets(report: Report) -> str:
             f"{'hit' if verdict.hit else '**missed**'} |"
             for verdict in section.verdicts
         ]
-        lines += [f"| {section.number} {reason} | | | not measured |" for reason in section.skipped]
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +86,6 @@ def render_section(section: Section) -> str:
     for verdict in section.verdicts:
         word = "Hit" if verdict.hit else "**Missed**"
         lines.append(f"- {word}: {verdict.claim}: {_measured(verdict)}; target {_bound(verdict)}.")
-    lines += [f"- Not measured: {reason}." for reason in section.skipped]
     lines += [f"- {note}" for note in section.notes]
     return "\n".join(lines).rstrip() + "\n"
 

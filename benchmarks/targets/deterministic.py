@@ -41,6 +41,6 @@ def measure(bench: Bench) -> Section:
             for name in LOADS:
                 fixed, free = (windows[f"{form}, {name}, {how}"] for how in ("deterministic", "without"))
                 ratio = ratios(column(fixed, figure), column(free, figure))
-                found.append(f"{name} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+                found.append(f"{name} {ratio}")
             section.notes.append(f"{form}, {unit} with --deterministic over without: {', '.join(found)}.")
     return section

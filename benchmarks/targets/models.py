@@ -28,6 +28,6 @@ def measure(bench: Bench) -> Section:
         for form in FORMS:
             ours, limit = (windows[f"{who}, {model}, {form}"] for who in ("gatestream", "limit-run"))
             ratio = ratios(column(ours, "steps_per_s"), column(limit, "steps_per_s"))
-            found.append(f"{form} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+            found.append(f"{form} {ratio}")
         section.notes.append(f"{model}: steps/s over limit-run: {', '.join(found)}.")
     return section

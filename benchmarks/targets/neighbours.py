@@ -34,23 +34,22 @@ def measure(bench: Bench) -> Section:
     server, echo = bench.gatestream(MODEL, FORM), bench.echo()
     steps, chunks = bench.load(server, MODEL), bench.load(server, MODEL, steps=CHUNK)
     messages, large = bench.echo_load(echo, MESSAGE_BYTES), bench.echo_load(echo, CHUNK_BYTES)
-    seconds = max(SECONDS, bench.pace.seconds)
 
     def beside(neighbour: Instrument, rate: float | None, instrument: Instrument) -> Figures:
-        window = f"{bench.pace.warm_up} {seconds + 2 * bench.pace.warm_up}"
+        window = f"{bench.pace.warm_up} {SECONDS + 2 * bench.pace.warm_up}"
         neighbour.begin(window if rate is None else f"{window} {rate}")
-        figures = bench.open(instrument, RATE, seconds)()
+        figures = bench.open(instrument, RATE, SECONDS)()
         neighbour.finish()
         return figures
 
     cases: dict[str, Case] = {
-        "alone": bench.open(steps, RATE, seconds),
+        "alone": bench.open(steps, RATE, SECONDS),
         "beside chunks": partial(beside, chunks, None, steps),
-        "limit-echo, alone": bench.open(messages, RATE, seconds),
+        "limit-echo, alone": bench.open(messages, RATE, SECONDS),
         "limit-echo, beside as many bytes": partial(beside, large, ECHOES, messages),
         "limit-run, one tick": bench.closed(bench.bare_run(MODEL, FORM, batch=1, steps=TICK_STEPS)),
     }
-    windows = bench.interleave(cases)
+    windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     ticks = column(windows["limit-run, one tick"], "p50_us")
 
@@ -62,7 +61,5 @@ def measure(bench: Bench) -> Section:
         Verdict("rise of the neighbour's p99, in ticks", rise("alone", "beside chunks"), 2.0, at_most=True)
     )
     floor = rise("limit-echo, alone", "limit-echo, beside as many bytes")
-    section.notes.append(
-        f"The same rise at limit-echo, in ticks: {floor.median:.2f} ({floor.low:.2f} to {floor.high:.2f})."
-    )
+    section.notes.append(f"The same rise at limit-echo, in ticks: {floor}.")
     return section

@@ -25,6 +25,7 @@ SERVED_BATCHES: Final = (1, 128)
 # There are many windows, and a bare run is steady.
 WARM_UP_SECONDS: Final = 0.1
 SECONDS: Final = 0.3
+WINDOWS: Final = 2
 
 
 def measure(bench: Bench) -> Section:
@@ -57,7 +58,7 @@ def _measure(bench: Bench, model: str, section: Section) -> None:
             for batch in SERVED_BATCHES:
                 cases[f"{form} {weights}, served_{batch}"] = _short(bench.load(server, model, sessions=batch))
             resident[f"{form} {weights}"] = server.resident_bytes() / 2**20
-    windows = bench.interleave(cases, bench.pace.sweeps)
+    windows = bench.interleave(cases, WINDOWS)
     off = _off(model)
     for form, weights in FILES:
         figures = {}

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.bench import speaks_inference
+from benchmarks.harness.bench import QUICK, Bench
 from benchmarks.harness.generator import build
 from benchmarks.harness.processes import Announced, ContenderError, Gatestream, Instrument
 from tests.support.artifacts import accumulator
+from tests.support.lstm import Lstm
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or shutil.which("make") is None, reason="the load generator needs g++ and make"
@@ -84,9 +86,24 @@ def test_an_echo_comes_back() -> None:
         instrument.close()
 
 
+def test_two_echoes_on_one_port() -> None:
+    with Bench(QUICK, "echoes") as bench:
+        first, second = bench.echoes(2)
+        assert first.port == second.port
+        load = bench.echo_load(first, 100, pid=second.pid, streams=16, connections=16)
+        assert load.count(5)["messages"] == 80
+
+
+def test_an_echo_that_makes_a_run_for_each_message(tmp_path: Path) -> None:
+    path = Lstm.random().save(tmp_path / "lstm.onnx")
+    options = f"--artifact={path}", "--batch=2", "--steps=3"
+    echo_load = "opaque", "--path=/benchmark.Limit/Echo", "--bytes=100", "--sessions=2", "--steps=3"
+    with Announced("echo", options) as echo, load(echo, *echo_load) as instrument:
+        assert instrument.count(5)["steps"] == 30
+        instrument.close()
+
+
 def test_the_open_inference_protocol(server: Gatestream) -> None:
-    if not speaks_inference(server):
-        pytest.skip("this server does not speak the Open Inference Protocol")
     with load(server, "inference", *ROW, "--streams=5", "--steps=2") as instrument:
         assert instrument.count(7)["steps"] == 70
         instrument.close()

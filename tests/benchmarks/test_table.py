@@ -18,7 +18,6 @@ SECTION = Section(
         Verdict("steps/s over limit-run", Spread(0.6, 0.6, 0.6), 0.6, at_most=False),
         Verdict("until SERVING", Spread(0.5, 0.4, 0.6), 1.5, at_most=True, unit="s"),
     ],
-    skipped=["with two workers: no flag --workers"],
     notes=["A note."],
     points={"line": [{"x": 1.0}]},
 )
@@ -39,7 +38,6 @@ def test_every_target_has_its_row() -> None:
     assert "| 1 p50 over the floor | at most 1.3 | 1.31 (1.20 to 1.50) | **missed** |" in text
     assert "| 1 steps/s over limit-run | at least 0.6 | 0.60 | hit |" in text
     assert "| 1 until SERVING | at most 1.5 s | 0.50 s (0.40 to 0.60) | hit |" in text
-    assert "| 1 with two workers: no flag --workers | | | not measured |" in text
 
 
 def test_a_contender_s_figures_stand_in_columns_that_have_a_name() -> None:
