@@ -20,25 +20,15 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.admission import Admission
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.errors import OutOfStep, Refused, StepFailed
-from gatestream.server.inputs import faults, inputs_of
+from gatestream.server.inputs import inputs_of
 from gatestream.server.intake import Intake, Packet
 from gatestream.server.owner import Owner
-from gatestream.server.pace import Pace
+from gatestream.server.rows import StateRows
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Array, Ints
-from gatestream.server.work import (
-    GATES,
-    OUTPUTS,
-    Chunks,
-    Control,
-    Entries,
-    Steps,
-    compact,
-    gather,
-    refuse_one,
-)
+from gatestream.server.work import GATES, OUTPUTS, Control, Entries, Steps, gather
 
 _ANSWER_BYTES: Final = 2 * 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
@@ -51,8 +41,6 @@ _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
 _SHORT_SECONDS: Final = 3e-3
-
-_ONE: Final = np.ones(1, np.int32)
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +69,7 @@ class Engine:
         self, spec: pb.ModelSpec, runner: Runner, limits: Limits, tick: TickLimits, clock: Callable[[], float]
     ):
         self.spec = spec
-        self.runner = runner
+        self.rows = StateRows(spec, runner, limits.sessions, clock)
         self.clock = clock
         self.sessions = SessionTable(limits.sessions)
         self.wants = np.zeros(limits.sessions, np.uint8)
@@ -94,10 +82,7 @@ class Engine:
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
         self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
-        self._pace = Pace()
-        # Slots whose state is the initial one, whatever their row holds: it is set by the first tick that they are in.
-        self._fresh = np.zeros(limits.sessions, np.bool_)
-        self._intake = Intake(self.inputs, self.sessions, self.admission)
+        self._intake = Intake(self.inputs, self.sessions, self.admission, self.wants)
         self._called = False
         # So many ticks in a row had one step.
         self._alone_ticks = 0
@@ -105,7 +90,6 @@ class Engine:
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, f"tick-{spec.name}")
-        self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
 
     async def quiet(self) -> None:
         """Return when everything accepted has been answered."""
@@ -114,12 +98,6 @@ class Engine:
             await asyncio.sleep(_QUIET_SECONDS)
 
     # ---- What is accepted ---------------------------------------------------------------------
-
-    def entries(self, handles: Ints, slots: Ints, lengths: Ints, offsets: Ints) -> Entries:
-        """What `submit` takes; good for as long as what these sessions' owners want."""
-        wants = self.wants[slots]
-        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
-        return Entries(handles, slots, lengths, offsets, int(lengths.sum()), int(lengths.max()), kinds)
 
     def submit(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> None:
         """Take a message's chunks; `owner` hears of each entry that is refused.
@@ -131,39 +109,13 @@ class Engine:
             inputs: in the spec's order, each [rows, *shape].
         """
         self._take_in()
-        handles, slots, lengths, offsets, rows, longest, kinds = entries
-        accepted = self.sessions.accepted[slots]
-        meant = accepted if first is None else first
-        if refusals := faults(self.inputs, inputs, lengths, offsets, accepted, meant):
-            good = np.ones(len(slots), np.bool_)
-            for error, bad in refusals:
-                owner.refused(error, handles[bad], accepted[bad], meant[bad], lengths[bad])
-                good &= ~bad
-            if not good.any():
-                return
-            accepted, meant = accepted[good], meant[good]
-            handles, slots, lengths, offsets, rows, longest, kinds = self.entries(
-                *(column[good] for column in (handles, slots, lengths, offsets))
-            )
-        try:
-            self.admission.take(owner, rows, gates=max(kinds) >= GATES)
-        except Refused as error:
-            owner.refused(error, handles, accepted, meant, lengths)
-            return
-        if rows < len(inputs[0]):
-            # Without the refused rows: a message must not stay in memory for the sake of a few.
-            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
-        self.sessions.accepted[slots] = accepted + lengths
-        if len(kinds) == 1:
-            item = Chunks(owner, handles, inputs, bool(kinds[0] & OUTPUTS), bool(kinds[0] & GATES), len(slots))
-            self._intake.message = Packet(item, slots, lengths, offsets, longest, rows)
+        packets = self._intake.accept(owner, entries, first, inputs)
+        if len(packets) == 1:
+            (self._intake.message,) = packets
             self._call()
-            return
-        wants = self.wants[slots]
-        for kind in kinds:
-            which = np.flatnonzero(wants == kind)
-            item = Chunks(owner, handles[which], inputs, bool(kind & OUTPUTS), bool(kind & GATES), len(which))
-            self._scheduler.add(self._number(item), slots[which], lengths[which], offsets[which], np.arange(len(which)))
+        else:
+            for packet in packets:
+                self._put_in_line(packet)
 
     def submit_one(
         self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
@@ -184,13 +136,8 @@ class Engine:
         """
         if slot in self._intake.steps or self._intake.message is not None:
             self._take_in()
-        try:
-            self.admission.take(owner, length, gates=wants >= GATES)
-        except Refused as error:
-            accepted = int(self.sessions.accepted[slot])
-            refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
+        if not self._intake.accept_one(owner, handle, slot, length, first, columns, wants):
             return False
-        self._intake.steps[slot] = (owner, handle, length, first, columns, wants)
         if not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
             alone = self._alone_ticks > _LONELY_TICKS and self._alone_ticks % _LONELY_TICKS
@@ -255,7 +202,7 @@ class Engine:
             return False
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
-        short = self._pace.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
+        short = self.rows.pace.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
         try:
             if short:
                 outputs, gates = self._compute(tick, parts)
@@ -319,7 +266,12 @@ class Engine:
         ((slot, (owner, handle, length, first, columns, wants)),) = waiting.items()
         table = self.sessions
         position = int(table.accepted[slot])
-        if length > 1 or first not in (-1, position) or self._fresh[slot] or self._pace.expected(1, 1) > _SHORT_SECONDS:
+        if (
+            length > 1
+            or first not in (-1, position)
+            or self.rows.is_fresh(slot)
+            or self.rows.pace.expected(1, 1) > _SHORT_SECONDS
+        ):
             return False
         inputs = []
         for item, column in zip(self.inputs, columns, strict=True):
@@ -327,21 +279,18 @@ class Engine:
             if not item.all_good(rows):
                 return False
             inputs.append(rows[None])
-        started = self.clock()
         try:
-            outputs, gates = self.runner.step(np.array((slot,)), inputs, _ONE, wants >= GATES)
+            outputs, gates = self.rows.step_one(slot, inputs, gates=wants >= GATES)
         except Exception as error:
             packet = self._intake.take()
             assert packet is not None, "it was just looked at"
             self._fail_at_once(packet, error)
             return True
         waiting.clear()
-        now = self.clock()
-        self._pace.note(1, 1, now - started)
         self._scheduler.pass_by(1)
         self._alone_ticks += 1
         table.position[slot] = table.accepted[slot] = position + 1
-        table.answered_at[slot] = now
+        table.answered_at[slot] = self.clock()
         self.admission.rows -= 1
         owner.result(
             handle,
@@ -365,7 +314,7 @@ class Engine:
             batch * steps <= limits.rows
             and steps <= limits.steps
             and batch * steps * self._row_bytes[packet.item.gates] <= _ANSWER_BYTES
-            and self._pace.expected(batch, steps) < _SHORT_SECONDS
+            and self.rows.pace.expected(batch, steps) < _SHORT_SECONDS
             and self._scheduler.pass_by(steps)
         )
 
@@ -394,17 +343,8 @@ class Engine:
     def _run(
         self, slots: Ints, lengths: Ints, inputs: Sequence[Array], gates: bool, rows: int
     ) -> tuple[list[Array], list[Array]]:
-        started = self.clock()
-        fresh = self._fresh[slots]
-        if np.count_nonzero(fresh):
-            # Whether or not the run fails, they hold the initial state from here on.
-            anew = slots[fresh]
-            self.runner.write(anew, [np.repeat(row, len(anew), axis=0) for row in self._initial])
-            self._fresh[anew] = False
-        result = self.runner.step(slots, inputs, lengths.astype(np.int32), gates)
-        seconds = self.clock() - started
-        self._pace.note(len(slots), inputs[0].shape[1], seconds)
-        self.admission.seconds_per_row = seconds / rows
+        result = self.rows.step(slots, inputs, lengths, gates=gates)
+        self.admission.seconds_per_row = self.rows.seconds / rows
         return result
 
     def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array]) -> None:
@@ -464,21 +404,6 @@ class Engine:
                 item.fail(StepFailed(f"the server failed between two ticks: {error}"))
 
     # ---- What the sessions' book needs ---------------------------------------------------------
-
-    def start_fresh(self, slot: int) -> None:
-        """Have the slot's state set to the initial one before it is next looked at."""
-        self._fresh[slot] = True
-
-    def read_state(self, slot: int) -> list[Array]:
-        """A copy of a slot's state, in the spec's order, each [1, *shape]. Not while a tick runs."""
-        if self._fresh[slot]:
-            return [row.copy() for row in self._initial]
-        return self.runner.read(np.array([slot]))
-
-    def write_state(self, slot: int, state: Sequence[Array]) -> None:
-        """Set a slot's state; shapes as `read_state` gives them. Not while a tick runs."""
-        self.runner.write(np.array([slot]), state)
-        self._fresh[slot] = False
 
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""

@@ -1,17 +1,19 @@
-"""What came since the last tick."""
+"""What comes: what is wrong with it, what is accepted of it, and what of that came since the last tick."""
 
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.server.admission import Admission
+from gatestream.server.errors import Refused
 from gatestream.server.inputs import Input, faults
 from gatestream.server.owner import Owner
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Array, Ints
-from gatestream.server.work import GATES, Singles, Steps, compact, refuse_one
+from gatestream.server.work import GATES, OUTPUTS, Chunks, Entries, Singles, Steps, compact, refuse_one
 
 
 class Packet(NamedTuple):
@@ -44,19 +46,73 @@ class Intake:
     Args:
         inputs: of the model.
         sessions: of the model.
-        admission: of the model; all that comes here was admitted.
+        admission: of the model.
+        wants: by slot, OUTPUTS and GATES as its owner asked.
 
     Attributes:
         message: of many entries, with nothing wrong; None: none.
         steps: messages of one entry, by slot.
     """
 
-    def __init__(self, inputs: Sequence[Input], sessions: SessionTable, admission: Admission):
+    def __init__(
+        self, inputs: Sequence[Input], sessions: SessionTable, admission: Admission, wants: npt.NDArray[np.uint8]
+    ):
         self._inputs = inputs
         self._sessions = sessions
         self._admission = admission
+        self._wants = wants
         self.message: Packet | None = None
         self.steps: dict[int, Step] = {}
+
+    def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Packet]:
+        """Check and admit a message's chunks; the owner hears of each entry that is refused.
+
+        Args:
+            owner: who holds the sessions.
+            entries: of the message.
+            first: [entries], the position that each is meant for; None: whatever position it is.
+            inputs: in the spec's order, each [rows, *shape].
+
+        Returns:
+            What was accepted, a packet for each kind of answer.
+        """
+        accepted = self._sessions.accepted[entries.slots]
+        meant = accepted if first is None else first
+        if refusals := faults(self._inputs, inputs, entries.lengths, entries.offsets, accepted, meant):
+            good = np.ones(len(accepted), np.bool_)
+            for error, bad in refusals:
+                owner.refused(error, entries.handles[bad], accepted[bad], meant[bad], entries.lengths[bad])
+                good &= ~bad
+            if not good.any():
+                return []
+            accepted, meant, entries = accepted[good], meant[good], self._only(good, entries)
+        try:
+            self._admission.take(owner, entries.rows, gates=max(entries.kinds) >= GATES)
+        except Refused as error:
+            owner.refused(error, entries.handles, accepted, meant, entries.lengths)
+            return []
+        if entries.rows < len(inputs[0]):
+            # Without the refused rows: a message must not stay in memory for the sake of a few.
+            inputs = [compact(column, entries.offsets, entries.lengths) for column in inputs]
+            entries = entries._replace(offsets=np.cumsum(entries.lengths) - entries.lengths)
+        self._sessions.accepted[entries.slots] = accepted + entries.lengths
+        if len(entries.kinds) == 1:
+            return [_packet(owner, entries, inputs)]
+        wants = self._wants[entries.slots]
+        return [_packet(owner, self._only(wants == kind, entries), inputs) for kind in entries.kinds]
+
+    def accept_one(
+        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
+    ) -> bool:
+        """Admit a message of one entry, as `Engine.submit_one`; whether there was room for it."""
+        try:
+            self._admission.take(owner, length, gates=wants >= GATES)
+        except Refused as error:
+            accepted = int(self._sessions.accepted[slot])
+            refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
+            return False
+        self.steps[slot] = (owner, handle, length, first, columns, wants)
+        return True
 
     def take(self) -> Packet | None:
         """All of it; owners hear what is wrong with single entries. None: there is nothing."""
@@ -92,6 +148,10 @@ class Intake:
         item = Singles(owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
         return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
 
+    def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
+        handles, slots, lengths, offsets = (column[which] for column in entries[:4])
+        return Entries.of(handles, slots, lengths, offsets, self._wants[slots])
+
     def _refuse(self, step: Step, accepted: int, meant: int, inputs: Sequence[Array]) -> None:
         """Tell an owner what is wrong, of its own entry alone."""
         owner, handle, length, *_ = step
@@ -101,3 +161,10 @@ class Intake:
         self._admission.rows -= length
         owner.rows -= length
         refuse_one(owner, error, handle, accepted, meant, length)
+
+
+def _packet(owner: Owner, entries: Entries, inputs: Sequence[Array]) -> Packet:
+    """Of entries of which all want the same kind of answer."""
+    handles, slots, lengths, offsets, rows, longest, (kind,) = entries
+    item = Chunks(owner, handles, inputs, bool(kind & OUTPUTS), bool(kind & GATES), len(slots))
+    return Packet(item, slots, lengths, offsets, longest, rows)

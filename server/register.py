@@ -150,7 +150,7 @@ class Register:
         return slot
 
     def _restart(self, slot: int) -> None:
-        self._engine.start_fresh(slot)
+        self._engine.rows.make_fresh(slot)
         self._answered(slot)
 
     def close(self, owner: Owner | None, slot: int) -> None:
@@ -201,7 +201,7 @@ class Register:
         """A copy of a session's state, after all steps accepted so far."""
 
         def copy(slot: int) -> pb.SessionState:
-            rows = self._engine.read_state(slot)
+            rows = self._engine.rows.read(slot)
             return pb.SessionState(
                 model=self._engine.spec.name,
                 weights_fingerprint=self._engine.spec.weights_fingerprint,
@@ -241,7 +241,7 @@ class Register:
             raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", pb.REASON_NOT_FINITE)
 
         def put(slot: int) -> int:
-            self._engine.write_state(slot, rows)
+            self._engine.rows.write(slot, rows)
             self._engine.sessions.position[slot] = state.position
             return state.position
 
@@ -257,7 +257,7 @@ class Register:
         def copy(slot: int) -> tuple[str, int]:
             engine = self._engine
             twin = self._create(tenant, new_id)
-            engine.write_state(twin, engine.read_state(slot))
+            engine.rows.write(twin, engine.rows.read(slot))
             engine.sessions.position[twin] = engine.sessions.accepted[twin] = engine.sessions.position[slot]
             return engine.sessions.session_id(twin), int(engine.sessions.position[twin])
 
@@ -338,5 +338,5 @@ class Register:
 
     def _create_here(self, tenant: str, session_id: str) -> int:
         slot = self._engine.sessions.create(tenant, session_id, self._engine.clock())
-        self._engine.start_fresh(slot)
+        self._engine.rows.make_fresh(slot)
         return slot

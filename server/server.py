@@ -200,7 +200,7 @@ async def _say(servicer: health.aio.HealthServicer, status: int) -> None:
 
 
 def _log_model(model: Model) -> None:
-    runner = model.engine.runner
+    runner = model.engine.rows.runner
     _log.info(
         "loaded",
         model=model.spec.name,

@@ -131,7 +131,7 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _served(model: Model) -> pb.ServedModel:
-    runner = model.engine.runner
+    runner = model.engine.rows.runner
     return pb.ServedModel(
         spec=model.spec,
         execution_provider=runner.provider,

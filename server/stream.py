@@ -228,7 +228,7 @@ class ClientStream:
                 return None
             handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
             first = None if first is None else first[good]
-        entries = model.engine.entries(handles, slots, lengths, offsets)
+        entries = Entries.of(handles, slots, lengths, offsets, model.engine.wants[slots])
         model.engine.submit(self, entries, first, inputs)
         return (entries, model) if right else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.server.errors import Refused
 from gatestream.server.owner import Owner
@@ -36,6 +37,12 @@ class Entries(NamedTuple):
     rows: int
     longest: int
     kinds: Sequence[int]
+
+    @classmethod
+    def of(cls, handles: Ints, slots: Ints, lengths: Ints, offsets: Ints, wants: npt.NDArray[np.uint8]) -> "Entries":
+        """Of these columns, and what the owner wants back of each; good for as long as that."""
+        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
+        return cls(handles, slots, lengths, offsets, int(lengths.sum()), int(lengths.max()), kinds)
 
 
 @dataclass(slots=True)

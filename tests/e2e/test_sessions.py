@@ -136,7 +136,7 @@ def test_fork_copies_state_and_position(stream: Stream) -> None:
 
 def test_fork_makes_an_id(stream: Stream) -> None:
     answer = stream.calls.Fork(pb.ForkRequest(session_id="a"), timeout=PATIENCE)
-    assert len(answer.session_id) == 32
+    assert len(answer.session_id) == 22
     assert answer.session_id in listed(stream)
     stream.calls.CloseSession(pb.CloseSessionRequest(session_id=answer.session_id), timeout=PATIENCE)
 

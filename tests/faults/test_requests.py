@@ -304,7 +304,7 @@ def test_ids_that_a_session_may_have(stream: Stream) -> None:
     assert stream.opened(3, longest, model="accumulator").session_id == longest
     made = [stream.opened(handle, model="accumulator").session_id for handle in (4, 5)]
     assert len(set(made)) == 2
-    assert all(len(item) == 32 for item in made)
+    assert all(len(item) == 22 for item in made)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from gatestream.server.pace import Pace
 from gatestream.server.register import Register
 from gatestream.server.runner import HostRunner
 from gatestream.server.slots import Array, Ints
+from gatestream.server.work import Entries
 from tests.support.artifacts import POISON
 
 
@@ -81,7 +82,7 @@ class Bench:
         lengths = np.array([len(chunk) for chunk in values])
         x = np.repeat(np.concatenate(values).astype(np.float32)[:, None], 2, axis=1)
         offsets = np.cumsum(lengths) - lengths
-        entries = self.engine.entries(np.array(handles), np.array(slots), lengths, offsets)
+        entries = Entries.of(np.array(handles), np.array(slots), lengths, offsets, self.engine.wants[slots])
         self.engine.submit(owner, entries, None, [x])
 
 
@@ -111,7 +112,7 @@ class Slow(Pace):
 
 def expect_long_runs(engine: Engine) -> None:
     """Have the next runs made on the other thread, so that the loop goes on meanwhile."""
-    engine._pace = Slow()
+    engine.rows.pace = Slow()
 
 
 async def test_steps_are_answered_in_order_and_carry_the_state(accumulator_path: Path) -> None:
@@ -164,7 +165,7 @@ async def test_what_contradicts_the_position_is_refused_alone(accumulator_path: 
         slots = np.array([b.open(owner, 0), b.open(owner, 1)])
         owner.take()
         x = np.array([[1, 1], [2, 2]], np.float32)
-        entries = b.engine.entries(np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]))
+        entries = Entries.of(np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]), b.engine.wants[slots])
         b.engine.submit(owner, entries, np.array([3, 0]), [x])
         await b.engine.quiet()
         assert owner.take() == [("POSITION_MISMATCH", [0], [0], [3], [1]), ("results", [1], [0], [1], [2])]

@@ -54,13 +54,13 @@ async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path, mo
             one(b, owner, 0, slots[0], 1)
             await b.engine.quiet()
         runs = []
-        step = b.engine.runner.step
+        step = b.engine.rows.runner.step
 
         def watched(slots: Ints, *rest: Any) -> Any:
             runs.append(len(slots))
             return step(slots, *rest)
 
-        monkeypatch.setattr(b.engine.runner, "step", watched)
+        monkeypatch.setattr(b.engine.rows.runner, "step", watched)
         for _ in range(40):
             for handle, slot in enumerate(slots):
                 one(b, owner, handle, slot, 1)

@@ -18,7 +18,7 @@ def intake(sessions: int) -> Intake:
     table = SessionTable(sessions)
     for _ in range(sessions):
         table.create("tenant", "", 0.0)
-    return Intake(inputs_of(SPEC), table, Admission(SPEC, Limits(), (4, 4)))
+    return Intake(inputs_of(SPEC), table, Admission(SPEC, Limits(), (4, 4)), np.full(sessions, OUTPUTS, np.uint8))
 
 
 def test_of_nothing_there_is_nothing() -> None:
