@@ -174,9 +174,9 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
     for gates, most in itertools.product({False, bool(model.spec.gates)}, (1, chunk)):
         steps = min(most, model.engine.admission.most_rows(gates))
         columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
-        stream.do(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)))
-        stream.do(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)))
-        stream.do(pb.ClientMessage(close=pb.Close(handle=[0])))
+        stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)).SerializeToString())
+        stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)).SerializeToString())
+        stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])).SerializeToString())
         while (item := await stream.outbox.take()) is not None:
             stream.rows -= item[1]
             message = pb.ServerMessage.FromString(item[0])

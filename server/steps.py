@@ -6,11 +6,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.engine import Engine
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.inputs import Input
 from gatestream.server.models import Model
 from gatestream.server.slots import Array, Ints
-from gatestream.server.wire import field, numbers
+from gatestream.server.wire import field, head, number, numbers, varint
 from gatestream.server.work import Entries
 
 _STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
@@ -65,6 +66,63 @@ class Same(NamedTuple):
             else:
                 return None
         return first, columns
+
+
+class SameStep(NamedTuple):
+    """A message of one step of one session, to know others by that differ in nothing but position and numbers.
+
+    Attributes:
+        begin: what stands before the position.
+        between: what stands between the position and the numbers, which are the message's end.
+        stop: where in a message the position ends.
+        size: of a message.
+        handle, slot, wants: as in `Engine.submit_one`.
+        engine: that has the session.
+        changes: of the handles, by when this was so.
+    """
+
+    begin: bytes
+    between: bytes
+    stop: int
+    size: int
+    handle: int
+    slot: int
+    wants: int
+    engine: Engine
+    changes: int
+
+    @classmethod
+    def of(cls, message: bytes, steps: pb.Steps, slot: int, engine: Engine, changes: int) -> "SameStep | None":
+        """To know messages by that are like this one; None where it is not as protobuf writes it, or has more inputs.
+
+        Args:
+            message: as it came.
+            steps: what it says, which was right.
+            slot: of its session.
+            engine: that has the session.
+            changes: of the handles.
+        """
+        if len(steps.input) != 1 or pb.ClientMessage(steps=steps).SerializeToString() != message:
+            return None
+        (column,) = steps.input
+        between = head(_INPUT, len(column))
+        stop = len(message) - len(column) - len(between)
+        start = stop - len(varint(steps.first[0])) if steps.first else stop
+        handle, wants = steps.handle[0], int(engine.wants[slot])
+        return cls(message[:start], between, stop, len(message), handle, slot, wants, engine, changes)
+
+    def rest(self, message: bytes) -> tuple[int, bytes] | None:
+        """What another message has besides: the position, -1 where none is sent, and the numbers.
+
+        Returns:
+            None where it steps another session, or otherwise far, or its position takes more bytes or fewer.
+        """
+        begin, between, stop, size, *_ = self
+        if len(message) != size or not message.startswith(begin) or not message.startswith(between, stop):
+            return None
+        start = len(begin)
+        first = number(message[start:stop]) if start < stop else -1
+        return None if first is None else (first, message[stop + len(between) :])
 
 
 def number_column(values: Sequence[int], name: str, entries: int) -> Ints | None:

@@ -8,12 +8,13 @@ import numpy.typing as npt
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
+from gatestream.server.engine import Engine
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Refused
 from gatestream.server.handles import FREE, LEAVING, Fault, Handles, unknown
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
-from gatestream.server.steps import Same, input_columns, number_column
+from gatestream.server.steps import Same, SameStep, input_columns, number_column
 from gatestream.server.wire import handles_and_lengths, results, results_of_one
 from gatestream.server.work import Entries
 
@@ -41,8 +42,11 @@ class ClientStream:
         self._limits = limits
         self._tenant = tenant
         self._handles = Handles()
-        # The latest message that is likely to be followed by others like it.
+        # The latest messages that are likely to be followed by others like them.
         self._same: Same | None = None
+        self._same_step: SameStep | None = None
+        # The handle of the latest message of one entry.
+        self._latest = -1
         # Handles whose session waits for its turn to close, and its slot.
         self._closing: dict[int, int] = {}
         self._held = 0
@@ -53,31 +57,22 @@ class ClientStream:
 
     def receive(self, message: bytes) -> None:
         """As `Conversation`: do what a message asks; what cannot be done is answered by an Error."""
+        if self._same_step is not None and self._one_again(self._same_step, message):
+            return
         if self._same is not None and self._again(self._same, message):
             return
         asked = pb.ClientMessage.FromString(message)
-        done = self.do(asked)
-        if done is not None and (len(asked.steps.handle) >= _MANY or len(message) >= _LARGE):
-            self._same = Same.of(asked.steps, *done, self._handles.changes)
-
-    def do(self, message: pb.ClientMessage) -> tuple[Entries, Model] | None:
-        """Do what a message asks; what cannot be done is answered by an Error.
-
-        Returns:
-            Its entries, if there are several, or large ones, and nothing is wrong with any; and their model.
-        """
-        kind = message.WhichOneof("kind")
+        kind = asked.WhichOneof("kind")
         if kind == "steps":
-            return None if self._one_entry(message.steps) else self._steps(message.steps)
-        if kind == "open":
-            self._open(message.open)
+            self._step(asked.steps, message)
+        elif kind == "open":
+            self._open(asked.open)
         elif kind == "reset":
-            self._each("reset", message.reset.handle, self._reset)
+            self._each("reset", asked.reset.handle, self._reset)
         elif kind == "close":
-            self._each("close", message.close.handle, self._close)
+            self._each("close", asked.close.handle, self._close)
         else:
             self._refuse(InvalidRequest("the message is empty; expected open, steps, reset or close"), [])
-        return None
 
     def half_close(self) -> None:
         """Nothing more comes: close what is open when it has been answered, then end."""
@@ -157,24 +152,48 @@ class ClientStream:
                 "the sessions that one stream may hold"
             )
 
-    def _one_entry(self, message: pb.Steps) -> bool:
-        """Submit a message that has one entry and nothing wrong with it; whether it was one."""
+    def _step(self, steps: pb.Steps, message: bytes) -> None:
+        """Submit a message, and remember it, where others like it are likely."""
+        if (one := self._one_entry(steps)) is not None:
+            engine, slot, length = one
+            if length == 1 and steps.handle[0] == self._latest:
+                self._same_step = SameStep.of(message, steps, slot, engine, self._handles.changes)
+            self._latest = steps.handle[0]
+        elif (done := self._steps(steps)) is not None and (len(steps.handle) >= _MANY or len(message) >= _LARGE):
+            self._same = Same.of(steps, *done, self._handles.changes)
+
+    def _one_entry(self, message: pb.Steps) -> tuple[Engine, int, int] | None:
+        """Submit a message that has one entry and nothing wrong with it.
+
+        Returns:
+            Who has the session, its slot, and how far it is stepped; None where it is no such message.
+        """
         handles, lengths, first, columns = message.handle, message.length, message.first, message.input
         if len(handles) != 1 or len(lengths) > 1 or len(first) > 1 or self._models.stopped:
-            return False
+            return None
         handle, length, position = handles[0], lengths[0] if lengths else 1, first[0] if first else -1
         if not 1 <= length <= self._limits.chunk_length or position >= 2**63:
-            return False
+            return None
         slot = self._handles.slot(handle)
         if slot < 0:
-            return False
+            return None
         engine = self._models[self._handles.model(handle)].engine
         if len(columns) != len(engine.inputs):
-            return False
+            return None
         for column, item in zip(columns, engine.inputs, strict=True):
             if len(column) != length * item.row_bytes or len(column) > _LARGE:
-                return False
+                return None
         engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
+        return engine, slot, length
+
+    def _one_again(self, same: SameStep, message: bytes) -> bool:
+        """As `_again`, for a message of one entry."""
+        if same.changes != self._handles.changes or self._models.stopped:
+            return False
+        rest = same.rest(message)
+        if rest is None:
+            return False
+        same.engine.submit_one(self, same.handle, same.slot, 1, rest[0], rest[1:], same.wants)
         return True
 
     def _again(self, same: Same, message: bytes) -> bool:
@@ -193,7 +212,11 @@ class ClientStream:
         return True
 
     def _steps(self, message: pb.Steps) -> tuple[Entries, Model] | None:
-        """Submit a message; as `do`."""
+        """Submit a message; what cannot be done is answered by an Error.
+
+        Returns:
+            Its entries, if nothing is wrong with any, and their model.
+        """
         handles = _NOTHING
         try:
             count = len(message.handle)

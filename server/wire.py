@@ -49,6 +49,18 @@ def field(message: bytes, at: int) -> tuple[int, int, int]:
     return 0, at, at
 
 
+def number(data: bytes) -> int | None:
+    """The one number that these bytes are, of up to 63 bits; None where they are not one."""
+    if not data or len(data) > 9 or data[-1] >= 0x80:
+        return None
+    value = data[-1]
+    for octet in data[-2::-1]:
+        if octet < 0x80:
+            return None
+        value = value << 7 | octet & 0x7F
+    return value
+
+
 def numbers(data: bytes) -> Ints | None:
     """The numbers of a packed field; None where one is 2^63 or more, or there is none, or no end."""
     size = next((size for size, octet in enumerate(data[:9], 1) if octet < 0x80), 0)
@@ -85,18 +97,42 @@ def head(field: int, size: int) -> bytes:
 
 def results_of_one(handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> bytes:
     """A ServerMessage with the Results of one entry, as protobuf writes it, in a third of its time."""
-    number, position = varint(handle), varint(first)
-    parts = [head(_HANDLE, len(number)), number]
-    if length > 1:
-        steps = varint(length)
-        parts += head(_LENGTH, len(steps)), steps
-    parts += head(_FIRST, len(position)), position
+    position = varint(first)
+    if len(outputs) == 1 and not gates:
+        begin, middle = _around_position(handle, length, len(position), len(outputs[0]))
+        return b"".join((begin, position, middle, outputs[0]))
+    parts = [_entry(handle, length), head(_FIRST, len(position)), position]
     for column in outputs:
         parts += head(_OUTPUT, len(column)), column
     for column in gates:
         parts += head(_GATE, len(column)), column
     body = b"".join(parts)
     return head(_RESULTS, len(body)) + body
+
+
+@lru_cache(4096)
+def _entry(handle: int, length: int) -> bytes:
+    """The first two columns of Results of one entry."""
+    column = varint(handle)
+    columns = head(_HANDLE, len(column)) + column
+    if length > 1:
+        column = varint(length)
+        columns += head(_LENGTH, len(column)) + column
+    return columns
+
+
+@lru_cache(4096)
+def _around_position(handle: int, length: int, position: int, output: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the position in Results of one entry whose only column is an output.
+
+    Args:
+        handle: of the entry.
+        length: of the entry.
+        position: how many bytes it has.
+        output: how many bytes it has.
+    """
+    begin, middle = _entry(handle, length) + head(_FIRST, position), head(_OUTPUT, output)
+    return head(_RESULTS, len(begin) + position + len(middle) + output) + begin, middle
 
 
 def varints(numbers: Ints) -> bytes:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import sentinel
 
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.slots import Ints
-from gatestream.server.steps import Same
+from gatestream.server.steps import Same, SameStep
 from gatestream.server.work import Entries
 
 columns = st.tuples(
@@ -76,3 +78,62 @@ def test_bytes_that_are_no_message_are_left_to_protobuf(
         steps = pb.ClientMessage.FromString(cut).steps
         assert (list(steps.handle), list(steps.length)) == (before[0], before[1])
         assert read(rest) == (list(steps.first), list(steps.input))
+
+
+one_step = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([[], [1]]),
+    st.one_of(st.just([]), st.integers(0, 2**63 - 1).map(lambda first: [first])),
+    st.binary(min_size=1, max_size=300),
+)
+
+
+def same_step_as(data: bytes) -> SameStep:
+    engine: Any = SimpleNamespace(wants={7: 3})
+    same = SameStep.of(data, pb.ClientMessage.FromString(data).steps, 7, engine, 5)
+    assert same is not None
+    assert (same.slot, same.wants, same.changes) == (7, 3, 5)
+    return same
+
+
+@given(one_step, st.data())
+def test_another_step_of_the_same_session_is_known_again(
+    before: tuple[int, list[int], list[int], bytes], data: st.DataObject
+) -> None:
+    handle, length, first, column = before
+    same = same_step_as(message([handle], length, first, [column]))
+    assert same.handle == handle
+    position = first and [data.draw(st.integers(max(0, first[0] - 200), min(2**63 - 1, first[0] + 200)), "first")]
+    numbers = data.draw(st.binary(min_size=len(column), max_size=len(column)), "column")
+    other = message([handle], length, position, [numbers])
+    rest = same.rest(other)
+    if rest is None:
+        assert len(other) != same.size
+    else:
+        assert rest == (position[0] if position else -1, numbers)
+
+
+@given(one_step, st.data())
+def test_of_any_bytes_one_step_says_what_protobuf_reads(
+    before: tuple[int, list[int], list[int], bytes], data: st.DataObject
+) -> None:
+    handle, length, first, column = before
+    whole = bytearray(message([handle], length, first, [column]))
+    same = same_step_as(bytes(whole))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    rest = same.rest(bytes(whole))
+    if rest is not None:
+        steps = pb.ClientMessage.FromString(bytes(whole)).steps
+        assert (list(steps.handle), list(steps.length)) == ([handle], length)
+        assert (list(steps.first) or [-1], list(steps.input)) == ([rest[0]], [rest[1]])
+
+
+def test_what_is_no_single_step_is_not_remembered() -> None:
+    engine: Any = SimpleNamespace(wants={7: 3})
+    two_inputs = message([1], [], [0], [b"a", b"b"])
+    # protobuf reads fields in any order; it writes them in theirs.
+    steps = pb.Steps(input=[b"a"]).SerializeToString() + pb.Steps(handle=[1]).SerializeToString()
+    another_order = bytes((0x12, len(steps))) + steps
+    for data in (two_inputs, another_order):
+        assert SameStep.of(data, pb.ClientMessage.FromString(data).steps, 7, engine, 0) is None

@@ -3,7 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.wire import field, handles_and_lengths, head, numbers, results, results_of_one, varint, varints
+from gatestream.server.wire import (
+    field,
+    handles_and_lengths,
+    head,
+    number,
+    numbers,
+    results,
+    results_of_one,
+    varint,
+    varints,
+)
 
 columns = st.lists(st.binary(max_size=300), max_size=3)
 
@@ -23,6 +33,17 @@ def test_results_are_the_bytes_that_protobuf_writes(
 def test_a_varint_is_read_back(number: int) -> None:
     message = b"\x18" + varint(number)  # Results.first, as one element
     assert list(pb.Results.FromString(message).first) == [number]
+
+
+@given(st.one_of(st.binary(max_size=11), st.integers(0, 2**64 - 1).map(varint)))
+def test_one_number_is_what_protobuf_reads(data: bytes) -> None:
+    value = number(data)
+    if value is not None:
+        assert list(pb.Results.FromString(head(3, len(data)) + data).first) == [value]
+        assert value < 2**63
+    else:
+        ends = [octet < 0x80 for octet in data]
+        assert ends.count(True) != 1 or not ends[-1] or len(data) > 9
 
 
 @given(st.binary(max_size=300))
