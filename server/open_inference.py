@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,25 @@ class _Request:
     columns: Sequence[int]
 
 
+class _Same(NamedTuple):
+    """A request that went on with a sequence, to know others by that begin with the same bytes and are as long.
+
+    They ask for the same: a client's requests differ in little else than their numbers.
+
+    Attributes:
+        before: its bytes before its numbers.
+        size: of it.
+        asked: what it asked for.
+        slot: of its session, when so many `ends` of sessions had been.
+    """
+
+    before: bytes
+    size: int
+    asked: _Request
+    slot: int
+    ends: int
+
+
 class InferenceStream:
     """One ModelStreamInfer call, or one ModelInfer. The engine's `Owner`.
 
@@ -83,25 +102,31 @@ class InferenceStream:
         self._parts: dict[int, list[tuple[int, list[bytes]]]] = {}
         self._numbers = itertools.count()
         self._half_closed = False
-        # The latest request that went on with a sequence, and the bytes before its numbers. A client's requests differ
-        # in little else: one that begins with the same bytes, and is as long, asks for the same.
-        self._same: tuple[bytes, int, _Request] | None = None
+        # The latest request that went on with a sequence.
+        self._same: _Same | None = None
 
     # ---- From the client ----------------------------------------------------------------------
 
     def receive(self, message: bytes) -> None:
         """As `Conversation`: take a request; what cannot be done is answered by its error."""
         if self._same is not None:
-            before, size, asked = self._same
-            if len(message) == size and message.startswith(before):
-                slot = asked.model.engine.sessions.get(self._tenant, asked.sequence)
-                if slot is not None and not self._models.stopped:
+            before, size, asked, slot, ends = self._same
+            if len(message) == size and message.startswith(before) and not self._models.stopped:
+                sessions = asked.model.engine.sessions
+                if sessions.ends == ends:
                     self._submit(asked, slot, (message[len(before) :],))
+                    return
+                found = sessions.get(self._tenant, asked.sequence)
+                if found is not None:
+                    self._same = _Same(before, size, asked, found, sessions.ends)
+                    self._submit(asked, found, (message[len(before) :],))
                     return
         request = oip.ModelInferRequest.FromString(message)
         asked_or_none = self.infer(request)
         if asked_or_none is not None:
-            self._same = _recognisable(message, request, asked_or_none)
+            begin = _recognisable(message, request, asked_or_none)
+            # Nobody has looked for its session yet.
+            self._same = None if begin is None else _Same(begin, len(message), asked_or_none, slot=-1, ends=-1)
 
     def infer(self, request: oip.ModelInferRequest) -> _Request | None:
         """Take a request; what cannot be done is answered by its error, and None."""
@@ -295,9 +320,7 @@ def _answer(
     return before, columns
 
 
-def _recognisable(
-    message: bytes, request: oip.ModelInferRequest, asked: _Request
-) -> tuple[bytes, int, _Request] | None:
+def _recognisable(message: bytes, request: oip.ModelInferRequest, asked: _Request) -> bytes | None:
     """What to know a request by that asks for the same as this one: where its numbers are its end, all before them."""
     raw = request.raw_input_contents
     if len(raw) != 1 or not raw[0] or not asked.sequence or asked.starts or asked.ends:
@@ -308,7 +331,7 @@ def _recognisable(
     read = oip.ModelInferRequest.FromString(before + other)
     if list(read.raw_input_contents) != [other]:
         return None
-    return before, len(message), asked
+    return before
 
 
 def metadata(spec: pb.ModelSpec) -> oip.ModelMetadataResponse:

@@ -23,7 +23,10 @@ def _key(tenant: str, session_id: str) -> bytes:
 class SessionTable:
     """Which sessions there are, and what is known of each besides its state.
 
-    Attributes, all indexed by slot:
+    Attributes:
+        ends: how many sessions have lost their id so far; what `get` has found is so as long as there are no more.
+
+    And, indexed by slot:
         position: steps consumed.
         accepted: steps consumed when all that is pending has run.
         answered_at: when it was last answered, in the clock of whoever writes it.
@@ -32,6 +35,7 @@ class SessionTable:
     """
 
     def __init__(self, capacity: int):
+        self.ends = 0
         self._slots = Slots(capacity)
         # Without the sessions that only wait for their end: their ids are free.
         self._slot_of: dict[bytes, int] = {}
@@ -104,6 +108,7 @@ class SessionTable:
     def leave(self, slot: int) -> None:
         """Let another session have the id of one that only waits for its end."""
         del self._slot_of[self._key[slot]]
+        self.ends += 1
 
     def remove(self, slots: Ints) -> None:
         """Forget these sessions; their ids are free, their slots are not until `free`."""
@@ -111,6 +116,7 @@ class SessionTable:
             if self._slot_of.get(self._key[slot]) == slot:
                 del self._slot_of[self._key[slot]]
         self._count -= len(slots)
+        self.ends += len(slots)
         self._key[slots] = None
         self.owner[slots] = None
         self.answered_at[slots] = np.inf

@@ -1,5 +1,6 @@
 """The second door: the Open Inference Protocol, on a real server, its numbers against the sums that they should be."""
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,34 @@ def test_a_sequence_id_of_another_kind_is_refused(door: oip_grpc.GRPCInferenceSe
     wrong.parameters["sequence_id"].double_param = 1.0
     with pytest.raises(grpc.RpcError, match="sequence_id is a double_param; expected"):
         door.ModelInfer(wrong, timeout=PATIENCE)
+
+
+def test_a_sequence_that_others_end_is_not_taken_for_the_one_in_its_place(
+    door: oip_grpc.GRPCInferenceServiceStub,
+) -> None:
+    """The stream knows its requests again by their first bytes, and where their sequence was."""
+    requests: queue.SimpleQueue[oip.ModelInferRequest | None] = queue.SimpleQueue()
+    answers = door.ModelStreamInfer(iter(requests.get, None), timeout=PATIENCE)
+
+    def asked(sent: oip.ModelInferRequest) -> oip.ModelStreamInferResponse:
+        requests.put(sent)
+        return next(answers)
+
+    asked(request([[1, 2]], 5, start=True))
+    for k in range(2, 6):
+        assert sums(asked(request([[1, 2]], 5)).infer_response) == [[k, 2 * k]]
+    door.ModelInfer(request([[0, 0]], 5, end=True), timeout=PATIENCE)
+    # It has the state row that the other one had.
+    door.ModelInfer(request([[100, 100]], 6, start=True), timeout=PATIENCE)
+    assert "5" in asked(request([[1, 2]], 5)).error_message
+    assert sums(door.ModelInfer(request([[1, 1]], 6), timeout=PATIENCE)) == [[101, 101]]
+    door.ModelInfer(request([[7, 7]], 5, start=True), timeout=PATIENCE)
+    for k in range(1, 4):
+        assert sums(asked(request([[1, 2]], 5)).infer_response) == [[7 + k, 7 + 2 * k]]
+    for sequence in (5, 6):
+        door.ModelInfer(request([[0, 0]], sequence, end=True), timeout=PATIENCE)
+    requests.put(None)
+    assert list(answers) == []
 
 
 def test_a_stream_that_breaks_leaves_its_sequences_to_the_next(door: oip_grpc.GRPCInferenceServiceStub) -> None:
