@@ -1,8 +1,10 @@
 """The processes that are compared, and those that measure them."""
 
+import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from typing import IO, Final, Self
 
 ROOT: Final = Path(__file__).parent.parent.parent
 _PATIENCE_SECONDS: Final = 120.0
+# https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class ContenderError(Exception):
@@ -41,6 +45,7 @@ class Process:
             stderr=self._said,
             cwd=ROOT,
             env=os.environ | (environment or {}),
+            preexec_fn=_end_with_us,
         )
         self.pid = self._popen.pid
 
@@ -180,6 +185,11 @@ class Gatestream(Server):
                     raise error
                 time.sleep(0.01)
             self.port = int(port_file.read_text())
+
+
+def _end_with_us() -> None:
+    """Have the kernel kill this process when the one that started it has gone, however it went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _private_bytes(pid: int) -> int:
