@@ -1,8 +1,8 @@
 """Target 5: sessions that step at their own times, against the server that people write themselves."""
 
-from benchmarks.harness.bench import Bench
+from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.report import Section, Verdict
-from benchmarks.harness.statistics import Spread, column, ratios, summarise
+from benchmarks.harness.statistics import Figures, column, ratios, summarise
 from benchmarks.models import Form
 
 MODEL = "lstm1024"
@@ -26,12 +26,21 @@ def measure(bench: Bench) -> Section:
     )
     by_hand = bench.by_hand_load(bench.by_hand(MODEL, FORM), MODEL, streams=SESSIONS)
     ours = bench.load(bench.gatestream(MODEL, FORM), MODEL, streams=SESSIONS)
-    best = Spread.of([by_hand.measure(bench.pace.warm_up, SECONDS)["steps_per_s"] for _ in range(3)]).median
-    cases = {
-        "by-hand, closed loop": bench.closed(by_hand, SECONDS),
+    closed_loop = bench.closed(by_hand, SECONDS)
+    # Anew in each turn: the machine's speed drifts, and a rate that it could do before may be over what it can do now.
+    best = closed_loop()["steps_per_s"]
+
+    def by_hand_at_its_best() -> Figures:
+        nonlocal best
+        figures = closed_loop()
+        best = figures["steps_per_s"]
+        return figures
+
+    cases: dict[str, Case] = {
+        "by-hand, closed loop": by_hand_at_its_best,
         "gatestream, closed loop": bench.closed(ours, SECONDS),
-        f"by-hand, {EASY:.0%} of its best": bench.open(by_hand, EASY * best, SECONDS),
-        f"gatestream, {TIMES} times by-hand's best": bench.open(ours, TIMES * best, SECONDS),
+        f"by-hand, {EASY:.0%} of its best": lambda: bench.open(by_hand, EASY * best, SECONDS)(),
+        f"gatestream, {TIMES} times by-hand's best": lambda: bench.open(ours, TIMES * best, SECONDS)(),
     }
     windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders = {name: summarise(windows[name]) for name in cases}
