@@ -31,11 +31,13 @@ def measure(bench: Bench) -> Section:
         10,
         "What a tick does in Python",
         "Hidden 128, fused; one message in flight, one tick a message. Calls of Python functions, and from Python "
-        f"into C, are counted in the server (sys.setprofile) over {MESSAGES} messages.",
+        f"into C, are counted in the server (sys.setprofile) over {MESSAGES} messages. It runs with --busy-poll-us 0: how "
+        "often it looks for what comes says how long that took.",
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "calls.json"
-        server = bench.counted(MODEL, FORM, file, sessions=OPEN + MANY, sessions_per_stream=OPEN)
+        room = {"sessions": OPEN + MANY, "sessions_per_stream": OPEN}
+        server = bench.counted(MODEL, FORM, file, busy_poll_us=0, **room)
         counts = {
             f"{FEW} sessions packed": _a_message(server, bench.load(server, MODEL, sessions=FEW), file),
             f"{MANY} sessions packed": _a_message(server, bench.load(server, MODEL, sessions=MANY), file),
