@@ -31,8 +31,8 @@ def measure(bench: Bench) -> Section:
         10,
         "What a tick does in Python",
         "Hidden 128, fused; one message in flight, one tick a message. Calls of Python functions, and from Python "
-        f"into C, are counted in the server (sys.setprofile) over {MESSAGES} messages. It runs with --busy-poll-us 0: how "
-        "often it looks for what comes says how long that took.",
+        f"into C, are counted in the server (sys.setprofile) over {MESSAGES} messages. It runs with --busy-poll-us 0: "
+        "how often it looks for what comes says how long that took.",
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "calls.json"
