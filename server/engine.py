@@ -59,6 +59,7 @@ class Engine:
         ConfigError: not even one row fits the limits.
 
     Attributes:
+        rows: of state.
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
         inputs: of the model.

@@ -1,6 +1,5 @@
 """What a target needs to measure: contenders, instruments, and windows that take turns."""
 
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from benchmarks.harness import generator
-from benchmarks.harness.processes import Announced, Gatestream, Instrument, Server
+from benchmarks.harness.processes import Announced, Gatestream, Instrument, Server, free_port
 from benchmarks.harness.statistics import Figures
 from benchmarks.models import SHAPES, Form, Weights, artifact
 
@@ -78,20 +77,14 @@ class Bench:
         server = Gatestream(artifact(model, form), settings, command, {"GATESTREAM_CALLS": str(file)})
         return self._stack.enter_context(server)
 
-    def echo(self, *arguments: str | Path) -> Announced:
-        """limit-echo; arguments are those of benchmarks.contenders.echo."""
-        return self._stack.enter_context(Announced("echo", arguments))
+    def echo(self, port: int = 0) -> Announced:
+        """limit-echo, on a port that others share; 0: on one of its own."""
+        return self._stack.enter_context(Announced("echo", [f"--port={port}"]))
 
     def echoes(self, count: int) -> list[Announced]:
         """So many limit-echoes on one port, among which the kernel deals out connections."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        return [self.echo(f"--port={port}") for _ in range(count)]
-
-    def both(self, model: str, form: Form, batch: int, steps: int = 1) -> Announced:
-        """limit-both: an echo that makes a run for each message."""
-        return self.echo(f"--artifact={artifact(model, form)}", f"--batch={batch}", f"--steps={steps}")
+        port = free_port()
+        return [self.echo(port) for _ in range(count)]
 
     def by_hand(self, model: str, form: Form, threads: int = 1) -> Announced:
         """by-hand."""
@@ -119,6 +112,12 @@ class Bench:
     def echo_load(self, server: Server, message_bytes: int, **options: object) -> Instrument:
         """Load on limit-echo."""
         return self._generator("opaque", server, {"path": ECHO_PATH, "bytes": message_bytes, **options})
+
+    def both_load(self, model: str, form: Form, like: Instrument, batch: int, steps: int = 1) -> Instrument:
+        """Load on limit-both, which makes a run for each message, in messages as large as those of another load."""
+        shape = [f"--batch={batch}", f"--steps={steps}"]
+        server = self._stack.enter_context(Announced("both", [artifact(model, form), *shape]))
+        return self.echo_load(server, self.message_bytes(like), sessions=batch, steps=steps)
 
     def by_hand_load(self, server: Server, model: str, **options: object) -> Instrument:
         """Load on by-hand."""

@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -185,6 +186,14 @@ class Gatestream(Server):
                     raise error
                 time.sleep(0.01)
             self.port = int(port_file.read_text())
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody has, for as long as nobody takes it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _end_with_us() -> None:

@@ -30,9 +30,7 @@ def measure(bench: Bench) -> Section:
         apart = bench.load(server, MODEL, streams=SESSIONS, steps=STEPS)
         cases[f"gatestream, {form}, a stream each"] = bench.closed(apart)
         cases[f"limit-run, {form}"] = bench.closed(bench.bare_run(MODEL, form, batch=SESSIONS, steps=STEPS))
-        both = bench.both(MODEL, form, SESSIONS, STEPS)
-        both_load = bench.echo_load(both, bench.message_bytes(load), sessions=SESSIONS, steps=STEPS)
-        cases[f"limit-both, {form}"] = bench.closed(both_load)
+        cases[f"limit-both, {form}"] = bench.closed(bench.both_load(MODEL, form, load, SESSIONS, STEPS))
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     for form in FORMS:

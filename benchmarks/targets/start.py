@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.processes import ROOT, ContenderError, Process
+from benchmarks.harness.processes import ROOT, ContenderError, Process, free_port
 from benchmarks.harness.report import Section, Verdict
 from benchmarks.harness.statistics import Figures, Spread, column, summarise
 from benchmarks.models import artifact
@@ -31,9 +31,7 @@ def measure(bench: Bench) -> Section:
     path = artifact(MODEL, "fused")
 
     def serve() -> Figures:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         began = time.perf_counter()
         command = [sys.executable, "-m", "gatestream.cli", "serve", str(path)]
         with Process([*command, f"--listen=127.0.0.1:{port}", "--provider=cpu"], talks=False) as process:

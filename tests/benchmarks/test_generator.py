@@ -96,9 +96,8 @@ def test_two_echoes_on_one_port() -> None:
 
 def test_an_echo_that_makes_a_run_for_each_message(tmp_path: Path) -> None:
     path = Lstm.random().save(tmp_path / "lstm.onnx")
-    options = f"--artifact={path}", "--batch=2", "--steps=3"
     echo_load = "opaque", "--path=/benchmark.Limit/Echo", "--bytes=100", "--sessions=2", "--steps=3"
-    with Announced("echo", options) as echo, load(echo, *echo_load) as instrument:
+    with Announced("both", [path, "--batch=2", "--steps=3"]) as both, load(both, *echo_load) as instrument:
         assert instrument.count(5)["steps"] == 30
         instrument.close()
 

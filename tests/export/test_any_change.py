@@ -53,7 +53,6 @@ def numbers(path: Path) -> list[np.ndarray]:
 )
 @settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -204,7 +204,6 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(tmp_path: Path) ->
 
 @settings(
     max_examples=4,
-    deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # an export takes seconds: too long to shrink by
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,0 +1,34 @@
+"""limit-both: limit-echo that makes limit-run's run, once, between a message and its echo.
+
+No server on grpc.aio that keeps a message's steps together does less.
+"""
+
+import argparse
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+from benchmarks.contenders.echo import serve
+from benchmarks.contenders.run import BareRun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifact")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=1)
+    options = parser.parse_args()
+    model = BareRun(options.artifact, options.batch, options.steps, threads=1)
+
+    async def echo_and_run(messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        numbers = itertools.count()
+        async for message in messages:
+            model.run(next(numbers))
+            yield message
+
+    asyncio.run(serve(echo_and_run))
+
+
+if __name__ == "__main__":
+    main()
