@@ -31,6 +31,8 @@ from gatestream.server.work import GATES, OUTPUTS
 DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
 _NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
 _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+# An answer repeats the id of its request.
+_ID_BYTES: Final = 1024
 _INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 
 
@@ -133,7 +135,7 @@ class InferenceStream:
         try:
             return self._infer(request)
         except Refused as error:
-            self._fail(request.id, error)
+            self._fail(request.id[:_ID_BYTES], error)
             return None
 
     def half_close(self) -> None:
@@ -151,6 +153,8 @@ class InferenceStream:
     def _infer(self, request: oip.ModelInferRequest) -> _Request:
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
+        if len(request.id.encode()) > _ID_BYTES:
+            raise InvalidRequest(f"id has {len(request.id.encode())} bytes; expected at most {_ID_BYTES}")
         model = self._models.find(request.model_name, request.model_version)
         columns, steps = self._columns(model, request)
         wanted = [item.name for item in request.outputs] or [item.name for item in model.spec.outputs]
@@ -215,8 +219,6 @@ class InferenceStream:
             parts = self._parts.setdefault(handle, [])
             parts.append((length, columns))
             if sum(steps for steps, _ in parts) < asked.steps:
-                # The rows of the earlier parts are off already: they wait in no outbox.
-                self.rows -= length
                 return
             del self._parts[handle]
             columns = [b"".join(column) for column in zip(*(part for _, part in parts), strict=True)]
@@ -226,14 +228,15 @@ class InferenceStream:
         else:
             pieces = zip(asked.answer, [columns[k] for k in asked.columns], strict=True)
             answer = b"".join(itertools.chain.from_iterable(pieces))
-        self.outbox.put(answer, length)
+        self.outbox.put(answer, asked.steps)
         if self._half_closed:
             self._end_when_done()
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""
         for handle in handles.tolist():
-            self._parts.pop(handle, None)
+            # What was computed of it was counted until now, with the answer that will not be.
+            self.rows -= sum(steps for steps, _ in self._parts.pop(handle, ()))
             self._fail(self._waiting.pop(handle).id, error)
         self._end_when_done()
 

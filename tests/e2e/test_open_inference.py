@@ -146,6 +146,15 @@ def test_what_is_wrong_is_named_on_either_call(
     assert answers["wrong"].error_message
 
 
+@pytest.mark.parametrize("size", [1024, 1025, 15_000_000])
+def test_an_id_is_bounded_since_the_answer_repeats_it(door: oip_grpc.GRPCInferenceServiceStub, size: int) -> None:
+    answer, right = door.ModelStreamInfer(iter([request([[1, 1]], id="n" * size), request([[1, 1]])]), timeout=PATIENCE)
+    if size > 1024:
+        assert answer.error_message == f"id has {size} bytes; expected at most 1024"
+    assert answer.infer_response.id == "n" * min(size, 1024)
+    assert sums(right.infer_response) == [[1, 1]]
+
+
 def test_a_request_that_fails_leaves_the_sequence_as_it_was(door: oip_grpc.GRPCInferenceServiceStub) -> None:
     door.ModelInfer(request([[1, 1]], "frail", start=True), timeout=PATIENCE)
     with pytest.raises(grpc.RpcError, match="the model failed on this tick"):
