@@ -16,6 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from gatestream.cli.numbers import SEED
 from gatestream.client import connect
 from gatestream.client.errors import GatestreamError
 from gatestream.model.tasks import reber
@@ -47,8 +48,10 @@ class Live:
 
 
 @click.command("demo")
-@click.option("--symbols", type=click.IntRange(min=SHOWN), default=5000, show_default=True, help="How many to stream.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of the stream; by default another one every time.")
+@click.option(
+    "--symbols", type=click.IntRange(SHOWN, 10**8), default=5000, show_default=True, help="How many to stream."
+)
+@click.option("--seed", type=SEED, help="Of the stream; by default another one every time.")
 @click.option(
     "--address",
     metavar="HOST:PORT",

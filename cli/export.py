@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from gatestream.cli.numbers import Number
+
 
 @click.command("export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -26,7 +28,7 @@ import click
 )
 @click.option(
     "--max-error",
-    type=click.FloatRange(min=0),
+    type=Number(0, 1e9),
     help="With float16 or int8: fail where an output is further than this from the float32 network's over 1,024 "
     "carried steps (in normalised units where the model denormalises).",
 )

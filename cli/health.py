@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
+from gatestream.cli.numbers import SECONDS
+
 
 @click.command("health")
 @click.argument("address", default="127.0.0.1:50051")
-@click.option("--timeout", default=3.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option("--timeout", type=SECONDS, default=3.0, show_default=True, help="Seconds to wait for the answer.")
 @click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that gRPC trusts.")
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="Use TLS, and trust the authorities in this PEM file.")
 def command(address: str, timeout: float, tls: bool, tls_ca: Path | None) -> None:

@@ -11,10 +11,16 @@ from typing import Any
 import click
 
 import gatestream.server.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
-from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits
-from gatestream.server.errors import ServerError, first_of
+from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
+from gatestream.server.errors import ConfigError, ServerError, first_of
 
 _GROUPS: dict[str, type[Any]] = {"": ServerConfig, "tick": TickLimits, "limits": Limits}
+
+
+class _SettingError(click.ClickException):
+    """A setting that is not what it may be ends the command as a flag that cannot be read does."""
+
+    exit_code = 2
 
 
 def number_or_auto(value: Any) -> Threads:
@@ -27,8 +33,7 @@ def _settings() -> list[tuple[str, Field[Any]]]:
 
 
 def _name(group: str, field: Field[Any]) -> str:
-    # Limits of the server need no prefix; those of a tick would be taken for them without one.
-    return f"tick_{field.name}" if group == "tick" else field.name
+    return setting_name(_GROUPS[group], field.name)
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,6 +55,24 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_Kind = tuple[Callable[[Any], bool], str]
+_ARTIFACTS: _Kind = (
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "a list of strings",
+)
+_KINDS: dict[Any, _Kind] = {
+    int: (lambda value: type(value) is int, "a whole number"),
+    Threads: (lambda value: type(value) is int or value == "auto", "a whole number, or auto"),
+    float: (lambda value: type(value) in (int, float), "a number"),
+    bool: (lambda value: type(value) is bool, "true or false"),
+}
+
+
+def _kind(field: Field[Any]) -> _Kind:
+    """What the file may have for a setting, and what that is called."""
+    return _KINDS.get(field.type, (lambda value: isinstance(value, str), "a string"))
+
+
 def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
     """Make a TOML file's values the defaults of the flags."""
     if path is None:
@@ -61,11 +84,12 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
     known = {"artifacts", *(_name(group, field) for group, field in _settings())}
     if unknown := sorted(values.keys() - known):
         raise click.BadParameter(f"{path}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    for group, field in _settings():
-        value = values.get(_name(group, field))
-        # click would take the whole part of 2.5 for a number of sessions.
-        if field.type in (int, Threads) and value not in (None, "auto") and type(value) is not int:
-            raise click.BadParameter(f"{path}: {_name(group, field)} is {value!r}; expected a whole number")
+    kinds = {"artifacts": _ARTIFACTS} | {_name(group, field): _kind(field) for group, field in _settings()}
+    for name, value in values.items():
+        # click would take the whole part of 2.5 for a number of sessions, and true for 1.
+        takes, expected = kinds[name]
+        if not takes(value):
+            raise click.BadParameter(f"{path}: {name} is {value!r}; expected {expected}")
     ctx.default_map = values
 
 
@@ -86,18 +110,15 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
 
     A setting is taken from its flag, else from the environment, else from the file given with --config, else from its
     default.
+
+    Ends with 0 when it was told to stop and has drained, with 2 when a setting is not what it may be, and with 1 when
+    it cannot serve as it is set.
     """
     from gatestream.server.logs import configure
 
-    configure(values["log_format"])
+    config = _config(artifacts, values)
+    configure(config.log_format)
     try:
-        parts = {
-            group: config(**{f.name: values[_name(g, f)] for g, f in _settings() if g == group})
-            for group, config in _GROUPS.items()
-            if group
-        }
-        own = {f.name: values[f.name] for g, f in _settings() if not g}
-        config = ServerConfig(artifacts=artifacts, **own, **parts)
         if config.workers == 1:
             from gatestream.server.loop import run
             from gatestream.server.polling import busy_poll
@@ -111,3 +132,16 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
     except (ServerError, BaseExceptionGroup) as error:
         first = first_of(error)
         raise click.ClickException(str(first)) if isinstance(first, ServerError) else first from error
+
+
+def _config(artifacts: tuple[Path, ...], values: dict[str, Any]) -> ServerConfig:
+    try:
+        parts = {
+            group: config(**{f.name: values[_name(g, f)] for g, f in _settings() if g == group})
+            for group, config in _GROUPS.items()
+            if group
+        }
+        own = {f.name: values[f.name] for g, f in _settings() if not g}
+        return ServerConfig(artifacts=artifacts, **own, **parts)
+    except ConfigError as error:
+        raise _SettingError(str(error)) from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gatestream.cli.numbers import SECONDS
+
 if TYPE_CHECKING:
     from gatestream.client.rows import Form
     from gatestream.client.rows.reading import Reader
@@ -31,7 +33,7 @@ _FORM = click.Choice(["csv", "jsonl", "text"])
 @click.option("--output", "writes", type=_FORM, help="Form of the answers; by default that of the rows.")
 @click.option("--gates", is_flag=True, help="Write the gate activations too (csv and jsonl).")
 @click.option("--columns", help="A,B,...: the CSV columns or JSON keys to use, in the order of the model's inputs.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that gRPC trusts.")
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="Use TLS, and trust the authorities in this PEM file.")
 @click.option("--token", envvar="GATESTREAM_TOKEN", show_envvar=True, help="Bearer token to show to the server.")

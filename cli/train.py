@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatestream.cli.numbers import SEED, THREADS, Number
+
 if TYPE_CHECKING:
     from gatestream.model.tasks.task import Task
 
@@ -29,21 +31,21 @@ def _common(*, hidden: int, updates: int, learning_rate: float, streams: int, st
             help="Where to write the checkpoint (.safetensors); the learning curve goes beside it (.png).",
         ),
         click.option("--name", help="What the model is called where it is served.", show_default="the task's name"),
-        click.option("--hidden", type=click.IntRange(1), default=hidden, help="Width of each layer's state."),
-        click.option("--layers", type=click.IntRange(1), default=1, help="Cells, one above another."),
-        click.option("--updates", type=click.IntRange(1), default=updates, help="The most updates to make."),
+        click.option("--hidden", type=click.IntRange(1, 8192), default=hidden, help="Width of each layer's state."),
+        click.option("--layers", type=click.IntRange(1, 64), default=1, help="Cells, one above another."),
+        click.option("--updates", type=click.IntRange(1, 10**8), default=updates, help="The most updates to make."),
         click.option(
-            "--learning-rate", type=click.FloatRange(0, min_open=True), default=learning_rate,
+            "--learning-rate", type=Number(0, 1000, min_open=True), default=learning_rate,
             help="At the first update; it falls to 0 over --updates.",
         ),
-        click.option("--streams", type=click.IntRange(2), default=streams, help="Streams trained side by side."),
+        click.option("--streams", type=click.IntRange(2, 2**16), default=streams, help="Streams trained side by side."),
         click.option(
-            "--steps", type=click.IntRange(1), default=steps,
+            "--steps", type=click.IntRange(1, 2**16), default=steps,
             help="Steps that gradients flow back through; the state is carried further.",
         ),
-        click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same machine: same model."),
+        click.option("--seed", type=SEED, default=0, help="Same seed, same machine: same model."),
         click.option(
-            "--threads", type=click.IntRange(1), default=1,
+            "--threads", type=THREADS, default=1,
             help="CPU threads. More than 1 pays only on an otherwise idle machine.",
         ),
         click.option("--restart", is_flag=True, help="Start over, even if there is a checkpoint to go on from."),
@@ -94,7 +96,7 @@ def text(file: Path, **options: Any) -> None:
 
 @command.command(context_settings=_SHOW_DEFAULTS)
 @click.argument("file", type=_FILE)
-@click.option("--horizon", type=click.IntRange(1), default=8, help="Rows to forecast after each row.")
+@click.option("--horizon", type=click.IntRange(1, 2**16), default=8, help="Rows to forecast after each row.")
 @click.option("--columns", default="", metavar="A,B,...", help="Columns to use.", show_default="all numeric ones")
 @_common(hidden=64, updates=2000, learning_rate=0.005, streams=32, steps=50)
 def series(file: Path, horizon: int, columns: str, **options: Any) -> None:

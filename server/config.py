@@ -3,6 +3,7 @@
 The command line, the environment and the TOML file are read in one place (gatestream.cli.serve), from these fields.
 """
 
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ def _setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
+    # With one end only, infinity would be in the range.
+    assert (least is None) == (most is None), text
     return field(default=default, metadata={"help": text, "least": least, "most": most, "choices": choices})
 
 
@@ -35,15 +38,17 @@ class Limits:
     sessions: int = _setting("Resident sessions, of each model.", 10_000, least=1, most=10_000_000)
     sessions_per_stream: int = _setting("Sessions that one stream may hold.", 10_000, least=1, most=10_000_000)
     streams: int = _setting("Streams open at once.", 1_000, least=1, most=1_000_000)
-    rows: int = _setting("Rows accepted and not yet computed, of each model.", 262_144, least=1)
-    rows_per_stream: int = _setting("Rows of one stream accepted and not yet sent back.", 65_536, least=1)
-    chunk_length: int = _setting("Time steps of one session in one message.", 16_384, least=1)
+    rows: int = _setting("Rows accepted and not yet computed, of each model.", 262_144, least=1, most=2**31 - 1)
+    rows_per_stream: int = _setting(
+        "Rows of one stream accepted and not yet sent back.", 65_536, least=1, most=2**31 - 1
+    )
+    chunk_length: int = _setting("Time steps of one session in one message.", 16_384, least=1, most=2**24)
     reply_bytes_per_stream: int = _setting(
-        "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096
+        "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096, most=2**40
     )
     message_bytes: int = _setting("Size of one message from a client.", 16 * 2**20, least=1024, most=2**31 - 1)
     idle_timeout: float = _setting(
-        "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0
+        "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0, most=10**9
     )
 
     def __post_init__(self) -> None:
@@ -109,7 +114,7 @@ class ServerConfig:
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
-    drain_seconds: float = _setting("Longest time from the first SIGTERM to the end.", 8.0, least=0)
+    drain_seconds: float = _setting("Longest time from the first SIGTERM to the end.", 8.0, least=0, most=86_400)
     tokens: Path | None = _setting(
         'TOML file of lines "token" = "tenant"; without it everyone who can connect is one tenant.', None
     )
@@ -136,19 +141,25 @@ class ServerConfig:
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ConfigError("tls_client_ca is given without tls_cert and tls_key")
         host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65_535:
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
             raise ConfigError(f"listen is {self.listen!r}; expected HOST:PORT, as in 127.0.0.1:50051 or [::]:50051")
+
+
+def setting_name(config: type[Any], name: str) -> str:
+    """What a setting is called on the command line (with dashes), in the environment and in the file.
+
+    Limits of the server need no prefix; those of a tick would be taken for them without one.
+    """
+    return f"tick_{name}" if config is TickLimits else name
 
 
 def _check_ranges(config: Any) -> None:
     for item in fields(config):
         value, least, most = (getattr(config, item.name), *(item.metadata.get(k) for k in ("least", "most")))
-        if isinstance(value, str):
-            least = most = None
-        if least is not None and value < least:
-            raise ConfigError(f"{item.name} is {value}; the least allowed is {least}")
-        if most is not None and value > most:
-            raise ConfigError(f"{item.name} is {value}; the most allowed is {most}")
+        name = setting_name(type(config), item.name)
+        # NaN is in no range.
+        if least is not None and not isinstance(value, str) and not least <= value <= most:
+            raise ConfigError(f"{name} is {value}; expected {least:,} to {most:,}")
         choices = item.metadata.get("choices")
         if choices and value not in choices:
-            raise ConfigError(f"{item.name} is {value!r}; expected one of {', '.join(choices)}")
+            raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(choices)}")

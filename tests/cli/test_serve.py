@@ -102,7 +102,7 @@ def refused(*arguments: object, **environment: str) -> tuple[int, str]:
 
 def test_no_artifact() -> None:
     code, error = refused()
-    assert code == 1
+    assert code == 2
     assert "gatestream export" in error
 
 
@@ -129,15 +129,15 @@ def test_one_name_twice(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("flag", "code", "says"),
     [
-        ("--sessions=0", 1, "sessions is 0; the least allowed is 1"),
+        ("--sessions=0", 2, "sessions is 0; expected 1 to 10,000,000"),
         ("--sessions=many", 2, "'many' is not a valid integer"),
-        ("--threads=0", 1, "threads is 0; the least allowed is 1"),
+        ("--threads=0", 2, "threads is 0; expected 1 to 1,024"),
         ("--threads=all", 2, "'all' is not a valid integer"),
-        ("--workers=0", 1, "workers is 0; the least allowed is 1"),
+        ("--workers=0", 2, "workers is 0; expected 1 to 256"),
         ("--workers=two", 2, "'two' is not a valid integer"),
         ("--provider=gpu", 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
-        ("--listen=here", 1, "expected HOST:PORT"),
-        ("--tls-cert=cert.pem", 1, "tls_cert and tls_key go together"),
+        ("--listen=here", 2, "expected HOST:PORT"),
+        ("--tls-cert=cert.pem", 2, "tls_cert and tls_key go together"),
         ("--tokens=none.toml", 1, "tokens: none.toml"),
         ("--config=none.toml", 2, "'none.toml' does not exist"),
         ("--port-file=none/port", 1, "port_file: none/port cannot be written: No such file or directory"),
@@ -151,20 +151,27 @@ def test_a_flag_out_of_range(artifact: Path, flag: str, code: int, says: str) ->
 
 def test_an_environment_variable_out_of_range(artifact: Path) -> None:
     code, error = refused(artifact, GATESTREAM_THREADS="0")
-    assert code == 1
-    assert "threads is 0; the least allowed is 1" in error
+    assert code == 2
+    assert "threads is 0; expected 1 to 1,024" in error
 
 
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
         ("sesions = 5", 2, "unknown settings sesions; known: artifacts, busy_poll_us, chunk_length"),
-        ("sessions = 0", 1, "sessions is 0; the least allowed is 1"),
+        ("sessions = 0", 2, "sessions is 0; expected 1 to 10,000,000"),
         ('sessions = "5"', 2, "sessions is '5'; expected a whole number"),
-        ("threads = 2.5", 2, "threads is 2.5; expected a whole number"),
-        ("threads = 0", 1, "threads is 0; the least allowed is 1"),
+        ("threads = 2.5", 2, "threads is 2.5; expected a whole number, or auto"),
+        ("threads = 0", 2, "threads is 0; expected 1 to 1,024"),
         ("sessions = 2.5", 2, "sessions is 2.5; expected a whole number"),
-        ("idle_timeout = -1", 1, "idle_timeout is -1.0; the least allowed is 0"),
+        ("idle_timeout = -1", 2, "idle_timeout is -1.0; expected 0 to 1,000,000,000"),
+        ("idle_timeout = nan", 2, "idle_timeout is nan; expected 0 to 1,000,000,000"),
+        ("idle_timeout = true", 2, "idle_timeout is True; expected a number"),
+        ('idle_timeout = "5"', 2, "idle_timeout is '5'; expected a number"),
+        ("drain_seconds = inf", 2, "drain_seconds is inf; expected 0 to 86,400"),
+        ("deterministic = 1", 2, "deterministic is 1; expected true or false"),
+        ("tokens = 5", 2, "tokens is 5; expected a string"),
+        ('artifacts = "model.onnx"', 2, "artifacts is 'model.onnx'; expected a list of strings"),
         ("sessions: 5", 2, "gatestream.toml"),
     ],
 )

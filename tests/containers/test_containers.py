@@ -139,7 +139,7 @@ def test_an_image_asks_its_server_for_its_health(image: str) -> None:
 
 def test_an_image_without_artifacts_says_so(image: str) -> None:
     done = docker("run", "--rm", "--network=none", image)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("Error: artifacts: none given")
     assert done.stderr.count("\n") == 1
 

@@ -1,9 +1,12 @@
+import math
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gatestream.server.config import Limits, ServerConfig, TickLimits
+from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits
 from gatestream.server.errors import ConfigError
 
 ARTIFACTS = (Path("model.onnx"),)
@@ -18,15 +21,15 @@ def test_the_defaults_are_a_whole_server() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (Limits, {"sessions": 0}, "sessions is 0; the least allowed is 1"),
-        (Limits, {"message_bytes": 2**31}, "message_bytes is 2147483648; the most allowed is 2147483647"),
-        (Limits, {"idle_timeout": -1.0}, "idle_timeout is -1.0; the least allowed is 0"),
+        (Limits, {"sessions": 0}, "sessions is 0; expected 1 to 10,000,000"),
+        (Limits, {"message_bytes": 2**31}, "message_bytes is 2147483648; expected 1,024 to 2,147,483,647"),
+        (Limits, {"idle_timeout": -1.0}, "idle_timeout is -1.0; expected 0 to 1,000,000,000"),
         (Limits, {"chunk_length": 9, "rows_per_stream": 8}, "chunk_length is 9, rows_per_stream 8"),
         (Limits, {"rows_per_stream": 300_000}, "rows_per_stream is 300000, rows 262144"),
-        (TickLimits, {"steps": 0}, "steps is 0"),
+        (TickLimits, {"steps": 0}, "tick_steps is 0; expected 1 to 65,536"),
         (ServerConfig, {"artifacts": ()}, "artifacts: none given"),
-        (ServerConfig, {"artifacts": ARTIFACTS, "workers": 0}, "workers is 0; the least allowed is 1"),
-        (ServerConfig, {"artifacts": ARTIFACTS, "threads": 0}, "threads is 0; the least allowed is 1"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "workers": 0}, "workers is 0; expected 1 to 256"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "threads": 0}, "threads is 0; expected 1 to 1,024"),
         (ServerConfig, {"artifacts": ARTIFACTS, "threads": "all"}, "threads is 'all'; expected a number, or auto"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "50051"}, "expected HOST:PORT"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "::1:99999"}, "expected HOST:PORT"),
@@ -42,3 +45,15 @@ def test_the_defaults_are_a_whole_server() -> None:
 def test_a_value_outside_its_range_is_named(kind: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize("kind", [Limits, TickLimits, ServerConfig])
+def test_every_number_has_a_range_that_its_default_is_in_and_nan_is_not(kind: Any) -> None:
+    numbers = [item for item in fields(kind) if item.type in (int, float, Threads)]
+    assert numbers
+    rest = {"artifacts": ARTIFACTS} if kind is ServerConfig else {}
+    for item in numbers:
+        assert item.metadata["least"] <= item.default <= item.metadata["most"]
+        for value in (math.nan, math.inf, -math.inf, -1, 10**20):
+            with pytest.raises(ConfigError, match=rf"^(tick_)?{item.name} is {re.escape(str(value))}; expected "):
+                kind(**{item.name: value}, **rest)
