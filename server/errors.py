@@ -11,6 +11,7 @@ ServerError
 │   ├── Draining               UNAVAILABLE           this server stops: go to another
 │   └── StepFailed             INTERNAL              the model failed on the tick
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
+├── Failed             INTERNAL              this server failed at a stream, which ends
 ├── ArtifactError      the file cannot be served
 ├── ProviderError      the execution provider that was asked for cannot be had
 └── ConfigError        a setting is outside its range
@@ -105,6 +106,12 @@ class Unauthenticated(ServerError):
     """The call carries no token, or one that is not known."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class Failed(ServerError):
+    """The server failed at a whole stream: a fault of its own, or too little memory."""
+
+    code = grpc.StatusCode.INTERNAL
 
 
 class ArtifactError(ServerError):

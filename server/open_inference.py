@@ -22,6 +22,7 @@ from gatestream.server.errors import Draining, InvalidRequest, Refused
 from gatestream.server.inputs import Input
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
+from gatestream.server.parsing import parse
 from gatestream.server.register import sequence_session
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Ints
@@ -30,6 +31,7 @@ from gatestream.server.work import GATES, OUTPUTS
 
 DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
 _NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
+_FIELDS: Final = 4096
 _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 # An answer repeats the id of its request.
 _ID_BYTES: Final = 1024
@@ -90,8 +92,6 @@ class InferenceStream:
         failure: of the latest request that failed.
     """
 
-    message = "ModelInferRequest"
-
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
         self.outbox = Outbox()
@@ -123,7 +123,7 @@ class InferenceStream:
                     self._same = _Same(before, size, asked, found, sessions.ends)
                     self._submit(asked, found, (message[len(before) :],))
                     return
-        request = oip.ModelInferRequest.FromString(message)
+        request = parse(oip.ModelInferRequest, message, fields=_FIELDS)
         asked_or_none = self.infer(request)
         if asked_or_none is not None:
             begin = _recognisable(message, request, asked_or_none)

@@ -4,8 +4,14 @@ import asyncio
 from collections import deque
 from typing import Final
 
+import structlog
+
+from gatestream.server.errors import Failed, Refused
+
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
+
+_log = structlog.get_logger(__name__)
 
 
 class Outbox:
@@ -16,6 +22,7 @@ class Outbox:
 
     Attributes:
         full: whether `room` would wait.
+        failure: what the stream ends with when all has been sent; None: it ends well.
     """
 
     def __init__(self) -> None:
@@ -25,6 +32,7 @@ class Outbox:
         self._room.set()
         self._ended = False
         self.full = False
+        self.failure: Refused | Failed | None = None
 
     def put(self, message: bytes, rows: int = 0) -> None:
         """Append a message that carries so many rows."""
@@ -39,6 +47,14 @@ class Outbox:
             self._taker = None
             if not taker.done():
                 taker.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End with INTERNAL, and log why: something that was to be answered here could not be."""
+        if self._ended and self.failure is not None:
+            return
+        _log.error("a stream failed", exc_info=error)
+        self.failure = Failed("the server failed at this stream; its log says how")
+        self.end()
 
     def end(self) -> None:
         """After what is there, nothing more comes."""

@@ -13,6 +13,7 @@ from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Re
 from gatestream.server.handles import FREE, LEAVING, Fault, Handles, unknown
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
+from gatestream.server.parsing import parse
 from gatestream.server.slots import Array, Ints
 from gatestream.server.steps import Same, SameStep, input_columns, number_column
 from gatestream.server.wire import handles_and_lengths, results, results_of_one
@@ -22,6 +23,7 @@ _NOTHING: Final = np.empty(0, np.int64)
 # A message with as many entries, or as many bytes of input, is likely to be followed by others like it.
 _MANY: Final = 8
 _LARGE: Final = 2**16
+_FIELDS: Final = _LARGE // 2
 
 
 class ClientStream:
@@ -32,8 +34,6 @@ class ClientStream:
         limits: of the server.
         tenant: whose stream it is.
     """
-
-    message = "ClientMessage"
 
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
@@ -61,7 +61,7 @@ class ClientStream:
             return
         if self._same is not None and self._again(self._same, message):
             return
-        asked = pb.ClientMessage.FromString(message)
+        asked = parse(pb.ClientMessage, message, fields=_FIELDS)
         kind = asked.WhichOneof("kind")
         if kind == "steps":
             self._step(asked.steps, message)

@@ -2,33 +2,31 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
-import structlog
-from google.protobuf.message import DecodeError
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
-from gatestream.server.errors import Draining, Exhausted, InvalidRequest, Refused, Unauthenticated
+from gatestream.server.errors import Draining, Exhausted, Failed, InvalidRequest, Refused, Unauthenticated
 from gatestream.server.models import Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.tenants import Tenants
 
-_log = structlog.get_logger(__name__)
+# A message that took the loop longer than this has its sender wait for a turn.
+_LONG_SECONDS: Final = 1e-3
 
 
 class Conversation(Protocol):
     """One stream's side of its protocol.
 
     Attributes:
-        message: what the peer's messages are called.
         rows: accepted and not yet on their way back.
         outbox: what waits to be sent.
     """
 
-    message: str
     rows: int
     outbox: Outbox
 
@@ -36,7 +34,7 @@ class Conversation(Protocol):
         """A message came, as it was on the wire.
 
         Raises:
-            DecodeError: it is none of this protocol.
+            InvalidRequest: it is none of this protocol.
         """
 
     def half_close(self) -> None:
@@ -65,6 +63,7 @@ class Streams:
         self._open: set[Conversation] = set()
         self._none = asyncio.Event()
         self._none.set()
+        self._long = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -86,19 +85,17 @@ class Streams:
             raise
         self._open.add(conversation)
         self._none.clear()
-        reader = asyncio.create_task(_read(conversation, messages))
-        take = conversation.outbox.take
+        reader = asyncio.create_task(self._read(conversation, messages))
+        outbox = conversation.outbox
+        take = outbox.take
         try:
             while (item := await take()) is not None:
                 message, rows = item
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
                 yield message
-            # Either all is said and read, or reading failed, or this server ends the stream and reads no more.
-            if reader.done():
-                reader.result()
-        except DecodeError as error:
-            await abort(context, InvalidRequest(f"what came is not a {conversation.message}: {error}"))
+            if outbox.failure is not None:
+                await abort(context, outbox.failure)
         finally:
             self._open.discard(conversation)
             if not self._open:
@@ -122,6 +119,29 @@ class Streams:
         """Return when no stream is open."""
         await self._none.wait()
 
+    async def _read(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+        try:
+            try:
+                await self._receive_all(conversation, messages)
+            except InvalidRequest as error:
+                # What was accepted before it is answered first.
+                conversation.outbox.failure = error
+            conversation.half_close()
+        except Exception as error:
+            conversation.outbox.fail(error)
+
+    async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+        outbox, receive, clock = conversation.outbox, conversation.receive, time.perf_counter
+        async for message in messages:
+            began = clock()
+            receive(message)
+            if clock() - began > _LONG_SECONDS:
+                # Of those who send such messages one goes on in each turn of the loop. The others are not held up.
+                async with self._long:
+                    await asyncio.sleep(0)
+            if outbox.full:
+                await outbox.room()
+
     def _admit(self, context: Any) -> str:
         tenant = self._tenants.of(context.invocation_metadata() or ())
         if self._models.draining:
@@ -135,32 +155,13 @@ class Streams:
         return tenant
 
 
-async def _read(conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
-    outbox = conversation.outbox
-    try:
-        async for message in messages:
-            conversation.receive(message)
-            if outbox.full:
-                await outbox.room()
-        conversation.half_close()
-    except DecodeError:
-        conversation.outbox.end()
-        raise
-    except asyncio.CancelledError:
-        raise
-    except Exception:
-        _log.exception("reading a stream failed")
-        conversation.outbox.end()
-        raise
-
-
 def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any) -> None:
     """Have a streaming method of a service that the server has take and give its messages as bytes."""
     handlers: dict[str, Any] = {method: grpc.stream_stream_rpc_method_handler(handler)}
     server.add_registered_method_handlers(service, handlers)
 
 
-async def abort(context: Any, error: Refused | Unauthenticated) -> None:
+async def abort(context: Any, error: Refused | Unauthenticated | Failed) -> None:
     """End a call with an error's status; its reason goes into the trailing metadata."""
     trailing: list[tuple[str, str]] = []
     if isinstance(error, Refused):
