@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gatestream.client.errors import InputError, ModelError, ProtocolError
+from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Array = NDArray[Any]
@@ -67,6 +68,10 @@ class Column:
         return np.frombuffer(data, self.dtype).reshape(rows, *self.shape)
 
 
+Lead = tuple[str | int, ...]
+Ints = NDArray[np.int64]
+
+
 class InputColumn:
     """One input of a model: turns what a caller passes into rows."""
 
@@ -76,49 +81,76 @@ class InputColumn:
         self._names = list(spec.columns)
         self._ids = {token: index for index, token in enumerate(spec.vocabulary)}
 
-    def encode(self, value: ArrayLike, lead: tuple[str | int, ...]) -> Array:
+    def encode(self, value: ArrayLike, lead: Lead, members: Ints | None = None, lengths: Ints | None = None) -> Array:
         """The rows as an array [*lead, *shape] of the input's type, contiguous.
 
         Args:
             value: numbers; for a model with a vocabulary, tokens also by name: a string is one token where
                 one step is expected, and a sequence of one-character tokens where many are.
             lead: the leading axes expected, as sizes, or as names where any size will do.
+            members: of a group, whose rows these are, [rows]; None: all members'.
+            lengths: [rows], how many steps of each are taken; behind them any number may stand. None: all.
 
         Raises:
-            InputError: another shape, numbers of another kind, an unknown token.
+            InputError: another shape, numbers of another kind, an unknown token; it says where.
         """
-        fits = type(value) is np.ndarray and value.dtype == self.column.dtype
+        try:
+            return self._encode(value, lead, lengths)
+        except Unfit as error:
+            raise self._refusal(error, lead, members) from None
+
+    def _encode(self, value: ArrayLike, lead: Lead, lengths: Ints | None) -> Array:
+        column = self.column
+        fits = type(value) is np.ndarray and value.dtype == column.dtype
         array = np.asarray(value) if fits else self._numbers(value, lead)
-        if self.column.shape == (1,) and array.ndim == len(lead):
+        if column.shape == (1,) and array.ndim == len(lead):
             array = array[..., None]
         self._check_shape(array, lead)
-        return np.asarray(array, self.column.dtype, order="C")
+        ignored = None if lengths is None else _behind(lengths, array.shape)
+        if column.dtype.kind == "f":
+            return floats_of(array, column.dtype, ignored)
+        return ids_of(array, column.dtype, len(self._ids), ignored)
 
-    def _numbers(self, value: ArrayLike, lead: tuple[str | int, ...]) -> Array:
+    def _numbers(self, value: ArrayLike, lead: Lead) -> Array:
         if isinstance(value, str) and lead:
             value = list(value)
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise InputError(f"{self._said}: not an array: {error}; {self._expected(lead)}") from error
-        if array.dtype.kind == "U":
-            return self._tokens(array)
-        if array.dtype.kind not in ("iu" if self.column.dtype.kind == "i" else "iuf"):
-            kind = "whole numbers" if self.column.dtype.kind == "i" else "numbers"
-            hint = f", or tokens of {self._tokens_known}" if self._ids else ""
-            raise InputError(f"{self._said}: {array.dtype} came; {kind}{hint} were expected")
-        return array
+        array = numbers_of(value, whole=self.column.dtype.kind == "i")
+        return self._tokens(array) if array.dtype.kind == "U" else array
 
     def _tokens(self, names: Array) -> Array:
         if not self._ids:
-            raise InputError(f"{self._said}: text came, but the model has no vocabulary; pass token ids or numbers")
-        try:
-            ids = [self._ids[name] for name in names.ravel().tolist()]
-        except KeyError as error:
-            raise InputError(f"{self._said}: no token {error} in {self._tokens_known}") from None
+            raise Unfit("text", (), "the model has no vocabulary; pass token ids or numbers")
+        ids = [self._ids.get(name, -1) for name in names.ravel().tolist()]
+        if -1 in ids:
+            place = tuple(int(k) for k in np.unravel_index(ids.index(-1), names.shape))
+            raise Unfit(shown(str(names[place])), place, f"one of {self._tokens_known} was expected")
         return np.array(ids, np.int64).reshape(names.shape)
 
-    def _check_shape(self, array: Array, lead: tuple[str | int, ...]) -> None:
+    def _refusal(self, error: Unfit, lead: Lead, members: Ints | None) -> InputError:
+        """What the caller hears: what is wrong, and where."""
+        of_group = bool(lead) and isinstance(lead[0], int)
+        member = error.place[0] if of_group and error.place else 0
+        if of_group and members is not None:
+            member = int(members[member])
+        where = []
+        for axis, k in enumerate(error.place):
+            if axis < len(lead):
+                where.append(f"session {member}" if axis == 0 and of_group else f"step {k}")
+            elif axis == len(lead) and len(self._names) > k and len(self.column.shape) == 1:
+                where.append(f"column '{self._names[k]}'")
+            else:
+                where.append(f"feature {k}")
+        kind = "whole numbers" if self.column.dtype.kind == "i" else "numbers"
+        hint = f", or tokens of {self._tokens_known}," if self._ids else ""
+        refusal = error.kind(
+            f"{self._said}: {error.what} came{' at ' if where else ''}{', '.join(where)}; "
+            f"{error.expected or f'{kind}{hint} were expected'}"
+        )
+        if error.place or not of_group:
+            refusal.members = np.array([member])
+        return refusal
+
+    def _check_shape(self, array: Array, lead: Lead) -> None:
         if array.shape == lead + self.column.shape:
             return
         sizes = array.shape[: len(lead)]
@@ -128,7 +160,7 @@ class InputColumn:
         if 0 in sizes:
             raise InputError(f"{self._said}: shape {list(array.shape)} came, a chunk of nothing; pass one step or more")
 
-    def _expected(self, lead: tuple[str | int, ...]) -> str:
+    def _expected(self, lead: Lead) -> str:
         axes = ", ".join(str(axis) for axis in (*lead, *self.column.shape))
         names = f" ({', '.join(self._names)})" if self._names else ""
         return f"[{axes}] {self.column.dtype.name}{names} was expected"
@@ -163,19 +195,27 @@ class Layout:
         # As the server counts: all that a row could return, asked for or not.
         self.reply_bytes = _ENTRY_BYTES + sum(each.row_bytes for each in [*every_output, *every_gate])
 
-    def encode(self, value: Inputs, lead: tuple[str | int, ...]) -> list[Array]:
+    def encode(
+        self, value: Inputs, lead: Lead, members: Ints | None = None, lengths: Ints | None = None
+    ) -> list[Array]:
         """Rows of every input, each [*lead, *shape].
+
+        Args:
+            value: one array, or for several inputs one by each name.
+            lead: as for `InputColumn.encode`, and the others too.
+            members: of a group.
+            lengths: of its rows.
 
         Raises:
             InputError: naming the input, what came and what was expected.
         """
         if len(self.inputs) == 1 and (type(value) is np.ndarray or not isinstance(value, Mapping)):
-            return [self.inputs[0].encode(value, lead)]
+            return [self.inputs[0].encode(value, lead, members, lengths)]
         names = [each.column.name for each in self.inputs]
         if isinstance(value, Mapping):
             if sorted(value) != sorted(names):
                 raise InputError(f"inputs {_shorten(value)} of '{self.model}' came; {_shorten(names)} were expected")
-            arrays = [each.encode(value[each.column.name], lead) for each in self.inputs]
+            arrays = [each.encode(value[each.column.name], lead, members, lengths) for each in self.inputs]
         else:
             raise InputError(f"'{self.model}' has the inputs {_shorten(names)}: pass a mapping with an array for each")
         leads = {array.shape[: len(lead)] for array in arrays}
@@ -196,6 +236,12 @@ class Layout:
             )
         columns = [each.decode(data, rows) for each, data in zip(self.outputs, outputs, strict=True)]
         return columns + [each.decode(data, rows) for each, data in zip(self.gates, gates, strict=True)]
+
+
+def _behind(lengths: Ints, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Of rows [rows, time, ...]: what nobody takes."""
+    behind = np.arange(shape[1]) >= lengths[:, None]
+    return np.broadcast_to(behind.reshape(*behind.shape, *(1 for _ in shape[2:])), shape)
 
 
 def _shorten(names: Iterable[str], limit: int = 12) -> str:

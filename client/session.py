@@ -9,6 +9,7 @@ import numpy as np
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.lane import Lane
+from gatestream.client.numbers import Unfit, ids_of, numbers_of
 from gatestream.client.work import Chunk, Control, Ints, Kind
 
 GATHERED = 1024
@@ -53,6 +54,7 @@ ONE_RUN: Index = 0
 ALL_STEP: Index = (slice(None), 0)
 ALL_RUN: Index = slice(None)
 _NOTHING = np.empty(0, np.float32)
+_NOTHING_CHOSEN: Ints = np.empty(0, np.int64)
 
 
 class LaneView:
@@ -136,14 +138,19 @@ class SessionView(LaneView):
         return int(self._lane.positions[0])
 
     def _of_step(self, x: Inputs) -> Chunk:
-        return self._chunk(self._encode(x), self._lane.members, 1)
+        return self._chunk(self._lane.layout.encode(x, ()), self._lane.members, 1)
 
     def _of_run(self, xs: Inputs) -> Chunk:
         rows = self._lane.layout.encode(xs, ("time",))
         return self._chunk(rows, self._lane.members, len(rows[0]))
 
-    def _encode(self, x: Inputs) -> list[Array]:
-        return self._lane.layout.encode(x, ())
+    def _encode_row(self, x: Inputs, row: int) -> list[Array]:
+        """One row of a live source."""
+        try:
+            return self._lane.layout.encode(x, ())
+        except InputError as error:
+            error.args = (f"row {row}: {error}",)
+            raise
 
     def _of_rows(self, rows: Sequence[list[Array]]) -> Chunk:
         """Work from encoded rows, one for each step."""
@@ -175,37 +182,42 @@ class GroupView(LaneView):
 
     def _of_step(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
-        return self._chunk(self._lane.layout.encode(xs, (len(chosen),)), chosen, 1)
+        return self._chunk(self._lane.layout.encode(xs, (len(chosen),), chosen), chosen, 1)
 
     def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None, lengths: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
-        rows = self._lane.layout.encode(xs, (len(chosen), "time"))
+        steps = None if lengths is None else _whole_numbers(lengths)
+        counted = steps is not None and steps.shape == chosen.shape
+        rows = self._lane.layout.encode(xs, (len(chosen), "time"), chosen, steps if counted else None)
         time = rows[0].shape[1]
         chunk = self._chunk(rows, chosen, time)
-        if lengths is not None:
-            chunk.lengths = _lengths(lengths, len(chosen), time)
-            chunk.length = int(chunk.lengths.max())
+        if steps is not None:
+            if not counted or steps.min() < 1 or steps.max() > time:
+                raise InputError(
+                    f"lengths: {lengths!r} came; one for each of {len(chosen)} members, from 1 to {time}, was "
+                    "expected; leave out with `members` who takes no step"
+                )
+            chunk.lengths, chunk.length = steps, int(steps.max())
             chunk.padding = time - chunk.length
         return chunk
 
     def _chosen(self, members: Sequence[int] | Ints | None) -> Ints:
         if members is None:
             return self._lane.members
-        chosen = np.asarray(members)
-        whole = chosen.ndim == 1 and chosen.dtype.kind in "iu" and len(chosen) > 0
+        chosen = _whole_numbers(members)
+        whole = chosen.ndim == 1 and len(chosen) > 0
         if not whole or (np.diff(chosen) <= 0).any() or chosen[0] < 0 or chosen[-1] >= len(self):
             raise InputError(
                 f"members: {members!r} came; indices from 0 to {len(self) - 1}, each greater than the one before, "
                 "were expected"
             )
-        return chosen.astype(np.int64)
+        return chosen
 
 
-def _lengths(lengths: Sequence[int] | Ints, members: int, time: int) -> Ints:
-    steps = np.asarray(lengths)
-    if steps.shape != (members,) or steps.dtype.kind not in "iu" or steps.min() < 1 or steps.max() > time:
-        raise InputError(
-            f"lengths: {lengths!r} came; one for each of {members} members, from 1 to {time}, was expected; leave "
-            "out with `members` who takes no step"
-        )
-    return steps.astype(np.int64)
+def _whole_numbers(values: Sequence[int] | Ints) -> Ints:
+    """As int64; what is none of them is empty, which no caller takes."""
+    try:
+        array = numbers_of(values, whole=True)
+        return ids_of(array, np.dtype(np.int64), 0) if array.dtype.kind in "iu" else _NOTHING_CHOSEN
+    except Unfit:
+        return _NOTHING_CHOSEN

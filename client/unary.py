@@ -8,7 +8,8 @@ import numpy as np
 from google.protobuf.message import Message
 
 from gatestream.client.columns import Array, dtype_of
-from gatestream.client.errors import StateMismatchError
+from gatestream.client.errors import InputError, StateMismatchError
+from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 R = TypeVar("R")
@@ -75,26 +76,37 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
 
     Raises:
         StateMismatchError: the state is of another model, or its arrays have other shapes.
+        InputError: what is no finite number in one of them, or no position.
     """
     if state.model != spec.name:
         raise StateMismatchError(f"a state of model '{state.model}' came; one of '{spec.name}' was expected")
     names = [each.input for each in spec.states]
     if sorted(state.arrays) != sorted(names):
         raise StateMismatchError(f"states {sorted(state.arrays)} came; '{spec.name}' has {sorted(names)}")
-    rows = []
-    for each in spec.states:
-        array = np.asarray(state.arrays[each.input])
-        if array.shape != tuple(each.shape):
-            raise StateMismatchError(
-                f"state '{each.input}' of '{spec.name}': shape {list(array.shape)} came; "
-                f"{list(each.shape)} was expected"
-            )
-        rows.append(array.astype(dtype_of(each.input, each.dtype)).tobytes())
+    rows = [_row(f"state '{each.input}' of '{spec.name}'", each, state.arrays[each.input]) for each in spec.states]
+    counts = isinstance(state.position, int | np.integer) and not isinstance(state.position, bool)
+    if not counts or not 0 <= state.position < 2**64:
+        raise InputError(f"position: {shown(state.position)} came; steps consumed, 0 or more, were expected")
     message = pb.SessionState(
-        model=spec.name, weights_fingerprint=state.weights_fingerprint, position=state.position, state=rows
+        model=spec.name, weights_fingerprint=state.weights_fingerprint, position=int(state.position), state=rows
     )
     request = pb.SetStateRequest(session_id=session_id, state=message)
     return Call("SetState", request, lambda answer: int(answer.position))
+
+
+def _row(said: str, spec: pb.StateSpec, value: Any) -> bytes:
+    """One state's bytes."""
+    dtype = dtype_of(spec.input, spec.dtype)
+    try:
+        array = numbers_of(value, whole=dtype.kind == "i")
+        if array.shape != tuple(spec.shape):
+            raise StateMismatchError(f"{said}: shape {list(array.shape)} came; {list(spec.shape)} was expected")
+        if array.dtype.kind == "U":
+            raise Unfit("text", ())
+        return (floats_of(array, dtype) if dtype.kind == "f" else ids_of(array, dtype, 0)).tobytes()
+    except Unfit as error:
+        where = f" at {list(error.place)}" if error.place else ""
+        raise error.kind(f"{said}: {error.what} came{where}; {error.expected or 'numbers were expected'}") from None
 
 
 def fork(spec: pb.ModelSpec, session_id: str, new_id: str) -> Call[str]:

@@ -88,7 +88,7 @@ class Session(_Open, SessionView):
         As the blocking `Session.stream`, with a task that reads the source; it ends with the iterator. Close
         the iterator (contextlib.aclosing) where a loop over it may end early.
         """
-        async with contextlib.aclosing(_gather(source, self._encode)) as gathered:
+        async with contextlib.aclosing(_gather(source, self._encode_row)) as gathered:
             async for rows in gathered:
                 chunk = self._of_rows(rows)
                 await self._take(chunk, ONE_RUN, timeout)
@@ -134,7 +134,7 @@ class Group(_Open, GroupView):
 
 
 async def _gather(
-    source: AsyncIterable[Inputs], encode: Callable[[Inputs], list[Array]]
+    source: AsyncIterable[Inputs], encode: Callable[[Inputs, int], list[Array]]
 ) -> AsyncGenerator[list[list[Array]]]:
     """Rows of a source that a task reads, encoded: as many as have come since the last time, at least one."""
     # Behind the rows: the error that the source ended with, or None.
@@ -143,8 +143,10 @@ async def _gather(
     async def read() -> None:
         end = None
         try:
+            k = 0
             async for row in source:
-                await come.put(encode(row))
+                await come.put(encode(row, k))
+                k += 1
         except Exception as error:
             end = error
         await come.put(end)

@@ -129,7 +129,7 @@ class Session(_Open, SessionView):
         Raises:
             GatestreamError: as `run`; InputError only after all rows before the bad one were answered.
         """
-        with contextlib.closing(_gather(source, self._encode)) as gathered:
+        with contextlib.closing(_gather(source, self._encode_row)) as gathered:
             for rows in gathered:
                 chunk = self._of_rows(rows)
                 self._take(chunk, ONE_RUN, timeout)
@@ -198,7 +198,7 @@ class Group(_Open, GroupView):
         return self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 
 
-def _gather(source: Iterable[Inputs], encode: Callable[[Inputs], list[Array]]) -> Generator[list[list[Array]]]:
+def _gather(source: Iterable[Inputs], encode: Callable[[Inputs, int], list[Array]]) -> Generator[list[list[Array]]]:
     """Rows of a source that a thread reads, encoded: as many as have come since the last time, at least one."""
     # Behind the rows: the error that the source ended with, or None.
     come: queue.Queue[list[Array] | Exception | None] = queue.Queue(GATHERED)
@@ -207,8 +207,8 @@ def _gather(source: Iterable[Inputs], encode: Callable[[Inputs], list[Array]]) -
     def read() -> None:
         end = None
         try:
-            for row in source:
-                come.put(encode(row))
+            for k, row in enumerate(source):
+                come.put(encode(row, k))
                 if stopped.is_set():
                     return
         except Exception as error:

@@ -14,6 +14,36 @@ const PROTO = fileURLToPath(new URL("../../protos/gatestream/v1/gatestream.proto
 // Columns are little-endian, as every typed array is on the machines that Node runs on.
 const ARRAYS = { DATA_TYPE_FLOAT32: Float32Array, DATA_TYPE_INT64: BigInt64Array };
 
+/** What this input takes no number for: a text; null: it takes it. JavaScript would make numbers of null, true and "1". */
+function refusal(tensor, value) {
+  if (typeof value !== "number") return "a number was expected";
+  if (tensor.dtype === "DATA_TYPE_FLOAT32") {
+    return Number.isFinite(Math.fround(value)) ? null : "a finite float32 number was expected";
+  }
+  if (!Number.isSafeInteger(value)) return "a whole number was expected";
+  const tokens = tensor.vocabulary.length;
+  return !tokens || (value >= 0 && value < tokens) ? null : `0 to ${tokens - 1} was expected`;
+}
+
+/** Refuse what is no row of this input, with its place. */
+function check(tensor, rows) {
+  if (!Array.isArray(rows) || !rows.length) throw new Error("an array of one row or more was expected");
+  const visit = (value, shape, place) => {
+    const say = (what) => {
+      const text = JSON.stringify(value);
+      throw new Error(`${place}: ${text.length > 60 ? `${text.slice(0, 60)}...` : text} came; ${what}`);
+    };
+    if (shape.length) {
+      if (!Array.isArray(value) || value.length !== shape[0]) say(`an array of ${shape[0]} was expected`);
+      value.forEach((item, k) => visit(item, shape.slice(1), `${place}, column ${tensor.columns[k] ?? k}`));
+    } else {
+      const what = refusal(tensor, value);
+      if (what) say(what);
+    }
+  };
+  rows.forEach((row, k) => visit(row, tensor.shape, `row ${k}`));
+}
+
 /** One column of the wire from the rows of all entries. */
 function encode(tensor, rows) {
   const numbers = rows.flat(Infinity);
@@ -88,7 +118,13 @@ class Session {
 
 async function main([address, file, name = ""]) {
   if (!file) throw new Error("usage: node client.js HOST:PORT ROWS.json [MODEL]");
-  const rows = JSON.parse(readFileSync(file, "utf8"));
+  const text = readFileSync(file, "utf8");
+  let rows;
+  try {
+    rows = JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${file}: ${error.message.replace(/\s+/g, " ")}`);
+  }
   const options = { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
   const definition = protoLoader.loadSync(PROTO, options);
   const { Gatestream } = grpc.loadPackageDefinition(definition).gatestream.v1;
@@ -97,12 +133,16 @@ async function main([address, file, name = ""]) {
     const described = await new Promise((resolve, reject) =>
       client.Describe({ model: name }, (error, answer) => (error ? reject(error) : resolve(answer))),
     );
+    if (described.models.length > 1) {
+      throw new Error(`name one of the models: ${described.models.map(({ spec }) => spec.name).join(", ")}`);
+    }
     const model = described.models[0].spec;
+    check(model.inputs[0], rows);
     const session = new Session(client, model);
     try {
       await session.open({ gates: model.gates.length > 0 });
-      // One step, then all the others as one chunk.
-      for (const chunk of [rows.slice(0, 1), rows.slice(1)]) {
+      // One step, then all the others, where there are others, as one chunk.
+      for (const chunk of [rows.slice(0, 1), rows.slice(1)].filter(({ length }) => length)) {
         for (const step of await session.run(chunk)) console.log(JSON.stringify(step));
       }
       await session.close();

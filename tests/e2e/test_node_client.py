@@ -100,17 +100,34 @@ def test_numbers_and_numpy(server: ServerProcess, tmp_path: Path) -> None:
         np.testing.assert_allclose([step["gates"][name] for step in got], gates[symbol], atol=1e-5)
 
 
+def test_a_file_of_one_row(server: ServerProcess, tmp_path: Path) -> None:
+    ys, _ = Lstm.random().run(np.ones((1, 3), np.float32))
+    (got,) = answers(server, [[1, 1, 1]], "lstm", tmp_path)
+    assert got["position"] == 0
+    np.testing.assert_allclose(got["y"], ys[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("rows", "model", "message"),
     [
         ([0], "nobody", "Error: 5 NOT_FOUND: no model 'nobody' here"),
-        ([99], "tokens", "Error: REASON_TOKEN_OUT_OF_RANGE: "),
+        ([0, 1.5], "tokens", "Error: row 1: 1.5 came; a whole number was expected"),
+        ([0, -1], "tokens", "Error: row 1: -1 came; 0 to 6 was expected"),
+        ([[1, 2, 3], [1, None, 3]], "lstm", "Error: row 1, column 1: null came; a number was expected"),
+        ([[1, 2, 3], [1, True, 3]], "lstm", "Error: row 1, column 1: true came; a number was expected"),
+        ([[1, 2, 3], [1, "2", 3]], "lstm", 'Error: row 1, column 1: "2" came; a number was expected'),
+        ([[1, 2, 1e39]], "lstm", "Error: row 0, column 2: 1e+39 came; a finite float32 number was expected"),
+        ([[1, 2, 3], [1, 2]], "lstm", "Error: row 1: [1,2] came; an array of 3 was expected"),
+        ([1, 2, 3], "lstm", "Error: row 0: 1 came; an array of 3 was expected"),
+        ([[1, float("nan"), 3]], "lstm", "Error: "),
+        ([], "lstm", "Error: an array of one row or more was expected"),
+        ([[1, 2, 3]], "", "Error: name one of the models: "),
     ],
 )
 def test_a_refusal_is_said_in_one_line(
-    server: ServerProcess, rows: list[int], model: str, message: str, tmp_path: Path
+    server: ServerProcess, rows: Any, model: str, message: str, tmp_path: Path
 ) -> None:
     done = node(server, rows, model, tmp_path)
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1

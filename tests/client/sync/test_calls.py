@@ -1,12 +1,14 @@
 """What is done to blocking sessions from beside their stream, against a real server."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gatestream.client import Client, connect
-from gatestream.client.errors import PositionMismatchError, SessionClosedError, StateMismatchError
+from gatestream.client.errors import InputError, PositionMismatchError, SessionClosedError, StateMismatchError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.process import ServerProcess
 from tests.support.wire import until
@@ -44,6 +46,31 @@ def test_a_state_that_does_not_fit(gs: Client) -> None:
         with pytest.raises(StateMismatchError, match="fingerprint"):
             s.set_state(strange)
         np.testing.assert_array_equal(s.step([1, 1]), [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("s", "position", "message"),
+    [
+        ([1, np.nan], 0, r"state 's' of 'accumulator': nan came at \[1\]; finite numbers"),
+        ([1e39, 0], 0, r"1e\+39 came at \[0\]; finite numbers, at most 3.4028235e\+38"),
+        (np.ma.array([1, 2], mask=[False, True]), 0, r"a masked value came at \[1\]"),
+        ([1, True], 0, r"True \(bool\) came at \[1\]"),
+        ([1, None], 0, r"None \(NoneType\) came at \[1\]"),
+        (["1", "2"], 0, "text came"),
+        ([1, 2], -1, r"position: -1 \(int\) came"),
+        ([1, 2], 0.5, r"position: 0.5 \(float\) came"),
+        ([1, 2], True, r"position: True \(bool\) came"),
+        ([1, 2], 2**64, r"position: a whole number of 65 bits came"),
+    ],
+)
+def test_a_state_of_wrong_values(gs: Client, s: Any, position: Any, message: str) -> None:
+    with gs.session("accumulator") as session:
+        session.step([3, 4])
+        state = replace(session.get_state(), arrays={"s": s}, position=position)
+        with pytest.raises(InputError, match=message):
+            session.set_state(state)
+        assert session.position == 1
+        np.testing.assert_array_equal(session.step([1, 1]), [4, 5])
 
 
 def test_a_state_that_somebody_else_set(gs: Client) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gatestream.client import Client, connect
-from gatestream.client.errors import InputError, NotFiniteError, SessionClosedError, StepFailedError
+from gatestream.client.errors import InputError, SessionClosedError, StepFailedError
 from tests.support.artifacts import POISON, whole_numbers
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess
@@ -120,11 +120,11 @@ def test_reset_goes_on_counting(gs: Client) -> None:
 
 def test_what_a_chunk_brought_before_it_failed(narrow: ServerProcess) -> None:
     xs = np.ones((20, 2))
-    xs[13] = np.nan
+    xs[13] = POISON
     with connect(narrow.address) as gs, gs.session() as s:
-        with pytest.raises(NotFiniteError) as caught:
+        with pytest.raises(StepFailedError) as caught:
             s.run(xs)
-        # The message with the bad step, of eight steps, was refused as a whole.
+        # The message with the bad step, of eight steps, failed as a whole.
         assert caught.value.taken.tolist() == [8]
         assert caught.value.answer is not None
         np.testing.assert_array_equal(caught.value.answer.y, np.cumsum(xs[:8], axis=0))
