@@ -36,6 +36,8 @@ _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_outpu
 # An answer repeats the id of its request.
 _ID_BYTES: Final = 1024
 _INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+# So many that have ended are no matter.
+_FEW_SEQUENCES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,11 @@ class InferenceStream:
         # Columns of the requests that are answered in part.
         self._parts: dict[int, list[tuple[int, list[bytes]]]] = {}
         self._numbers = itertools.count()
-        self._half_closed = False
+        # Nothing more comes, or the server will stop.
+        self._half_closed = self._leaving = False
+        # By model, the sequences that requests were of; some have ended since.
+        self._sequences: set[tuple[int, str]] = set()
+        self._most_noted = _FEW_SEQUENCES
         # The latest request that went on with a sequence.
         self._same: _Same | None = None
 
@@ -148,7 +154,9 @@ class InferenceStream:
         self.outbox.end()
 
     def going_away(self, seconds: float) -> None:
-        """The protocol has no word for it; health and ServerReady say so."""
+        """The protocol has no word for it; health and ServerReady say so. End with the last sequence."""
+        self._leaving = True
+        self._end_when_done()
 
     def _infer(self, request: oip.ModelInferRequest) -> _Request:
         if self._models.stopped:
@@ -165,6 +173,8 @@ class InferenceStream:
             model, request.id, steps, wants, sequence_session(name) if name else "", start, end, answer, places
         )
         slot = model.register.sequence(self._tenant, name, start=start, draining=self._models.draining)
+        if name:
+            self._note(model, asked.sequence)
         accepted = self._submit(asked, slot, columns)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not name or (end and accepted):
@@ -229,7 +239,7 @@ class InferenceStream:
             pieces = zip(asked.answer, [columns[k] for k in asked.columns], strict=True)
             answer = b"".join(itertools.chain.from_iterable(pieces))
         self.outbox.put(answer, asked.steps)
-        if self._half_closed:
+        if self._half_closed or self._leaving:
             self._end_when_done()
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
@@ -257,8 +267,21 @@ class InferenceStream:
         self.outbox.put(answer.SerializeToString())
 
     def _end_when_done(self) -> None:
-        if self._half_closed and not self._waiting:
+        if not self._waiting and (self._half_closed or (self._leaving and not self._live_sequences())):
             self.outbox.end()
+
+    def _note(self, model: Model, session_id: str) -> None:
+        self._sequences.add((model.number, session_id))
+        if len(self._sequences) > self._most_noted:
+            self._sequences = self._live_sequences()
+            self._most_noted = 2 * len(self._sequences) + _FEW_SEQUENCES
+
+    def _live_sequences(self) -> set[tuple[int, str]]:
+        return {
+            (number, session_id)
+            for number, session_id in self._sequences
+            if self._models[number].engine.sessions.get(self._tenant, session_id) is not None
+        }
 
 
 def _wants(spec: pb.ModelSpec, wanted: Sequence[str]) -> int:

@@ -1,12 +1,10 @@
 """A server's life: load, warm up, serve, drain, stop."""
 
 import asyncio
-import contextlib
 import gc
 import itertools
-import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -22,11 +20,13 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from gatestream.server.address import write_port
 from gatestream.server.config import ServerConfig
+from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
+from gatestream.server.signals import StopSignals
 from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams, as_bytes
 from gatestream.server.tenants import Tenants
@@ -37,7 +37,6 @@ _SERVICES: Final[tuple[str, ...]] = (
     pb.DESCRIPTOR.services_by_name["Gatestream"].full_name,
     oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
-_LAST_TICKS_SECONDS: Final = 1.0
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
 
@@ -47,9 +46,9 @@ _log = structlog.get_logger(__name__)
 async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     """Serve until the process is told to stop.
 
-    The first SIGTERM or SIGINT drains: health says NOT_SERVING, nothing new is opened, what is open may finish. It ends
-    when no session is left or `config.drain_seconds` have passed; every accepted step is answered before that. A second
-    signal ends at once.
+    The first SIGTERM, SIGINT or SIGHUP drains: health says NOT_SERVING, nothing new is opened, what is open may finish.
+    It ends when no stream is left that has sessions or waits for answers, or `config.drain_seconds` have passed; every
+    accepted step is answered before that. A second signal ends at once.
 
     Args:
         config: of the server.
@@ -85,7 +84,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     except RuntimeError as error:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
-    signals = _Signals(alone=worker is None)
+    signals = StopSignals(alone=worker is None)
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set)
     async with asyncio.TaskGroup() as background:
@@ -112,59 +111,11 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         )
         await signals.first.wait()
         await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await _drain(models, streams, config.drain_seconds, signals)
+        await drain(models, streams, config.drain_seconds, signals)
         await server.stop(grace=0.5)
         for task in tasks:
             task.cancel()
     _log.info("stopped")
-
-
-async def _drain(models: Models, streams: Streams, seconds: float, signals: "_Signals") -> None:
-    models.draining = True
-    sessions = sum(len(model.engine.sessions) for model in models)
-    _log.info("draining", sessions=sessions, streams=len(streams), deadline_s=seconds)
-    streams.going_away(seconds)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_first(streams.none(), signals.second.wait()), seconds)
-    models.stopped = True
-    with contextlib.suppress(TimeoutError):
-        # Nothing is added now: what is in line is a matter of some ticks, or else is answered as not taken.
-        for model in models:
-            await asyncio.wait_for(_first(model.engine.quiet(), signals.second.wait()), _LAST_TICKS_SECONDS)
-    ended = sum(len(model.engine.sessions) for model in models)
-    for model in models:
-        model.register.end_all(pb.CLOSE_REASON_DRAINED)
-    streams.end()
-    _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    tasks = [asyncio.create_task(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-class _Signals:
-    """The first and the second signal to stop.
-
-    Args:
-        alone: there is no supervisor. Where there is one, what it says may come before the very signal that it heard,
-            which then is no second one.
-    """
-
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._came)
-
-    def _came(self) -> None:
-        (self.second if self._alone and self.first.is_set() else self.first).set()
 
 
 async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:

@@ -94,6 +94,9 @@ class Streams:
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
                 yield message
+            if outbox.failure is None and not reader.done():
+                # Its client may send more. Who only reads wakes up by this.
+                outbox.failure = Draining("the server stops; go on with another")
             if outbox.failure is not None:
                 await abort(context, outbox.failure)
         finally:

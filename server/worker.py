@@ -102,8 +102,9 @@ def main(descriptor: int) -> None:
     Args:
         descriptor: of this process's end of the link.
     """
-    # An interrupt from a terminal goes to every process at once; the supervisor knows what it means.
+    # What a terminal sends goes to every process at once; the supervisor knows what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     link = Connection(descriptor)
     try:
         orders: Orders = link.recv()

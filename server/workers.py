@@ -20,6 +20,7 @@ from gatestream.server.claims import ClaimFiles
 from gatestream.server.config import ServerConfig
 from gatestream.server.cpus import cpus_available
 from gatestream.server.errors import ServerError
+from gatestream.server.signals import on_stop
 from gatestream.server.worker import Failed, Order, Orders, Served, Serving
 
 _COMMAND: Final = "from gatestream.server.worker import main; main({})"
@@ -36,8 +37,8 @@ _log = structlog.get_logger(__name__)
 async def supervise(config: ServerConfig) -> None:
     """Serve with `config.workers` workers until the process is told to stop.
 
-    The first SIGTERM or SIGINT drains every worker, a second one ends them at once. A worker that dies is started anew.
-    When this process dies, its workers end.
+    The first SIGTERM, SIGINT or SIGHUP drains every worker, a second one ends them at once. A worker that dies is
+    started anew. When this process dies, its workers end.
 
     Raises:
         ServerError: a worker cannot serve as configured, dies early again and again, or does not end in order.
@@ -46,9 +47,7 @@ async def supervise(config: ServerConfig) -> None:
     write_port(config.port_file, "")
     with reserved(config.listen) as address:
         team = _Team(config, address)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, team.told_to_stop)
+        on_stop(team.told_to_stop)
         async with asyncio.TaskGroup() as tasks:
             for worker in range(1, config.workers + 1):
                 tasks.create_task(team.keep(worker))

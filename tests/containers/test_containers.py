@@ -229,8 +229,11 @@ def test_a_stopped_server_drains(stack: Stack) -> None:
         assert next(answers).results.first == [0]
         requests.put(pb.ClientMessage(close=pb.Close(handle=[0])))
         assert next(answers).closed.reason == pb.CLOSE_REASON_REQUESTED
+        # The client has not said that it sends no more, and hears that the server takes no more.
+        with pytest.raises(grpc.RpcError) as ended:
+            next(answers)
+        assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
         requests.put(None)
-        assert list(answers) == []
         assert stop.result().returncode == 0
     state = inspect("container", stack.container)["State"]
     assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)

@@ -281,7 +281,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
-@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_drains_every_worker(accumulator_path: Path, first: signal.Signals) -> None:
     with (
         serving(accumulator_path, workers=2, drain_seconds=10 * PATIENCE) as server,
@@ -297,7 +297,7 @@ def test_the_first_signal_drains_every_worker(accumulator_path: Path, first: sig
         for stream in streams:
             stream.close(0)
             assert stream.expect("closed").reason == pb.CLOSE_REASON_REQUESTED
-            assert stream.status()[0] == grpc.StatusCode.OK
+            assert stream.status()[0] == grpc.StatusCode.UNAVAILABLE
         assert server.popen.wait(PATIENCE) == 0
         assert gone(processes)
 

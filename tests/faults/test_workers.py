@@ -83,7 +83,7 @@ def test_a_worker_that_does_not_end_is_killed(accumulator_path: Path) -> None:
         assert not psutil.pid_exists(process_of(server, 1))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 def test_workers_end_with_their_supervisor(accumulator_path: Path, number: signal.Signals) -> None:
     with serving(accumulator_path, workers=2) as server, streams_with_numbers(server) as streams:
         processes = psutil.Process(server.popen.pid).children(recursive=True)
@@ -95,7 +95,7 @@ def test_workers_end_with_their_supervisor(accumulator_path: Path, number: signa
         for stream in streams.values():
             stream.expect("going_away")
             assert stream.expect("closed").reason == pb.CLOSE_REASON_DRAINED
-            assert stream.status()[0] == grpc.StatusCode.OK
+            assert stream.status()[0] == grpc.StatusCode.UNAVAILABLE
         assert psutil.wait_procs(processes, PATIENCE)[1] == []
         # The port is free.
         with socket.create_server(("127.0.0.1", server.port)):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,17 @@ class ServerProcess:
         self.popen.wait()
 
 
+# As a login shell starts it, whatever started the tests: `nohup`, for one, has SIGHUP ignored.
+_DEFAULT_SIGNALS = ("env", "--default-signal=HUP")
+
+
 def start(*artifacts: Path, **settings: object) -> ServerProcess:
     """Start a server on a free port and wait until it serves; settings are its flags, True for one without a value."""
+    return start_under(_DEFAULT_SIGNALS, *artifacts, **settings)
+
+
+def start_under(launcher: Sequence[str], *artifacts: Path, **settings: object) -> ServerProcess:
+    """As `start`, by a command that becomes the one that stands behind it."""
     folder = Path(tempfile.mkdtemp(prefix="gatestream-test-"))
     port_file, log = folder / "port", folder / "log"
     flags = {"listen": "127.0.0.1:0", "provider": "cpu", "log_format": "json", **settings}
@@ -62,6 +71,7 @@ def start(*artifacts: Path, **settings: object) -> ServerProcess:
     with log.open("wb") as out:
         popen = subprocess.Popen(
             [
+                *launcher,
                 sys.executable,
                 "-m",
                 "gatestream.cli",

@@ -1,0 +1,53 @@
+"""The end of a server that was told to stop: what is open may finish, and what was accepted is answered."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any, Final
+
+import structlog
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.models import Models
+from gatestream.server.signals import StopSignals
+from gatestream.server.streams import Streams
+
+_LAST_TICKS_SECONDS: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def drain(models: Models, streams: Streams, seconds: float, signals: StopSignals) -> None:
+    """Open nothing more, and return when all streams have ended: by themselves, or at the deadline, or at a signal.
+
+    Args:
+        models: what is served.
+        streams: that are open.
+        seconds: that they may take.
+        signals: of which the second ends them at once.
+    """
+    models.draining = True
+    sessions = sum(len(model.engine.sessions) for model in models)
+    _log.info("draining", sessions=sessions, streams=len(streams), deadline_s=seconds)
+    streams.going_away(seconds)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_first(streams.none(), signals.second.wait()), seconds)
+    models.stopped = True
+    with contextlib.suppress(TimeoutError):
+        # Nothing is added now: what is in line is a matter of some ticks, or else is answered as not taken.
+        for model in models:
+            await asyncio.wait_for(_first(model.engine.quiet(), signals.second.wait()), _LAST_TICKS_SECONDS)
+    ended = sum(len(model.engine.sessions) for model in models)
+    for model in models:
+        model.register.end_all(pb.CLOSE_REASON_DRAINED)
+    streams.end()
+    _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
