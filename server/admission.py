@@ -1,15 +1,24 @@
-"""How much may be pending: of one model, and of each stream."""
+"""How much may be pending: of one model, of each tenant and of each stream."""
 
 from collections.abc import Sequence
+from math import prod
+from typing import Final
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import ITEM_BYTES
 from gatestream.server.config import Limits
 from gatestream.server.errors import ConfigError, Exhausted
 from gatestream.server.owner import Owner
+from gatestream.server.runner import DTYPES
+
+# How soon who is over a bound of bytes is to try again: that depends on how fast others read.
+_BYTES_SECONDS: Final = 0.1
 
 
 class Admission:
     """The rows of one model that were accepted and not yet computed. A control counts as a row.
+
+    Every row that `take` lets in is given back once, by `computed` or by `withdrawn`.
 
     Args:
         spec: of the model.
@@ -36,13 +45,24 @@ class Admission:
         self._most_of_a_stream = [
             min(limits.rows_per_stream, limits.reply_bytes_per_stream // row_bytes[gates]) for gates in (False, True)
         ]
+        inputs = sum(prod(item.shape) * DTYPES[item.dtype].itemsize for item in spec.inputs)
+        outputs, gates = row_bytes[False], row_bytes[True] - row_bytes[False]
+        # By what is wanted back, as bits: 1 the outputs, 2 the gates.
+        self._row_bytes = [ITEM_BYTES + inputs + answer for answer in (0, outputs, gates, outputs + gates)]
+        self._stream_rows = [self._most_of_a_stream[wants >= 2] for wants in range(4)]
 
     def most_rows(self, gates: bool) -> int:
         """Rows that one stream may have in flight, answered with the gates or without."""
         return self._most_of_a_stream[gates]
 
-    def take(self, owner: Owner | None, rows: int, *, gates: bool = False, unlimited: bool = False) -> None:
-        """Let rows in, for an owner or for nobody.
+    def take(self, owner: Owner | None, rows: int, wants: int = 0, *, unlimited: bool = False) -> None:
+        """Let rows in.
+
+        Args:
+            owner: whose; None: nobody's.
+            rows: how many.
+            wants: OUTPUTS and GATES, as they are to be answered.
+            unlimited: whatever is pending.
 
         Raises:
             Exhausted: too much is pending.
@@ -51,12 +71,61 @@ class Admission:
         if owner is None:
             if pending > self._most and not unlimited:
                 raise self._all_taken(rows)
-        else:
-            held = owner.rows + rows
-            if (pending > self._most or held > self._most_of_a_stream[gates]) and not unlimited:
-                raise self._all_taken(rows) if pending > self._most else self._stream_full(owner, rows, gates)
-            owner.rows = held
+            self.rows = pending
+            return
+        account = owner.account
+        everyone = account.everyone
+        size = rows * self._row_bytes[wants]
+        held, of_tenant, bytes_, all_bytes = (
+            owner.rows + rows,
+            account.rows + rows,
+            account.bytes + size,
+            everyone.bytes + size,
+        )
+        if (
+            pending > self._most
+            or held > self._stream_rows[wants]
+            or of_tenant > account.most_rows
+            or bytes_ > account.most_bytes
+            or all_bytes > everyone.most_bytes
+        ) and not unlimited:
+            self._check(owner, rows, wants)
         self.rows = pending
+        owner.rows = held
+        account.rows = of_tenant
+        account.bytes = bytes_
+        everyone.bytes = all_bytes
+
+    def computed(self, owner: Owner | None, rows: int, wants: int = 0) -> None:
+        """Rows are pending no more. Their owner has them until they are sent, and their bytes are the answer's."""
+        self.rows -= rows
+        if owner is not None:
+            account = owner.account
+            account.rows -= rows
+            account.hold(-rows * self._row_bytes[wants])
+
+    def withdrawn(self, owner: Owner | None, rows: int, wants: int = 0) -> None:
+        """Rows will not be answered."""
+        self.computed(owner, rows, wants)
+        if owner is not None:
+            owner.rows -= rows
+
+    def _check(self, owner: Owner, rows: int, wants: int) -> None:
+        """Refuse rows for the first bound that they are over."""
+        account = owner.account
+        if self.rows + rows > self._most:
+            raise self._all_taken(rows)
+        if owner.rows + rows > self._stream_rows[wants]:
+            raise self._full(f"{owner.rows} in flight", rows, "the stream's", self._stream_rows[wants])
+        if account.rows + rows > account.most_rows:
+            raise self._full(f"{account.rows} pending", rows, "this tenant's", account.most_rows)
+        # A client may send as soon as it has an answer, which is then still counted as being sent.
+        size, sending = rows * self._row_bytes[wants], owner.outbox.sending
+        if account.bytes - sending + size > account.most_bytes:
+            raise self._too_large(size, account.bytes, "this tenant's", account.most_bytes)
+        everyone = account.everyone
+        if everyone.bytes - sending + size > everyone.most_bytes:
+            raise self._too_large(size, None, "the server's", everyone.most_bytes)
 
     def _all_taken(self, rows: int) -> Exhausted:
         wait = self._wait()
@@ -66,12 +135,19 @@ class Admission:
             retry_after=wait,
         )
 
-    def _stream_full(self, owner: Owner, rows: int, gates: bool) -> Exhausted:
-        most = self._most_of_a_stream[gates]
+    def _full(self, there: str, rows: int, whose: str, most: int) -> Exhausted:
         return Exhausted(
-            f"{rows} rows more than the {owner.rows} in flight would be over the stream's {most}; "
+            f"{rows} rows more than the {there} would be over {whose} {most}; "
             + ("wait for answers" if rows <= most else "send less in a message"),
             retry_after=self._wait() if rows <= most else 0.0,
+        )
+
+    def _too_large(self, size: int, held: int | None, whose: str, most: int) -> Exhausted:
+        than = "what is" if held is None else f"the {held}"
+        return Exhausted(
+            f"{size} bytes, of inputs and of answers to them, more than {than} held would be over {whose} {most}; "
+            + ("read the answers, or try again later" if size <= most else "send less in a message"),
+            retry_after=max(_BYTES_SECONDS, self._wait()) if size <= most else 0.0,
         )
 
     def _wait(self) -> float:

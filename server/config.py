@@ -13,6 +13,7 @@ from gatestream.server.errors import ConfigError
 Provider = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 Threads = int | Literal["auto"]
+Share = int | Literal["auto"]
 
 
 def _setting(
@@ -47,6 +48,31 @@ class Limits:
         "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096, most=2**40
     )
     message_bytes: int = _setting("Size of one message from a client.", 16 * 2**20, least=1024, most=2**31 - 1)
+    reply_bytes: int = _setting(
+        "Bytes of answers not yet sent, and of rows not yet computed with the answers that they will have, of all "
+        "streams.",
+        512 * 2**20,
+        least=4096,
+        most=2**44,
+    )
+    tenant_sessions: Share = _setting(
+        "Resident sessions of one tenant, of each model; auto: all for a tenant that is alone, else half.",
+        "auto",
+        least=1,
+        most=10_000_000,
+    )
+    tenant_streams: Share = _setting(
+        "Streams that one tenant has open at once; auto: all, or half.", "auto", least=1, most=1_000_000
+    )
+    tenant_rows: Share = _setting(
+        "Rows of one tenant accepted and not yet computed, of all models; auto: all, or half.",
+        "auto",
+        least=1,
+        most=2**31 - 1,
+    )
+    tenant_reply_bytes: Share = _setting(
+        "Bytes as in reply-bytes, of one tenant; auto: all, or half.", "auto", least=4096, most=2**44
+    )
     idle_timeout: float = _setting(
         "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0, most=10**9
     )
@@ -62,6 +88,18 @@ class Limits:
             raise ConfigError(
                 f"rows_per_stream is {self.rows_per_stream}, rows {self.rows}: one stream may not hold more than all"
             )
+        if self.reply_bytes_per_stream > self.reply_bytes:
+            raise ConfigError(
+                f"reply_bytes_per_stream is {self.reply_bytes_per_stream}, reply_bytes {self.reply_bytes}: one stream "
+                "may not hold more than all"
+            )
+        for name in ("rows", "reply_bytes"):
+            of_stream, of_tenant = getattr(self, f"{name}_per_stream"), getattr(self, f"tenant_{name}")
+            if of_tenant != "auto" and of_stream > of_tenant:
+                raise ConfigError(
+                    f"{name}_per_stream is {of_stream}, tenant_{name} {of_tenant}: one stream may not hold more than "
+                    "its tenant"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +167,6 @@ class ServerConfig:
     tick: TickLimits = field(default_factory=TickLimits)
 
     def __post_init__(self) -> None:
-        if isinstance(self.threads, str) and self.threads != "auto":
-            raise ConfigError(f"threads is {self.threads!r}; expected a number, or auto")
         _check_ranges(self)
         if not self.artifacts:
             raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
@@ -157,6 +193,8 @@ def _check_ranges(config: Any) -> None:
     for item in fields(config):
         value, least, most = (getattr(config, item.name), *(item.metadata.get(k) for k in ("least", "most")))
         name = setting_name(type(config), item.name)
+        if least is not None and isinstance(value, str) and value != "auto":
+            raise ConfigError(f"{name} is {value!r}; expected a number, or auto")
         # NaN is in no range.
         if least is not None and not isinstance(value, str) and not least <= value <= most:
             raise ConfigError(f"{name} is {value}; expected {least:,} to {most:,}")

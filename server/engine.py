@@ -256,7 +256,6 @@ class Engine:
         first = table.position[slots]
         table.position[slots] = first + lengths
         table.answered_at[slots] = self.clock()
-        self.admission.rows -= rows
         item.answer(None, first, lengths, outputs, gates)
 
     def _lone(self) -> bool:
@@ -292,7 +291,7 @@ class Engine:
         self._alone_ticks += 1
         table.position[slot] = table.accepted[slot] = position + 1
         table.answered_at[slot] = self.clock()
-        self.admission.rows -= 1
+        self.admission.computed(owner, 1, wants)
         owner.result(
             handle,
             position,
@@ -353,12 +352,11 @@ class Engine:
         wanted, finished = self._scheduler.complete(tick)
         first = self.sessions.position[tick.slots]
         if wanted.all():
-            whole, slots, rows = True, tick.slots, int(tick.lengths.sum())
+            whole, slots = True, tick.slots
         else:
-            whole, slots, rows = False, tick.slots[wanted], int(tick.lengths[wanted].sum())
+            whole, slots = False, tick.slots[wanted]
         self.sessions.position[slots] += tick.lengths[wanted]
         self.sessions.answered_at[slots] = now
-        self.admission.rows -= rows
         for work, start, stop in self._answers(tick):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
             lengths = tick.lengths[members]
@@ -430,7 +428,6 @@ class Engine:
             for entry in line:
                 item = self._work[entry.work]
                 if not isinstance(item, Control):
-                    self.admission.rows -= entry.left
                     item.refuse(why(entry), entry.entry, position, first, entry.left)
                     first += entry.left
                     self._count_off(entry.work, item, 1)
@@ -447,9 +444,7 @@ class Engine:
             del self._work[work]
 
     def _count_off_control(self, control: Control) -> None:
-        self.admission.rows -= 1
-        if control.owner is not None:
-            control.owner.rows -= 1
+        self.admission.withdrawn(control.owner, 1)
 
 
 def _row_bytes(spec: pb.ModelSpec) -> tuple[int, int]:

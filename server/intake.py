@@ -1,7 +1,9 @@
 """What comes: what is wrong with it, what is accepted of it, and what of that came since the last tick."""
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import compress
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
@@ -86,8 +88,10 @@ class Intake:
             if not good.any():
                 return []
             accepted, meant, entries = accepted[good], meant[good], self._only(good, entries)
+        # As if all wanted all that any wants.
+        admitted = reduce(or_, entries.kinds)
         try:
-            self._admission.take(owner, entries.rows, gates=max(entries.kinds) >= GATES)
+            self._admission.take(owner, entries.rows, admitted)
         except Refused as error:
             owner.refused(error, entries.handles, accepted, meant, entries.lengths)
             return []
@@ -97,16 +101,16 @@ class Intake:
             entries = entries._replace(offsets=np.cumsum(entries.lengths) - entries.lengths)
         self._sessions.accepted[entries.slots] = accepted + entries.lengths
         if len(entries.kinds) == 1:
-            return [_packet(owner, entries, inputs)]
+            return [self._packet(owner, entries, inputs, admitted)]
         wants = self._wants[entries.slots]
-        return [_packet(owner, self._only(wants == kind, entries), inputs) for kind in entries.kinds]
+        return [self._packet(owner, self._only(wants == kind, entries), inputs, admitted) for kind in entries.kinds]
 
     def accept_one(
         self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
     ) -> bool:
         """Admit a message of one entry, as `Engine.submit_one`; whether there was room for it."""
         try:
-            self._admission.take(owner, length, gates=wants >= GATES)
+            self._admission.take(owner, length, wants)
         except Refused as error:
             accepted = int(self._sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
@@ -145,7 +149,7 @@ class Intake:
             longest = int(lengths.max())
             inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
         self._sessions.accepted[slots] = accepted + lengths
-        item = Singles(owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
+        item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
         return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
 
     def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
@@ -154,17 +158,16 @@ class Intake:
 
     def _refuse(self, step: Step, accepted: int, meant: int, inputs: Sequence[Array]) -> None:
         """Tell an owner what is wrong, of its own entry alone."""
-        owner, handle, length, *_ = step
+        owner, handle, length, *_, wants = step
         own = [column[:length] for column in inputs]
         zero = np.zeros(1, np.int64)
         ((error, _),) = faults(self._inputs, own, np.array([length]), zero, np.array([accepted]), np.array([meant]))
-        self._admission.rows -= length
-        owner.rows -= length
+        self._admission.withdrawn(owner, length, wants)
         refuse_one(owner, error, handle, accepted, meant, length)
 
-
-def _packet(owner: Owner, entries: Entries, inputs: Sequence[Array]) -> Packet:
-    """Of entries of which all want the same kind of answer."""
-    handles, slots, lengths, offsets, rows, longest, (kind,) = entries
-    item = Chunks(owner, handles, inputs, bool(kind & OUTPUTS), bool(kind & GATES), len(slots))
-    return Packet(item, slots, lengths, offsets, longest, rows)
+    def _packet(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Packet:
+        """Of entries of which all want the same kind of answer."""
+        handles, slots, lengths, offsets, rows, longest, (kind,) = entries
+        outputs, gates = bool(kind & OUTPUTS), bool(kind & GATES)
+        item = Chunks(self._admission, owner, handles, inputs, outputs, gates, len(slots), admitted)
+        return Packet(item, slots, lengths, offsets, longest, rows)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import Accounts
 from gatestream.server.artifact import Artifact
 from gatestream.server.claims import Claims
 from gatestream.server.config import ServerConfig
@@ -35,12 +36,17 @@ class Model:
 class Models:
     """All models of a server, by number and by name.
 
+    Args:
+        models: in order of their numbers.
+        accounts: of the tenants.
+
     Attributes:
         draining: the server is about to stop and opens no more sessions.
         stopped: nor does it take steps.
     """
 
-    def __init__(self, models: list[Model]):
+    def __init__(self, models: list[Model], accounts: Accounts):
+        self.accounts = accounts
         self._models = models
         self._by_name = {model.spec.name: model for model in models}
         self.draining = False
@@ -95,7 +101,7 @@ def load_models(config: ServerConfig, claims: Claims | None = None, threads: Map
         engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
         register = Register(engine, config.limits.idle_timeout, claims)
         models.append(Model(len(models), artifact.spec, engine, register, measured))
-    return Models(models)
+    return Models(models, Accounts(config.limits, len(models)))
 
 
 def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tuple[Runner, Measured]:

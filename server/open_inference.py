@@ -96,7 +96,8 @@ class InferenceStream:
 
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
-        self.outbox = Outbox()
+        self.account = models.accounts.of(tenant)
+        self.outbox = Outbox(self.account)
         self.failure: Refused | None = None
         self._models = models
         self._limits = limits
@@ -151,7 +152,7 @@ class InferenceStream:
 
     def disconnect(self) -> None:
         """The peer has gone. Its sequences stay: another call may go on with them."""
-        self.outbox.end()
+        self.outbox.discard()
 
     def going_away(self, seconds: float) -> None:
         """The protocol has no word for it; health and ServerReady say so. End with the last sequence."""

@@ -7,9 +7,12 @@ from typing import Final
 import structlog
 
 from gatestream.server.errors import Failed, Refused
+from gatestream.server.accounts import ITEM_BYTES, Account
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
+# Nor one that leaves so many bytes unread which no accepted row stands for: of errors, and of what was opened or closed.
+_FULL_BYTES: Final = 2**20
 
 _log = structlog.get_logger(__name__)
 
@@ -20,26 +23,39 @@ class Outbox:
     One task takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
     is accepted from a stream while its outbox is full.
 
+    Args:
+        account: of the tenant, which every message is counted for until the next one is taken, for then it was sent.
+
     Attributes:
         full: whether `room` would wait.
         failure: what the stream ends with when all has been sent; None: it ends well.
+        sending: bytes counted for the message that was taken last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account) -> None:
+        self._account = account
         self._messages: deque[tuple[bytes, int]] = deque()
+        self._others = 0
         self._taker: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
         self.full = False
         self.failure: Refused | Failed | None = None
+        self.sending = 0
 
     def put(self, message: bytes, rows: int = 0) -> None:
         """Append a message that carries so many rows."""
         if self._ended:
             return
         self._messages.append((message, rows))
-        if len(self._messages) >= _FULL:
+        size = len(message) + ITEM_BYTES
+        account = self._account
+        account.bytes += size
+        account.everyone.bytes += size
+        if rows == 0:
+            self._others += size
+        if len(self._messages) >= _FULL or self._others >= _FULL_BYTES or account.over:
             self.full = True
             self._room.clear()
         taker = self._taker
@@ -64,17 +80,37 @@ class Outbox:
         if self._taker is not None and not self._taker.done():
             self._taker.set_result(None)
 
+    def discard(self) -> None:
+        """End, without what is there: nobody takes any more."""
+        self.end()
+        self._account.hold(-self.sending - sum(len(message) + ITEM_BYTES for message, _ in self._messages))
+        self._messages.clear()
+        self.sending = 0
+
     async def take(self) -> tuple[bytes, int] | None:
         """The next message and its rows; None at the end."""
+        if self.sending:
+            self._account.hold(-self.sending)
+            self.sending = 0
         while not self._messages:
             if self._ended:
                 return None
+            if self.full:
+                self._let_in()
             self._taker = asyncio.get_running_loop().create_future()
             await self._taker
-        if self.full and len(self._messages) <= _FULL // 2:
+        message, rows = item = self._messages.popleft()
+        self.sending = size = len(message) + ITEM_BYTES
+        if rows == 0:
+            self._others -= size
+        if self.full and len(self._messages) < _FULL // 2 and self._others < _FULL_BYTES // 2:
+            self._let_in()
+        return item
+
+    def _let_in(self) -> None:
+        if not (self._messages and self._account.over):
             self.full = False
             self._room.set()
-        return self._messages.popleft()
 
     async def room(self) -> None:
         """Return when the peer has taken enough of what it was sent."""

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import Account
 from gatestream.server.errors import Refused
+from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
 
 
@@ -13,9 +15,13 @@ class Owner(Protocol):
 
     Attributes:
         rows: the owner's rows that were accepted and are not yet on their way back to it.
+        account: of its tenant.
+        outbox: what waits to be sent to it.
     """
 
     rows: int
+    account: Account
+    outbox: Outbox
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         """A session is this owner's."""

@@ -37,7 +37,8 @@ class ClientStream:
 
     def __init__(self, models: Models, limits: Limits, tenant: str):
         self.rows = 0
-        self.outbox = Outbox()
+        self.account = models.accounts.of(tenant)
+        self.outbox = Outbox(self.account)
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -88,7 +89,7 @@ class ClientStream:
         for number, slots in self._handles.by_model():
             self._models[number].register.detach(self, slots)
         self._handles.mark(slice(None), FREE)
-        self.outbox.end()
+        self.outbox.discard()
 
     def going_away(self, seconds: float) -> None:
         """Tell the client that the server will stop; without sessions, there is nothing to wait for."""

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import grpc
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import Account
 from gatestream.server.config import Limits
 from gatestream.server.errors import Draining, Exhausted, Failed, InvalidRequest, Refused, Unauthenticated
 from gatestream.server.models import Models
@@ -24,10 +25,12 @@ class Conversation(Protocol):
 
     Attributes:
         rows: accepted and not yet on their way back.
+        account: of the tenant.
         outbox: what waits to be sent.
     """
 
     rows: int
+    account: Account
     outbox: Outbox
 
     def receive(self, message: bytes) -> None:
@@ -84,6 +87,7 @@ class Streams:
             await abort(context, error)
             raise
         self._open.add(conversation)
+        conversation.account.streams += 1
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
         outbox = conversation.outbox
@@ -101,6 +105,7 @@ class Streams:
                 await abort(context, outbox.failure)
         finally:
             self._open.discard(conversation)
+            conversation.account.streams -= 1
             if not self._open:
                 self._none.set()
             conversation.disconnect()
@@ -152,6 +157,14 @@ class Streams:
         if len(self._open) >= self._limits.streams:
             raise Exhausted(
                 f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
+                pb.REASON_STREAMS_EXHAUSTED,
+                retry_after=1.0,
+            )
+        accounts = self._models.accounts
+        if accounts.of(tenant).streams >= accounts.most.streams:
+            raise Exhausted(
+                f"all {accounts.most.streams} of this tenant's streams are taken; put more sessions on one stream, or "
+                "try later",
                 pb.REASON_STREAMS_EXHAUSTED,
                 retry_after=1.0,
             )

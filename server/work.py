@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gatestream.server.admission import Admission
 from gatestream.server.errors import Refused
 from gatestream.server.owner import Owner
 from gatestream.server.slots import Array, Ints
@@ -50,17 +51,21 @@ class Chunks:
     """The accepted entries of one message that want the same kind of answer.
 
     Attributes:
+        admission: what let them in.
         inputs: in the spec's order, the rows of the whole message, each [rows, *shape].
         gates: whether any entry wants them.
         unfinished: entries not yet answered in full.
+        admitted: OUTPUTS and GATES, as they were let in.
     """
 
+    admission: Admission
     owner: Owner
     handles: Ints
     inputs: Sequence[Array]
     outputs: bool
     gates: bool
     unfinished: int
+    admitted: int
 
     def answer(
         self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]
@@ -74,6 +79,7 @@ class Chunks:
             outputs: of these entries, in the spec's order, each [n, time, *shape].
             gates: the same; empty where no entry of the tick wants them.
         """
+        self.admission.computed(self.owner, int(lengths.sum()), self.admitted)
         self.owner.results(
             self.handles if entries is None else self.handles[entries],
             first,
@@ -84,7 +90,7 @@ class Chunks:
 
     def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
         """Tell the owner that steps which had been accepted are not taken."""
-        self.owner.rows -= length
+        self.admission.withdrawn(self.owner, length, self.admitted)
         refuse_one(self.owner, error, int(self.handles[entry]), position, first, length)
 
 
@@ -94,9 +100,10 @@ class Singles:
 
     Attributes:
         wants: OUTPUTS and GATES, of each entry.
-        inputs, gates, unfinished: as in `Chunks`.
+        admission, inputs, gates, unfinished: as in `Chunks`.
     """
 
+    admission: Admission
     owners: Sequence[Owner]
     handles: Sequence[int]
     wants: Sequence[int]
@@ -108,20 +115,21 @@ class Singles:
         self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]
     ) -> None:
         """As in `Chunks`: every owner is told of its entry."""
-        owners, handles, wanted = self.owners, self.handles, self.wants
+        owners, handles, wanted, computed = self.owners, self.handles, self.wants, self.admission.computed
         output_rows = zip(*(_each(batch, lengths) for batch in outputs), strict=True)
         gate_rows = zip(*(_each(batch, lengths) for batch in gates), strict=True) if gates else itertools.repeat(())
         which = range(len(owners)) if entries is None else entries.tolist()
         each = zip(which, first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
         for entry, position, length, output, gate in each:
             wants = wanted[entry]
+            computed(owners[entry], length, wants)
             owners[entry].result(
                 handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
             )
 
     def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
         """As in `Chunks`."""
-        self.owners[entry].rows -= length
+        self.admission.withdrawn(self.owners[entry], length, self.wants[entry])
         refuse_one(self.owners[entry], error, self.handles[entry], position, first, length)
 
 

@@ -1,0 +1,113 @@
+"""What each tenant holds, and what all of them hold together, against their bounds."""
+
+from typing import Final, NamedTuple
+
+from gatestream.server.config import Limits, Share
+
+ITEM_BYTES: Final = 256
+"""What a row in line, or a message that waits to be sent, takes besides its own bytes."""
+
+
+class Shares(NamedTuple):
+    """What one tenant may hold: sessions of each model, streams, rows not yet computed, bytes as in `Account`."""
+
+    sessions: int
+    streams: int
+    rows: int
+    reply_bytes: int
+
+    @classmethod
+    def of(cls, limits: Limits, models: int, *, several: bool) -> "Shares":
+        """As the limits say; "auto" is all for a tenant that is alone, else half.
+
+        Args:
+            limits: of the server.
+            models: that it serves.
+            several: there is more than one tenant.
+        """
+
+        def share(own: Share, everything: int, least: int) -> int:
+            if own != "auto":
+                return own
+            return max(everything // 2, least) if several else everything
+
+        return cls(
+            share(limits.tenant_sessions, limits.sessions, 1),
+            share(limits.tenant_streams, limits.streams, 1),
+            # What one stream may have, its client counts on.
+            share(limits.tenant_rows, models * limits.rows, limits.rows_per_stream),
+            share(limits.tenant_reply_bytes, limits.reply_bytes, limits.reply_bytes_per_stream),
+        )
+
+
+class Account:
+    """What one tenant holds now.
+
+    Bytes are those of answers that are not sent yet, and of rows that are not computed yet: their inputs, and the
+    answers that they will have.
+
+    Attributes:
+        everyone: the accounts that this is one of.
+        most_rows: that it may have pending.
+        most_bytes: that it may hold.
+    """
+
+    __slots__ = ("bytes", "everyone", "most_bytes", "most_rows", "rows", "streams")
+
+    def __init__(self, everyone: "Accounts"):
+        self.everyone = everyone
+        self.most_rows = everyone.most.rows
+        self.most_bytes = everyone.most.reply_bytes
+        self.streams = 0
+        self.rows = 0
+        self.bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Count bytes."""
+        self.bytes += size
+        self.everyone.bytes += size
+
+    @property
+    def over(self) -> bool:
+        """Whether more bytes are held than may be, by this tenant or by all."""
+        return self.bytes > self.most_bytes or self.everyone.bytes > self.everyone.most_bytes
+
+
+class Accounts:
+    """The accounts of all tenants.
+
+    Args:
+        limits: of the server.
+        models: that it serves.
+
+    Attributes:
+        bytes: of all tenants.
+        most_bytes: that they may be.
+        most: what each tenant may hold.
+    """
+
+    def __init__(self, limits: Limits, models: int):
+        self._limits = limits
+        self._models = models
+        self._of: dict[str, Account] = {}
+        self.bytes = 0
+        self.most_bytes = limits.reply_bytes
+        self.most = Shares.of(limits, models, several=False)
+
+    def of(self, tenant: str) -> Account:
+        """A tenant's."""
+        account = self._of.get(tenant)
+        if account is None:
+            account = self._of[tenant] = Account(self)
+        return account
+
+    def divide(self, *, several: bool) -> None:
+        """Set what each may hold.
+
+        Args:
+            several: there is more than one tenant.
+        """
+        self.most = Shares.of(self._limits, self._models, several=several)
+        for account in self._of.values():
+            account.most_rows = self.most.rows
+            account.most_bytes = self.most.reply_bytes
