@@ -10,7 +10,7 @@ Extensions as in the protocol's best-known servers: https://github.com/triton-in
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
 _NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
 _FIELDS: Final = 4096
 _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+# What a request takes until it is answered, besides its id and the begin of its answer.
+_REQUEST_BYTES: Final = 512
 # An answer repeats the id of its request.
 _ID_BYTES: Final = 1024
 _INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
@@ -48,6 +50,7 @@ class _Request:
         steps: that it has.
         wants: OUTPUTS and GATES.
         sequence: its name; empty: none.
+        weight: bytes that it is counted for until it is answered, besides those of its steps.
         answer: what stands before each column of the answer.
         columns: which of the engine's columns stand in the answer.
     """
@@ -59,6 +62,7 @@ class _Request:
     sequence: str
     starts: bool
     ends: bool
+    weight: int
     answer: Sequence[bytes]
     columns: Sequence[int]
 
@@ -134,8 +138,9 @@ class InferenceStream:
         asked_or_none = self.infer(request)
         if asked_or_none is not None:
             begin = _recognisable(message, request, asked_or_none)
-            # Nobody has looked for its session yet.
-            self._same = None if begin is None else _Same(begin, len(message), asked_or_none, slot=-1, ends=-1)
+            # Those like it share what it weighs. Nobody has looked for its session yet.
+            light = replace(asked_or_none, weight=0)
+            self._same = None if begin is None else _Same(begin, len(message), light, slot=-1, ends=-1)
 
     def infer(self, request: oip.ModelInferRequest) -> _Request | None:
         """Take a request; what cannot be done is answered by its error, and None."""
@@ -171,7 +176,16 @@ class InferenceStream:
         name, start, end = _sequence(request)
         answer, places = _answer(model, request.id, steps, wants, wanted)
         asked = _Request(
-            model, request.id, steps, wants, sequence_session(name) if name else "", start, end, answer, places
+            model,
+            request.id,
+            steps,
+            wants,
+            sequence_session(name) if name else "",
+            start,
+            end,
+            _REQUEST_BYTES + len(request.id) + sum(map(len, answer)),
+            answer,
+            places,
         )
         slot = model.register.sequence(self._tenant, name, start=start, draining=self._models.draining)
         if name:
@@ -185,6 +199,8 @@ class InferenceStream:
     def _submit(self, asked: _Request, slot: int, columns: Sequence[bytes]) -> bool:
         number = next(self._numbers)
         self._waiting[number] = asked
+        if asked.weight:
+            self.account.hold(asked.weight)
         return asked.model.engine.submit_one(self, number, slot, asked.steps, -1, columns, asked.wants)
 
     def _columns(self, model: Model, request: oip.ModelInferRequest) -> tuple[list[bytes], int]:
@@ -229,11 +245,14 @@ class InferenceStream:
         if length < asked.steps:
             parts = self._parts.setdefault(handle, [])
             parts.append((length, columns))
+            self.account.hold(_size(columns))
             if sum(steps for steps, _ in parts) < asked.steps:
                 return
-            del self._parts[handle]
+            self._forget_parts(handle)
             columns = [b"".join(column) for column in zip(*(part for _, part in parts), strict=True)]
         del self._waiting[handle]
+        if asked.weight:
+            self.account.hold(-asked.weight)
         if len(columns) == 1:
             answer = asked.answer[0] + columns[0]
         else:
@@ -247,8 +266,10 @@ class InferenceStream:
         """As `Owner`."""
         for handle in handles.tolist():
             # What was computed of it was counted until now, with the answer that will not be.
-            self.rows -= sum(steps for steps, _ in self._parts.pop(handle, ()))
-            self._fail(self._waiting.pop(handle).id, error)
+            self.rows -= self._forget_parts(handle)
+            asked = self._waiting.pop(handle)
+            self.account.hold(-asked.weight)
+            self._fail(asked.id, error)
         self._end_when_done()
 
     def results(self, *_: Any) -> None:
@@ -260,6 +281,12 @@ class InferenceStream:
         raise AssertionError("a sequence has no owner. This is a bug.")
 
     lost = reset_done = closed = opened
+
+    def _forget_parts(self, handle: int) -> int:
+        """Count a request's parts no more; how many steps they were."""
+        parts = self._parts.pop(handle, [])
+        self.account.hold(-sum(_size(columns) for _, columns in parts))
+        return sum(steps for steps, _ in parts)
 
     def _fail(self, request_id: str, error: Refused) -> None:
         self.failure = error
@@ -283,6 +310,10 @@ class InferenceStream:
             for number, session_id in self._sequences
             if self._models[number].engine.sessions.get(self._tenant, session_id) is not None
         }
+
+
+def _size(columns: Sequence[bytes]) -> int:
+    return sum(map(len, columns))
 
 
 def _wants(spec: pb.ModelSpec, wanted: Sequence[str]) -> int:

@@ -68,6 +68,8 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Any) -> oip.ModelInferResponse:  # noqa: N802
         """One request, of a sequence or by itself."""
         call = InferenceStream(self._models, self._limits, self._tenant(context))
+        # Its answer is counted until the client has it, or has gone.
+        context.add_done_callback(lambda _: call.disconnect())
         call.infer(request)
         item = await call.outbox.take()
         assert item is not None, "nobody ends the outbox of a single call"

@@ -6,12 +6,12 @@ from typing import Final
 
 import structlog
 
-from gatestream.server.errors import Failed, Refused
 from gatestream.server.accounts import ITEM_BYTES, Account
+from gatestream.server.errors import Failed, Refused
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
-# Nor one that leaves so many bytes unread which no accepted row stands for: of errors, and of what was opened or closed.
+# Nor one that leaves so many bytes unread which no accepted row stands for: of errors, and of what opened or closed.
 _FULL_BYTES: Final = 2**20
 
 _log = structlog.get_logger(__name__)

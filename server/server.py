@@ -62,6 +62,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     write_port(config.port_file, "")
     models = load_models(config) if worker is None else load_models(config, worker.claims, worker.threads)
     tenants = Tenants.load(config.tokens)
+    models.accounts.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
     service = Service(models, config.limits, tenants, streams)

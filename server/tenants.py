@@ -22,6 +22,11 @@ class Tenants:
         # Looked up by digest: the time that a lookup takes tells nothing of the tokens.
         self._tenant_of = {_digest(token): tenant for token, tenant in tokens.items()}
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(set(self._tenant_of.values())) > 1
+
     @classmethod
     def load(cls, path: Path | None) -> "Tenants":
         """Read a TOML file of lines `"token" = "tenant"`.

@@ -4,6 +4,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.admission import Admission
 from gatestream.server.config import Limits
 from gatestream.server.errors import ConfigError, Exhausted
+from gatestream.server.work import GATES, OUTPUTS
 from tests.server.test_engine import Recorder
 
 LIMITS = Limits(rows=12, rows_per_stream=6, chunk_length=6, reply_bytes_per_stream=4096)
@@ -36,7 +37,7 @@ def test_answers_with_gates_are_larger_so_fewer_rows_may_wait_for_them() -> None
     admission = Admission(pb.ModelSpec(name="m"), LIMITS, (4, 1024))
     assert (admission.most_rows(False), admission.most_rows(True)) == (6, 4)
     with pytest.raises(Exhausted, match="over the stream's 4"):
-        admission.take(Recorder(), 5, gates=True)
+        admission.take(Recorder(), 5, wants=OUTPUTS | GATES)
 
 
 def test_one_row_must_fit() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits
+from gatestream.server.config import Limits, ServerConfig, Share, Threads, TickLimits
 from gatestream.server.errors import ConfigError
 
 ARTIFACTS = (Path("model.onnx"),)
@@ -26,6 +26,10 @@ def test_the_defaults_are_a_whole_server() -> None:
         (Limits, {"idle_timeout": -1.0}, "idle_timeout is -1.0; expected 0 to 1,000,000,000"),
         (Limits, {"chunk_length": 9, "rows_per_stream": 8}, "chunk_length is 9, rows_per_stream 8"),
         (Limits, {"rows_per_stream": 300_000}, "rows_per_stream is 300000, rows 262144"),
+        (Limits, {"reply_bytes": 2**20}, "reply_bytes_per_stream is 67108864, reply_bytes 1048576: one stream"),
+        (Limits, {"tenant_rows": 100}, "rows_per_stream is 65536, tenant_rows 100: one stream may not hold more than"),
+        (Limits, {"tenant_reply_bytes": 4096}, "reply_bytes_per_stream is 67108864, tenant_reply_bytes 4096: one str"),
+        (Limits, {"tenant_sessions": "many"}, "tenant_sessions is 'many'; expected a number, or auto"),
         (TickLimits, {"steps": 0}, "tick_steps is 0; expected 1 to 65,536"),
         (ServerConfig, {"artifacts": ()}, "artifacts: none given"),
         (ServerConfig, {"artifacts": ARTIFACTS, "workers": 0}, "workers is 0; expected 1 to 256"),
@@ -50,10 +54,11 @@ def test_a_value_outside_its_range_is_named(kind: Any, values: dict[str, Any], m
 @pytest.mark.parametrize("kind", [Limits, TickLimits, ServerConfig])
 def test_every_number_has_a_range_that_its_default_is_in_and_nan_is_not(kind: Any) -> None:
     numbers = [item for item in fields(kind) if item.type in (int, float, Threads)]
+    assert Share == Threads
     assert numbers
     rest = {"artifacts": ARTIFACTS} if kind is ServerConfig else {}
     for item in numbers:
-        assert item.metadata["least"] <= item.default <= item.metadata["most"]
+        assert item.default == "auto" or item.metadata["least"] <= item.default <= item.metadata["most"]
         for value in (math.nan, math.inf, -math.inf, -1, 10**20):
             with pytest.raises(ConfigError, match=rf"^(tick_)?{item.name} is {re.escape(str(value))}; expected "):
                 kind(**{item.name: value}, **rest)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import Account, Accounts
 from gatestream.server.artifact import Artifact
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.engine import Engine
 from gatestream.server.errors import Exhausted, OutOfStep, Refused
+from gatestream.server.outbox import Outbox
 from gatestream.server.pace import Pace
 from gatestream.server.register import Register
 from gatestream.server.runner import HostRunner
@@ -28,7 +30,11 @@ class Recorder:
     """An owner whose memory is a list."""
 
     rows: int = 0
+    account: Account = field(default_factory=lambda: Accounts(Limits(), models=1).of("tenant"))
     heard: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.account)
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         self.heard.append(("opened", handle, position, created))

@@ -1,10 +1,16 @@
 import asyncio
 
+from gatestream.server.accounts import Account, Accounts
+from gatestream.server.config import Limits
 from gatestream.server.outbox import Outbox
 
 
+def account(**limits: int) -> Account:
+    return Accounts(Limits(**limits), models=1).of("tenant")
+
+
 async def test_messages_come_in_order_then_the_end() -> None:
-    outbox = Outbox()
+    outbox = Outbox(account())
     messages = [b"a", b"b", b"c"]
     taker = asyncio.create_task(outbox.take())
     await asyncio.sleep(0)
@@ -17,7 +23,7 @@ async def test_messages_come_in_order_then_the_end() -> None:
 
 
 async def test_a_full_outbox_has_no_room_until_half_of_it_is_taken() -> None:
-    outbox = Outbox()
+    outbox = Outbox(account())
     for _ in range(256):
         outbox.put(b"message")
     waiter = asyncio.create_task(outbox.room())
@@ -30,7 +36,7 @@ async def test_a_full_outbox_has_no_room_until_half_of_it_is_taken() -> None:
 
 
 async def test_the_end_makes_room_for_whoever_waits() -> None:
-    outbox = Outbox()
+    outbox = Outbox(account())
     for _ in range(300):
         outbox.put(b"message")
     waiter = asyncio.create_task(outbox.room())
