@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatestream.cli.connection import credentials, tls_options
 from gatestream.cli.numbers import SECONDS
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ _FORM = click.Choice(["csv", "jsonl", "text"])
 @click.option("--gates", is_flag=True, help="Write the gate activations too (csv and jsonl).")
 @click.option("--columns", help="A,B,...: the CSV columns or JSON keys to use, in the order of the model's inputs.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that gRPC trusts.")
-@click.option("--tls-ca", type=click.Path(path_type=Path), help="Use TLS, and trust the authorities in this PEM file.")
+@tls_options
 @click.option("--token", envvar="GATESTREAM_TOKEN", show_envvar=True, help="Bearer token to show to the server.")
 def command(
     address: str,
@@ -46,9 +46,8 @@ def command(
     gates: bool,
     columns: str | None,
     timeout: float,
-    tls: bool,
-    tls_ca: Path | None,
     token: str | None,
+    **tls: Any,
 ) -> None:
     """Stream the rows of FILE through a new session of the server at ADDRESS (HOST:PORT).
 
@@ -74,7 +73,7 @@ def command(
 
     try:
         with (
-            _connected(address, timeout, tls, tls_ca, token) as gs,
+            _connected(address, timeout, token, tls) as gs,
             _pieces(file) as pieces,
             gs.session(model, gates=gates) as session,
         ):
@@ -119,17 +118,10 @@ def _stream(session: "Session", reader: "Reader", pieces: Iterator[str], writer:
 
 
 @contextlib.contextmanager
-def _connected(address: str, timeout: float, tls: bool, tls_ca: Path | None, token: str | None) -> "Iterator[Client]":
-    import grpc
-
+def _connected(address: str, timeout: float, token: str | None, tls: dict[str, Any]) -> "Iterator[Client]":
     from gatestream.client import connect
 
-    try:
-        authorities = tls_ca.read_bytes() if tls_ca else None
-    except OSError as error:
-        raise click.ClickException(f"--tls-ca: {error}") from error
-    credentials = grpc.ssl_channel_credentials(authorities) if tls or tls_ca else None
-    with connect(address, credentials=credentials, token=token, timeout=timeout) as gs:
+    with connect(address, credentials=credentials(**tls), token=token, timeout=timeout) as gs:
         yield gs
 
 

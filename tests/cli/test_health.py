@@ -8,11 +8,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 from click.testing import CliRunner, Result
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gatestream.cli.health import command
+from gatestream.cli.main import main
+from tests.support.tls import Files
 
 
 def ask(address: str, *arguments: object) -> Result:
@@ -49,18 +50,49 @@ def test_anything_but_serving_fails(status: str) -> None:
 
 
 def test_over_tls(tmp_path: Path) -> None:
-    authority = trustme.CA()
-    pair = authority.issue_cert("127.0.0.1")
-    chain = b"".join(blob.bytes() for blob in pair.cert_chain_pems)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    credentials = grpc.ssl_server_credentials([(pair.private_key_pem.bytes(), chain)])
+    files = Files(tmp_path)
+    chain, key = files.issue("server")
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), chain.read_bytes())])
     with answering(health_pb2.HealthCheckResponse.SERVING, credentials) as address:
-        assert ask(address, "--tls-ca", tmp_path / "ca.pem").exit_code == 0
+        assert ask(address, "--tls-ca", files.ca).exit_code == 0
         assert ask(address).exit_code == 1
         assert ask(address, "--tls").exit_code == 1
-        missing = ask(address, "--tls-ca", tmp_path / "none.pem")
-    assert missing.exit_code == 1
-    assert missing.output.startswith("Error: --tls-ca: ")
+
+
+def test_with_a_client_certificate(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    chain, key = files.issue("server")
+    pair = (key.read_bytes(), chain.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], files.ca.read_bytes(), require_client_auth=True)
+    shown, its_key = files.issue("client")
+    with answering(health_pb2.HealthCheckResponse.SERVING, credentials) as address:
+        assert ask(address, "--tls-ca", files.ca, "--tls-cert", shown, "--tls-key", its_key).exit_code == 0
+        assert ask(address, "--tls-ca", files.ca).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--tls-ca=none"], 1, "--tls-ca: none cannot be read: No such file or directory"),
+        (["--tls-ca=empty"], 1, "--tls-ca: empty holds no certificate in PEM"),
+        (["--tls-ca=."], 1, "--tls-ca: . cannot be read: Is a directory"),
+        (["--tls-cert=a.pem"], 2, "--tls-cert and --tls-key go together; only one is given"),
+        (["--tls-cert=a.pem", "--tls-key=b.key"], 1, "--tls-key: b.key is not the key of the certificate in a.pem"),
+        (["--tls-cert=a.key", "--tls-key=a.key"], 1, "--tls-cert: a.key holds no certificate in PEM"),
+        (["--tls-cert=a.pem", "--tls-key=a.pem"], 1, "--tls-key: a.pem holds no private key in PEM"),
+    ],
+)
+@pytest.mark.parametrize("name", ["health", "stream"])
+def test_a_file_that_is_not_what_it_should_be(
+    name: str, arguments: list[str], code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = Files(tmp_path)
+    files.issue("a")
+    files.issue("b")
+    Path("empty").touch()
+    result = CliRunner().invoke(main, [name, "127.0.0.1:1", *arguments])
+    assert (result.exit_code, result.output.splitlines()[-1]) == (code, f"Error: {says}")
 
 
 def test_nobody_there() -> None:

@@ -229,7 +229,7 @@ def test_a_reader_that_leaves(server: ServerProcess) -> None:
         (["--model=counter", "--input=csv"], "1\n9\n", "'x' is 9 at step"),
         (["--model=lstm", "--gates", "--output=text"], "", "model 'lstm' answers with numbers"),
         ([], "", "the server has 3 models; name one of"),
-        (["--model=accumulator", "--tls-ca=/no/such/file"], "", "--tls-ca: [Errno 2] No such file"),
+        (["--model=accumulator", "--tls-ca=/no/such/file"], "", "--tls-ca: /no/such/file cannot be read: No such file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
