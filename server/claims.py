@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from gatestream.server.errors import ConfigError, Elsewhere
+from gatestream.server.sequence_ids import sequence_shown
 
 # struct flock of 64-bit Linux: type, whence, start, length, process.
 _FLOCK: Final = struct.Struct("@hhqqi4x")
@@ -132,7 +133,9 @@ def _locker(file: int, offset: int) -> int | None:
 
 
 def _elsewhere(session_id: str, worker: int) -> Elsewhere:
+    sequence = sequence_shown(session_id)
+    named = f"sequence_id {sequence}, session {session_id!r}," if sequence else f"session {session_id[:140]!r}"
     return Elsewhere(
-        f"session {session_id[:140]!r} lives in worker {worker} of this server, and this connection leads to another; "
+        f"{named} lives in worker {worker} of this server, and this connection leads to another; "
         "go on over the connection that has it, or connect again: another connection may lead there"
     )

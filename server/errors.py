@@ -12,6 +12,8 @@ ServerError
 │   └── StepFailed             INTERNAL              the model failed on the tick
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
 ├── Failed             INTERNAL              this server failed at a stream, which ends
+├── NotOffered         UNIMPLEMENTED         what the call is for is not done by this server
+│   └── ModelsFixed            UNAVAILABLE           which models are served is settled at its start
 ├── ArtifactError      the file cannot be served
 ├── ProviderError      the execution provider that was asked for cannot be had
 └── ConfigError        a setting is outside its range
@@ -112,6 +114,18 @@ class Failed(ServerError):
     """The server failed at a whole stream: a fault of its own, or too little memory."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class NotOffered(ServerError):
+    """What the call is for is not done by this server, whoever asks."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class ModelsFixed(NotOffered):
+    """Which models are served is settled at the server's start. The status is that of other servers in this mode."""
+
+    code = grpc.StatusCode.UNAVAILABLE
 
 
 class ArtifactError(ServerError):

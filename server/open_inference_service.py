@@ -1,17 +1,42 @@
 """The gRPC service of the Open Inference Protocol."""
 
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 import gatestream
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from gatestream.server.config import Limits
-from gatestream.server.errors import NotFound
+from gatestream.server.errors import ModelsFixed, NotFound, NotOffered
 from gatestream.server.models import Models
-from gatestream.server.open_inference import InferenceStream, metadata
+from gatestream.server.open_inference import InferenceCall, InferenceStream
+from gatestream.server.open_inference_models import configuration, index, metadata
 from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
+
+# In the words of the protocol's best-known servers, whose clients read it.
+EXTENSIONS: Final = (
+    "sequence",
+    "sequence(string_id)",
+    "model_stream_infer",
+    "model_configuration",
+    "model_repository",
+    "binary_tensor_data",
+)
+_NO_SHARED_MEMORY: Final = "this server does not map its clients' memory; send raw_input_contents"
+_TRACE: Final = {
+    "trace_level": "OFF",
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_file": "",
+    "trace_mode": "triton",
+}
+"""What is traced: nothing."""
+_SHOWN: Final = 140
 
 
 class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
@@ -24,12 +49,14 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         streams: where open streams are kept.
     """
 
+    ModelInfer: Any = None
     ModelStreamInfer: Any = None
 
     def __init__(self, models: Models, limits: Limits, tenants: Tenants, streams: Streams):
         self._models = models
         self._limits = limits
         self._tenants = tenants
+        self.ModelInfer = self._infer
         # As in the other service: gRPC wants to see an async generator function.
         self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
 
@@ -54,9 +81,7 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.ServerMetadataRequest, context: Any
     ) -> oip.ServerMetadataResponse:
         """What this server is."""
-        return oip.ServerMetadataResponse(
-            name="gatestream", version=gatestream.__version__, extensions=["sequence", "model_stream_infer"]
-        )
+        return oip.ServerMetadataResponse(name="gatestream", version=gatestream.__version__, extensions=EXTENSIONS)
 
     async def ModelMetadata(  # noqa: N802
         self, request: oip.ModelMetadataRequest, context: Any
@@ -65,17 +90,141 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self._tenant(context)
         return metadata(self._models.find(request.name, request.version).spec)
 
-    async def ModelInfer(self, request: oip.ModelInferRequest, context: Any) -> oip.ModelInferResponse:  # noqa: N802
-        """One request, of a sequence or by itself."""
-        call = InferenceStream(self._models, self._limits, self._tenant(context))
+    async def ModelConfig(  # noqa: N802
+        self, request: oip.ModelConfigRequest, context: Any
+    ) -> oip.ModelConfigResponse:
+        """How a model is served."""
+        self._tenant(context)
+        model = self._models.find(request.name, request.version)
+        return oip.ModelConfigResponse(config=configuration(model, self._limits))
+
+    # ---- Which models there are ----------------------------------------------------------------
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: oip.RepositoryIndexRequest, context: Any
+    ) -> oip.RepositoryIndexResponse:
+        """The models that are served."""
+        self._tenant(context)
+        if request.repository_name:
+            raise NotOffered(f"repository_name is {request.repository_name[:_SHOWN]!r}; this server has one, unnamed")
+        models = index(self._models)
+        return oip.RepositoryIndexResponse(
+            models=[item for item in models if item.state == "READY"] if request.ready else models
+        )
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: oip.RepositoryModelLoadRequest, context: Any
+    ) -> oip.RepositoryModelLoadResponse:
+        """Refused."""
+        self._tenant(context)
+        raise ModelsFixed(_fixed("load", request.model_name))
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: oip.RepositoryModelUnloadRequest, context: Any
+    ) -> oip.RepositoryModelUnloadResponse:
+        """Refused."""
+        self._tenant(context)
+        raise ModelsFixed(_fixed("unload", request.model_name))
+
+    # ---- Shared memory: none -------------------------------------------------------------------
+
+    async def SystemSharedMemoryStatus(  # noqa: N802
+        self, request: oip.SystemSharedMemoryStatusRequest, context: Any
+    ) -> oip.SystemSharedMemoryStatusResponse:
+        """No regions."""
+        self._no_region(request.name, context)
+        return oip.SystemSharedMemoryStatusResponse()
+
+    async def SystemSharedMemoryRegister(  # noqa: N802
+        self, request: oip.SystemSharedMemoryRegisterRequest, context: Any
+    ) -> oip.SystemSharedMemoryRegisterResponse:
+        """Refused."""
+        self._tenant(context)
+        raise NotOffered(f"system shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
+
+    async def SystemSharedMemoryUnregister(  # noqa: N802
+        self, request: oip.SystemSharedMemoryUnregisterRequest, context: Any
+    ) -> oip.SystemSharedMemoryUnregisterResponse:
+        """Done: no region is left."""
+        self._tenant(context)
+        return oip.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(  # noqa: N802
+        self, request: oip.CudaSharedMemoryStatusRequest, context: Any
+    ) -> oip.CudaSharedMemoryStatusResponse:
+        """No regions."""
+        self._no_region(request.name, context)
+        return oip.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: oip.CudaSharedMemoryRegisterRequest, context: Any
+    ) -> oip.CudaSharedMemoryRegisterResponse:
+        """Refused."""
+        self._tenant(context)
+        raise NotOffered(f"CUDA shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
+
+    async def CudaSharedMemoryUnregister(  # noqa: N802
+        self, request: oip.CudaSharedMemoryUnregisterRequest, context: Any
+    ) -> oip.CudaSharedMemoryUnregisterResponse:
+        """Done: no region is left."""
+        self._tenant(context)
+        return oip.CudaSharedMemoryUnregisterResponse()
+
+    # ---- Tracing and logging: to be read -------------------------------------------------------
+
+    async def TraceSetting(  # noqa: N802
+        self, request: oip.TraceSettingRequest, context: Any
+    ) -> oip.TraceSettingResponse:
+        """Nothing is traced."""
+        self._tenant(context)
+        if request.model_name:
+            self._models.find(request.model_name)
+        if request.settings:
+            raise NotOffered(f"trace settings {_names(request.settings)} cannot be set: this server traces nothing")
+        value = oip.TraceSettingResponse.SettingValue
+        return oip.TraceSettingResponse(settings={name: value(value=[text]) for name, text in _TRACE.items()})
+
+    async def LogSettings(self, request: oip.LogSettingsRequest, context: Any) -> oip.LogSettingsResponse:  # noqa: N802
+        """What is logged is settled at the server's start."""
+        self._tenant(context)
+        if request.settings:
+            raise NotOffered(
+                f"log settings {_names(request.settings)} cannot be set: they are those of the server's start"
+            )
+        value = oip.LogSettingsResponse.SettingValue
+        return oip.LogSettingsResponse(
+            settings={
+                "log_file": value(string_param=""),
+                "log_info": value(bool_param=True),
+                "log_warning": value(bool_param=True),
+                "log_error": value(bool_param=True),
+                "log_verbose_level": value(uint32_param=0),
+                "log_format": value(string_param="default"),
+            }
+        )
+
+    async def _infer(self, request: bytes, context: Any) -> bytes:
+        """ModelInfer: one request, of a sequence or by itself. Its messages are not made into objects to be bytes."""
+        call = InferenceCall(self._models, self._limits, self._tenant(context))
         # Its answer is counted until the client has it, or has gone.
-        context.add_done_callback(lambda _: call.disconnect())
-        call.infer(request)
-        item = await call.outbox.take()
-        assert item is not None, "nobody ends the outbox of a single call"
-        if call.failure is not None:
-            raise call.failure
-        return oip.ModelStreamInferResponse.FromString(item[0]).infer_response
+        context.add_done_callback(lambda _: call.end())
+        return await call.infer(request)
+
+    def _no_region(self, name: str, context: Any) -> None:
+        self._tenant(context)
+        if name:
+            raise NotFound(f"no shared memory region {name[:_SHOWN]!r} is registered", pb.REASON_UNSPECIFIED)
 
     def _tenant(self, context: Any) -> str:
         return self._tenants.of(context.invocation_metadata() or ())
+
+
+def _fixed(what: str, name: str) -> str:
+    return (
+        f"explicit model load / unload is not allowed: cannot {what} {name[:_SHOWN]!r}; which models are served is "
+        "settled at the start of the server"
+    )
+
+
+def _names(settings: Iterable[str]) -> list[str]:
+    return [name[:40] for name in islice(settings, 8)]

@@ -1,6 +1,7 @@
 """What waits to be sent on one stream."""
 
 import asyncio
+import itertools
 from collections import deque
 from typing import Final
 
@@ -35,6 +36,9 @@ class Outbox:
     def __init__(self, account: Account) -> None:
         self._account = account
         self._messages: deque[tuple[bytes, int]] = deque()
+        # What came before its turn, and whose turn it is.
+        self._early: dict[int, tuple[bytes, int]] = {}
+        self._turn = 0
         self._others = 0
         self._taker: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
@@ -44,25 +48,45 @@ class Outbox:
         self.failure: Refused | Failed | None = None
         self.sending = 0
 
-    def put(self, message: bytes, rows: int = 0) -> None:
-        """Append a message that carries so many rows."""
+    def put(self, message: bytes, rows: int = 0, number: int = -1) -> None:
+        """Append a message that carries so many rows.
+
+        Args:
+            message: as it goes over the wire.
+            rows: of it.
+            number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
+                goes behind what is there.
+        """
         if self._ended:
             return
-        self._messages.append((message, rows))
         size = len(message) + ITEM_BYTES
         account = self._account
         account.bytes += size
         account.everyone.bytes += size
         if rows == 0:
             self._others += size
-        if len(self._messages) >= _FULL or self._others >= _FULL_BYTES or account.over:
+        if number != self._turn and number >= 0:
+            self._early[number] = message, rows
+        else:
+            self._messages.append((message, rows))
+            if number >= 0:
+                self._turn += 1
+                if self._early:
+                    self._put_early()
+        if len(self._messages) >= _FULL or len(self._early) >= _FULL or self._others >= _FULL_BYTES or account.over:
             self.full = True
             self._room.clear()
         taker = self._taker
-        if taker is not None:
+        if taker is not None and self._messages:
             self._taker = None
             if not taker.done():
                 taker.set_result(None)
+
+    def _put_early(self) -> None:
+        """Append those whose turn has come."""
+        while (early := self._early.pop(self._turn, None)) is not None:
+            self._messages.append(early)
+            self._turn += 1
 
     def fail(self, error: Exception) -> None:
         """End with INTERNAL, and log why: something that was to be answered here could not be."""
@@ -83,8 +107,10 @@ class Outbox:
     def discard(self) -> None:
         """End, without what is there: nobody takes any more."""
         self.end()
-        self._account.hold(-self.sending - sum(len(message) + ITEM_BYTES for message, _ in self._messages))
+        waiting = itertools.chain(self._messages, self._early.values())
+        self._account.hold(-self.sending - sum(len(message) + ITEM_BYTES for message, _ in waiting))
         self._messages.clear()
+        self._early.clear()
         self.sending = 0
 
     async def take(self) -> tuple[bytes, int] | None:
@@ -95,7 +121,7 @@ class Outbox:
         while not self._messages:
             if self._ended:
                 return None
-            if self.full:
+            if self.full and len(self._early) < _FULL // 2:
                 self._let_in()
             self._taker = asyncio.get_running_loop().create_future()
             await self._taker
@@ -103,7 +129,8 @@ class Outbox:
         self.sending = size = len(message) + ITEM_BYTES
         if rows == 0:
             self._others -= size
-        if self.full and len(self._messages) < _FULL // 2 and self._others < _FULL_BYTES // 2:
+        waiting = len(self._messages) + len(self._early)
+        if self.full and waiting < _FULL // 2 and self._others < _FULL_BYTES // 2:
             self._let_in()
         return item
 

@@ -15,6 +15,7 @@ from gatestream.server.engine import Engine
 from gatestream.server.errors import Draining, Elsewhere, InvalidRequest, NotFound, Refused
 from gatestream.server.owner import Owner
 from gatestream.server.runner import DTYPES
+from gatestream.server.sequence_ids import sequence_shown
 from gatestream.server.slots import Ints
 from gatestream.server.work import GATES, OUTPUTS, Control
 
@@ -22,11 +23,6 @@ _NONE = np.empty(0, np.int64)
 # Far enough below 2^63 that no session steps past it.
 _POSITIONS = 2**62
 _T = TypeVar("_T")
-
-
-def sequence_session(name: str) -> str:
-    """The session that a sequence of the Open Inference Protocol is."""
-    return f"sequence:{name}"
 
 
 class Register:
@@ -119,12 +115,12 @@ class Register:
 
         self._engine.control(slot, Control(run, fail, owner))
 
-    def sequence(self, tenant: str, name: str, *, start: bool, draining: bool) -> int:
-        """The slot of a session that no stream holds, by the name that the Open Inference Protocol has for it.
+    def sequence(self, tenant: str, session_id: str, *, start: bool, draining: bool) -> int:
+        """The slot of the session, held by no stream, that a sequence of the Open Inference Protocol is.
 
         Args:
             tenant: whose it is.
-            name: of the sequence; empty: one for a single request.
+            session_id: of the sequence; empty: one for a single request.
             start: put it into its initial state, or make it.
             draining: make none.
 
@@ -132,18 +128,20 @@ class Register:
             NotFound: it is not to start, and is not there.
             Elsewhere: another worker has it.
             Draining: it would have to be made.
-            InvalidRequest, Exhausted: it cannot be made.
+            Exhausted: it cannot be made.
         """
-        session_id = sequence_session(name) if name else ""
-        slot = self._engine.sessions.get(tenant, session_id) if name else None
+        slot = self._engine.sessions.get(tenant, session_id) if session_id else None
         if slot is None:
-            if name and not start:
+            if session_id and not start:
                 self._check_elsewhere(tenant, session_id)
-                raise NotFound(f"no sequence {name[:140]!r} here; its first request sets sequence_start")
+                raise NotFound(
+                    f"sequence_id {sequence_shown(session_id)} is not here; the first request of a sequence sets "
+                    "sequence_start"
+                )
             if draining:
                 raise Draining("the server is about to stop; start the sequence on another")
             # Nobody can ask another worker for a session without a name: it has no need of a claim.
-            slot = self._create(tenant, session_id) if name else self._create_here(tenant, "")
+            slot = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
             self._engine.wants[slot] = OUTPUTS
         elif start:
             self._engine.control(slot, Control(lambda: self._restart(slot), lambda _error: None))

@@ -71,6 +71,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     open_inference = OpenInferenceService(models, config.limits, tenants, streams)
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)
     as_bytes(server, _SERVICES[1], "ModelStreamInfer", open_inference.ModelStreamInfer)
+    as_bytes(server, _SERVICES[1], "ModelInfer", open_inference.ModelInfer, unary=True)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

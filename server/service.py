@@ -11,7 +11,7 @@ import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.config import Limits
-from gatestream.server.errors import InvalidRequest, Refused, Unauthenticated
+from gatestream.server.errors import Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
 from gatestream.server.models import Model, Models
 from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams, abort
@@ -124,7 +124,7 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             try:
                 return await handler.unary_unary(request, context)
-            except (Refused, Unauthenticated) as error:
+            except (Refused, Unauthenticated, NotOffered, Failed) as error:
                 return await abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)

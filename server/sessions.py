@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound
+from gatestream.server.sequence_ids import SEQUENCE_SESSION
 from gatestream.server.slots import Ints, Slots
 
-_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,128}}|{SEQUENCE_SESSION}")
 
 
 def _key(tenant: str, session_id: str) -> bytes:

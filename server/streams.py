@@ -11,7 +11,7 @@ import grpc
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.accounts import Account
 from gatestream.server.config import Limits
-from gatestream.server.errors import Draining, Exhausted, Failed, InvalidRequest, Refused, Unauthenticated
+from gatestream.server.errors import Draining, Exhausted, Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
 from gatestream.server.models import Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.tenants import Tenants
@@ -171,13 +171,14 @@ class Streams:
         return tenant
 
 
-def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any) -> None:
-    """Have a streaming method of a service that the server has take and give its messages as bytes."""
-    handlers: dict[str, Any] = {method: grpc.stream_stream_rpc_method_handler(handler)}
+def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any, *, unary: bool = False) -> None:
+    """Have a method of a service that the server has take and give its messages as bytes."""
+    make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
+    handlers: dict[str, Any] = {method: make(handler)}
     server.add_registered_method_handlers(service, handlers)
 
 
-async def abort(context: Any, error: Refused | Unauthenticated | Failed) -> None:
+async def abort(context: Any, error: Refused | Unauthenticated | Failed | NotOffered) -> None:
     """End a call with an error's status; its reason goes into the trailing metadata."""
     trailing: list[tuple[str, str]] = []
     if isinstance(error, Refused):

@@ -13,6 +13,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from tests.support.artifacts import POISON, accumulator
+from tests.support.open_inference import request, sums
 from tests.support.process import ServerProcess, serving
 from tests.support.wire import PATIENCE, stub
 
@@ -28,29 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def door(server: ServerProcess) -> Iterator[oip_grpc.GRPCInferenceServiceStub]:
     with grpc.insecure_channel(server.address) as channel:
         yield oip_grpc.GRPCInferenceServiceStub(channel)
-
-
-def request(values: Any, sequence: int | str | None = None, **fields: Any) -> oip.ModelInferRequest:
-    """A request for steps of one sequence; `values` is [time, 2]."""
-    x = np.asarray(values, np.float32)
-    start, end = fields.pop("start", False), fields.pop("end", False)
-    built = oip.ModelInferRequest(model_name="accumulator", **fields)
-    if not built.inputs:
-        built.inputs.add(name="x", datatype="FP32", shape=[1, *x.shape])
-    if not built.raw_input_contents:
-        built.raw_input_contents.append(x.tobytes())
-    if isinstance(sequence, int):
-        built.parameters["sequence_id"].int64_param = sequence
-    elif sequence is not None:
-        built.parameters["sequence_id"].string_param = sequence
-    built.parameters["sequence_start"].bool_param = start
-    built.parameters["sequence_end"].bool_param = end
-    return built
-
-
-def sums(response: oip.ModelInferResponse) -> list[list[float]]:
-    rows: list[list[float]] = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(-1, 2).tolist()
-    return rows
 
 
 def test_health_and_metadata(door: oip_grpc.GRPCInferenceServiceStub) -> None:
@@ -72,7 +50,9 @@ def test_a_sequence_carries_its_state_from_call_to_call(door: oip_grpc.GRPCInfer
     assert sums(door.ModelInfer(request([[5, 5]], 8, start=True), timeout=PATIENCE)) == [[5, 5]]
     assert sums(door.ModelInfer(request([[1, 1]], 7, start=True), timeout=PATIENCE)) == [[1, 1]], "it starts again"
     assert sums(door.ModelInfer(request([[1, 1]], 7, end=True), timeout=PATIENCE)) == [[2, 2]]
-    with pytest.raises(grpc.RpcError, match="no sequence '7' here; its first request sets sequence_start"):
+    with pytest.raises(
+        grpc.RpcError, match="sequence_id 7 is not here; the first request of a sequence sets sequence_start"
+    ):
         door.ModelInfer(request([[1, 1]], 7), timeout=PATIENCE)
 
 
@@ -146,7 +126,7 @@ def test_what_is_wrong_is_named_on_either_call(
     assert answers["wrong"].error_message
 
 
-@pytest.mark.parametrize("size", [1024, 1025, 15_000_000])
+@pytest.mark.parametrize("size", [1024, 1025, 60_000])
 def test_an_id_is_bounded_since_the_answer_repeats_it(door: oip_grpc.GRPCInferenceServiceStub, size: int) -> None:
     answer, right = door.ModelStreamInfer(iter([request([[1, 1]], id="n" * size), request([[1, 1]])]), timeout=PATIENCE)
     if size > 1024:
@@ -162,15 +142,6 @@ def test_a_request_that_fails_leaves_the_sequence_as_it_was(door: oip_grpc.GRPCI
     with pytest.raises(grpc.RpcError, match="NaN or infinity at step 0"):
         door.ModelInfer(request([[np.nan, 1]], "frail"), timeout=PATIENCE)
     assert sums(door.ModelInfer(request([[1, 1]], "frail", end=True), timeout=PATIENCE)) == [[2, 2]]
-
-
-def test_a_sequence_id_of_another_kind_is_refused(door: oip_grpc.GRPCInferenceServiceStub) -> None:
-    wrong = request([[1, 1]], "has spaces", start=True)
-    with pytest.raises(grpc.RpcError, match="expected 1 to 128 characters"):
-        door.ModelInfer(wrong, timeout=PATIENCE)
-    wrong.parameters["sequence_id"].double_param = 1.0
-    with pytest.raises(grpc.RpcError, match="sequence_id is a double_param; expected"):
-        door.ModelInfer(wrong, timeout=PATIENCE)
 
 
 def test_a_sequence_that_others_end_is_not_taken_for_the_one_in_its_place(

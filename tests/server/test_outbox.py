@@ -1,4 +1,7 @@
 import asyncio
+from collections.abc import Iterable
+
+import pytest
 
 from gatestream.server.accounts import Account, Accounts
 from gatestream.server.config import Limits
@@ -43,3 +46,34 @@ async def test_the_end_makes_room_for_whoever_waits() -> None:
     await asyncio.sleep(0)
     outbox.end()
     await waiter
+
+
+@pytest.mark.parametrize("order", [range(5), range(4, -1, -1), [3, 0, 4, 2, 1]])
+async def test_numbered_messages_come_in_their_order(order: Iterable[int]) -> None:
+    outbox = Outbox(account())
+    taker = asyncio.create_task(_all(outbox))
+    for number in order:
+        outbox.put(bytes([number]), rows=number, number=number)
+        await asyncio.sleep(0)
+    outbox.end()
+    assert await taker == [(bytes([number]), number) for number in range(5)]
+
+
+async def test_messages_that_wait_for_their_turn_leave_no_room() -> None:
+    outbox = Outbox(account())
+    for number in range(1, 1001):
+        outbox.put(b"message", number=number)
+    assert outbox.full
+    outbox.put(b"message", number=0)
+    for _ in range(1001 - 128):
+        assert outbox.full
+        await outbox.take()
+    await outbox.take()
+    assert not outbox.full
+
+
+async def _all(outbox: Outbox) -> list[tuple[bytes, int]]:
+    taken = []
+    while (item := await outbox.take()) is not None:
+        taken.append(item)
+    return taken
