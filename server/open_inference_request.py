@@ -181,7 +181,7 @@ def _parameters(given: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
             continue
         kind = given[name].WhichOneof("parameter_choice")
         if kind not in kinds:
-            raise InvalidRequest(f"parameter {name} is {_shown(given[name], kind)}; expected {_either(kinds)}")
+            raise InvalidRequest(f"parameter {name} is {_shown(given[name], kind)}; expected {' or '.join(kinds)}")
         values[name] = getattr(given[name], kind)
     return values
 
@@ -203,11 +203,7 @@ def _sequence(values: Mapping[str, Any]) -> tuple[str, bool, bool]:
 
 
 def _shown(parameter: oip.InferParameter, kind: str | None) -> str:
-    return "empty" if kind is None else f"{getattr(parameter, kind)!r:.40}, a {kind}"
-
-
-def _either(kinds: Sequence[str]) -> str:
-    return f"a {kinds[0]}" if len(kinds) == 1 else f"one of {', '.join(kinds)}"
+    return "empty" if kind is None else f"{getattr(parameter, kind)!r:.40} ({kind})"
 
 
 def _check_done(what: str, name: str, parameters: Collection[str]) -> None:

@@ -101,18 +101,34 @@ def test_what_is_asked_for_and_not_done_is_refused_by_name(door: Stub, parameter
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("sequence_start", {"int64_param": 1}, "parameter sequence_start is 1, a int64_param; expected a bool_param"),
-        ("sequence_start", {"string_param": "true"}, "parameter sequence_start is 'true', a string_param; expected"),
-        ("sequence_end", {"double_param": 1.0}, "parameter sequence_end is 1.0, a double_param; expected"),
-        ("sequence_end", {}, "parameter sequence_end is empty; expected a bool_param"),
-        ("sequence_id", {"bool_param": True}, "parameter sequence_id is True, a bool_param; expected one of int64"),
-        ("sequence_id", {"double_param": 5.0}, "parameter sequence_id is 5.0, a double_param; expected one of int64"),
-        ("priority", {"string_param": "high"}, "parameter priority is 'high', a string_param; expected one of"),
-        ("timeout", {"double_param": 0.5}, "parameter timeout is 0.5, a double_param; expected one of"),
+        ("sequence_start", {"int64_param": 1}, "parameter sequence_start is 1 (int64_param); expected bool_param"),
+        ("sequence_start", {"string_param": "true"}, "parameter sequence_start is 'true' (string_param); expected"),
+        ("sequence_end", {"double_param": 1.0}, "parameter sequence_end is 1.0 (double_param); expected"),
+        ("sequence_end", {}, "parameter sequence_end is empty; expected bool_param"),
+        (
+            "sequence_id",
+            {"bool_param": True},
+            "parameter sequence_id is True (bool_param); expected int64_param or uint64_param or string_param",
+        ),
+        (
+            "sequence_id",
+            {"double_param": 5.0},
+            "parameter sequence_id is 5.0 (double_param); expected int64_param or uint64_param or string_param",
+        ),
+        (
+            "priority",
+            {"string_param": "high"},
+            "parameter priority is 'high' (string_param); expected int64_param or uint64_param",
+        ),
+        (
+            "timeout",
+            {"double_param": 0.5},
+            "parameter timeout is 0.5 (double_param); expected int64_param or uint64_param",
+        ),
         (
             "triton_enable_empty_final_response",
             {"int64_param": 1},
-            "parameter triton_enable_empty_final_response is 1, a int64_param; expected a bool_param",
+            "parameter triton_enable_empty_final_response is 1 (int64_param); expected bool_param",
         ),
         ("triton_other", {"bool_param": True}, "parameter 'triton_other' is not known; of triton_* there is"),
     ],
