@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.cli.numbers import SEED
+from gatestream.cli.outcome import Outcome
 from gatestream.client import connect
 from gatestream.client.errors import GatestreamError
+from gatestream.files import marks, outputs
+from gatestream.files.writing import replacing
 from gatestream.model.tasks import reber
 
 ARTIFACTS = Path("artifacts")
@@ -47,7 +50,7 @@ class Live:
     gates: dict[str, NDArray[np.float32]]
 
 
-@click.command("demo")
+@click.command("demo", cls=Outcome)
 @click.option(
     "--symbols", type=click.IntRange(SHOWN, 10**8), default=5000, show_default=True, help="How many to stream."
 )
@@ -57,8 +60,9 @@ class Live:
     metavar="HOST:PORT",
     help="Only stream, through a server that serves the model already; nothing is trained, exported or drawn.",
 )
+@click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
 @click.pass_context
-def command(ctx: click.Context, symbols: int, seed: int | None, address: str | None) -> None:
+def command(ctx: click.Context, symbols: int, seed: int | None, address: str | None, force: bool) -> None:
     """Train the reference model, export it, serve it, stream a live session through it, and draw its gates.
 
     The model learns the continual embedded Reber grammar, an endless stream of symbols: at every step it says which
@@ -69,29 +73,31 @@ def command(ctx: click.Context, symbols: int, seed: int | None, address: str | N
     if address is not None:
         _tell(_stream(address, symbols, seed))
         return
-    artifact = _make(ctx)
+    log, picture = FOLDER / "server.log", FOLDER / "gates.png"
+    written = [outputs.Output("the server's log", log, "log"), outputs.Output("the picture", picture, "picture")]
+    outputs.check(written, {}, force=force)
+    artifact = _make(ctx, force)
     FOLDER.mkdir(exist_ok=True)
-    log = FOLDER / "server.log"
     _heading(f"Serve {artifact} (log: {log})")
     with _server(artifact, log) as started:
         _heading(f"Stream {symbols:,} symbols through {started}, one a message (seed {seed})")
         live = _stream(started, symbols, seed)
-    picture = FOLDER / "gates.png"
     draw(live, picture)
     _tell(live, picture)
 
 
-def _make(ctx: click.Context) -> Path:
+def _make(ctx: click.Context, force: bool) -> Path:
     """Train and export, through the commands that do so; the artifact to serve."""
     from gatestream.cli import export, train
 
     checkpoint = ARTIFACTS / f"{MODEL}.safetensors"
     ARTIFACTS.mkdir(exist_ok=True)
     _heading(f"Train {checkpoint}")
-    ctx.invoke(train.reber, output=checkpoint)
+    ctx.invoke(train.reber, output=checkpoint, force=force)
     for form in ("gates", "fused"):
         _heading(f"Export {checkpoint}, form {form}")
-        ctx.invoke(export.command, checkpoint=checkpoint, output=ARTIFACTS / f"{MODEL}.{form}.onnx", form=form)
+        artifact = ARTIFACTS / f"{MODEL}.{form}.onnx"
+        ctx.invoke(export.command, checkpoint=checkpoint, output=artifact, form=form, force=force)
     return ARTIFACTS / f"{MODEL}.gates.onnx"
 
 
@@ -99,6 +105,8 @@ def _make(ctx: click.Context) -> Path:
 def _server(artifact: Path, log: Path) -> Iterator[str]:
     """A `gatestream serve` on a free port, for the length of a block; its address."""
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as out:
+        out.write(f"# {marks.MARK}\n".encode())
+        out.flush()
         port = Path(folder, "port")
         flags = [f"--port-file={port}", "--listen=127.0.0.1:0", "--log-format=text"]
         process = subprocess.Popen(
@@ -175,7 +183,8 @@ def draw(live: Live, path: Path) -> None:
     figure.suptitle(
         f"Gate activations in steps {first:,} to {live.symbols - 1:,} of one live session", x=0.01, ha="left"
     )
-    figure.savefig(path, dpi=110)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, metadata=marks.picture_metadata(draft.suffix))
 
 
 def _heading(text: str) -> None:

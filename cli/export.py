@@ -6,9 +6,10 @@ from typing import Literal
 import click
 
 from gatestream.cli.numbers import Number
+from gatestream.cli.outcome import Outcome
 
 
-@click.command("export")
+@click.command("export", cls=Outcome)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the artifact goes.")
 @click.option(
@@ -34,6 +35,7 @@ from gatestream.cli.numbers import Number
 )
 @click.option("--model-version", default="1", show_default=True, help="What the server calls this version.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was verified there, as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
 def command(
     checkpoint: Path,
     output: Path,
@@ -42,6 +44,7 @@ def command(
     max_error: float | None,
     model_version: str,
     report: Path | None,
+    force: bool,
 ) -> None:
     """Turn CHECKPOINT into one ONNX file that describes itself, and prove that it is the same network.
 
@@ -57,6 +60,13 @@ def command(
         raise click.UsageError(
             "--max-error is for --weights float16 or int8: float32 is proved to the last bits anyway"
         )
+    from gatestream.files import outputs, writing
+    from gatestream.files.names import shown
+
+    written = [outputs.Output("-o", output, "artifact")]
+    if report is not None:
+        written.append(outputs.Output("--report", report, "report", through=True))
+    outputs.check(written, {"CHECKPOINT": checkpoint}, force=force)
     try:
         from gatestream.export.errors import ArtifactError
         from gatestream.export.exporter import export
@@ -72,18 +82,18 @@ def command(
             load(checkpoint).network, output, form, version=model_version, weights=weights, max_error=max_error
         )
         if report is not None:
-            report.write_text(verified.to_json())
+            writing.deliver(report, verified.to_json().encode())
     except VerificationError as error:
         if report is not None:
-            report.write_text(error.report.to_json())
+            writing.deliver(report, error.report.to_json().encode())
         stored = "" if weights == "float32" else f", weights {weights}"
         raise click.ClickException(f"{checkpoint}, form {form}{stored}: {error}") from error
-    except (ArtifactError, CheckpointError, OSError) as error:
+    except (ArtifactError, CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     for check in verified.checks:
         click.echo(f"{check.name:<24}{check.detail}")
     if verified.accuracy is None:
-        click.echo(f"{output} is {checkpoint}, form {form}: proved")
+        click.echo(f"{shown(output)} is {shown(checkpoint)}, form {form}: proved")
         return
     click.echo("\n".join(verified.accuracy.lines()))
-    click.echo(f"{output} is {checkpoint}, form {form}, its weights rounded to {weights}: proved")
+    click.echo(f"{shown(output)} is {shown(checkpoint)}, form {form}, its weights rounded to {weights}: proved")

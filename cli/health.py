@@ -6,9 +6,10 @@ import click
 
 from gatestream.cli.connection import credentials, tls_options
 from gatestream.cli.numbers import SECONDS
+from gatestream.cli.outcome import Outcome
 
 
-@click.command("health")
+@click.command("health", cls=Outcome)
 @click.argument("address", default="127.0.0.1:50051")
 @click.option("--timeout", type=SECONDS, default=3.0, show_default=True, help="Seconds to wait for the answer.")
 @tls_options

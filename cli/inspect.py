@@ -5,12 +5,15 @@ from pathlib import Path
 
 import click
 
+from gatestream.cli.outcome import Outcome
 
-@click.command("inspect")
+
+@click.command("inspect", cls=Outcome)
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the cell there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program.")
-def command(artifact: Path, svg: Path | None, as_json: bool) -> None:
+@click.option("--force", is_flag=True, help="Overwrite a file that gatestream did not make.")
+def command(artifact: Path, svg: Path | None, as_json: bool, force: bool) -> None:
     """Say what the ONNX file ARTIFACT is, and check that it is what it says.
 
     Its gates are found by data flow, not by name; its weights are hashed; its numbers are compared with those that its
@@ -20,12 +23,15 @@ def command(artifact: Path, svg: Path | None, as_json: bool) -> None:
     from gatestream.export.draw import draw
     from gatestream.export.errors import ArtifactError
     from gatestream.export.inspection import inspect
+    from gatestream.files import outputs, writing
     from gatestream.protos.spec import SpecError
 
+    if svg is not None:
+        outputs.check([outputs.Output("--svg", svg, "picture", through=True)], {"ARTIFACT": artifact}, force=force)
     try:
         found = inspect(artifact)
-        if svg is not None:
-            svg.write_text(draw(found))
-    except (ArtifactError, SpecError, OSError) as error:
+    except (ArtifactError, SpecError) as error:
         raise click.ClickException(str(error)) from error
+    if svg is not None:
+        writing.deliver(svg, draw(found).encode())
     click.echo(json.dumps(text.as_json(found), indent=2) if as_json else text.as_text(found), nl=as_json)

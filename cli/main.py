@@ -6,9 +6,10 @@ from typing import ClassVar
 import click
 
 import gatestream
+from gatestream.cli.outcome import OutcomeGroup
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(OutcomeGroup):
     """Subcommand NAME is the object `command` of gatestream.cli.NAME."""
 
     summaries: ClassVar[dict[str, str]] = {
@@ -38,5 +39,9 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(gatestream.__version__, prog_name="gatestream")
-def main() -> None:
+@click.option("--traceback", is_flag=True, envvar="GATESTREAM_TRACEBACK", help="Show where an error came from.")
+@click.pass_context
+def main(ctx: click.Context, traceback: bool) -> None:
     """Recurrent models, live: train, export to ONNX with the gates preserved, serve with per-session state."""
+    assert isinstance(ctx.command, _LazyGroup)  # it is this one
+    ctx.command.traceback = traceback

@@ -11,10 +11,18 @@ from typing import Any
 import click
 
 import gatestream.server.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
+from gatestream.cli.outcome import Outcome
+from gatestream.files.names import shown
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
 from gatestream.server.errors import ConfigError, ServerError, first_of
 
+_CONFIG = "gatestream.config"
+"""Where a context keeps the path of the TOML file."""
+
 _GROUPS: dict[str, type[Any]] = {"": ServerConfig, "tick": TickLimits, "limits": Limits}
+
+_READ = ("tokens", "tls_cert", "tls_key", "tls_client_ca")
+"""The settings that name a file to read."""
 
 
 class _SettingError(click.ClickException):
@@ -41,7 +49,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         hints = typing.get_type_hints(_GROUPS[group])
         choices = field.metadata["choices"]
         hint = hints[field.name]
-        kinds: dict[Any, Any] = {Path | None: Path, Threads: number_or_auto}
+        kinds: dict[Any, Any] = {Path | None: click.Path(path_type=Path), Threads: number_or_auto}
         kind = click.Choice(choices) if choices else kinds.get(hint, hint)
         command = click.option(
             f"--{_name(group, field).replace('_', '-')}",
@@ -91,9 +99,10 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
         if not takes(value):
             raise click.BadParameter(f"{path}: {name} is {value!r}; expected {expected}")
     ctx.default_map = values
+    ctx.meta[_CONFIG] = path
 
 
-@click.command(context_settings={"auto_envvar_prefix": "GATESTREAM", "max_content_width": 110})
+@click.command(cls=Outcome, context_settings={"auto_envvar_prefix": "GATESTREAM", "max_content_width": 110})
 @click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path), envvar="GATESTREAM_ARTIFACTS")
 @click.option(
     "--config",
@@ -105,7 +114,8 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
     help="TOML file with any of these settings, named as the flags are, with underscores.",
 )
 @_options
-def command(artifacts: tuple[Path, ...], **values: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -> None:
     """Serve ARTIFACTS, made by `gatestream export`, over gRPC.
 
     A setting is taken from its flag, else from the environment, else from the file given with --config, else from its
@@ -114,9 +124,16 @@ def command(artifacts: tuple[Path, ...], **values: Any) -> None:
     Ends with 0 when it was told to stop and has drained, with 2 when a setting is not what it may be, and with 1 when
     it cannot serve as it is set.
     """
+    from gatestream.files import outputs
     from gatestream.server.logs import configure
 
     config = _config(artifacts, values)
+    if values["port_file"] is not None:
+        inputs = {"--config": ctx.meta.get(_CONFIG)}
+        inputs |= {f"--{name.replace('_', '-')}": values[name] for name in _READ}
+        inputs |= {f"the artifact {shown(path)}": path for path in artifacts}
+        written = outputs.Output("--port-file", values["port_file"], "port", through=True)
+        outputs.check([written], inputs, forcible=False)
     configure(config.log_format)
     try:
         if config.workers == 1:

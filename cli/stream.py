@@ -11,6 +11,7 @@ import click
 
 from gatestream.cli.connection import credentials, tls_options
 from gatestream.cli.numbers import SECONDS
+from gatestream.cli.outcome import Outcome
 
 if TYPE_CHECKING:
     from gatestream.client.rows import Form
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
     from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _PIECE_BYTES = 1 << 16
-_INTERRUPTED = 128 + 2
-_BROKEN_PIPE = 128 + 13
 _EXTENSIONS: "dict[str, Form]" = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
 _FORM = click.Choice(["csv", "jsonl", "text"])
 
 
-@click.command("stream")
+@click.command("stream", cls=Outcome)
 @click.argument("address")
-@click.argument("file", default="-")
+@click.argument("file", default="-", type=click.Path(allow_dash=True))
 @click.option("--model", default="", help="Which of the server's models; may be left out where it has only one.")
 @click.option("--input", "reads", type=_FORM, help="Form of the rows; by default by FILE's ending, or by the model.")
 @click.option("--output", "writes", type=_FORM, help="Form of the answers; by default that of the rows.")
@@ -85,12 +84,6 @@ def command(
             _stream(session, reader, decoded(pieces), writer)
     except (GatestreamError, RowsError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
-    except BrokenPipeError:
-        # What was not written goes nowhere at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_BROKEN_PIPE)
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
 
 
 def _stream(session: "Session", reader: "Reader", pieces: Iterator[str], writer: "Writer") -> None:
@@ -128,20 +121,20 @@ def _connected(address: str, timeout: float, token: str | None, tls: dict[str, A
 @contextlib.contextmanager
 def _pieces(file: str) -> Iterator[Iterator[bytes]]:
     """What can be read now, again and again; a read ends with what has come, so that a live source is not held up."""
+    descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY)
     try:
-        descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY)
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
-    try:
-        yield _reads(descriptor)
+        yield _reads(descriptor, "standard input" if file == "-" else file)
     finally:
         if file != "-":
             os.close(descriptor)
 
 
-def _reads(descriptor: int) -> Iterator[bytes]:
-    while piece := os.read(descriptor, _PIECE_BYTES):
-        yield piece
+def _reads(descriptor: int, name: str) -> Iterator[bytes]:
+    try:
+        while piece := os.read(descriptor, _PIECE_BYTES):
+            yield piece
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
 
 
 def _natural(spec: "pb.ModelSpec") -> "Form":

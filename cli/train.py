@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gatestream.cli.numbers import SEED, THREADS, Number
+from gatestream.cli.outcome import Interrupted, OutcomeGroup
 
 if TYPE_CHECKING:
     from gatestream.model.tasks.task import Task
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group()
+@click.group(cls=OutcomeGroup)
 def command() -> None:
     """Train a reference model.
 
@@ -49,6 +50,7 @@ def _common(*, hidden: int, updates: int, learning_rate: float, streams: int, st
             help="CPU threads. More than 1 pays only on an otherwise idle machine.",
         ),
         click.option("--restart", is_flag=True, help="Start over, even if there is a checkpoint to go on from."),
+        click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make."),
     ]  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +80,7 @@ def reber(**options: Any) -> None:
 @command.command(context_settings=_SHOW_DEFAULTS)
 @click.argument("file", type=_FILE)
 @_common(hidden=128, updates=3000, learning_rate=0.005, streams=32, steps=100)
-def text(file: Path, **options: Any) -> None:
+def text(**options: Any) -> None:
     """Next-character model of a UTF-8 FILE.
 
     The last tenth is held out. Training ends when the held-out figure no longer improves; the best weights
@@ -87,7 +89,7 @@ def text(file: Path, **options: Any) -> None:
     from gatestream.model.tasks.text import Text
 
     _run(
-        lambda: Text(file, options["streams"], options["steps"], options["seed"]),
+        lambda: Text(options["file"], options["streams"], options["steps"], options["seed"]),
         options,
         interval=200,
         patience=5,
@@ -99,7 +101,7 @@ def text(file: Path, **options: Any) -> None:
 @click.option("--horizon", type=click.IntRange(1, 2**16), default=8, help="Rows to forecast after each row.")
 @click.option("--columns", default="", metavar="A,B,...", help="Columns to use.", show_default="all numeric ones")
 @_common(hidden=64, updates=2000, learning_rate=0.005, streams=32, steps=50)
-def series(file: Path, horizon: int, columns: str, **options: Any) -> None:
+def series(horizon: int, columns: str, **options: Any) -> None:
     """Multi-step forecast of the numeric columns of a CSV FILE.
 
     The last fifth is held out. Training ends when the held-out figure no longer improves; the best weights
@@ -110,7 +112,7 @@ def series(file: Path, horizon: int, columns: str, **options: Any) -> None:
     chosen = [name.strip() for name in columns.split(",") if name.strip()]
 
     def task() -> Series:
-        series = Series(file, options["streams"], options["steps"], options["seed"], horizon, chosen)
+        series = Series(options["file"], options["streams"], options["steps"], options["seed"], horizon, chosen)
         click.echo(f"columns: {', '.join(series.table.columns)}")
         if series.table.skipped:
             click.echo(f"not used: {', '.join(series.table.skipped)}")
@@ -132,11 +134,19 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
             f"training needs {error.name}, which is not installed: pip install 'gatestream[train]'"
         ) from error
 
-    torch.set_num_threads(options["threads"])
+    from gatestream.files import outputs
+    from gatestream.files.names import shown
+
     output: Path = options["output"]
     curve = output.with_suffix(".png")
     if curve == output:
-        raise click.ClickException(f"{output}: the learning curve goes there; call the checkpoint .safetensors")
+        raise click.ClickException(f"{shown(output)}: the learning curve goes there; call the checkpoint .safetensors")
+    outputs.check(
+        [outputs.Output("-o", output, "checkpoint"), outputs.Output("the learning curve", curve, "picture")],
+        {"FILE": options.get("file")},
+        force=options["force"],
+    )
+    torch.set_num_threads(options["threads"])
     settings = Settings(
         updates=options["updates"],
         learning_rate=options["learning_rate"],
@@ -149,19 +159,19 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
         task = make()
         config = task.config(options["name"] or task.identity["task"], options["hidden"], options["layers"])
         trainer = Trainer(task, config, settings)
-        if output.exists() and not options["restart"]:
+        if outputs.exists(output, "checkpoint") and not options["restart"]:
             trainer.restore(checkpoint.load(output))
             standing = "finished already" if trainer.finished else "going on"
-            click.echo(f"{output}: {standing}, {len(trainer.losses)} updates made")
+            click.echo(f"{shown(output)}: {standing}, {len(trainer.losses)} updates made")
         if not trainer.finished:
             train(trainer, output)
         draw_curve(trainer, curve)
-    except (DataError, TrainingError, checkpoint.CheckpointError, OSError) as error:
+    except (DataError, TrainingError, checkpoint.CheckpointError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         made = trainer.evaluations[-1][0] if trainer and trainer.evaluations else 0
-        raise click.ClickException(f"interrupted; the same command goes on after update {made}") from None
-    click.echo(f"{trainer.best[2]}\ncheckpoint: {output}\nlearning curve: {curve}")
+        raise Interrupted(f"interrupted; the same command goes on after update {made}") from None
+    click.echo(f"{trainer.best[2]}\ncheckpoint: {shown(output)}\nlearning curve: {shown(curve)}")
     if trainer.solved is False:
         raise click.ClickException(
             f"not solved after {len(trainer.losses)} updates; start over with another --seed or more --updates"

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from gatestream.export.report import Check, Report, VerificationError
 from gatestream.export.roles import Array
 from gatestream.export.trace import OPSET, trace
 from gatestream.export.verify import examine, verify
+from gatestream.files.writing import replacing
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -81,7 +81,7 @@ def export(
         model = build(network, form)
     except ArtifactError as error:
         raise VerificationError(Report.of(spec, [Check("build", False, str(error))])) from error
-    with _draft(Path(path)) as draft:
+    with replacing(Path(path)) as draft:
         float32 = draft.with_name(f"float32-{draft.name}")
         if weights != "float32":
             artifact.save(model, spec_of(network, form, version=version), float32)
@@ -178,13 +178,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place in the end, unless something goes wrong before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        draft = Path(folder) / path.name
-        yield draft
-        draft.replace(path)

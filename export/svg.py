@@ -1,6 +1,9 @@
 """The few shapes that a drawing of a cell is made of, as SVG text."""
 
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape as _xml
+
+from gatestream.files.marks import MARK
+from gatestream.files.names import shown
 
 INK, FAINT, PAPER = "#22272e", "#667080", "#ffffff"
 CHARACTER = 6.05
@@ -16,12 +19,18 @@ text {{ fill: {INK}; font-family: Helvetica, Arial, sans-serif; }}
 <path d="M0 0 8 4 0 8z" fill="{INK}"/></marker></defs>"""
 
 
+def escape(text: str) -> str:
+    """As it may stand in XML, which cannot hold control characters at all."""
+    return _xml(shown(text))
+
+
 def document(width: float, height: float, parts: list[str]) -> str:
     """A whole image, on white paper."""
     size = f'width="{width:.0f}" height="{height:.0f}"'
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" {size}>',
+            f"<!-- {MARK} -->",
             _STYLE,
             f'<rect {size} fill="{PAPER}"/>',
             *parts,

@@ -5,7 +5,6 @@ under `training.`; the file's metadata holds the network's configuration and tra
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from gatestream.files.writing import write
 from gatestream.model.config import ConfigError
 from gatestream.model.network import Network, NetworkConfig
 from gatestream.model.weights import WeightsError, require_same
@@ -62,7 +62,7 @@ def save(path: Path | str, network: Network, training: TrainingState | None = No
         _CONFIG_KEY: network.config.to_json(),
         _TRAINING_KEY: json.dumps(training.values),
     }
-    _replace(Path(path), serialise(tensors, metadata))
+    write(Path(path), serialise(tensors, metadata))
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -102,23 +102,3 @@ def load(path: Path | str) -> Checkpoint:
         raise CheckpointError(f"its tensors do not fit its configuration: {error}") from error
     network.load_state_dict(tensors)
     return Checkpoint(network, training)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: what a killed process left is written over by the next.
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the name, too, survives a loss of power
-    finally:
-        os.close(directory)

@@ -16,6 +16,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from gatestream.cli.outcome import Outcome
+from gatestream.files import outputs
+from gatestream.files.marks import picture_metadata
+from gatestream.files.names import shown
+from gatestream.files.writing import replacing
 from gatestream.model.cell import LSTMCell
 from gatestream.model.network import Network
 from gatestream.model.tasks.reber import Reber, Streams, illegal
@@ -108,14 +113,19 @@ def draw(courses: dict[str, Course], path: Path) -> None:
     for axes in (learning, drift):
         axes.set_ylim(bottom=-5)
     learning.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=120, metadata=picture_metadata(draft.suffix))
 
 
-@click.command()
+@click.command(cls=Outcome)
 @click.argument("picture", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--updates", type=click.IntRange(1), default=1000, show_default=True)
-def main(picture: Path, updates: int) -> None:
+@click.option("--force", is_flag=True, help="Overwrite a file that gatestream did not make.")
+def main(picture: Path, updates: int, force: bool) -> None:
     """Train the reference network with and without its forget gate, and draw PICTURE (.png or .svg)."""
+    if picture.suffix not in (".png", ".svg"):
+        raise click.UsageError(f"PICTURE is {shown(picture)}; expected a name that ends in .png or .svg")
+    outputs.check([outputs.Output("PICTURE", picture, "picture")], {}, force=force)
     torch.set_num_threads(1)
     courses = {}
     for label, hold in (("forget gate learned", False), ("forget gate held at 1", True)):
@@ -125,9 +135,8 @@ def main(picture: Path, updates: int) -> None:
             f"unbroken streams {np.mean(course.drift):.1f}, largest |c| {course.cell[0]:.1f} after "
             f"{course.positions[0]:,} symbols and {course.cell[-1]:.1f} after {course.positions[-1]:,}"
         )
-    picture.parent.mkdir(parents=True, exist_ok=True)
     draw(courses, picture)
-    click.echo(f"picture: {picture}")
+    click.echo(f"picture: {shown(picture)}")
 
 
 if __name__ == "__main__":

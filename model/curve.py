@@ -4,6 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from gatestream.files.marks import picture_metadata
+from gatestream.files.writing import replacing
 from gatestream.model.training import Trainer
 
 
@@ -28,4 +30,5 @@ def draw_curve(trainer: Trainer, path: Path) -> None:
         marker="o",
     )
     scores.set_ylabel(trainer.task.score_label, color="tab:orange")
-    figure.savefig(path, dpi=120)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=120, metadata=picture_metadata(draft.suffix))

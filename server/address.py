@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from gatestream.files.names import shown
+from gatestream.files.writing import deliver, is_written_through, write
 from gatestream.server.errors import ConfigError
 
 
@@ -49,6 +51,10 @@ def write_port(port_file: Path | None, port: str) -> None:
     if port_file is None:
         return
     try:
-        port_file.write_text(f"{port}\n" if port else "")
+        port_file.parent.stat()  # a server makes no folders
+        if port:
+            deliver(port_file, f"{port}\n".encode())
+        elif not (port_file.exists() and is_written_through(port_file.stat())):
+            write(port_file, b"")
     except OSError as error:
-        raise ConfigError(f"port_file: {port_file} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"port_file: {shown(port_file)} cannot be written: {error.strerror}") from error

@@ -189,7 +189,7 @@ def test_interrupted(server: ServerProcess) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == b"\nError: interrupted\n"
 
 
 def test_a_reader_that_leaves(server: ServerProcess) -> None:
@@ -254,7 +254,7 @@ def test_bytes_that_are_no_text(server: ServerProcess, tmp_path: Path) -> None:
 
 def test_no_file(server: ServerProcess) -> None:
     message = refused(server, "/no/such/file.csv", "--model=accumulator")
-    assert message == "[Errno 2] No such file or directory: '/no/such/file.csv'"
+    assert message == "/no/such/file.csv: No such file or directory"
 
 
 def test_no_server() -> None:
