@@ -39,7 +39,7 @@ async def drain(models: Models, streams: Streams, seconds: float, signals: StopS
             await asyncio.wait_for(_first(model.engine.quiet(), signals.second.wait()), _LAST_TICKS_SECONDS)
     ended = sum(len(model.engine.sessions) for model in models)
     for model in models:
-        model.register.end_all(pb.CLOSE_REASON_DRAINED)
+        await model.register.end_all(pb.CLOSE_REASON_DRAINED)
     streams.end()
     _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
 

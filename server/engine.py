@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from threading import Lock
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,7 @@ from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Array, Ints
-from gatestream.server.work import GATES, OUTPUTS, Control, Entries, Steps, gather
+from gatestream.server.work import GATES, OUTPUTS, Control, Do, Entries, Fail, Refusals, Steps, gather
 
 _ANSWER_BYTES: Final = 2 * 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
@@ -41,6 +42,9 @@ _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
 _SHORT_SECONDS: Final = 3e-3
+# So long controls are done before the loop has its next turn.
+_CONTROLS_SECONDS: Final = 2e-3
+_FAILED_SECONDS: Final = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -161,20 +165,35 @@ class Engine:
         item, slots, lengths, offsets, _, _ = packet
         self._scheduler.add(self._number(item), slots, lengths, offsets, np.arange(len(slots)))
 
-    def control(self, slot: int, control: Control, *, unlimited: bool = False) -> None:
-        """Put a control in a session's line.
+    def control(
+        self,
+        slots: Ints,
+        do: Do,
+        fail: Fail,
+        owner: Owner | None = None,
+        handles: Ints | None = None,
+        *,
+        must: bool = False,
+        unlimited: bool = False,
+    ) -> None:
+        """Put something to do into the lines of sessions.
 
         Args:
-            slot: of the session.
-            control: what to do.
+            slots: of the sessions, each once.
+            do: as in `Control`, and the others.
+            fail: answers whoever asked, when it will not be done.
+            owner: who asked, if the rows are an owner's.
+            handles: what the owner calls the sessions, if `do` or `fail` is to know.
+            must: do it even when what stands before it in a line fails.
             unlimited: take it however much is pending; at most one such control stands in a line.
 
         Raises:
             Exhausted: too much is pending.
         """
         self._take_in()
-        self.admission.take(control.owner, 1, unlimited=unlimited)
-        self._scheduler.add_control(self._number(control), slot)
+        self.admission.take(owner, len(slots), unlimited=unlimited)
+        work = self._number(Control(do, fail, owner, slots if handles is None else handles, must, len(slots)))
+        self._scheduler.add_controls(work, slots, np.arange(len(slots)))
 
     def _number(self, item: Steps | Control) -> int:
         self._last_work += 1
@@ -190,17 +209,25 @@ class Engine:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while await self._turn():
-                    pass
+                try:
+                    while await self._turn():
+                        pass
+                except Exception:
+                    # Whatever it was, the other sessions are to go on.
+                    _log.exception("a turn failed", model=self.spec.name)
+                    await asyncio.sleep(_FAILED_SECONDS)
+                    self._wake.set()
         finally:
             self._thread.shutdown(wait=True)
 
     async def _turn(self) -> bool:
         self._take_in()
-        self._run_controls()
+        more = self._run_controls()
         tick = self._scheduler.tick()
         if tick is None:
-            return False
+            if more:
+                await asyncio.sleep(0)
+            return more
         self._running = True
         parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
         short = self.rows.pace.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
@@ -256,7 +283,10 @@ class Engine:
         first = table.position[slots]
         table.position[slots] = first + lengths
         table.answered_at[slots] = self.clock()
-        item.answer(None, first, lengths, outputs, gates)
+        try:
+            item.answer(None, first, lengths, outputs, gates)
+        except Exception as error:
+            item.unanswered(error, None, lengths)
 
     def _lone(self) -> bool:
         """As `_at_once` for the only step that came, without arrays of one number; False: it is not as simple."""
@@ -292,13 +322,16 @@ class Engine:
         table.position[slot] = table.accepted[slot] = position + 1
         table.answered_at[slot] = self.clock()
         self.admission.computed(owner, 1, wants)
-        owner.result(
-            handle,
-            position,
-            1,
-            [batch.tobytes() for batch in outputs] if wants & OUTPUTS else (),
-            [batch.tobytes() for batch in gates],
-        )
+        try:
+            owner.result(
+                handle,
+                position,
+                1,
+                [batch.tobytes() for batch in outputs] if wants & OUTPUTS else (),
+                [batch.tobytes() for batch in gates],
+            )
+        except Exception as error:
+            owner.failed(error)
         return True
 
     def _fail_at_once(self, packet: Packet, error: Exception) -> None:
@@ -364,13 +397,16 @@ class Engine:
             if item is None or len(lengths) == 0:
                 continue
             assert not isinstance(item, Control)
-            item.answer(
-                tick.entries[members],
-                first[members],
-                lengths,
-                [batch[members] for batch in outputs],
-                [batch[members] for batch in gates],
-            )
+            try:
+                item.answer(
+                    tick.entries[members],
+                    first[members],
+                    lengths,
+                    [batch[members] for batch in outputs],
+                    [batch[members] for batch in gates],
+                )
+            except Exception as error:
+                item.unanswered(error, tick.entries[members], lengths)
             self._count_off(work, item, int(finished[members].sum()))
 
     def _answers(self, tick: Tick) -> Iterator[tuple[int, int, int]]:
@@ -390,17 +426,31 @@ class Engine:
             keep_musts=True,
         )
 
-    def _run_controls(self) -> None:
-        # One at a time: a control can close the session that others stand in line for.
-        while (work := self._scheduler.next_control()) is not None:
-            item = self._work.pop(work)
-            assert isinstance(item, Control)
-            self._count_off_control(item)
-            try:
-                item.run()
-            except Exception as error:
-                _log.exception("control failed", model=self.spec.name)
-                item.fail(StepFailed(f"the server failed between two ticks: {error}"))
+    def _run_controls(self) -> bool:
+        """Do what has its turn, for no longer than the loop can do without; whether there is more."""
+        until = perf_counter() + _CONTROLS_SECONDS
+        while perf_counter() < until:
+            slots, parts = self._scheduler.controls()
+            if not parts:
+                return False
+            begin = 0
+            items = [(item, entries) for work, entries in parts if isinstance(item := self._work[work], Control)]
+            for (work, entries), (item, _) in zip(parts, items, strict=True):
+                self._count_off_control(work, item, len(entries))
+            # What many messages ask for, one after another, is done and answered as one.
+            for (do, owner), group in groupby(items, lambda part: (part[0].do, part[0].owner)):
+                members = list(group)
+                handles = np.concatenate([item.handles[entries] for item, entries in members])
+                mine = slots[begin : begin + len(handles)]
+                begin += len(handles)
+                try:
+                    do(owner, mine, handles)
+                except Exception as error:
+                    _log.exception("control failed", model=self.spec.name)
+                    members[0][0].fail(
+                        StepFailed(f"the server failed between two ticks: {error}"), owner, mine, handles
+                    )
+        return True
 
     # ---- What the sessions' book needs ---------------------------------------------------------
 
@@ -422,29 +472,34 @@ class Engine:
         return slots[self._scheduler.idle(slots)]
 
     def _answer_dropped(self, dropped: list[Dropped], why: Callable[[Dropped], Refused], *, keep_musts: bool) -> None:
+        refusals = Refusals()
         for slot, line in groupby(dropped, lambda entry: entry.slot):
             position = first = int(self.sessions.position[slot])
             self.sessions.accepted[slot] = position
             for entry in line:
                 item = self._work[entry.work]
                 if not isinstance(item, Control):
-                    item.refuse(why(entry), entry.entry, position, first, entry.left)
+                    owner, handle = item.withdraw(entry.entry, entry.left)
+                    refusals.add(owner, why(entry), handle, position, first, entry.left)
                     first += entry.left
                     self._count_off(entry.work, item, 1)
                 elif item.must and keep_musts:
-                    self._scheduler.add_control(entry.work, slot)
+                    self._scheduler.add_controls(entry.work, np.array([slot]), np.array([entry.entry]))
                 else:
-                    del self._work[entry.work]
-                    self._count_off_control(item)
-                    item.fail(why(entry))
+                    # Of one session, what comes first is said first.
+                    refusals.send()
+                    self._count_off_control(entry.work, item, 1)
+                    item.fail(why(entry), item.owner, np.array([slot]), item.handles[[entry.entry]])
+        refusals.send()
 
-    def _count_off(self, work: int, item: Steps, finished: int) -> None:
+    def _count_off(self, work: int, item: Steps | Control, finished: int) -> None:
         item.unfinished -= finished
         if item.unfinished == 0:
             del self._work[work]
 
-    def _count_off_control(self, control: Control) -> None:
-        self.admission.withdrawn(control.owner, 1)
+    def _count_off_control(self, work: int, item: Control, finished: int) -> None:
+        self.admission.withdrawn(item.owner, finished)
+        self._count_off(work, item, finished)
 
 
 def _row_bytes(spec: pb.ModelSpec) -> tuple[int, int]:

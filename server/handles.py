@@ -15,7 +15,9 @@ Fault = tuple[npt.NDArray[np.bool_], Callable[[int], Refused]]
 
 FREE: Final = -1
 LEAVING: Final = -2
-"""The handle's session is closing, or another stream took it: no more steps, and not free before `Closed`."""
+"""Another stream took the handle's session: no more steps, and not free before `Closed`."""
+# Still further below: the handle's session, slot 0, 1, 2..., is closing.
+_CLOSING: Final = -3
 
 
 class Handles:
@@ -41,17 +43,24 @@ class Handles:
         """The number of its session's model."""
         return int(self._model[handle])
 
-    def held(self) -> list[int]:
-        """The handles that have a session which takes steps."""
-        return np.flatnonzero(self._slot >= 0).tolist()
-
-    def by_model(self) -> list[tuple[int, Ints]]:
-        """The state rows of all sessions that take steps, by the number of their model."""
+    def held(self, *, closing: bool = False) -> Ints:
+        """The handles that have a session which takes steps; with those whose session is closing, if asked for."""
         held = self._slot >= 0
-        return [
-            (number, self._slot[held & (self._model == number)].astype(np.int64))
-            for number in np.unique(self._model[held]).tolist()
-        ]
+        return np.flatnonzero(held | (self._slot <= _CLOSING) if closing else held)
+
+    def close(self, handles: Ints) -> None:
+        """Have these take no more steps, and be free when `Closed` has come."""
+        self.mark(handles, _CLOSING - self._slot[handles].astype(np.int64))
+
+    def by_model(self, handles: Ints) -> list[tuple[int, Ints, Ints]]:
+        """For each model the number, those of the handles whose session is of it, and their state rows.
+
+        Args:
+            handles: that have a session which takes steps, or is closing.
+        """
+        slots, models = self._slot[handles].astype(np.int64), self._model[handles]
+        slots = np.where(slots <= _CLOSING, _CLOSING - slots, slots)
+        return [(number, handles[models == number], slots[models == number]) for number in np.unique(models).tolist()]
 
     def reserve(self, handle: int, model: int) -> None:
         """Make room for a handle whose session will be of this model."""
@@ -63,20 +72,25 @@ class Handles:
             self._model = np.concatenate((self._model, np.zeros(more, np.int16)))
         self._model[handle] = model
 
-    def mark(self, handles: int | slice | Ints, slot: int) -> None:
+    def mark(self, handles: int | slice | Ints, slot: int | Ints) -> None:
         """Have handles stand for a state row, or for one of the marks."""
         self._slot[handles] = slot
         self.changes += 1
 
+    def slots(self, handles: Ints) -> Ints:
+        """The rows of many handles, negative where there is none that takes steps."""
+        known = handles < len(self._slot)
+        if np.count_nonzero(known) == len(handles):
+            return self._slot[handles].astype(np.int64)
+        return np.where(known, self._slot[np.where(known, handles, 0)], FREE).astype(np.int64)
+
     def look_up(self, handles: Ints) -> tuple[Ints, int]:
-        """The rows of many handles, negative where there is none, and the number of the first one's model that has one.
+        """As `slots`, and the number of the first one's model that has a session.
 
         Raises:
             NotFound: none has.
         """
-        known = handles < len(self._slot)
-        places = np.where(known, handles, 0)
-        slots = np.where(known, self._slot[places], FREE)
+        slots = self.slots(handles)
         held = np.flatnonzero(slots >= 0)
         if len(held) == 0:
             raise unknown(int(handles[0]))
@@ -90,18 +104,19 @@ class Handles:
             and np.count_nonzero(self._model[handles] == model) == len(handles)
         )
 
-    def faults(self, handles: Ints, slots: Ints, model: int) -> list[Fault]:
+    def faults(self, handles: Ints, slots: Ints, model: int | None = None) -> list[Fault]:
         """What is wrong with the handles of a message; an entry may have several faults, of which the first counts.
 
         Args:
             handles: [entries].
             slots: [entries], their rows.
-            model: the number of the one that the message is for.
+            model: the number of the one that the message is for; None: it may be for several.
         """
         nobody = slots < 0
         held = np.flatnonzero(~nobody)
-        other = ~nobody
-        other[held] = self._model[handles[held]] != model
+        other = np.zeros(len(handles), np.bool_)
+        if model is not None:
+            other[held] = self._model[handles[held]] != model
         repeated = np.zeros(len(handles), np.bool_)
         repeated[held] = self._repeated(handles[held])
         if repeated.any():
@@ -117,7 +132,8 @@ class Handles:
             (
                 repeated,
                 lambda k: InvalidRequest(
-                    f"handle {handles[k]} stands more than once in the message; send its steps as one chunk",
+                    f"handle {handles[k]} stands more than once in the message; "
+                    + ("name it once" if model is None else "send its steps as one chunk"),
                     pb.REASON_HANDLE_REPEATED,
                 ),
             ),

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from gatestream.server.config import Limits
 from gatestream.server.engine import Engine
 from gatestream.server.errors import Draining, Refused
@@ -135,7 +137,7 @@ class _Requests(ABC):
         accepted = self._submit(known, slot, columns)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not asked.session or (asked.ends and accepted):
-            register.close(None, slot)
+            register.close(None, np.array([slot]))
         same = asked.session and not asked.starts and not asked.ends
         return message.before if same else None, known
 
@@ -198,6 +200,10 @@ class _Requests(ABC):
         raise AssertionError("a sequence has no owner. This is a bug.")
 
     lost = reset_done = closed = opened
+
+    def failed(self, error: Exception) -> None:
+        """As `Owner`."""
+        self.outbox.fail(error)
 
 
 class InferenceStream(_Requests):

@@ -93,7 +93,7 @@ class Outbox:
         if self._ended and self.failure is not None:
             return
         _log.error("a stream failed", exc_info=error)
-        self.failure = Failed("the server failed at this stream; its log says how")
+        self.failure = Failed("the server failed at this call; its log says how")
         self.end()
 
     def end(self) -> None:

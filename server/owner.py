@@ -1,7 +1,7 @@
 """Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.accounts import Account
@@ -54,8 +54,19 @@ class Owner(Protocol):
             lengths: [entries], steps not taken; empty for what was not about steps.
         """
 
-    def reset_done(self, handle: int, position: int) -> None:
-        """A session is back in its initial state."""
+    def reset_done(self, handles: Ints, positions: Ints) -> None:
+        """Sessions are back in their initial state."""
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """Sessions are no longer this owner's."""
+
+    def failed(self, error: Exception) -> None:
+        """Something of this owner's could not be answered: it hears no more, and its sessions end."""
+
+
+def tell(owner: Owner, say: Callable[..., None], *what: Any) -> None:
+    """Call a method of an owner. Whatever it raises is that owner's end, and nobody else's affair."""
+    try:
+        say(*what)
+    except Exception as error:
+        owner.failed(error)

@@ -5,7 +5,7 @@ Whatever concerns a session that may have steps pending is a control in its line
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -13,15 +13,17 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.claims import Claims
 from gatestream.server.engine import Engine
 from gatestream.server.errors import Draining, Elsewhere, InvalidRequest, NotFound, Refused
-from gatestream.server.owner import Owner
+from gatestream.server.owner import Owner, tell
 from gatestream.server.runner import DTYPES
 from gatestream.server.sequence_ids import sequence_shown
 from gatestream.server.slots import Ints
-from gatestream.server.work import GATES, OUTPUTS, Control
+from gatestream.server.work import GATES, OUTPUTS
 
 _NONE = np.empty(0, np.int64)
 # Far enough below 2^63 that no session steps past it.
 _POSITIONS = 2**62
+# Sessions that are ended at once, before the loop has its next turn.
+_PIECE: Final = 512
 _T = TypeVar("_T")
 
 
@@ -67,18 +69,18 @@ class Register:
             slot = sessions.get(tenant, request.session_id)
         if slot is None:
             slot = self._create(tenant, request.session_id)
-            owner.opened(request.handle, sessions.session_id(slot), 0, True)
+            tell(owner, owner.opened, request.handle, sessions.session_id(slot), 0, True)
         else:
             before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
-            engine.control(slot, self._takeover(slot, owner, request.handle))
+            self._take_over(slot, owner, request.handle)
             if before is not None:
-                before.lost(before_handle)
+                tell(before, before.lost, before_handle)
         sessions.owner[slot] = owner
         sessions.handle[slot] = request.handle
         engine.wants[slot] = OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates
         return slot
 
-    def _takeover(self, slot: int, owner: Owner, handle: int) -> Control:
+    def _take_over(self, slot: int, owner: Owner, handle: int) -> None:
         sessions = self._engine.sessions
         session_id = sessions.session_id(slot)
         before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
@@ -86,34 +88,37 @@ class Register:
         def leave() -> int:
             position = self._answered(slot)
             if before is not None:
-                before.closed(np.array([before_handle]), np.array([position]), pb.CLOSE_REASON_TAKEN_OVER)
+                gone = np.array([before_handle]), np.array([position])
+                tell(before, before.closed, *gone, pb.CLOSE_REASON_TAKEN_OVER)
             return position
 
-        def run() -> None:
-            owner.opened(handle, session_id, leave(), False)
+        def run(*_: Any) -> None:
+            tell(owner, owner.opened, handle, session_id, leave(), False)
 
-        def fail(error: Refused) -> None:
+        def fail(error: Refused, *_: Any) -> None:
             leave()
-            owner.refused(error, np.array([handle]), _NONE, _NONE, _NONE)
+            tell(owner, owner.refused, error, np.array([handle]), _NONE, _NONE, _NONE)
 
-        return Control(run, fail, owner, must=True)
+        self._engine.control(np.array([slot]), run, fail, owner, must=True)
 
-    def reset(self, owner: Owner, slot: int, handle: int) -> None:
-        """Back to the initial state, in the session's order; the owner hears `reset_done`.
+    def reset(self, owner: Owner, slots: Ints, handles: Ints) -> None:
+        """Back to the initial state, each in its order; the owner hears `reset_done`.
 
         Raises:
             Exhausted: too much is pending.
         """
-        sessions = self._engine.sessions
+        self._engine.control(slots, self._restart, self._not_restarted, owner, handles)
 
-        def run() -> None:
-            self._restart(slot)
-            owner.reset_done(handle, int(sessions.position[slot]))
+    def _restart(self, owner: Owner | None, slots: Ints, handles: Ints) -> None:
+        engine = self._engine
+        engine.rows.make_fresh(slots)
+        engine.sessions.answered_at[slots] = engine.clock()
+        if owner is not None:
+            tell(owner, owner.reset_done, handles, engine.sessions.position[slots])
 
-        def fail(error: Refused) -> None:
-            owner.refused(error, np.array([handle]), sessions.position[[slot]], _NONE, _NONE)
-
-        self._engine.control(slot, Control(run, fail, owner))
+    def _not_restarted(self, error: Refused, owner: Owner | None, slots: Ints, handles: Ints) -> None:
+        if owner is not None:
+            tell(owner, owner.refused, error, handles, self._engine.sessions.position[slots], _NONE, _NONE)
 
     def sequence(self, tenant: str, session_id: str, *, start: bool, draining: bool) -> int:
         """The slot of the session, held by no stream, that a sequence of the Open Inference Protocol is.
@@ -144,46 +149,52 @@ class Register:
             slot = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
             self._engine.wants[slot] = OUTPUTS
         elif start:
-            self._engine.control(slot, Control(lambda: self._restart(slot), lambda _error: None))
+            self._engine.control(np.array([slot]), self._restart, self._not_restarted)
         return slot
 
-    def _restart(self, slot: int) -> None:
-        self._engine.rows.make_fresh(slot)
-        self._answered(slot)
-
-    def close(self, owner: Owner | None, slot: int) -> None:
-        """End a session in its order; the owner hears `closed`. Its id is free at once; it takes no more steps."""
-
-        def run() -> None:
-            self._end(np.array([slot]), pb.CLOSE_REASON_REQUESTED)
-
-        def fail(_error: Refused) -> None:
-            """The session has ended already, and the owner has heard so."""
-
-        self._engine.control(slot, Control(run, fail, owner, must=True), unlimited=True)
-        self._engine.sessions.leave(slot)
-        self._release(np.array([slot]))
-
-    def detach(self, owner: Owner, slots: Ints) -> None:
-        """End those of the sessions that are still the owner's, who has gone."""
-        sessions = self._engine.sessions
-        slots = slots[sessions.owner[slots] == owner]
-        sessions.owner[slots] = None
-        self._engine.remove(slots)
+    def close(self, owner: Owner | None, slots: Ints) -> None:
+        """End sessions, each in its order; whoever holds them hears `closed`. Their ids are free at once."""
+        # By the other door some may have been ended already: they wait for it.
+        slots = slots[~self._engine.sessions.leaving[slots]]
+        if not len(slots):
+            return
+        self._engine.control(slots, self._close, self._not_closed, owner, must=True, unlimited=True)
+        self._engine.sessions.leave(slots)
         self._release(slots)
 
-    def end_all(self, reason: pb.CloseReason) -> None:
-        """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
-        self._end(self._engine.sessions.last_answered_before(np.inf), reason)
+    def _close(self, _owner: Owner | None, slots: Ints, _handles: Ints) -> None:
+        self._end(slots, pb.CLOSE_REASON_REQUESTED)
 
-    def expire(self) -> int:
+    def _not_closed(self, *_: Any) -> None:
+        """They have ended already, and their owner has heard so."""
+
+    def detach(self, owner: Owner, slots: Ints) -> None:
+        """End those of the sessions that are still the owner's, who has gone: some now, others as the loop has time."""
+        sessions = self._engine.sessions
+        some, others = slots[:_PIECE], slots[_PIECE:]
+        some = some[sessions.owner[some] == owner]
+        sessions.owner[some] = None
+        self._engine.remove(some)
+        self._release(some)
+        if len(others):
+            asyncio.get_running_loop().call_soon(self.detach, owner, others)
+
+    async def end_all(self, reason: pb.CloseReason) -> None:
+        """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
+        while len(slots := self._engine.sessions.last_answered_before(np.inf)):
+            self._end(slots[:_PIECE], reason)
+            await asyncio.sleep(0)
+
+    async def expire(self) -> int:
         """End the sessions that have had no answer for too long; how many."""
+        engine, ended = self._engine, 0
         if not self._idle_timeout:
             return 0
-        engine = self._engine
-        slots = engine.idle(engine.sessions.last_answered_before(engine.clock() - self._idle_timeout))
-        self._end(slots, pb.CLOSE_REASON_IDLE)
-        return len(slots)
+        while len(slots := engine.idle(engine.sessions.last_answered_before(engine.clock() - self._idle_timeout))):
+            self._end(slots[:_PIECE], pb.CLOSE_REASON_IDLE)
+            ended += len(slots[:_PIECE])
+            await asyncio.sleep(0)
+        return ended
 
     async def close_by_id(self, tenant: str, session_id: str) -> int:
         """End a session whoever owns it; its last position."""
@@ -265,7 +276,7 @@ class Register:
         slot = self._find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
-        def run() -> None:
+        def run(*_: Any) -> None:
             try:
                 result = do(slot)
             except Refused as error:
@@ -274,12 +285,12 @@ class Register:
                 if not answer.done():
                     answer.set_result(result)
 
-        def fail(error: Refused) -> None:
+        def fail(error: Refused, *_: Any) -> None:
             # The caller may have gone.
             if not answer.done():
                 answer.set_exception(error)
 
-        self._engine.control(slot, Control(run, fail))
+        self._engine.control(np.array([slot]), run, fail)
         return answer
 
     def _answered(self, slot: int) -> int:
@@ -292,13 +303,14 @@ class Register:
         told = []
         for k in range(len(owners)):
             mine = slots[which == k]
-            if table.owner[mine[0]] is not None:
-                told.append((table.owner[mine[0]], table.handle[mine], table.position[mine]))
+            owner: Owner | None = table.owner[mine[0]]
+            if owner is not None:
+                told.append((owner, table.handle[mine], table.position[mine]))
         # What still stands in line is answered first, then the owner hears that the session is closed.
         self._engine.remove(slots)
         self._release(slots)
         for owner, handles, positions in told:
-            owner.closed(handles, positions, reason)
+            tell(owner, owner.closed, handles, positions, reason)
 
     def _find(self, tenant: str, session_id: str) -> int:
         """The slot of a session.

@@ -37,9 +37,9 @@ class StateRows:
         self._fresh = np.zeros(count, np.bool_)
         self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
 
-    def make_fresh(self, slot: int) -> None:
-        """Put a row into the initial state before it is next looked at."""
-        self._fresh[slot] = True
+    def make_fresh(self, slots: int | Ints) -> None:
+        """Put rows into the initial state before they are next looked at."""
+        self._fresh[slots] = True
 
     def is_fresh(self, slot: int) -> bool:
         """Whether it has yet to be set."""

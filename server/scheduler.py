@@ -26,7 +26,11 @@ _LEAST_CHUNKS: Final = 32
 # A chunk's turn is cut to this part of `TickLimits.steps` while single steps come: until so many turns went without.
 _CONTENDED_PART: Final = 4
 _CALM_TURNS: Final = 64
+# Controls that are done at once, and of how many works: a turn of the loop is to have time for several such lots.
+_MOST_CONTROLS: Final = 512
+_MOST_WORKS: Final = 32
 _NONE: Final = -1
+_NO_SLOTS: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +119,29 @@ class Scheduler:
         self._first[slots[~behind]] = starts
         self._make_ready(starts)
 
-    def add_control(self, work: int, slot: int) -> None:
-        """Append a control to one slot's line."""
-        zero = np.zeros(1, np.int64)
-        self.add(work, np.array([slot]), zero, zero, zero)
+    def add_controls(self, work: int, slots: Ints, entries: Ints) -> None:
+        """Append a control to each slot's line; arguments as in `add`."""
+        zeros = np.zeros(len(slots), np.int64)
+        self.add(work, slots, zeros, zeros, entries)
 
-    def next_control(self) -> int | None:
-        """Take out a control whose turn has come; its work. None when there is none."""
-        while len(self._controls):
-            ids = self._pop(self._controls, 1)
+    def controls(self) -> tuple[Ints, list[tuple[int, Ints]]]:
+        """Take out controls whose turn has come, each of another session; not all at once where there are many.
+
+        Returns:
+            Their slots, and one after another those of each work: its number, and which entries of it they are.
+        """
+        slots = _NO_SLOTS
+        parts: list[tuple[int, Ints]] = []
+        # Again where all that was taken out had been dropped.
+        while len(self._controls) and not parts:
+            ids = self._controls.peek(_MOST_CONTROLS)
+            cuts = np.flatnonzero(np.diff(self._work[ids])) + 1
+            ids = self._pop(self._controls, int(cuts[_MOST_WORKS - 1]) if len(cuts) >= _MOST_WORKS else len(ids))
             if len(ids):
+                work, slots, entries = self._work[ids], self._slot[ids], self._entry[ids]
                 self._finish(ids)
-                return int(self._work[ids[0]])
-        return None
+                parts = [(int(work[a]), entries[a:b]) for a, b in pairwise(_bounds(work))]
+        return slots, parts
 
     def tick(self) -> Tick | None:
         """The next run, or None when nothing is ready. It must be completed before the next one is asked for."""
@@ -150,14 +164,13 @@ class Scheduler:
             else:
                 return None
         work = self._work[ids]
-        bounds = [0, *(np.flatnonzero(np.diff(work)) + 1).tolist(), len(ids)]
         return Tick(
             ids=ids,
             slots=self._slot[ids],
             lengths=np.minimum(self._left[ids], cut),
             offsets=self._offset[ids],
             entries=self._entry[ids],
-            parts=[(int(work[a]), a, b) for a, b in pairwise(bounds)],
+            parts=[(int(work[a]), a, b) for a, b in pairwise(_bounds(work))],
         )
 
     def pass_by(self, steps: int) -> bool:
@@ -204,7 +217,7 @@ class Scheduler:
     def drop(self, slots: Ints) -> list[Dropped]:
         """Empty these slots' lines, of entries in the running tick too; line by line, in order."""
         dropped = []
-        for slot in slots.tolist():
+        for slot in slots[~self.idle(slots)].tolist():
             first = entry = int(self._first[slot])
             while entry != _NONE:
                 dropped.append(Dropped(slot, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry])))
@@ -246,3 +259,8 @@ class Scheduler:
         self._singles.push(ids[single])
         self._chunks.push(ids[left > 1])
         self._controls.push(ids[left == 0])
+
+
+def _bounds(work: Ints) -> list[int]:
+    """Where in a column each stretch of one number begins, and where the last one ends."""
+    return [0, *(np.flatnonzero(np.diff(work)) + 1).tolist(), len(work)]

@@ -143,7 +143,7 @@ async def _expire(models: Models, idle_timeout: float) -> None:
     while True:
         await asyncio.sleep(min(idle_timeout / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
         for model in models:
-            if count := model.register.expire():
+            if count := await model.register.expire():
                 _log.info("idle sessions closed", model=model.spec.name, sessions=count)
 
 

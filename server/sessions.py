@@ -25,7 +25,7 @@ class SessionTable:
     """Which sessions there are, and what is known of each besides its state.
 
     Attributes:
-        ends: how many sessions have lost their id so far; what `get` has found is so as long as there are no more.
+        ends: how often sessions have lost their ids; what `get` has found is so as long as it was no more often.
 
     And, indexed by slot:
         position: steps consumed.
@@ -33,23 +33,24 @@ class SessionTable:
         answered_at: when it was last answered, in the clock of whoever writes it.
         handle: what its owner calls it.
         owner: None for a session that no stream holds.
+        leaving: it only waits for its end, and is not counted: another session may have its id.
     """
 
     def __init__(self, capacity: int):
         self.ends = 0
         self._slots = Slots(capacity)
-        # Without the sessions that only wait for their end: their ids are free.
+        # Without those that are leaving.
         self._slot_of: dict[bytes, int] = {}
-        self._count = 0
         self._key = np.full(capacity, None, object)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
         self.answered_at = np.full(capacity, np.inf)
         self.handle = np.zeros(capacity, np.int32)
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
+        self.leaving = np.zeros(capacity, np.bool_)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._slot_of)
 
     def create(self, tenant: str, session_id: str, now: float) -> int:
         """A new session at position 0, owned by nobody.
@@ -79,13 +80,12 @@ class SessionTable:
             raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
         if not self._slots.free:
             raise Exhausted(
-                f"all {len(self)} sessions are taken; close some, or start the server with a higher --sessions",
+                f"all {len(self._key)} sessions are taken; close some, or start the server with a higher --sessions",
                 pb.REASON_SESSIONS_EXHAUSTED,
                 retry_after=1.0,
             )
         slot = int(self._slots.take(1)[0])
         self._slot_of[key] = slot
-        self._count += 1
         self._key[slot] = key
         self.position[slot] = self.accepted[slot] = 0
         self.answered_at[slot] = now
@@ -106,20 +106,19 @@ class SessionTable:
             raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
         return slot
 
-    def leave(self, slot: int) -> None:
-        """Let another session have the id of one that only waits for its end."""
-        del self._slot_of[self._key[slot]]
+    def leave(self, slots: Ints) -> None:
+        """Let other sessions have the ids of these, which only wait for their end, and were not leaving yet."""
+        for key in self._key[slots].tolist():
+            del self._slot_of[key]
+        self.leaving[slots] = True
         self.ends += 1
 
     def remove(self, slots: Ints) -> None:
         """Forget these sessions; their ids are free, their slots are not until `free`."""
-        for slot in slots.tolist():
-            if self._slot_of.get(self._key[slot]) == slot:
-                del self._slot_of[self._key[slot]]
-        self._count -= len(slots)
-        self.ends += len(slots)
+        self.leave(slots[~self.leaving[slots]])
         self._key[slots] = None
         self.owner[slots] = None
+        self.leaving[slots] = False
         self.answered_at[slots] = np.inf
 
     def free(self, slots: Ints) -> None:
@@ -138,10 +137,7 @@ class SessionTable:
     def page(self, tenant: str, after: int, size: int) -> list[int]:
         """Slots of up to `size` of a tenant's sessions, in order of slot, beginning behind the slot `after`."""
         prefix = _key(tenant, "")
-        taken = after + 1 + np.flatnonzero(np.isfinite(self.answered_at[after + 1 :]))
-        mine = (
-            slot
-            for slot, key in zip(taken.tolist(), self._key[taken], strict=True)
-            if key.startswith(prefix) and self._slot_of.get(key) == slot
-        )
+        here = np.isfinite(self.answered_at[after + 1 :]) & ~self.leaving[after + 1 :]
+        taken = after + 1 + np.flatnonzero(here)
+        mine = (slot for slot, key in zip(taken.tolist(), self._key[taken], strict=True) if key.startswith(prefix))
         return list(islice(mine, size))

@@ -52,10 +52,13 @@ class Queue:
         self._ring.put(np.arange(end, end + len(values)), values, mode="wrap")
         self._count += len(values)
 
+    def peek(self, count: int) -> Ints:
+        """The oldest `count` values, fewer where there are fewer."""
+        return self._ring.take(np.arange(self._begin, self._begin + min(count, self._count)), mode="wrap")
+
     def pop(self, count: int) -> Ints:
-        """Take out the oldest `count` values, fewer where there are fewer."""
-        count = min(count, self._count)
-        values = self._ring.take(np.arange(self._begin, self._begin + count), mode="wrap")
-        self._begin = (self._begin + count) % len(self._ring)
-        self._count -= count
+        """Take them out."""
+        values = self.peek(count)
+        self._begin = (self._begin + len(values)) % len(self._ring)
+        self._count -= len(values)
         return values

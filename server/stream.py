@@ -1,7 +1,7 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.engine import Engine
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Refused
-from gatestream.server.handles import FREE, LEAVING, Fault, Handles, unknown
+from gatestream.server.handles import FREE, LEAVING, Fault, Handles
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.parsing import parse
@@ -48,8 +48,6 @@ class ClientStream:
         self._same_step: SameStep | None = None
         # The handle of the latest message of one entry.
         self._latest = -1
-        # Handles whose session waits for its turn to close, and its slot.
-        self._closing: dict[int, int] = {}
         self._held = 0
         # No session will come: the stream ends with the last one.
         self._ending = False
@@ -69,24 +67,21 @@ class ClientStream:
         elif kind == "open":
             self._open(asked.open)
         elif kind == "reset":
-            self._each("reset", asked.reset.handle, self._reset)
+            self._control("reset", asked.reset.handle)
         elif kind == "close":
-            self._each("close", asked.close.handle, self._close)
+            self._control("close", asked.close.handle)
         else:
             self._refuse(InvalidRequest("the message is empty; expected open, steps, reset or close"), [])
 
     def half_close(self) -> None:
         """Nothing more comes: close what is open when it has been answered, then end."""
         self._ending = True
-        for handle in self._handles.held():
-            self._close(self._models[self._handles.model(handle)], self._handles.slot(handle), handle)
+        self._close(self._handles.held())
         self._end_when_done()
 
     def disconnect(self) -> None:
         """The client has gone: end its sessions, without the steps that are pending."""
-        for handle, slot in self._closing.items():
-            self._handles.mark(handle, slot)
-        for number, slots in self._handles.by_model():
+        for number, _, slots in self._handles.by_model(self._handles.held(closing=True)):
             self._models[number].register.detach(self, slots)
         self._handles.mark(slice(None), FREE)
         self.outbox.discard()
@@ -122,28 +117,29 @@ class ClientStream:
         except Refused as error:
             self._refuse(error, [handle])
 
-    def _reset(self, model: Model, slot: int, handle: int) -> None:
-        model.register.reset(self, slot, handle)
-
-    def _close(self, model: Model, slot: int, handle: int) -> None:
-        self._handles.mark(handle, LEAVING)
-        self._closing[handle] = slot
-        model.register.close(self, slot)
-
-    def _each(self, kind: str, handles: Sequence[int], do: Callable[[Model, int, int], None]) -> None:
+    def _control(self, kind: Literal["reset", "close"], named: Sequence[int]) -> None:
+        """Reset or close; handles that have no session, or are named twice, are refused, all for one reason as one."""
         try:
-            self._check_count(kind, len(handles))
+            self._check_count(kind, len(named))
         except Refused as error:
             self._refuse(error, [])
             return
-        for handle in handles:
+        handles = np.fromiter(named, np.int64, len(named))
+        handles = handles[self._refuse_all(self._handles.faults(handles, self._handles.slots(handles)), handles)]
+        if kind == "close":
+            self._close(handles)
+            return
+        for number, some, slots in self._handles.by_model(handles):
             try:
-                slot = self._handles.slot(handle)
-                if slot < 0:
-                    raise unknown(handle)
-                do(self._models[self._handles.model(handle)], slot, handle)
+                self._models[number].register.reset(self, slots, some)
             except Refused as error:
-                self._refuse(error, [handle])
+                self._refuse(error, some)
+
+    def _close(self, handles: Ints) -> None:
+        by_model = self._handles.by_model(handles)
+        self._handles.close(handles)
+        for number, _, slots in by_model:
+            self._models[number].register.close(self, slots)
 
     def _check_count(self, kind: str, count: int) -> None:
         # An answer repeats the handles: without a bound, one message would be answered by gigabytes.
@@ -277,6 +273,12 @@ class ClientStream:
                 ),
             ),
         ]
+        return self._refuse_all(faults, handles, first, lengths)
+
+    def _refuse_all(
+        self, faults: list[Fault], handles: Ints, first: Ints | None = None, lengths: Ints | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Refuse the entries that have a fault, all that have the same as one; which are left."""
         good = np.ones(len(handles), np.bool_)
         for fault, error in faults:
             bad = good & fault
@@ -285,7 +287,7 @@ class ClientStream:
                     error(int(bad.argmax())),
                     handles[bad],
                     first=_NOTHING if first is None else first[bad],
-                    lengths=lengths[bad],
+                    lengths=_NOTHING if lengths is None else lengths[bad],
                 )
                 good &= ~bad
         return good
@@ -331,19 +333,22 @@ class ClientStream:
         """As `Owner`."""
         self._refuse(error, handles, positions, first, lengths)
 
-    def reset_done(self, handle: int, position: int) -> None:
+    def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `Owner`."""
-        self._say(pb.ServerMessage(reset_done=pb.ResetDone(handle=[handle], position=[position])))
+        done = pb.ResetDone(handle=handles.tolist(), position=positions.tolist())
+        self._say(pb.ServerMessage(reset_done=done))
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """As `Owner`."""
         self._handles.mark(handles, FREE)
-        for handle in handles.tolist():
-            self._closing.pop(handle, None)
         self._held -= len(handles)
         closed = pb.Closed(handle=handles.tolist(), position=positions.tolist(), reason=reason)
         self._say(pb.ServerMessage(closed=closed))
         self._end_when_done()
+
+    def failed(self, error: Exception) -> None:
+        """As `Owner`."""
+        self.outbox.fail(error)
 
     def _say(self, message: pb.ServerMessage, rows: int = 0) -> None:
         self.outbox.put(message.SerializeToString(), rows)
@@ -353,13 +358,17 @@ class ClientStream:
             self.outbox.end()
 
     def _refuse(self, error: Refused, handles: Any, positions: Any = (), first: Any = (), lengths: Any = ()) -> None:
+        handle, position, first_sent, length = (
+            column.tolist() if isinstance(column, np.ndarray) else column
+            for column in (handles, positions, first, lengths)
+        )
         self._say(
             pb.ServerMessage(
                 error=pb.Error(
-                    handle=list(handles),
-                    position=list(positions),
-                    first=list(first),
-                    length=list(lengths),
+                    handle=handle,
+                    position=position,
+                    first=first_sent,
+                    length=length,
                     reason=error.reason,
                     message=str(error),
                     retry_after_ms=int(np.ceil(1000 * error.retry_after)),

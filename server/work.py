@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gatestream.server.admission import Admission
 from gatestream.server.errors import Refused
-from gatestream.server.owner import Owner
+from gatestream.server.owner import Owner, tell
 from gatestream.server.slots import Array, Ints
 
 OUTPUTS: Final = 1
@@ -79,19 +79,21 @@ class Chunks:
             outputs: of these entries, in the spec's order, each [n, time, *shape].
             gates: the same; empty where no entry of the tick wants them.
         """
+        handles = self.handles if entries is None else self.handles[entries]
+        columns = [flatten(batch, lengths) for batch in outputs] if self.outputs else []
+        gate_columns = [flatten(batch, lengths) for batch in gates] if self.gates else []
         self.admission.computed(self.owner, int(lengths.sum()), self.admitted)
-        self.owner.results(
-            self.handles if entries is None else self.handles[entries],
-            first,
-            lengths,
-            [flatten(batch, lengths) for batch in outputs] if self.outputs else [],
-            [flatten(batch, lengths) for batch in gates] if self.gates else [],
-        )
+        tell(self.owner, self.owner.results, handles, first, lengths, columns, gate_columns)
 
-    def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
-        """Tell the owner that steps which had been accepted are not taken."""
+    def withdraw(self, entry: int, length: int) -> tuple[Owner, int]:
+        """Steps of an entry, which had been accepted, are not taken: its owner, and what that calls the session."""
         self.admission.withdrawn(self.owner, length, self.admitted)
-        refuse_one(self.owner, error, int(self.handles[entry]), position, first, length)
+        return self.owner, int(self.handles[entry])
+
+    def unanswered(self, error: Exception, entries: Ints | None, lengths: Ints) -> None:
+        """Steps were taken, and no answer could be made of them; arguments as in `answer`."""
+        self.admission.withdrawn(self.owner, int(lengths.sum()), self.admitted)
+        self.owner.failed(error)
 
 
 @dataclass(slots=True)
@@ -121,41 +123,81 @@ class Singles:
         which = range(len(owners)) if entries is None else entries.tolist()
         each = zip(which, first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
         for entry, position, length, output, gate in each:
-            wants = wanted[entry]
-            computed(owners[entry], length, wants)
-            owners[entry].result(
-                handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
-            )
+            wants, owner = wanted[entry], owners[entry]
+            computed(owner, length, wants)
+            # Without `tell`, whose call is felt here.
+            try:
+                owner.result(
+                    handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
+                )
+            except Exception as error:
+                owner.failed(error)
 
-    def refuse(self, error: Refused, entry: int, position: int, first: int, length: int) -> None:
+    def withdraw(self, entry: int, length: int) -> tuple[Owner, int]:
         """As in `Chunks`."""
         self.admission.withdrawn(self.owners[entry], length, self.wants[entry])
-        refuse_one(self.owners[entry], error, self.handles[entry], position, first, length)
+        return self.owners[entry], self.handles[entry]
+
+    def unanswered(self, error: Exception, entries: Ints | None, lengths: Ints) -> None:
+        """As in `Chunks`."""
+        which = range(len(self.owners)) if entries is None else entries.tolist()
+        for entry, length in zip(which, lengths.tolist(), strict=True):
+            owner, _ = self.withdraw(entry, length)
+            owner.failed(error)
 
 
 Steps = Chunks | Singles
 
 
-@dataclass(frozen=True, slots=True)
+Do = Callable[[Owner | None, Ints, Ints], None]
+"""Does something for an owner to some of its sessions: their slots, and what it calls them."""
+
+Fail = Callable[[Refused, Owner | None, Ints, Ints], None]
+"""Says why it will not be done."""
+
+
+@dataclass(slots=True)
 class Control:
-    """Something to do to one session between two runs. It counts as one row.
+    """Something to do to sessions between two runs, to each in its turn. It counts as a row for each.
 
     Attributes:
-        run: does it.
-        fail: answers whoever asked, when it will not be done.
-        owner: who asked, if the row is one of an owner's.
-        must: done even when what stood before it in the line failed.
+        do: does it to those whose turn has come, together with those of other controls that do the same.
+        fail: answers whoever asked.
+        owner: who asked, if the rows are an owner's.
+        handles: what the owner calls the sessions.
+        must: done even when what stood before it in a line failed.
+        unfinished: sessions that it has yet to be done to.
     """
 
-    run: Callable[[], None]
-    fail: Callable[[Refused], None]
-    owner: Owner | None = None
-    must: bool = False
+    do: Do
+    fail: Fail
+    owner: Owner | None
+    handles: Ints
+    must: bool
+    unfinished: int
 
 
 def refuse_one(owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
     """Tell an owner that one entry's steps are not taken."""
-    owner.refused(error, np.array([handle]), np.array([position]), np.array([first]), np.array([length]))
+    columns = (np.array([number]) for number in (handle, position, first, length))
+    tell(owner, owner.refused, error, *columns)
+
+
+class Refusals:
+    """Accepted steps that are not taken, put together for each owner and each reason."""
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[Owner, Refused], list[tuple[int, int, int, int]]] = {}
+
+    def add(self, owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+        """One entry's steps, as `Owner.refused` has them."""
+        self._steps.setdefault((owner, error), []).append((handle, position, first, length))
+
+    def send(self) -> None:
+        """Tell the owners."""
+        for (owner, error), steps in self._steps.items():
+            tell(owner, owner.refused, error, *np.array(steps).T)
+        self._steps.clear()
 
 
 def gather(column: Array, offsets: Ints, steps: int) -> Array:

@@ -133,8 +133,8 @@ def test_a_control_counts_as_a_row(narrow: ServerProcess) -> None:
         with narrow.paused():
             stream.steps({0: ones(600), 1: ones(200)})
             # More than can have been answered of these by then.
-            for _ in range(400):
-                stream.reset(2, 3, 2, 3)
+            for _ in range(800):
+                stream.reset(2, 3)
             stream.close(2)
             stream.flush()
         done, refused, closed, results = 0, 0, False, {0: 0, 1: 0}

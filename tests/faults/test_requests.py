@@ -275,9 +275,11 @@ def test_reset_and_close_of_a_handle_that_was_never_opened(stream: Stream, kind:
 def test_close_twice_in_one_message(stream: Stream) -> None:
     stream.close(2, 2)
     error = stream.refused()
-    assert (list(error.handle), error.reason) == ([2], pb.REASON_HANDLE_UNKNOWN)
-    assert list(stream.expect("closed").handle) == [2]
+    assert (list(error.handle), error.reason) == ([2, 2], pb.REASON_HANDLE_REPEATED)
+    assert "handle 2 stands more than once" in error.message
     check_untouched(stream, {})
+    stream.close(2)
+    assert list(stream.expect("closed").handle) == [2]
 
 
 # ---- Open ----------------------------------------------------------------------------------------

@@ -61,12 +61,15 @@ class Recorder:
         name = pb.Reason.Name(error.reason).removeprefix("REASON_")
         self.heard.append((name, handles.tolist(), positions.tolist(), first.tolist(), lengths.tolist()))
 
-    def reset_done(self, handle: int, position: int) -> None:
-        self.heard.append(("reset", handle, position))
+    def reset_done(self, handles: Ints, positions: Ints) -> None:
+        self.heard.append(("reset", handles.tolist(), positions.tolist()))
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         name = pb.CloseReason.Name(reason).removeprefix("CLOSE_REASON_")
         self.heard.append(("closed", name, handles.tolist(), positions.tolist()))
+
+    def failed(self, error: Exception) -> None:
+        self.heard.append(("failed", str(error)))
 
     def take(self) -> list[tuple[Any, ...]]:
         heard, self.heard = self.heard, []
@@ -146,8 +149,8 @@ async def test_a_failed_tick_answers_each_member_once_and_changes_no_state(accum
         await b.engine.quiet()
         b.steps(owner, [0, 1], [bad, good], [[POISON], [3]])
         b.steps(owner, [0], [bad], [[4]])
-        b.register.reset(owner, bad, 0)
-        b.register.close(owner, good)
+        b.register.reset(owner, np.array([bad]), np.array([0]))
+        b.register.close(owner, np.array([good]))
         await b.engine.quiet()
         b.steps(other, [2], [late], [[7]])
         b.steps(owner, [0], [bad], [[5]])
@@ -254,13 +257,13 @@ async def test_idleness_is_counted_from_the_last_answer(accumulator_path: Path) 
         b.steps(owner, [0], [stepped], [[1]])
         await b.engine.quiet()
         b.now = 10.5
-        assert b.register.expire() == 1
+        assert await b.register.expire() == 1
         assert owner.take()[-1] == ("closed", "IDLE", [1], [0])
         b.now = 18.9
-        assert b.register.expire() == 0
+        assert await b.register.expire() == 0
         b.now = 19.1
         b.steps(owner, [0], [stepped], [[1]])
-        assert b.register.expire() == 0, "a session with work in line is not idle"
+        assert await b.register.expire() == 0, "a session with work in line is not idle"
         await b.engine.quiet()
         assert len(b.engine.sessions) == 1
 

@@ -26,12 +26,23 @@ def test_a_handle_stands_for_what_it_was_given(held: dict[int, tuple[int, int]])
         assert handles.slot(handle) == slot
         if handle in held:
             assert handles.model(handle) == model
-    assert handles.held() == sorted(handle for handle, (_, slot) in held.items() if slot >= 0)
-    rows = {number: sorted(slots.tolist()) for number, slots in handles.by_model()}
-    assert rows == {
-        number: sorted(slot for model, slot in held.values() if model == number and slot >= 0)
-        for number in {model for model, slot in held.values() if slot >= 0}
+    taking = sorted(handle for handle, (_, slot) in held.items() if slot >= 0)
+    assert handles.held().tolist() == taking
+    by_model = {
+        number: [(handle, held[handle][1]) for handle in taking if held[handle][0] == number]
+        for number in {held[handle][0] for handle in taking}
     }
+
+    def told() -> dict[int, list[tuple[int, int]]]:
+        every = handles.by_model(handles.held(closing=True))
+        return {number: list(zip(some.tolist(), slots.tolist(), strict=True)) for number, some, slots in every}
+
+    assert told() == by_model
+    # Closing, they take no more steps, and it is known whose they are.
+    handles.close(np.array(taking[::2], np.int64))
+    assert handles.held().tolist() == taking[1::2]
+    assert all(handles.slot(handle) < 0 for handle in taking[::2])
+    assert told() == by_model
 
 
 def test_what_a_handle_stands_for_is_not_changed_unnoticed() -> None:

@@ -47,20 +47,24 @@ class Lines(RuleBasedStateMachine):
         for number, (slot, length) in enumerate(entries.items()):
             self.lines[slot].append(Entry(self.work, number, int(offsets[number]), length))
 
-    @rule(slot=st.integers(0, SLOTS - 1))
-    def add_control(self, slot: int) -> None:
+    @rule(slots=st.sets(st.integers(0, SLOTS - 1), min_size=1))
+    def add_controls(self, slots: set[int]) -> None:
         self.work += 1
-        self.scheduler.add_control(self.work, slot)
-        self.lines[slot].append(Entry(self.work, 0, 0, 0))
+        self.scheduler.add_controls(self.work, ints(*slots), np.arange(len(slots)))
+        for number, slot in enumerate(slots):
+            self.lines[slot].append(Entry(self.work, number, 0, 0))
 
     @precondition(lambda self: self.running is None)
     @rule()
-    def next_control(self) -> None:
-        due = {line[0].work: line for line in self.lines.values() if line and line[0].left == 0}
-        work = self.scheduler.next_control()
-        assert (work is None) == (not due)
-        if work is not None:
-            due[work].pop(0)
+    def controls(self) -> None:
+        due = {slot: line[0] for slot, line in self.lines.items() if line and line[0].left == 0}
+        slots, parts = self.scheduler.controls()
+        works = [work for work, entries in parts for _ in entries]
+        entries = [int(entry) for _, some in parts for entry in some]
+        assert set(slots.tolist()) == due.keys(), "there are not so many that some are left for later"
+        for slot, work, number in zip(slots.tolist(), works, entries, strict=True):
+            assert (due[slot].work, due[slot].number) == (work, number)
+            self.lines[slot].pop(0)
 
     @precondition(lambda self: self.running is None)
     @rule()
@@ -135,14 +139,14 @@ class Lines(RuleBasedStateMachine):
             self.complete()
         rounds = 0
         while any(self.lines.values()):
-            self.next_control()
+            self.controls()
             self.tick()
             if self.running is not None:
                 self.complete()
             rounds += 1
             assert rounds < 10_000, "everything that is in line runs in the end"
         # What was dropped while it was ready leaves its queue when its turn comes.
-        assert self.scheduler.next_control() is None
+        assert self.scheduler.controls()[1] == []
         assert self.scheduler.tick() is None
         assert self.scheduler._ids.free == 1000, "no entry is left behind"
 
@@ -178,3 +182,17 @@ def test_single_steps_run_between_the_parts_of_a_long_chunk() -> None:
             lengths.append(tick.steps)
     assert sorted(set(lengths)) == [1, 16], "a step waits for a short part of the chunk at most"
     assert all({a, b} == {1, 16} for a, b in zip(lengths[::2], lengths[1::2], strict=True))
+
+
+def test_of_many_controls_some_are_left_for_the_next_turn() -> None:
+    scheduler = Scheduler(2000, 4000, LIMITS)
+    scheduler.add_controls(1, np.arange(1000), np.arange(1000))
+    for slot in range(1000, 1100):
+        scheduler.add_controls(slot, ints(slot), ints(0))
+    taken = []
+    while (lot := scheduler.controls())[1]:
+        slots, parts = lot
+        taken.append((len(slots), len(parts)))
+    assert taken[0] == (512, 1)
+    assert sum(slots for slots, _ in taken) == 1100
+    assert max(parts for _, parts in taken) <= 32
