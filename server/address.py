@@ -3,11 +3,17 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
+
+import structlog
 
 from gatestream.files.names import shown
 from gatestream.files.writing import deliver, is_written_through, write
+from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ConfigError
+
+_log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -58,3 +64,23 @@ def write_port(port_file: Path | None, port: str) -> None:
             write(port_file, b"")
     except OSError as error:
         raise ConfigError(f"port_file: {shown(port_file)} cannot be written: {error.strerror}") from error
+
+
+def warn_of_strangers(config: ServerConfig) -> None:
+    """Log what a server that listens beyond this machine lacks against those who should not reach it."""
+    host = config.listen.rpartition(":")[0].strip("[]")
+    if _is_loopback(host):
+        return
+    for given, without, risk in (
+        (config.tokens, "tokens", "whoever can connect may do everything"),
+        (config.tls_cert, "TLS", "whoever is on the way can read and change everything, tokens too"),
+    ):
+        if given is None:
+            _log.warning("listening beyond this machine", host=host, without=without, risk=risk)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

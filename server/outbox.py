@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from gatestream.server.accounts import ITEM_BYTES, Account
-from gatestream.server.errors import Failed, Refused
+from gatestream.server.errors import Failed, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
@@ -45,7 +45,7 @@ class Outbox:
         self._room.set()
         self._ended = False
         self.full = False
-        self.failure: Refused | Failed | None = None
+        self.failure: Refused | Unauthenticated | Failed | None = None
         self.sending = 0
 
     def put(self, message: bytes, rows: int = 0, number: int = -1) -> None:

@@ -18,12 +18,13 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
-from gatestream.server.address import write_port
+from gatestream.server.address import warn_of_strangers, write_port
 from gatestream.server.config import ServerConfig
 from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
+from gatestream.server.reload import keep_fresh
 from gatestream.server.runner import DTYPES
 from gatestream.server.service import RefusalInterceptor, Service
 from gatestream.server.signals import StopSignals
@@ -31,6 +32,7 @@ from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams, as_bytes
 from gatestream.server.tenants import Tenants
 from gatestream.server.threads import Measured
+from gatestream.server.tls import Tls
 from gatestream.server.worker import Served, Worker
 
 _SERVICES: Final[tuple[str, ...]] = (
@@ -61,7 +63,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
     models = load_models(config) if worker is None else load_models(config, worker.claims, worker.threads)
-    tenants = Tenants.load(config.tokens)
+    tenants = Tenants(config.tokens)
+    tls = Tls.of(config)
     models.accounts.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
@@ -77,12 +80,11 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     host = config.listen.rpartition(":")[0]
-    credentials = _credentials(config)
     try:
-        if credentials is None:
+        if tls is None:
             port = server.add_insecure_port(config.listen)
         else:
-            port = server.add_secure_port(config.listen, credentials)
+            port = server.add_secure_port(config.listen, tls.credentials())
     except RuntimeError as error:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
@@ -98,9 +100,12 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         gc.collect()
         gc.freeze()
         await server.start()
+        tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
         if config.limits.idle_timeout:
             tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+        if worker is None:
+            warn_of_strangers(config)
         write_port(config.port_file, str(port))
         if worker is not None:
             worker.serving(tuple(_served(model) for model in models))
@@ -178,17 +183,6 @@ def _table(measured: Measured) -> dict[str, Any]:
 
 def _served(model: Model) -> Served:
     return Served(model.spec.name, model.spec.weights_fingerprint, model.measured.threads)
-
-
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    try:
-        pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
-        authorities = None if config.tls_client_ca is None else config.tls_client_ca.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"a TLS file cannot be read: {error}") from error
-    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
 
 
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:

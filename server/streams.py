@@ -63,7 +63,9 @@ class Streams:
         self._models = models
         self._limits = limits
         self._tenants = tenants
-        self._open: set[Conversation] = set()
+        # With its tenant and the token that it showed.
+        self._open: dict[Conversation, tuple[str, bytes]] = {}
+        tenants.changed = self._tokens_changed
         self._none = asyncio.Event()
         self._none.set()
         self._long = asyncio.Lock()
@@ -82,11 +84,12 @@ class Streams:
             context: of the call.
         """
         try:
-            conversation = make(self._admit(context))
+            caller = self._admit(context)
+            conversation = make(caller[0])
         except (Refused, Unauthenticated) as error:
             await abort(context, error)
             raise
-        self._open.add(conversation)
+        self._open[conversation] = caller
         conversation.account.streams += 1
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
@@ -104,7 +107,7 @@ class Streams:
             if outbox.failure is not None:
                 await abort(context, outbox.failure)
         finally:
-            self._open.discard(conversation)
+            del self._open[conversation]
             conversation.account.streams -= 1
             if not self._open:
                 self._none.set()
@@ -122,6 +125,14 @@ class Streams:
         """End every stream once it has sent what it has."""
         for conversation in self._open:
             conversation.outbox.end()
+
+    def _tokens_changed(self) -> None:
+        """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
+        self._models.accounts.divide(several=self._tenants.several)
+        for conversation, caller in self._open.items():
+            if not self._tenants.knows(*caller):
+                conversation.outbox.failure = Unauthenticated("the stream's bearer token is not known any more")
+                conversation.outbox.end()
 
     async def none(self) -> None:
         """Return when no stream is open."""
@@ -150,8 +161,8 @@ class Streams:
             if outbox.full:
                 await outbox.room()
 
-    def _admit(self, context: Any) -> str:
-        tenant = self._tenants.of(context.invocation_metadata() or ())
+    def _admit(self, context: Any) -> tuple[str, bytes]:
+        caller = self._tenants.caller(context.invocation_metadata() or ())
         if self._models.draining:
             raise Draining("the server is about to stop; connect to another")
         if len(self._open) >= self._limits.streams:
@@ -161,14 +172,14 @@ class Streams:
                 retry_after=1.0,
             )
         accounts = self._models.accounts
-        if accounts.of(tenant).streams >= accounts.most.streams:
+        if accounts.of(caller[0]).streams >= accounts.most.streams:
             raise Exhausted(
                 f"all {accounts.most.streams} of this tenant's streams are taken; put more sessions on one stream, or "
                 "try later",
                 pb.REASON_STREAMS_EXHAUSTED,
                 retry_after=1.0,
             )
-        return tenant
+        return caller
 
 
 def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any, *, unary: bool = False) -> None:

@@ -1,54 +1,64 @@
 """Whose sessions a call may see: bearer tokens, and the tenant that each stands for."""
 
 import hashlib
+import os
+import re
+import stat
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from gatestream.server.errors import ConfigError, Unauthenticated
+from gatestream.server.reload import Reloaded
 
 _HEADER = "authorization"
 _SCHEME = "bearer "
+# What can stand in a header, and fits into one.
+_TOKEN: Final = re.compile(r"[!-~]{16,4096}")
+_LONGEST_NAME: Final = 128
+
+_log = structlog.get_logger(__name__)
 
 
-class Tenants:
+class Tenants(Reloaded):
     """Who is known. With no tokens there is one tenant, and everyone who can connect is it.
 
     Args:
-        tokens: token to tenant.
+        path: a TOML file of lines `"token" = "tenant"`; None: no tokens.
+
+    Raises:
+        ConfigError: as `read`.
+
+    Attributes:
+        changed: called when other tokens are known than before.
     """
 
-    def __init__(self, tokens: dict[str, str]):
-        # Looked up by digest: the time that a lookup takes tells nothing of the tokens.
-        self._tenant_of = {_digest(token): tenant for token, tenant in tokens.items()}
+    def __init__(self, path: Path | None):
+        super().__init__("tokens", [] if path is None else [path])
+        # Looked up by digest: the time that a lookup takes tells nothing of the tokens, which are kept nowhere.
+        self._tenant_of: dict[bytes, str] = {}
+        self.changed: Callable[[], None] = lambda: None
+        self.refresh()
 
     @property
     def several(self) -> bool:
         """Whether there is more than one."""
         return len(set(self._tenant_of.values())) > 1
 
-    @classmethod
-    def load(cls, path: Path | None) -> "Tenants":
-        """Read a TOML file of lines `"token" = "tenant"`.
+    def read(self) -> None:
+        """Read the file.
 
         Raises:
-            ConfigError: the file cannot be read, or holds anything else.
+            ConfigError: it cannot be read, others than its owner can write it, or it holds anything but tokens and
+                names of tenants; what is known is what was known before.
         """
-        if path is None:
-            return cls({})
-        try:
-            tokens = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"tokens: {path}: {error}") from error
-        for token, tenant in tokens.items():
-            if not isinstance(tenant, str) or not tenant or "/" in tenant or len(token) < 16:
-                raise ConfigError(
-                    f'tokens: {path}: expected lines of "token" = "tenant", the token of at least 16 characters, '
-                    f"the tenant's name not empty and without '/'; the line for tenant {tenant!r} is not so"
-                )
-        if not tokens:
-            raise ConfigError(f"tokens: {path}: holds no token, so nobody could call")
-        return cls(tokens)
+        for path in self.files:
+            known = {_digest(token): tenant for token, tenant in _read(path).items()}
+            self._tenant_of = known
+            self.changed()
 
     def of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
         """The tenant that a call's metadata speaks for.
@@ -56,15 +66,71 @@ class Tenants:
         Raises:
             Unauthenticated: tokens are required, and the call has none that is known.
         """
+        return self.caller(metadata)[0]
+
+    def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, bytes]:
+        """As `of`, and the digest of the token that was shown.
+
+        Raises:
+            Unauthenticated: as `of`.
+        """
         if not self._tenant_of:
-            return ""
+            return "", b""
         for key, value in metadata:
             if key == _HEADER and isinstance(value, str) and value[: len(_SCHEME)].lower() == _SCHEME:
-                tenant = self._tenant_of.get(_digest(value[len(_SCHEME) :]))
+                shown = _digest(value[len(_SCHEME) :])
+                tenant = self._tenant_of.get(shown)
                 if tenant is not None:
-                    return tenant
+                    return tenant, shown
                 raise Unauthenticated("the bearer token is not known to this server")
         raise Unauthenticated('the call carries no token; expected metadata "authorization: Bearer TOKEN"')
+
+    def knows(self, tenant: str, shown: bytes) -> bool:
+        """Whether a caller, as `caller` said who it is, would be the same now."""
+        return self._tenant_of.get(shown, "") == tenant
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The tenant of each token."""
+    try:
+        with path.open("rb") as file:
+            _check_rights(path, os.fstat(file.fileno()))
+            tokens = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"tokens: {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"tokens: {path} is no TOML file: {error}") from error
+    if not tokens:
+        raise ConfigError(f"tokens: {path} holds no token, so nobody could call")
+    # Of what is wrong nothing is shown: it may be a token.
+    for number, (token, tenant) in enumerate(tokens.items(), 1):
+        if not _TOKEN.fullmatch(token):
+            raise ConfigError(
+                f'tokens: {path}: the token of entry {number} has {len(token)} characters; expected "token" = "tenant" '
+                "with a token of 16 to 4,096 characters, all of ASCII and none of them a space"
+            )
+        if (
+            not (isinstance(tenant, str) and 1 <= len(tenant) <= _LONGEST_NAME and tenant.isprintable())
+            or "/" in tenant
+        ):
+            raise ConfigError(
+                f"tokens: {path}: the tenant of entry {number} is not 1 to {_LONGEST_NAME} printable characters "
+                "without '/'"
+            )
+    return tokens
+
+
+def _check_rights(path: Path, status: os.stat_result) -> None:
+    mode = stat.filemode(status.st_mode)
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"tokens: {path} belongs to user {status.st_uid}, who could add tokens; expected root, or the "
+            f"server's own user {os.geteuid()}"
+        )
+    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"tokens: {path} can be written by others than its owner ({mode}); chmod go-w {path}")
+    if status.st_mode & stat.S_IROTH:
+        _log.warning("every user of this machine can read the tokens file", file=str(path), mode=mode)
 
 
 def _digest(token: str) -> bytes:

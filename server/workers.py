@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 import gatestream
-from gatestream.server.address import reserved, write_port
+from gatestream.server.address import reserved, warn_of_strangers, write_port
 from gatestream.server.claims import ClaimFiles
 from gatestream.server.config import ServerConfig
 from gatestream.server.cpus import cpus_available
@@ -171,6 +171,7 @@ class _Team:
             await event.wait()
         if self._stopping:
             return
+        warn_of_strangers(self._config)
         write_port(self._config.port_file, self._address.rpartition(":")[2])
         _log.info(
             "serving",

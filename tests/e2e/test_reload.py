@@ -1,0 +1,248 @@
+"""Tokens and certificates that change while a server serves, and what it says of those that are amiss."""
+
+import json
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from tests.support.process import ServerProcess, serving
+from tests.support.tls import Files
+from tests.support.wire import PATIENCE, until
+
+ACME, GLOBEX, THIRD = "token-of-acme-0123456789", "token-of-globex-0123456789", "token-of-a-third-0123456789"
+
+
+def logged(server: ServerProcess, event: str) -> list[dict[str, Any]]:
+    found = (json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{"))
+    return [line for line in found if line["event"] == event]
+
+
+class Held:
+    """A stream that goes on, of the tenant that a token stands for."""
+
+    def __init__(self, stub: pb_grpc.GatestreamStub, token: str = ""):
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._open = True
+        self.call: Any = stub.Stream(self._requests(), metadata=metadata, timeout=PATIENCE)
+        self.steps = 0
+        assert next(self.call).opened.created
+
+    def _requests(self) -> Iterator[pb.ClientMessage]:
+        yield pb.ClientMessage(open=pb.Open(handle=0))
+        while self._open:
+            self.wanted = True
+            until(lambda: not self.wanted, "a step is wanted")
+            yield pb.ClientMessage(steps=pb.Steps(handle=[0], input=[np.ones(2, "<f4").tobytes()]))
+
+    def step(self) -> float:
+        self.wanted = False
+        return float(np.frombuffer(next(self.call).results.output[0], "<f4")[0])
+
+    def end(self) -> None:
+        self._open = self.wanted = False
+        self.call.cancel()
+
+
+def call(stub: pb_grpc.GatestreamStub, token: str) -> grpc.StatusCode:
+    try:
+        stub.Describe(pb.DescribeRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=PATIENCE)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+# ---- Tokens --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(f'"{ACME}" = "acme"\n"{GLOBEX}" = "globex"\n')
+    with (
+        serving(accumulator_path, tokens=path, workers=workers) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = pb_grpc.GatestreamStub(channel)
+        stays, goes = Held(stub, GLOBEX), Held(stub, ACME)
+        assert (stays.step(), goes.step()) == (1, 1)
+
+        # What is no tokens file changes nothing.
+        path.write_text("spoilt")
+        until(
+            lambda: len(logged(server, "not reloaded; what was read before stays in force")) == workers, "it was seen"
+        )
+        assert "is no TOML file" in logged(server, "not reloaded; what was read before stays in force")[0]["error"]
+        assert [call(stub, token) for token in (ACME, GLOBEX)] == [grpc.StatusCode.OK] * 2
+        assert (stays.step(), goes.step()) == (2, 2)
+
+        # As files are replaced at one stroke.
+        fresh = tmp_path / "fresh"
+        fresh.write_text(f'"{GLOBEX}" = "globex"\n"{THIRD}" = "third"\n')
+        fresh.rename(path)
+        until(lambda: len(logged(server, "reloaded")) == workers, "it was read")
+        with pytest.raises(grpc.RpcError) as ended:
+            next(goes.call)
+        assert ended.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert "not known any more" in str(ended.value.details())
+        assert call(stub, ACME) == grpc.StatusCode.UNAUTHENTICATED
+        assert [call(stub, token) for token in (GLOBEX, THIRD)] == [grpc.StatusCode.OK] * 2
+        assert stays.step() == 3
+        stays.end()
+        goes.end()
+        text: str = server.log.read_text()
+        assert not any(token in text for token in (ACME, GLOBEX, THIRD))
+
+
+# ---- Certificates --------------------------------------------------------------------------------
+
+
+def shown(server: ServerProcess, files: Files) -> str:
+    """The common name of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connected,
+    ):
+        subject: Any = connected.getpeercert()
+        return dict(part[0] for part in subject["subject"])["commonName"]  # type: ignore[no-any-return]
+
+
+def replace(pair: tuple[Path, Path], fresh: tuple[Path, Path]) -> None:
+    for path, new in zip(pair, fresh, strict=True):
+        path.write_bytes(new.read_bytes())
+
+
+def test_a_new_connection_sees_the_new_certificate_and_an_open_stream_goes_on(
+    accumulator_path: Path, tmp_path: Path
+) -> None:
+    files = Files(tmp_path)
+    chain, key = files.issue("server", common_name="first")
+    with serving(accumulator_path, tls_cert=chain, tls_key=key) as server:
+        with grpc.secure_channel(server.address, files.trusting()) as channel:
+            held = Held(pb_grpc.GatestreamStub(channel))
+            assert held.step() == 1
+            assert shown(server, files) == "first"
+
+            # A certificate whose key has not come yet.
+            chain.write_bytes(files.issue("other")[0].read_bytes())
+            until(lambda: bool(logged(server, "not reloaded; what was read before stays in force")), "it was seen")
+            error = logged(server, "not reloaded; what was read before stays in force")[0]["error"]
+            assert error == f"tls_key: {key} is not the key of the certificate in {chain}"
+            assert shown(server, files) == "first"
+
+            replace((chain, key), files.issue("second"))
+            until(lambda: shown(server, files) == "second", "the new one is shown")
+            assert held.step() == 2
+            held.end()
+        with grpc.secure_channel(server.address, files.trusting()) as channel:
+            assert call(pb_grpc.GatestreamStub(channel), "") == grpc.StatusCode.OK
+
+
+def test_the_authorities_of_clients_are_read_again(accumulator_path: Path, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    others = Files(tmp_path / "elsewhere")
+    chain, key = files.issue("server")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(files.ca.read_bytes())
+
+    def enters(client: tuple[Path, Path] | None) -> bool:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(server.address, files.trusting(client), options) as channel:
+            return call(pb_grpc.GatestreamStub(channel), "") == grpc.StatusCode.OK
+
+    with serving(accumulator_path, tls_cert=chain, tls_key=key, tls_client_ca=trusted) as server:
+        ours, theirs = files.issue("client"), others.issue("client")
+        assert [enters(client) for client in (ours, theirs, None)] == [True, False, False]
+        trusted.write_bytes(others.ca.read_bytes())
+        until(lambda: bool(logged(server, "reloaded")), "it was read")
+        assert [enters(client) for client in (ours, theirs, None)] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("since", "until_", "says"),
+    [
+        (-9, -2, "it expired on "),
+        (2, 400, "it is not valid before "),
+        (-9, 20, "it expires on "),
+    ],
+)
+def test_a_certificate_that_clients_refuse_or_soon_will_is_warned_of(
+    accumulator_path: Path, tmp_path: Path, since: int, until_: int, says: str
+) -> None:
+    now = datetime.now(UTC)
+    files = Files(tmp_path)
+    chain, key = files.issue("server", since=now + timedelta(since), until=now + timedelta(until_))
+    with serving(accumulator_path, tls_cert=chain, tls_key=key) as server:
+        (line,) = logged(server, "the TLS certificate needs to be replaced")
+    assert (line["level"], line["file"]) == ("warning", str(chain))
+    assert line["why"].startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"tls_key": "other.key"}, "tls_key: other.key is not the key of the certificate in server.pem"),
+        ({"tls_key": "none"}, "tls_key: none cannot be read: No such file or directory"),
+        ({"tls_cert": "server.key"}, "tls_cert: server.key holds no certificate in PEM"),
+        ({"tls_client_ca": "empty"}, "tls_client_ca: empty holds no certificate in PEM"),
+    ],
+)
+def test_a_tls_file_that_is_not_what_it_should_be(
+    accumulator_path: Path, tmp_path: Path, flags: dict[str, str], says: str
+) -> None:
+    files = Files(tmp_path)
+    files.issue("server")
+    files.issue("other")
+    (tmp_path / "empty").touch()
+    settings = {"tls_cert": "server.pem", "tls_key": "server.key", "listen": "127.0.0.1:0"} | flags
+    done = subprocess.run(
+        [sys.executable, "-m", "gatestream.cli", "serve", str(accumulator_path)]
+        + [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"Error: {says}"
+
+
+# ---- What is open to all -------------------------------------------------------------------------
+
+
+def without(server: ServerProcess) -> list[str]:
+    return [line["without"] for line in logged(server, "listening beyond this machine")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_listening_beyond_this_machine_is_warned_of_once(accumulator_path: Path, workers: int) -> None:
+    with serving(accumulator_path, listen="0.0.0.0:0", workers=workers) as server:
+        assert without(server) == ["tokens", "TLS"]
+
+
+def test_listening_beyond_this_machine_with_both_is_not(accumulator_path: Path, tmp_path: Path) -> None:
+    chain, key = Files(tmp_path).issue("server")
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'"{ACME}" = "acme"\n')
+    with serving(accumulator_path, listen="0.0.0.0:0", tls_cert=chain, tls_key=key, tokens=tokens) as server:
+        assert without(server) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_listening_on_this_machine_is_not(accumulator_path: Path, host: str) -> None:
+    with serving(accumulator_path, listen=f"{host}:0") as server:
+        assert without(server) == []
