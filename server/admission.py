@@ -5,14 +5,28 @@ from math import prod
 from typing import Final
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.accounts import ITEM_BYTES
+from gatestream.server.accounts import ITEM_BYTES, Account
 from gatestream.server.config import Limits
 from gatestream.server.errors import ConfigError, Exhausted
-from gatestream.server.owner import Owner
+from gatestream.server.outbox import Outbox
+from gatestream.server.owner import Holder
 from gatestream.server.runner import DTYPES
 
 # How soon who is over a bound of bytes is to try again: that depends on how fast others read.
 _BYTES_SECONDS: Final = 0.1
+
+
+class Caller:
+    """Who asks for one thing by a unary call: what it puts in line is its tenant's.
+
+    Args:
+        account: of the tenant.
+    """
+
+    def __init__(self, account: Account):
+        self.rows = 0
+        self.account = account
+        self.outbox = Outbox(account)
 
 
 class Admission:
@@ -55,11 +69,11 @@ class Admission:
         """Rows that one stream may have in flight, answered with the gates or without."""
         return self._most_of_a_stream[gates]
 
-    def take(self, owner: Owner | None, rows: int, wants: int = 0, *, unlimited: bool = False) -> None:
+    def take(self, owner: Holder, rows: int, wants: int = 0, *, unlimited: bool = False) -> None:
         """Let rows in.
 
         Args:
-            owner: whose; None: nobody's.
+            owner: whose.
             rows: how many.
             wants: OUTPUTS and GATES, as they are to be answered.
             unlimited: whatever is pending.
@@ -68,11 +82,6 @@ class Admission:
             Exhausted: too much is pending.
         """
         pending = self.rows + rows
-        if owner is None:
-            if pending > self._most and not unlimited:
-                raise self._all_taken(rows)
-            self.rows = pending
-            return
         account = owner.account
         everyone = account.everyone
         size = rows * self._row_bytes[wants]
@@ -96,21 +105,19 @@ class Admission:
         account.bytes = bytes_
         everyone.bytes = all_bytes
 
-    def computed(self, owner: Owner | None, rows: int, wants: int = 0) -> None:
+    def computed(self, owner: Holder, rows: int, wants: int = 0) -> None:
         """Rows are pending no more. Their owner has them until they are sent, and their bytes are the answer's."""
         self.rows -= rows
-        if owner is not None:
-            account = owner.account
-            account.rows -= rows
-            account.hold(-rows * self._row_bytes[wants])
+        account = owner.account
+        account.rows -= rows
+        account.hold(-rows * self._row_bytes[wants])
 
-    def withdrawn(self, owner: Owner | None, rows: int, wants: int = 0) -> None:
+    def withdrawn(self, owner: Holder, rows: int, wants: int = 0) -> None:
         """Rows will not be answered."""
         self.computed(owner, rows, wants)
-        if owner is not None:
-            owner.rows -= rows
+        owner.rows -= rows
 
-    def _check(self, owner: Owner, rows: int, wants: int) -> None:
+    def _check(self, owner: Holder, rows: int, wants: int) -> None:
         """Refuse rows for the first bound that they are over."""
         account = owner.account
         if self.rows + rows > self._most:

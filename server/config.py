@@ -76,6 +76,9 @@ class Limits:
     idle_timeout: float = _setting(
         "Seconds without an answer after which a session is closed; 0: never.", 3600.0, least=0, most=10**9
     )
+    sequence_timeout: float = _setting(
+        "The same for a sequence of the Open Inference Protocol.", 60.0, least=0, most=10**9
+    )
 
     def __post_init__(self) -> None:
         _check_ranges(self)

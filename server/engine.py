@@ -23,7 +23,7 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.errors import OutOfStep, Refused, StepFailed
 from gatestream.server.inputs import inputs_of
 from gatestream.server.intake import Intake, Packet
-from gatestream.server.owner import Owner
+from gatestream.server.owner import Holder, Owner
 from gatestream.server.rows import StateRows
 from gatestream.server.runner import DTYPES, Runner
 from gatestream.server.scheduler import Dropped, Scheduler, Tick
@@ -173,6 +173,7 @@ class Engine:
         owner: Owner | None = None,
         handles: Ints | None = None,
         *,
+        holder: Holder | None = None,
         must: bool = False,
         unlimited: bool = False,
     ) -> None:
@@ -182,8 +183,9 @@ class Engine:
             slots: of the sessions, each once.
             do: as in `Control`, and the others.
             fail: answers whoever asked, when it will not be done.
-            owner: who asked, if the rows are an owner's.
+            owner: who asked, if it is to know.
             handles: what the owner calls the sessions, if `do` or `fail` is to know.
+            holder: whose rows they are, if not the owner's.
             must: do it even when what stands before it in a line fails.
             unlimited: take it however much is pending; at most one such control stands in a line.
 
@@ -191,8 +193,11 @@ class Engine:
             Exhausted: too much is pending.
         """
         self._take_in()
-        self.admission.take(owner, len(slots), unlimited=unlimited)
-        work = self._number(Control(do, fail, owner, slots if handles is None else handles, must, len(slots)))
+        holder = owner if holder is None else holder
+        assert holder is not None, "somebody has the rows"
+        self.admission.take(holder, len(slots), unlimited=unlimited)
+        handles = slots if handles is None else handles
+        work = self._number(Control(do, fail, owner, holder, handles, must, len(slots)))
         self._scheduler.add_controls(work, slots, np.arange(len(slots)))
 
     def _number(self, item: Steps | Control) -> int:
@@ -498,7 +503,7 @@ class Engine:
             del self._work[work]
 
     def _count_off_control(self, work: int, item: Control, finished: int) -> None:
-        self.admission.withdrawn(item.owner, finished)
+        self.admission.withdrawn(item.holder, finished)
         self._count_off(work, item, finished)
 
 

@@ -58,6 +58,16 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models)
 
+    def divide(self, *, several: bool) -> None:
+        """Set what each tenant may have.
+
+        Args:
+            several: there is more than one.
+        """
+        self.accounts.divide(several=several)
+        for model in self._models:
+            model.engine.sessions.share = self.accounts.most.sessions
+
     def find(self, name: str, version: str = "") -> Model:
         """The model of a name (empty: the only one) and version (empty: any).
 
@@ -93,15 +103,16 @@ def load_models(config: ServerConfig, claims: Claims | None = None, threads: Map
         ConfigError: two artifacts have the same model name.
     """
     models: list[Model] = []
+    accounts = Accounts(config.limits, len(config.artifacts))
     for path in config.artifacts:
         artifact = Artifact.load(path)
         if any(model.spec.name == artifact.spec.name for model in models):
             raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
         runner, measured = _runner(artifact, config, None if threads is None else threads.get(artifact.spec.name))
         engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
-        register = Register(engine, config.limits.idle_timeout, claims)
+        register = Register(engine, config.limits, accounts, claims)
         models.append(Model(len(models), artifact.spec, engine, register, measured))
-    return Models(models, Accounts(config.limits, len(models)))
+    return Models(models, accounts)
 
 
 def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tuple[Runner, Measured]:

@@ -126,7 +126,8 @@ class _Requests(ABC):
                 raise Draining("the server stops now and takes no more requests")
             asked, columns = read(message, self._models, self._limits)
             register = asked.model.register
-            slot = register.sequence(self._tenant, asked.session, start=asked.starts, draining=self._models.draining)
+            draining = self._models.draining
+            slot = register.sequence(self, self._tenant, asked.session, start=asked.starts, draining=draining)
         except Refused as error:
             self._last += 1
             self._fail(self._last, request_id(message), error)
@@ -137,7 +138,7 @@ class _Requests(ABC):
         accepted = self._submit(known, slot, columns)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not asked.session or (asked.ends and accepted):
-            register.close(None, np.array([slot]))
+            register.close(self, np.array([slot]))
         same = asked.session and not asked.starts and not asked.ends
         return message.before if same else None, known
 

@@ -10,11 +10,11 @@ from gatestream.server.outbox import Outbox
 from gatestream.server.slots import Array, Ints
 
 
-class Owner(Protocol):
-    """All calls come on the event loop and return at once.
+class Holder(Protocol):
+    """Who has rows in line.
 
     Attributes:
-        rows: the owner's rows that were accepted and are not yet on their way back to it.
+        rows: its rows that were accepted and are not yet on their way back to it.
         account: of its tenant.
         outbox: what waits to be sent to it.
     """
@@ -22,6 +22,10 @@ class Owner(Protocol):
     rows: int
     account: Account
     outbox: Outbox
+
+
+class Owner(Holder, Protocol):
+    """All calls come on the event loop and return at once."""
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         """A session is this owner's."""

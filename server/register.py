@@ -10,10 +10,13 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import Accounts
+from gatestream.server.admission import Caller
 from gatestream.server.claims import Claims
+from gatestream.server.config import Limits
 from gatestream.server.engine import Engine
-from gatestream.server.errors import Draining, Elsewhere, InvalidRequest, NotFound, Refused
-from gatestream.server.owner import Owner, tell
+from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Refused
+from gatestream.server.owner import Holder, Owner, tell
 from gatestream.server.runner import DTYPES
 from gatestream.server.sequence_ids import sequence_shown
 from gatestream.server.slots import Ints
@@ -24,6 +27,10 @@ _NONE = np.empty(0, np.int64)
 _POSITIONS = 2**62
 # Sessions that are ended at once, before the loop has its next turn.
 _PIECE: Final = 512
+# And for the sake of a new one, of those whose time is over.
+_ROOM: Final = 16
+# When there was none, nobody looks again for so long.
+_LOOK_AGAIN_SECONDS: Final = 0.05
 _T = TypeVar("_T")
 
 
@@ -32,13 +39,18 @@ class Register:
 
     Args:
         engine: of the model.
-        idle_timeout: seconds without an answer after which a session is closed; 0: never.
+        limits: of the server.
+        accounts: of the tenants.
         claims: what this worker shares with the others of its server; None where it is alone.
     """
 
-    def __init__(self, engine: Engine, idle_timeout: float, claims: Claims | None = None):
+    def __init__(self, engine: Engine, limits: Limits, accounts: Accounts, claims: Claims | None = None):
         self._engine = engine
-        self._idle_timeout = idle_timeout
+        self._accounts = accounts
+        # Seconds without an answer after which a session is closed, and a sequence.
+        self._timeout = limits.idle_timeout or np.inf
+        self._sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
+        self._looked = -np.inf
         self._claims = claims
         # By slot; 0: none.
         self._claimed = np.zeros(0 if claims is None else len(engine.sessions.position), np.int64)
@@ -76,6 +88,7 @@ class Register:
             if before is not None:
                 tell(before, before.lost, before_handle)
         sessions.owner[slot] = owner
+        sessions.sequence[slot] = False
         sessions.handle[slot] = request.handle
         engine.wants[slot] = OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates
         return slot
@@ -120,10 +133,11 @@ class Register:
         if owner is not None:
             tell(owner, owner.refused, error, handles, self._engine.sessions.position[slots], _NONE, _NONE)
 
-    def sequence(self, tenant: str, session_id: str, *, start: bool, draining: bool) -> int:
+    def sequence(self, holder: Holder, tenant: str, session_id: str, *, start: bool, draining: bool) -> int:
         """The slot of the session, held by no stream, that a sequence of the Open Inference Protocol is.
 
         Args:
+            holder: whose what is put in line is.
             tenant: whose it is.
             session_id: of the sequence; empty: one for a single request.
             start: put it into its initial state, or make it.
@@ -139,9 +153,10 @@ class Register:
         if slot is None:
             if session_id and not start:
                 self._check_elsewhere(tenant, session_id)
+                ended = f"; {self._sequence_timeout:g} s after its last answer it ends"
                 raise NotFound(
                     f"sequence_id {sequence_shown(session_id)} is not here; the first request of a sequence sets "
-                    "sequence_start"
+                    f"sequence_start{ended if self._sequence_timeout < np.inf else ''}"
                 )
             if draining:
                 raise Draining("the server is about to stop; start the sequence on another")
@@ -149,16 +164,18 @@ class Register:
             slot = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
             self._engine.wants[slot] = OUTPUTS
         elif start:
-            self._engine.control(np.array([slot]), self._restart, self._not_restarted)
+            self._engine.control(np.array([slot]), self._restart, self._not_restarted, holder=holder)
+        sessions = self._engine.sessions
+        sessions.sequence[slot] = sessions.owner[slot] is None
         return slot
 
-    def close(self, owner: Owner | None, slots: Ints) -> None:
+    def close(self, holder: Holder, slots: Ints) -> None:
         """End sessions, each in its order; whoever holds them hears `closed`. Their ids are free at once."""
         # By the other door some may have been ended already: they wait for it.
         slots = slots[~self._engine.sessions.leaving[slots]]
         if not len(slots):
             return
-        self._engine.control(slots, self._close, self._not_closed, owner, must=True, unlimited=True)
+        self._engine.control(slots, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
         self._engine.sessions.leave(slots)
         self._release(slots)
 
@@ -187,14 +204,36 @@ class Register:
 
     async def expire(self) -> int:
         """End the sessions that have had no answer for too long; how many."""
-        engine, ended = self._engine, 0
-        if not self._idle_timeout:
-            return 0
-        while len(slots := engine.idle(engine.sessions.last_answered_before(engine.clock() - self._idle_timeout))):
+        ended = 0
+        while len(slots := self._overdue()):
             self._end(slots[:_PIECE], pb.CLOSE_REASON_IDLE)
             ended += len(slots[:_PIECE])
             await asyncio.sleep(0)
         return ended
+
+    def _overdue(self) -> Ints:
+        """Slots of the sessions that have had no answer for too long, and have nothing in line."""
+        sessions, now = self._engine.sessions, self._engine.clock()
+        slots = sessions.last_answered_before(now - self._sequence_timeout)
+        timeouts = np.where(sessions.sequence[slots], self._sequence_timeout, self._timeout)
+        return self._engine.idle(slots[sessions.answered_at[slots] < now - timeouts])
+
+    def _make_room(self, tenant: str) -> bool:
+        """End some sessions whose time is over, and which `expire` has not come to yet; whether there were any.
+
+        Args:
+            tenant: who has no room; its own are ended, where it has as many as it may.
+        """
+        sessions, now = self._engine.sessions, self._engine.clock()
+        if now < self._looked + _LOOK_AGAIN_SECONDS:
+            return False
+        slots = self._overdue()
+        if sessions.at_share(tenant):
+            slots = np.intersect1d(slots, sessions.of(tenant), assume_unique=True)
+        if len(slots) == 0:
+            self._looked = now
+        self._end(slots[:_ROOM], pb.CLOSE_REASON_IDLE)
+        return len(slots) > 0
 
     async def close_by_id(self, tenant: str, session_id: str) -> int:
         """End a session whoever owns it; its last position."""
@@ -274,6 +313,7 @@ class Register:
 
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         slot = self._find(tenant, session_id)
+        caller = Caller(self._accounts.of(tenant))
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
         def run(*_: Any) -> None:
@@ -290,7 +330,7 @@ class Register:
             if not answer.done():
                 answer.set_exception(error)
 
-        self._engine.control(np.array([slot]), run, fail)
+        self._engine.control(np.array([slot]), run, fail, holder=caller)
         return answer
 
     def _answered(self, slot: int) -> int:
@@ -347,6 +387,12 @@ class Register:
             self._claims.release(claimed[claimed != 0].tolist())
 
     def _create_here(self, tenant: str, session_id: str) -> int:
-        slot = self._engine.sessions.create(tenant, session_id, self._engine.clock())
+        sessions, clock = self._engine.sessions, self._engine.clock
+        try:
+            slot = sessions.create(tenant, session_id, clock())
+        except Exhausted:
+            if not self._make_room(tenant):
+                raise
+            slot = sessions.create(tenant, session_id, clock())
         self._engine.rows.make_fresh(slot)
         return slot

@@ -65,7 +65,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     models = load_models(config) if worker is None else load_models(config, worker.claims, worker.threads)
     tenants = Tenants(config.tokens)
     tls = Tls.of(config)
-    models.accounts.divide(several=tenants.several)
+    models.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
     server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
     service = Service(models, config.limits, tenants, streams)
@@ -101,8 +101,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         gc.freeze()
         await server.start()
         tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
-        if config.limits.idle_timeout:
-            tasks.append(background.create_task(_expire(models, config.limits.idle_timeout)))
+        if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
+            tasks.append(background.create_task(_expire(models, min(timeouts))))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
         if worker is None:
             warn_of_strangers(config)
@@ -144,9 +144,9 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
                 break
 
 
-async def _expire(models: Models, idle_timeout: float) -> None:
+async def _expire(models: Models, shortest: float) -> None:
     while True:
-        await asyncio.sleep(min(idle_timeout / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
+        await asyncio.sleep(min(shortest / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
         for model in models:
             if count := await model.register.expire():
                 _log.info("idle sessions closed", model=model.spec.name, sessions=count)

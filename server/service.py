@@ -69,11 +69,11 @@ class Service(pb_grpc.GatestreamServicer):
     async def ListSessions(  # noqa: N802
         self, request: pb.ListSessionsRequest, context: Any
     ) -> pb.ListSessionsResponse:
-        """One page of sessions. The token says behind which model's which slot the next one begins."""
+        """One page of sessions. The token says behind which of the tenant's sessions of which model the next begins."""
         models = [self._models.find(request.model)] if request.model else list(self._models)
         tenant = self._tenant(context)
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
-        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,9}", request.page_token):
+        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token):
             raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
         number, after = (int(part) for part in (request.page_token or "0:-1").split(":"))
         found: list[tuple[Model, int]] = []
@@ -82,9 +82,12 @@ class Service(pb_grpc.GatestreamServicer):
                 behind = after if model.number == number else -1
                 slots = model.engine.sessions.page(tenant, behind, size - len(found))
                 found += [(model, slot) for slot in slots]
+        token = ""
+        if len(found) == size:
+            model, slot = found[-1]
+            token = f"{model.number}:{model.engine.sessions.serial[slot]}"
         return pb.ListSessionsResponse(
-            sessions=[_session_info(model, slot) for model, slot in found],
-            next_page_token=f"{found[-1][0].number}:{found[-1][1]}" if len(found) == size else "",
+            sessions=[_session_info(model, slot) for model, slot in found], next_page_token=token
         )
 
     async def CloseSession(  # noqa: N802

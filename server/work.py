@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gatestream.server.admission import Admission
 from gatestream.server.errors import Refused
-from gatestream.server.owner import Owner, tell
+from gatestream.server.owner import Holder, Owner, tell
 from gatestream.server.slots import Array, Ints
 
 OUTPUTS: Final = 1
@@ -163,7 +163,8 @@ class Control:
     Attributes:
         do: does it to those whose turn has come, together with those of other controls that do the same.
         fail: answers whoever asked.
-        owner: who asked, if the rows are an owner's.
+        owner: who asked, if it is to know.
+        holder: whose rows they are.
         handles: what the owner calls the sessions.
         must: done even when what stood before it in a line failed.
         unfinished: sessions that it has yet to be done to.
@@ -172,6 +173,7 @@ class Control:
     do: Do
     fail: Fail
     owner: Owner | None
+    holder: Holder
     handles: Ints
     must: bool
     unfinished: int

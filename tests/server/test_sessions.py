@@ -71,6 +71,39 @@ def test_pages_go_on_where_the_last_one_ended() -> None:
     table = SessionTable(10)
     slots = [table.create("", "", 0.0) for _ in range(7)]
     first = table.page("", -1, 3)
+    last = int(table.serial[first[-1]])
     table.remove(np.array([first[-1]]))
-    rest = table.page("", first[-1], 10)
-    assert first + rest == sorted(slots)
+    assert table.page("", last, 2) == slots[3:5]
+    assert first + table.page("", last, 10) == slots
+
+
+def test_pages_are_in_the_order_of_the_tenants_own_sessions() -> None:
+    table = SessionTable(10)
+    mine, theirs = [], []
+    for _ in range(3):
+        theirs.append(table.create("b", "", 0.0))
+        mine.append(table.create("a", "", 0.0))
+    table.leave(np.array([mine[1]]))
+    assert table.page("a", -1, 10) == [mine[0], mine[2]]
+    assert table.serial[mine].tolist() == [0, 1, 2], "it tells nothing of the others'"
+    table.remove(np.array([theirs[0], mine[1]]))
+    table.free(np.array([mine[1], theirs[0]]))
+    assert table.create("a", "", 0.0) == theirs[0]
+    assert table.page("a", -1, 10) == [mine[0], mine[2], theirs[0]]
+    assert table.page("a", 2, 10) == [theirs[0]]
+    assert table.page("c", -1, 10) == []
+
+
+def test_a_tenant_has_its_share_and_no_more() -> None:
+    table = SessionTable(5)
+    table.share = 2
+    mine = [table.create("a", "", 0.0) for _ in range(2)]
+    with pytest.raises(Exhausted, match="all 2 of this tenant's sessions are taken") as caught:
+        table.create("a", "", 0.0)
+    assert caught.value.retry_after > 0
+    table.create("b", "", 0.0)
+    table.leave(np.array([mine[0]]))
+    with pytest.raises(Exhausted, match="this tenant's"):
+        table.create("a", "", 0.0)  # it has yet to end
+    table.remove(np.array(mine[:1]))
+    table.create("a", "", 0.0)
