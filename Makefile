@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-hostile test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CUDA_VENV)/constraints.txt \
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[cuda,train]'
 	@touch $@
+
+test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
+	$(BIN)/python -m tests.hostile $(ARGS)
 
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers

@@ -1,0 +1,68 @@
+"""Every pattern, then the fuzzer, and a table of what was seen: `python -m tests.hostile`."""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+
+from tests.hostile.patterns import PATTERNS
+from tests.hostile.served import Server, serving
+from tests.hostile.table import publish, report, table
+from tests.hostile.target import Pattern, Served
+from tests.hostile.trial import Trial, attempt
+
+SERVERS: Sequence[Served] = ("open", "tokens", "log full", "log closed")
+
+
+def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
+    """One server for all patterns that are for it; a new one where one has ended, or was left with much memory."""
+    for served in SERVERS:
+        left = [each for each in patterns if each.served == served]
+        while left:
+            door = "own" if len(left) % 2 else "oip"
+            with serving(served) as server:
+                while left and server.alive and _healthy(server):
+                    trial = attempt(left.pop(0), server, scale)
+                    print(_line(trial), flush=True)
+                    yield trial
+                    if trial.beside.errors or trial.alone.errors:
+                        break
+
+
+def _healthy(server: Server) -> bool:
+    return server.rss_mib() < 800
+
+
+def _line(trial: Trial) -> str:
+    verdict = "; ".join(trial.violations) or "ok"
+    return (
+        f"{trial.pattern.name}: {trial.done.sent:,} B, held {trial.hold_ms:.1f} ms, p99 {trial.alone.p99:.1f} / "
+        f"{trial.beside.p99:.1f} ms of {trial.beside.steps}, {trial.before_mib:.0f} / {trial.peak_mib:.0f} / "
+        f"{trial.later_mib:.0f} MiB, {trial.done.statuses}: {verdict}"
+        + (f" [{trial.held_by}]" if trial.hold_ms > trial.pattern.hold_ms else "")
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="patterns whose names hold this; default: all")
+    parser.add_argument("--list", action="store_true", help="only list the patterns")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of each pattern; default: 1")
+    parser.add_argument("--messages", type=int, default=320_000, help="that the fuzzer sends; 0: none")
+    parser.add_argument("--publish", action="store_true", help="write what was seen into docs/measured.md")
+    arguments = parser.parse_args()
+    chosen = [each for each in PATTERNS.values() if not arguments.names or any(n in each.name for n in arguments.names)]
+    if arguments.list:
+        print("\n".join(each.name for each in chosen))
+        return 0
+    begin = time.monotonic()
+    trials = list(tried(chosen, arguments.scale))
+    print(f"\n{table(trials)}\n")
+    broken = [f"{trial.pattern.name}: {each}" for trial in trials for each in trial.violations]
+    print("\n".join(["", f"{len(broken)} bounds broken", *broken]))
+    if arguments.publish:
+        publish(report(trials, [], (time.monotonic() - begin) / 60))
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

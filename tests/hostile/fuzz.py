@@ -1,0 +1,7 @@
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    line: str = ""
+    violations: tuple[str, ...] = ()

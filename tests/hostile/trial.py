@@ -1,0 +1,102 @@
+"""A pattern against a server with a neighbour: what it cost, and which bounds it broke."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from tests.hostile.attack import Done
+from tests.hostile.neighbour import Seen
+from tests.hostile.served import Memory, Server
+from tests.hostile.target import Pattern
+
+ALONE_SECONDS = 1.0
+LATER_SECONDS = 2.0
+ATTACK_SECONDS = 120.0
+MOST_MIB = 3_000.0
+"""Where a server has so much it is ended: a pattern must not take the machine along."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was seen.
+
+    Attributes:
+        hold_ms: the longest callback of the server's loop, in CPU time of its thread; and which it was.
+        before_mib: memory before; at its peak; some seconds later.
+        alone: what the neighbour saw before.
+        beside: what it saw from the beginning of the pattern to its end.
+        violations: each bound that was broken, with what was seen; empty: all held.
+    """
+
+    pattern: Pattern
+    done: Done
+    hold_ms: float
+    held_by: str
+    before_mib: float
+    peak_mib: float
+    later_mib: float
+    alone: Seen
+    beside: Seen
+    alive: bool
+
+    @property
+    def violations(self) -> list[str]:
+        p, found = self.pattern, []
+        if not self.alive:
+            found.append("the server ended")
+        if self.done.wrong:
+            found.append(self.done.wrong)
+        if self.beside.wrong or self.alone.wrong:
+            found.append(f"the neighbour got {self.beside.wrong + self.alone.wrong} wrong numbers")
+        if self.beside.errors:
+            found.append(f"the neighbour's stream ended: {self.beside.errors[0]}")
+        for what, got, bound, unit in (
+            ("the loop was held for", self.hold_ms, p.hold_ms, "ms"),
+            ("memory rose by", self.peak_mib - self.before_mib, p.peak_mib, "MiB"),
+            ("memory kept", self.later_mib - self.before_mib, p.later_mib, "MiB"),
+            ("the neighbour's p99 was", self.beside.p99, p.p99_ms, "ms"),
+        ):
+            if got > bound:
+                found.append(f"{what} {got:.1f} {unit}, bound {bound:g}")
+        return found
+
+
+def attempt(pattern: Pattern, server: Server, scale: float = 1.0) -> Trial:
+    """Watch the neighbour alone, then beside the pattern, then wait a little."""
+    begin = time.time()
+    time.sleep(ALONE_SECONDS)
+    before = server.rss_mib()
+    attacked = time.time()
+    with Memory(server, before + MOST_MIB) as memory:
+        done = _attack(pattern, server, scale)
+        ended = time.time()
+        beside = server.seen(attacked, ended)
+    hold_ms, held_by = server.hold_ms(attacked, time.time())
+    time.sleep(LATER_SECONDS)
+    return Trial(
+        pattern,
+        done,
+        hold_ms,
+        held_by,
+        before,
+        memory.peak_mib,
+        server.rss_mib(),
+        server.seen(begin, attacked),
+        beside,
+        server.alive,
+    )
+
+
+def _attack(pattern: Pattern, server: Server, scale: float) -> Done:
+    target = server.target
+    arguments = [pattern.name, target.address, target.token, target.other_token, str(scale)]
+    command = [sys.executable, "-m", "tests.hostile.attack", *arguments]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=ATTACK_SECONDS, check=False)
+        return Done(**json.loads(ended.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return Done(0, {}, f"not over after {ATTACK_SECONDS:g} s")
+    except (IndexError, ValueError):
+        return Done(0, {}, f"the pattern failed: {ended.stderr[-300:]}")
