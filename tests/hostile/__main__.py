@@ -4,9 +4,10 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 
+from tests.hostile.fuzz import Fuzzed, fuzz
 from tests.hostile.patterns import PATTERNS
 from tests.hostile.served import Server, serving
-from tests.hostile.table import publish, report, table
+from tests.hostile.table import publish, report
 from tests.hostile.target import Pattern, Served
 from tests.hostile.trial import Trial, attempt
 
@@ -18,7 +19,6 @@ def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
     for served in SERVERS:
         left = [each for each in patterns if each.served == served]
         while left:
-            door = "own" if len(left) % 2 else "oip"
             with serving(served) as server:
                 while left and server.alive and _healthy(server):
                     trial = attempt(left.pop(0), server, scale)
@@ -26,6 +26,16 @@ def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
                     yield trial
                     if trial.beside.errors or trial.alone.errors:
                         break
+
+
+def fuzz_both(messages: int, seed: int) -> Iterator[Fuzzed]:
+    """Without tokens, the neighbour at the second door; with tokens, the neighbour another tenant on the own wire."""
+    both: Sequence[tuple[Served, str]] = ("open", "oip"), ("tokens", "own")
+    for served, door in both:
+        with serving(served, door) as server:
+            found = fuzz(server, messages // 2, seed)
+        print(found.line, flush=True)
+        yield found
 
 
 def _healthy(server: Server) -> bool:
@@ -48,6 +58,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only list the patterns")
     parser.add_argument("--scale", type=float, default=1.0, help="share of each pattern; default: 1")
     parser.add_argument("--messages", type=int, default=320_000, help="that the fuzzer sends; 0: none")
+    parser.add_argument("--seed", type=int, default=8, help="of the fuzzer; default: 8")
     parser.add_argument("--publish", action="store_true", help="write what was seen into docs/measured.md")
     arguments = parser.parse_args()
     chosen = [each for each in PATTERNS.values() if not arguments.names or any(n in each.name for n in arguments.names)]
@@ -56,11 +67,14 @@ def main() -> int:
         return 0
     begin = time.monotonic()
     trials = list(tried(chosen, arguments.scale))
-    print(f"\n{table(trials)}\n")
+    fuzzed = list(fuzz_both(arguments.messages, arguments.seed)) if arguments.messages else []
+    text = report(trials, fuzzed, (time.monotonic() - begin) / 60)
+    print(f"\n{text}\n")
     broken = [f"{trial.pattern.name}: {each}" for trial in trials for each in trial.violations]
+    broken += [f"fuzzer: {each}" for found in fuzzed for each in found.violations]
     print("\n".join(["", f"{len(broken)} bounds broken", *broken]))
     if arguments.publish:
-        publish(report(trials, [], (time.monotonic() - begin) / 60))
+        publish(text)
     return int(bool(broken))
 
 

@@ -3,7 +3,7 @@
 import gzip
 import queue
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -19,11 +19,16 @@ PATIENCE: Final = 60.0
 
 
 class Call:
-    """One bidirectional call."""
+    """One bidirectional call.
+
+    Attributes:
+        status: with which it ended, once it is read to its end.
+    """
 
     def __init__(self, target: Target, channel: grpc.Channel, path: str = OWN + "Stream", token: str | None = None):
         self._target = target
         self._path = path
+        self.status = ""
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         method: Any = channel.stream_stream(path)
         self.call: Any = method(
@@ -58,24 +63,29 @@ class Call:
                 got[kind] += 1 if kind in ("opened", "going_away") else len(said.handle)
         return got
 
-    def end(self, *, half_close: bool = True) -> str:
-        """Read to its end, and note how it ended."""
+    def raw(self, *, half_close: bool = True) -> Iterator[bytes]:
+        """What comes until the end; `status` says then how it ended."""
         if half_close:
             self._outgoing.put(None)
         try:
-            for data in self.call:
-                self._note(data)
-            status = "OK"
+            yield from self.call
+            self.status = "OK"
         except grpc.RpcError as error:
-            status = code_of(error)
-        self._target.note(status)
-        return status
+            self.status = code_of(error)
+        self._target.note(self.status)
+
+    def messages(self) -> Iterator[pb.ServerMessage]:
+        """As `raw`, of the own wire."""
+        return map(pb.ServerMessage.FromString, self.raw())
+
+    def end(self, *, half_close: bool = True) -> str:
+        """Read to its end, and note how it ended."""
+        for data in self.raw(half_close=half_close):
+            self._note(data)
+        return self.status
 
     def _note(self, data: bytes) -> None:
-        if not self._path.startswith(OWN):
-            return
-        message = pb.ServerMessage.FromString(data)
-        if message.HasField("error"):
+        if self._path.startswith(OWN) and (message := pb.ServerMessage.FromString(data)).HasField("error"):
             self._target.note(pb.Reason.Name(message.error.reason).removeprefix("REASON_"))
 
     def leave(self) -> None:
@@ -88,6 +98,15 @@ def unary(
     target: Target, channel: grpc.Channel, path: str, body: bytes, *, zipped: bool = False, token: str | None = None
 ) -> bytes | None:
     """One call; its answer, or None where it was refused. How it ended is noted."""
+    answer, status = ask(target, channel, path, body, zipped=zipped, token=token)
+    target.note(status)
+    return answer
+
+
+def ask(
+    target: Target, channel: grpc.Channel, path: str, body: bytes, *, zipped: bool = False, token: str | None = None
+) -> tuple[bytes | None, str]:
+    """One call; its answer, and the status that it ended with."""
     compression = grpc.Compression.Gzip if zipped else None
     target.add_sent(len(gzip.compress(body, 6)) if zipped else len(body))
     method: Any = channel.unary_unary(path)
@@ -99,10 +118,8 @@ def unary(
             compression=compression,
         )
     except grpc.RpcError as error:
-        target.note(code_of(error))
-        return None
-    target.note("OK")
-    return answer
+        return None, code_of(error)
+    return answer, "OK"
 
 
 def at_once(target: Target, channel: grpc.Channel, path: str, bodies: Iterable[bytes]) -> Counter[str]:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,8 @@ MEASURED: Final = Path(__file__).parents[2] / "docs" / "measured.md"
 def table(trials: Sequence[Trial]) -> str:
     """Every pattern in a row; what broke its bound is in bold."""
     head = [
-        "| what a client did | bytes sent | loop held, ms | neighbour's p99 alone, beside, ms | memory before, peak, later, MiB |",
+        "| what a client did | bytes sent | loop held, ms | neighbour's p99, alone, beside, ms "
+        "| memory before, peak, later, MiB |",
         "| --- | --- | --- | --- | --- |",
     ]
     return "\n".join(head + [_row(trial) for trial in trials])
@@ -45,11 +47,11 @@ def _bounded(value: float, bound: float, shown: float | None = None) -> str:
     return f"**{text}**" if value > bound else text
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
+        count /= 1000
     return f"{count:.3g} GB"
 
 
@@ -57,17 +59,14 @@ def report(trials: Sequence[Trial], fuzzed: Sequence[Fuzzed], minutes: float) ->
     """What docs/measured.md says of a run."""
     steps = sum(trial.alone.steps + trial.beside.steps for trial in trials)
     wrong = sum(trial.alone.wrong + trial.beside.wrong for trial in trials)
-    lines = [
-        f"{datetime.date.today()}, `make test-hostile`, {minutes:.0f} minutes on {_machine()}: {len(trials)} patterns, each by",
-        f"a client in a process of its own on the same machine; the neighbour took {steps:,} steps beside them, of which {wrong} had",
-        "a wrong number. The loop is held for the CPU time of its thread in one callback: at most 5 ms for what is refused, 20 ms",
-        "for what is taken. A p99 of over 100 ms is over its bound where docs/operations.md names no reason. Bold: over its bound.",
-        "",
-        table(trials),
-        "",
-        *(each.line for each in fuzzed),
-    ]
-    return "\n".join(lines)
+    said = (
+        f"{datetime.date.today()}, `make test-hostile`, {minutes:.0f} minutes on {_machine()}: {len(trials)} patterns, "
+        "each by a client in a process of its own on the same machine. The neighbour took "
+        f"{steps:,} steps meanwhile, of which {wrong} had a wrong number. The loop is held for the CPU time of its "
+        "thread in one callback: at most 5 ms for what is refused, 20 ms for what is taken. The neighbour's p99 is at "
+        "most 100 ms where operations.md gives no reason. Bold: over its bound."
+    )
+    return "\n".join([*textwrap.wrap(said, 120), "", table(trials), "", *(each.line for each in fuzzed)])
 
 
 def _machine() -> str:
