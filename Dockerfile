@@ -34,11 +34,13 @@ RUN pip install --quiet --no-deps --prefix /opt/package .
 FROM base AS serving
 RUN groupadd --system --gid 10001 gatestream \
  && useradd --system --uid 10001 --gid gatestream --home-dir /nonexistent --shell /usr/sbin/nologin gatestream
-ENV PATH=/opt/gatestream/bin:$PATH GATESTREAM_LISTEN=0.0.0.0:50051 GATESTREAM_LOG_FORMAT=json
+# A container's /dev/shm can be written to where nothing else can.
+ENV PATH=/opt/gatestream/bin:$PATH GATESTREAM_LISTEN=0.0.0.0:50051 GATESTREAM_LOG_FORMAT=json \
+    GATESTREAM_HEALTH_SOCKET=/dev/shm/gatestream-health.sock
 USER 10001:10001
 EXPOSE 50051
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s \
-    CMD ["gatestream", "health", "127.0.0.1:50051"]
+# By the socket, whatever TLS and certificates the port asks for.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["gatestream", "health"]
 ENTRYPOINT ["gatestream"]
 # The artifacts to serve are named after `serve`, or in GATESTREAM_ARTIFACTS.
 CMD ["serve"]

@@ -1,5 +1,6 @@
 """`gatestream health`: what a container's health check and a start-up script ask."""
 
+import os
 from typing import Any
 
 import click
@@ -10,11 +11,14 @@ from gatestream.cli.outcome import Outcome
 
 
 @click.command("health", cls=Outcome)
-@click.argument("address", default="127.0.0.1:50051")
+@click.argument("address", required=False)
 @click.option("--timeout", type=SECONDS, default=3.0, show_default=True, help="Seconds to wait for the answer.")
 @tls_options
-def command(address: str, timeout: float, **tls: Any) -> None:
-    """Ask the server at ADDRESS (HOST:PORT; by default 127.0.0.1:50051) whether it serves.
+def command(address: str | None, timeout: float, **tls: Any) -> None:
+    """Ask the server at ADDRESS whether it serves.
+
+    ADDRESS is HOST:PORT, or unix:PATH with the path of its --health-socket, which needs no TLS. By default it is
+    GATESTREAM_HEALTH_SOCKET, where that is set as for the server, and else 127.0.0.1:50051.
 
     Ends with 0 only when it does: a server that warms up or drains answers NOT_SERVING, and one that is not there does
     not answer; both end with 1.
@@ -22,6 +26,9 @@ def command(address: str, timeout: float, **tls: Any) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    if address is None:
+        path = os.environ.get("GATESTREAM_HEALTH_SOCKET")
+        address = f"unix:{path}" if path else "127.0.0.1:50051"
     secure = credentials(**tls)
     with grpc.insecure_channel(address) if secure is None else grpc.secure_channel(address, secure) as channel:
         try:

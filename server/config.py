@@ -162,6 +162,11 @@ class ServerConfig:
     tls_cert: Path | None = _setting("Certificate chain, PEM; with tls-key, serve over TLS.", None)
     tls_key: Path | None = _setting("Private key of the certificate, PEM.", None)
     tls_client_ca: Path | None = _setting("Take only clients with a certificate from these authorities, PEM.", None)
+    health_socket: Path | None = _setting(
+        "Unix socket on which health alone answers, for this machine's checks: without TLS and tokens, to the server's "
+        "own user only.",
+        None,
+    )
     port_file: Path | None = _setting("Write the port listened on to this file.", None)
     log_format: LogFormat = _setting(
         "auto: text on a terminal, else JSON lines.", "auto", choices=("auto", "json", "text")

@@ -22,6 +22,7 @@ from gatestream.server.address import warn_of_strangers, write_port
 from gatestream.server.config import ServerConfig
 from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
+from gatestream.server.health_socket import HealthSocket
 from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.reload import keep_fresh
@@ -88,6 +89,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     except RuntimeError as error:
         raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
 
+    health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health_servicer)
     signals = StopSignals(alone=worker is None)
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set)
@@ -100,6 +102,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         gc.collect()
         gc.freeze()
         await server.start()
+        if health_socket is not None:
+            await health_socket.start()
         tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
             tasks.append(background.create_task(_expire(models, min(timeouts))))
@@ -120,6 +124,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
         await drain(models, streams, config.drain_seconds, signals)
         await server.stop(grace=0.5)
+        if health_socket is not None:
+            await health_socket.stop()
         for task in tasks:
             task.cancel()
     _log.info("stopped")

@@ -7,12 +7,14 @@ import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Final
 
 import structlog
+from grpc_health.v1 import health, health_pb2
 
 import gatestream
 from gatestream.server.address import reserved, warn_of_strangers, write_port
@@ -20,6 +22,7 @@ from gatestream.server.claims import ClaimFiles
 from gatestream.server.config import ServerConfig
 from gatestream.server.cpus import cpus_available
 from gatestream.server.errors import ServerError
+from gatestream.server.health_socket import HealthSocket
 from gatestream.server.signals import on_stop
 from gatestream.server.worker import Failed, Order, Orders, Served, Serving
 
@@ -48,7 +51,7 @@ async def supervise(config: ServerConfig) -> None:
     with reserved(config.listen) as address:
         team = _Team(config, address)
         on_stop(team.told_to_stop)
-        async with asyncio.TaskGroup() as tasks:
+        async with team.health(), asyncio.TaskGroup() as tasks:
             for worker in range(1, config.workers + 1):
                 tasks.create_task(team.keep(worker))
             tasks.create_task(team.announce(began))
@@ -151,6 +154,32 @@ class _Team:
         # By worker: it has served.
         self._served = {worker: asyncio.Event() for worker in range(1, config.workers + 1)}
         self._stopping = False
+        self._health = health.aio.HealthServicer()
+        # Those that serve now.
+        self._serving: set[int] = set()
+
+    @contextlib.asynccontextmanager
+    async def health(self) -> AsyncIterator[None]:
+        """Answer health checks by the health socket, if there is to be one, for the length of a block.
+
+        The server serves from when every worker has served until it is told to stop, as long as any worker does.
+        """
+        if self._config.health_socket is None:
+            yield
+            return
+        await self._tell_health()
+        listening = HealthSocket(self._config.health_socket, self._health)
+        await listening.start()
+        try:
+            yield
+        finally:
+            await listening.stop()
+
+    async def _tell_health(self) -> None:
+        begun = all(event.is_set() for event in self._served.values())
+        serves = begun and bool(self._serving) and not self._stopping
+        kinds = health_pb2.HealthCheckResponse
+        await self._health.set("", kinds.SERVING if serves else kinds.NOT_SERVING)
 
     def told_to_stop(self) -> None:
         """A signal came."""
@@ -160,6 +189,7 @@ class _Team:
             running.order(order, self._longest_drain)
         for event in self._served.values():
             event.set()
+        self._telling = asyncio.create_task(self._tell_health())
 
     @property
     def _longest_drain(self) -> float:
@@ -231,12 +261,16 @@ class _Team:
             self._models = said.models
             self._threads = {model.name: model.threads for model in said.models}
             self._served[worker].set()
+            self._serving.add(worker)
+            await self._tell_health()
             _log.info("worker serves", worker=worker, pid=running.process.pid)
             if self._stopping:
                 running.order("drain", self._longest_drain)
         await running.ended()
+        self._serving.discard(worker)
+        await self._tell_health()
         return time.monotonic() - began if isinstance(said, Serving) else None
 
     def _orders(self, worker: int) -> Orders:
-        config = replace(self._config, listen=self._address, port_file=None)
+        config = replace(self._config, listen=self._address, port_file=None, health_socket=None)
         return Orders(worker, config, self._files, self._threads)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
 from tests.support.readme import commands
 from tests.support.reference import ROOT
+from tests.support.tls import Files
 
 ARTIFACT = ROOT / "artifacts" / "reber.gates.onnx"
 DOCKER = shlex.split(os.environ.get("DOCKER", "docker"))
@@ -135,6 +137,33 @@ def test_an_image_asks_its_server_for_its_health(image: str) -> None:
     assert done.returncode == 1
     assert "UNAVAILABLE" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_image_that_wants_certificates_and_tokens_is_healthy(image: str, tmp_path: Path) -> None:
+    """On a root that cannot be written to, with workers, and with nothing set for the check."""
+    if image != "gatestream:cpu":
+        pytest.skip("the same check in both; the other image needs a GPU to serve")
+    files = Files(tmp_path)
+    files.issue("server")
+    (tmp_path / "tokens.toml").write_text('"token-of-acme-0123456789" = "acme"\n')
+    for path in tmp_path.iterdir():
+        path.chmod(0o444)
+    settings = {"TLS_CERT": "server.pem", "TLS_KEY": "server.key", "TLS_CLIENT_CA": "ca.pem", "TOKENS": "tokens.toml"}
+    name = f"gatestream-test-{os.getpid()}-tls"
+    succeed(
+        *("run", "--detach", f"--name={name}", "--read-only", "--cap-drop=ALL", "--env=GATESTREAM_WORKERS=2"),
+        *(f"--volume={ARTIFACT.parent}:/artifacts:ro", f"--volume={tmp_path}:/secrets:ro"),
+        *(f"--env=GATESTREAM_{setting}=/secrets/{file}" for setting, file in settings.items()),
+        *(image, "serve", "/artifacts/reber.gates.onnx"),
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while (state := inspect("container", name)["State"])["Health"]["Status"] != "healthy":
+            assert time.monotonic() < deadline, state
+            assert state["Running"], succeed("logs", name)
+            time.sleep(0.5)
+    finally:
+        docker("rm", "--force", name)
 
 
 def test_an_image_without_artifacts_says_so(image: str) -> None:
