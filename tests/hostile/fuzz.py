@@ -21,7 +21,7 @@ from tests.hostile.served import Memory, Server
 from tests.hostile.target import Target, channel, together
 from tests.hostile.trial import MOST_MIB
 
-STREAM_MESSAGES: Final = 200
+STREAM_MESSAGES: Final = 400
 UNARY_MESSAGES: Final = 40
 FLAT_MIB: Final = 64.0
 _PILOT: Final = 4_321
@@ -206,9 +206,9 @@ def _oip_message(source: Messages, k: int) -> bytes:
     how = rng.random()
     if how < 0.5:
         return good.SerializeToString()
-    if how < 0.8:
+    if how < 0.85:
         return bytes(source.changed(good).SerializeToString())
-    return bytes(source.of(oip.ModelInferRequest, rng.choice([0.2, 0.5])).SerializeToString())
+    return bytes(source.of(oip.ModelInferRequest, rng.choice([0.1, 0.3])).SerializeToString())
 
 
 def _oip_stream(target: Target, opened: grpc.Channel, source: Messages, found: Fuzzed) -> None:
@@ -248,7 +248,7 @@ def _oip_stream(target: Target, opened: grpc.Channel, source: Messages, found: F
 def _unary_calls(target: Target, opened: grpc.Channel, source: Messages, found: Fuzzed) -> None:
     for _ in range(UNARY_MESSAGES):
         path, kind = source.rng.choice(list(METHODS.items()))
-        data = source.of(kind).SerializeToString()
+        data = source.of(kind, 0.3).SerializeToString()
         if source.rng.random() < 0.1:
             data = source.spoiled(data)
         _, status = ask(target, opened, path, data, token="" if source.rng.random() < 0.05 else None)

@@ -44,7 +44,8 @@ _RANGES: Final = {
     FieldDescriptor.TYPE_UINT32: (0, 2**32),
     FieldDescriptor.TYPE_UINT64: (0, 2**64),
 }
-_DEEPEST: Final = 4
+_COUNTS: Final = [0, 1, 1, 1, 1, 2, 2, 3]
+_DEEPEST: Final = 3
 
 
 class Messages:
@@ -123,7 +124,7 @@ class Messages:
             setattr(message, field.name, self._scalar(field))
 
     def _count(self) -> int:
-        return self.rng.choice([0, 1, 1, 1, 2, 2, 3, 5, 40]) if self.rng.random() < 0.98 else self.rng.randrange(2_000)
+        return self.rng.choice(_COUNTS) if self.rng.random() < 0.999 else self.rng.randrange(2_000)
 
     def _scalar(self, field: Any) -> Any:
         rng, kind = self.rng, field.type

@@ -69,6 +69,7 @@ class Pattern:
         later_mib: what of that may be left some seconds later.
         p99_ms: the neighbour's beside it; infinite where docs/operations.md says why.
         allowed: statuses and reasons that may come.
+        short: a hundredth of it says something, in a few tenths of a second.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Pattern:
     later_mib: float
     p99_ms: float
     allowed: frozenset[str]
+    short: bool
 
 
 PATTERNS: Final[dict[str, Pattern]] = {}
@@ -92,12 +94,13 @@ def pattern(
     peak_mib: float = 256.0,
     later_mib: float = 64.0,
     p99_ms: float = P99_MS,
+    short: bool = False,
 ) -> Callable[[Body], Body]:
     """Add a pattern to the list; what is allowed is named as gRPC or the protocol names it."""
 
     def add(does: Body) -> Body:
         assert name not in PATTERNS
-        PATTERNS[name] = Pattern(name, does, served, hold_ms, peak_mib, later_mib, p99_ms, frozenset(allowed))
+        PATTERNS[name] = Pattern(name, does, served, hold_ms, peak_mib, later_mib, p99_ms, frozenset(allowed), short)
         return does
 
     return add

@@ -26,7 +26,14 @@ def new_client_is_served(target: Target) -> None:
         call.leave()
 
 
-@pattern("a :path that is not UTF-8, without a token", *ENDED, "UNIMPLEMENTED", "UNAUTHENTICATED", served="tokens")
+@pattern(
+    "a :path that is not UTF-8, without a token",
+    *ENDED,
+    "UNIMPLEMENTED",
+    "UNAUTHENTICATED",
+    served="tokens",
+    short=True,
+)
 def bad_path(target: Target) -> None:
     for _ in range(target.times(50, 3)):
         with Connection(target) as connection:
@@ -36,7 +43,7 @@ def bad_path(target: Target) -> None:
     new_client_is_served(target)
 
 
-@pattern("metadata that is not UTF-8 or not base64", *ENDED, "OK", "UNAUTHENTICATED", "UNIMPLEMENTED")
+@pattern("metadata that is not UTF-8 or not base64", *ENDED, "OK", "UNAUTHENTICATED", "UNIMPLEMENTED", short=True)
 def bad_metadata(target: Target) -> None:
     strange = [("k", b"\xff\xfe\x80" * 10)], [("authorization", b"Bearer \xff\xfe")], [("a-bin", "!!!!")]
     with Connection(target) as connection:
@@ -166,7 +173,7 @@ def hpack_bomb(target: Target) -> None:
             time.sleep(0.01)
 
 
-@pattern("a message that says it has 4 GiB", *ENDED)
+@pattern("a message that says it has 4 GiB", *ENDED, short=True)
 def long_length(target: Target) -> None:
     for _ in range(target.times(20, 2)):
         with Connection(target) as connection:
@@ -230,7 +237,13 @@ def slow_writers(target: Target) -> None:
 
 
 @pattern(
-    "2,000 calls with a deadline that is none", *ENDED, "OK", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INVALID_ARGUMENT"
+    "2,000 calls with a deadline that is none",
+    *ENDED,
+    "OK",
+    "DEADLINE_EXCEEDED",
+    "UNIMPLEMENTED",
+    "INVALID_ARGUMENT",
+    short=True,
 )
 def bad_deadlines(target: Target) -> None:
     with Connection(target) as connection:
@@ -266,7 +279,13 @@ def held_calls(target: Target) -> None:
         new_client_is_served(target)
 
 
-@pattern("a message with the compressed flag that is not compressed, or unknowably", *ENDED, "OK", "UNIMPLEMENTED")
+@pattern(
+    "a message with the compressed flag that is not compressed, or unknowably",
+    *ENDED,
+    "OK",
+    "UNIMPLEMENTED",
+    short=True,
+)
 def bad_compression(target: Target) -> None:
     with Connection(target) as connection:
         for _ in range(target.times(100, 5)):

@@ -16,7 +16,7 @@ GATES = ("y", "i", "f", "g", "o")
 REFUSED = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED")
 
 
-@pattern("an output named 100,000 times at 16,384 steps, gzip", *REFUSED)
+@pattern("an output named 100,000 times at 16,384 steps, gzip", *REFUSED, short=True)
 def outputs_repeated(target: Target) -> None:
     body = infer(16_384, outputs=["i"] * target.times(100_000, 1000)).SerializeToString()
     with channel(target) as opened:
@@ -24,7 +24,7 @@ def outputs_repeated(target: Target) -> None:
             assert unary(target, opened, INFER, body, zipped=True) is None
 
 
-@pattern('outputs ["y", "y"], on a stream too', "INVALID_ARGUMENT", "OK")
+@pattern('outputs ["y", "y"], on a stream too', "INVALID_ARGUMENT", "OK", short=True)
 def outputs_twice(target: Target) -> None:
     body = infer(outputs=["y", "y"]).SerializeToString()
     good = infer().SerializeToString()
@@ -58,9 +58,13 @@ GZIP = {
 }
 for what, made in GZIP.items():
     # No token: refused before its message is parsed. A token: bounded by what it unpacks to.
-    pattern(f"gzip of 15 MiB of {what}, without a token", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", served="tokens")(
-        bomb(made, 40, token="")
-    )
+    pattern(
+        f"gzip of 15 MiB of {what}, without a token",
+        "UNAUTHENTICATED",
+        "RESOURCE_EXHAUSTED",
+        served="tokens",
+        short=True,
+    )(bomb(made, 40, token=""))
     pattern(f"gzip of 15 MiB of {what}", *REFUSED, peak_mib=512)(bomb(made, 20))
 
 
@@ -134,7 +138,7 @@ def ids_unread(target: Target) -> None:
         call.leave()
 
 
-@pattern("requests of 10 MB whose ids alternate", *REFUSED, "OK", hold_ms=TAKEN_MS, peak_mib=512)
+@pattern("requests of 10 MB whose ids alternate", *REFUSED, "OK", hold_ms=TAKEN_MS, peak_mib=512, short=True)
 def alternating_ids(target: Target) -> None:
     body = infer(16_384).SerializeToString()
     pad = target.times(10 * MIB, 1000)
@@ -145,7 +149,7 @@ def alternating_ids(target: Target) -> None:
         call.end()
 
 
-@pattern("10,000 sequences started, their client gone", "OK", "RESOURCE_EXHAUSTED", hold_ms=TAKEN_MS)
+@pattern("10,000 sequences started, their client gone", "OK", "RESOURCE_EXHAUSTED", hold_ms=TAKEN_MS, short=True)
 def sequences_left(target: Target) -> None:
     count = target.times(10_000, 100)
     with channel(target) as opened:
@@ -164,7 +168,7 @@ def sequences_left(target: Target) -> None:
         call.leave()
 
 
-@pattern("one sequence started and ended without pause", "OK", hold_ms=TAKEN_MS)
+@pattern("one sequence started and ended without pause", "OK", hold_ms=TAKEN_MS, short=True)
 def sequence_flapping(target: Target) -> None:
     count = target.times(5_000, 100)
     body = infer(sequence="flapping", start=True, end=True).SerializeToString()
@@ -176,7 +180,7 @@ def sequence_flapping(target: Target) -> None:
         assert call.end() == "OK"
 
 
-@pattern("parameters of the wrong type", "INVALID_ARGUMENT")
+@pattern("parameters of the wrong type", "INVALID_ARGUMENT", short=True)
 def wrong_parameters(target: Target) -> None:
     with channel(target) as opened:
         for _ in range(target.times(200, 2)):

@@ -28,7 +28,7 @@ def again_and_again(target: Target, message: pb.ClientMessage, *before: pb.Clien
     together(run, 4)
 
 
-@pattern("Reset of 10,000 unknown handles, stream after stream")
+@pattern("Reset of 10,000 unknown handles, stream after stream", short=True)
 def reset_unknown(target: Target) -> None:
     again_and_again(target, pb.ClientMessage(reset=pb.Reset(handle=FOREIGN)))
 
@@ -38,12 +38,12 @@ def close_unknown(target: Target) -> None:
     again_and_again(target, pb.ClientMessage(close=pb.Close(handle=FOREIGN)))
 
 
-@pattern("Reset 10,000 times of one live handle, six in a stream")
+@pattern("Reset 10,000 times of one live handle, six in a stream", short=True)
 def reset_one(target: Target) -> None:
     again_and_again(target, pb.ClientMessage(reset=pb.Reset(handle=[0] * MANY)), opening(0), times=6)
 
 
-@pattern("Steps of 10,000 unknown handles, stream after stream")
+@pattern("Steps of 10,000 unknown handles, stream after stream", short=True)
 def steps_unknown(target: Target) -> None:
     again_and_again(target, stepping(range(100, 100 + MANY)))
 
@@ -58,7 +58,7 @@ def errors_unread(target: Target) -> None:
             call.leave()
 
 
-@pattern("10,000 sessions opened, reset, closed, opened again and left", hold_ms=TAKEN_MS)
+@pattern("10,000 sessions opened, reset, closed, opened again and left", hold_ms=TAKEN_MS, short=True)
 def ten_thousand_sessions(target: Target) -> None:
     count = target.times(9_900, 100)
     handles = range(count)
@@ -87,7 +87,15 @@ def one_message(make: Callable[[int], bytes]) -> Callable[[Target], None]:
     return send
 
 
-STREAM_ENDS = ("OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "MALFORMED", "HANDLE_UNKNOWN", "HANDLE_REPEATED")
+STREAM_ENDS = (
+    "OK",
+    "SESSION_ID_INVALID",
+    "INVALID_ARGUMENT",
+    "RESOURCE_EXHAUSTED",
+    "MALFORMED",
+    "HANDLE_UNKNOWN",
+    "HANDLE_REPEATED",
+)
 for what, made in {
     "empty columns": lambda size: field(2, field(1, b"\0") + field(4, b"") * (size // 2)),
     "lengths": lambda size: field(2, field(1, b"\0") + field(2, b"\1" * size)),
@@ -127,7 +135,7 @@ for streams in (1, 4, 100):
     )
 
 
-@pattern("malformed messages behind good ones", "INVALID_ARGUMENT", hold_ms=TAKEN_MS)
+@pattern("malformed messages behind good ones", "INVALID_ARGUMENT", hold_ms=TAKEN_MS, short=True)
 def malformed_behind_good(target: Target) -> None:
     with channel(target) as opened:
         for _ in range(target.times(200, 5)):
@@ -137,7 +145,7 @@ def malformed_behind_good(target: Target) -> None:
             assert call.end(half_close=False) == "INVALID_ARGUMENT"
 
 
-@pattern("calls cancelled with steps in line", hold_ms=TAKEN_MS)
+@pattern("calls cancelled with steps in line", hold_ms=TAKEN_MS, short=True)
 def cancelled(target: Target) -> None:
     def run(_k: int) -> None:
         with channel(target) as opened:
@@ -158,7 +166,7 @@ def unary_at_once(target: Target) -> None:
         assert at_once(target, opened, OIP + "ModelInfer", [body] * count).total() == count
 
 
-@pattern("unary calls whose bytes are no message", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+@pattern("unary calls whose bytes are no message", "INVALID_ARGUMENT", "UNIMPLEMENTED", short=True)
 def no_messages(target: Target) -> None:
     with channel(target) as opened:
         for method in ("Describe", "ListSessions", "CloseSession", "GetState", "SetState", "Fork"):
@@ -170,7 +178,12 @@ def no_messages(target: Target) -> None:
 
 
 @pattern(
-    "a state of 16 MB, and of 5,000,000 columns", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "NOT_FOUND", peak_mib=512
+    "a state of 16 MB, and of 5,000,000 columns",
+    "INVALID_ARGUMENT",
+    "RESOURCE_EXHAUSTED",
+    "NOT_FOUND",
+    peak_mib=512,
+    short=True,
 )
 def large_states(target: Target) -> None:
     size = target.times(15 * MIB, 1000)
@@ -184,7 +197,7 @@ def large_states(target: Target) -> None:
         call.leave()
 
 
-@pattern("two doors on one session", "OK", "CANCELLED", hold_ms=TAKEN_MS)
+@pattern("two doors on one session", "OK", "CANCELLED", hold_ms=TAKEN_MS, short=True)
 def two_doors(target: Target) -> None:
     with channel(target) as opened:
         for k in range(target.times(40, 4)):
@@ -210,7 +223,7 @@ def two_doors(target: Target) -> None:
         assert described.models[0].sessions == len(listed.sessions), "a session is counted that is not listed"
 
 
-@pattern("steps that are refused, one a message", hold_ms=TAKEN_MS)
+@pattern("steps that are refused, one a message", hold_ms=TAKEN_MS, short=True)
 def refused_steps(target: Target) -> None:
     nan = pb.Steps(handle=[0], input=[b"\0\0\xc0\x7f" * FEATURES])
     late = pb.Steps(handle=[0], first=[99], input=[bytes(4 * FEATURES)])

@@ -24,7 +24,7 @@ def others_still_get_theirs(target: Target) -> None:
 
 
 def tenant(name: str) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
-    return pattern(name, *FULL, served="tokens", hold_ms=TAKEN_MS)
+    return pattern(name, *FULL, served="tokens", hold_ms=TAKEN_MS, short="steps" not in name)
 
 
 @tenant("one tenant opens 10,000 sessions")
@@ -108,7 +108,7 @@ def many_streams(target: Target) -> None:
             call.leave()
 
 
-@pattern("calls without a token", "UNAUTHENTICATED", served="tokens")
+@pattern("calls without a token", "UNAUTHENTICATED", served="tokens", short=True)
 def no_token(target: Target) -> None:
     body = infer(16_384).SerializeToString()
     with channel(target) as opened:
