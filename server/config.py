@@ -79,6 +79,12 @@ class Limits:
     sequence_timeout: float = _setting(
         "The same for a sequence of the Open Inference Protocol.", 60.0, least=0, most=10**9
     )
+    idle_stream_timeout: float = _setting(
+        "Seconds without any message, either way, after which a stream that holds no session ends; 0: never.",
+        300.0,
+        least=0,
+        most=10**9,
+    )
 
     def __post_init__(self) -> None:
         _check_ranges(self)

@@ -10,6 +10,7 @@ ServerError
 │   ├── Exhausted              RESOURCE_EXHAUSTED    a bound is reached: try again after `retry_after`
 │   ├── Draining               UNAVAILABLE           this server stops: go to another
 │   └── StepFailed             INTERNAL              the model failed on the tick
+├── Idle               UNAVAILABLE           nothing happened on the stream for too long
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
 ├── Failed             INTERNAL              this server failed at a stream, which ends
 ├── NotOffered         UNIMPLEMENTED         what the call is for is not done by this server
@@ -102,6 +103,12 @@ class StepFailed(Refused):
 
     code = grpc.StatusCode.INTERNAL
     default_reason = pb.REASON_STEP_FAILED
+
+
+class Idle(ServerError):
+    """Nothing happened on a stream for too long."""
+
+    code = grpc.StatusCode.UNAVAILABLE
 
 
 class Unauthenticated(ServerError):

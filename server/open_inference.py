@@ -256,6 +256,11 @@ class InferenceStream(_Requests):
         """The peer has gone. Its sequences stay: another call may go on with them."""
         self.outbox.discard()
 
+    @property
+    def idle(self) -> bool:
+        """As `Conversation`."""
+        return not self._waiting
+
     def going_away(self, seconds: float) -> None:
         """The protocol has no word for it; health and ServerReady say so. End with the last sequence."""
         self._ending = True

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from gatestream.server.accounts import ITEM_BYTES, Account
-from gatestream.server.errors import Failed, Refused, Unauthenticated
+from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
 _FULL: Final = 256
@@ -30,6 +30,7 @@ class Outbox:
     Attributes:
         full: whether `room` would wait.
         failure: what the stream ends with when all has been sent; None: it ends well.
+        quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
     """
 
@@ -45,7 +46,8 @@ class Outbox:
         self._room.set()
         self._ended = False
         self.full = False
-        self.failure: Refused | Unauthenticated | Failed | None = None
+        self.failure: Refused | Unauthenticated | Failed | Idle | None = None
+        self.quiet = True
         self.sending = 0
 
     def put(self, message: bytes, rows: int = 0, number: int = -1) -> None:
@@ -59,6 +61,7 @@ class Outbox:
         """
         if self._ended:
             return
+        self.quiet = False
         size = len(message) + ITEM_BYTES
         account = self._account
         account.bytes += size
@@ -125,6 +128,7 @@ class Outbox:
                 self._let_in()
             self._taker = asyncio.get_running_loop().create_future()
             await self._taker
+        self.quiet = False
         message, rows = item = self._messages.popleft()
         self.sending = size = len(message) + ITEM_BYTES
         if rows == 0:

@@ -105,6 +105,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         if health_socket is not None:
             await health_socket.start()
         tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
+        if config.limits.idle_stream_timeout:
+            tasks.append(background.create_task(streams.end_idle()))
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
             tasks.append(background.create_task(_expire(models, min(timeouts))))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)

@@ -86,6 +86,11 @@ class ClientStream:
         self._handles.mark(slice(None), FREE)
         self.outbox.discard()
 
+    @property
+    def idle(self) -> bool:
+        """As `Conversation`."""
+        return self._held == 0
+
     def going_away(self, seconds: float) -> None:
         """Tell the client that the server will stop; without sessions, there is nothing to wait for."""
         self._say(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))

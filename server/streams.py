@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
@@ -11,13 +12,24 @@ import grpc
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.accounts import Account
 from gatestream.server.config import Limits
-from gatestream.server.errors import Draining, Exhausted, Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
+from gatestream.server.errors import (
+    Draining,
+    Exhausted,
+    Failed,
+    Idle,
+    InvalidRequest,
+    NotOffered,
+    Refused,
+    Unauthenticated,
+)
 from gatestream.server.models import Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.tenants import Tenants
 
 # A message that took the loop longer than this has its sender wait for a turn.
 _LONG_SECONDS: Final = 1e-3
+# So many times in a row nothing has happened on a stream that ends for it.
+_LOOKS: Final = 8
 
 
 class Conversation(Protocol):
@@ -46,8 +58,29 @@ class Conversation(Protocol):
     def disconnect(self) -> None:
         """The peer has gone, or all is said."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no session, and nothing that came is to be answered yet."""
+
     def going_away(self, seconds: float) -> None:
         """The server will stop."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open stream.
+
+    Attributes:
+        tenant: whose it is.
+        shown: the token that it showed, as `Tenants.caller` gives it.
+        call: what carries it.
+        quiet: how often in a row nothing was found to have happened on it.
+    """
+
+    tenant: str
+    shown: bytes
+    call: asyncio.Task[Any] | None
+    quiet: int = 0
 
 
 class Streams:
@@ -63,8 +96,7 @@ class Streams:
         self._models = models
         self._limits = limits
         self._tenants = tenants
-        # With its tenant and the token that it showed.
-        self._open: dict[Conversation, tuple[str, bytes]] = {}
+        self._open: dict[Conversation, _Open] = {}
         tenants.changed = self._tokens_changed
         self._none = asyncio.Event()
         self._none.set()
@@ -84,12 +116,12 @@ class Streams:
             context: of the call.
         """
         try:
-            caller = self._admit(context)
-            conversation = make(caller[0])
+            tenant, shown = self._admit(context)
+            conversation = make(tenant)
         except (Refused, Unauthenticated) as error:
             await abort(context, error)
             raise
-        self._open[conversation] = caller
+        self._open[conversation] = _Open(tenant, shown, asyncio.current_task())
         conversation.account.streams += 1
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
@@ -128,11 +160,28 @@ class Streams:
 
     def _tokens_changed(self) -> None:
         """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
-        self._models.accounts.divide(several=self._tenants.several)
-        for conversation, caller in self._open.items():
-            if not self._tenants.knows(*caller):
+        self._models.divide(several=self._tenants.several)
+        for conversation, opened in self._open.items():
+            if not self._tenants.knows(opened.tenant, opened.shown):
                 conversation.outbox.failure = Unauthenticated("the stream's bearer token is not known any more")
                 conversation.outbox.end()
+
+    async def end_idle(self) -> None:
+        """End each stream on which nothing has happened for too long, until cancelled."""
+        seconds = self._limits.idle_stream_timeout
+        while True:
+            await asyncio.sleep(seconds / _LOOKS)
+            for conversation, opened in list(self._open.items()):
+                outbox = conversation.outbox
+                opened.quiet = opened.quiet + 1 if outbox.quiet and conversation.idle else 0
+                outbox.quiet = True
+                if opened.quiet < _LOOKS:
+                    continue
+                outbox.failure = Idle(f"the stream held no session and had no message for {seconds:g} s; open another")
+                outbox.end()
+                if outbox.sending and opened.call is not None:
+                    # It reads nothing, so neither would it read this.
+                    opened.call.cancel()
 
     async def none(self) -> None:
         """Return when no stream is open."""
@@ -189,7 +238,7 @@ def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any, *
     server.add_registered_method_handlers(service, handlers)
 
 
-async def abort(context: Any, error: Refused | Unauthenticated | Failed | NotOffered) -> None:
+async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:
     """End a call with an error's status; its reason goes into the trailing metadata."""
     trailing: list[tuple[str, str]] = []
     if isinstance(error, Refused):
