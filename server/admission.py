@@ -1,7 +1,7 @@
 """How much may be pending: of one model, of each tenant and of each stream."""
 
 from collections.abc import Sequence
-from math import prod
+from math import ceil, log2, prod
 from typing import Final
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -137,8 +137,8 @@ class Admission:
     def _all_taken(self, rows: int) -> Exhausted:
         wait = self._wait()
         return Exhausted(
-            f"{rows} rows more than the {self.rows} pending would be over the server's {self._most}; "
-            f"try again in {wait:.3f} s",
+            # How many others have pending is none of this tenant's business.
+            f"{rows} rows more than the server has pending would be over its {self._most}; try again in {wait:.3f} s",
             retry_after=wait,
         )
 
@@ -158,4 +158,6 @@ class Admission:
         )
 
     def _wait(self) -> float:
-        return max(0.001, self.rows * self.seconds_per_row)
+        # As exact as a client needs, and no measure of what others do.
+        milliseconds = max(1.0, 1000 * self.rows * self.seconds_per_row)
+        return float(2 ** ceil(log2(milliseconds))) / 1000

@@ -47,11 +47,11 @@ class Service(pb_grpc.GatestreamServicer):
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""
-        self._tenant(context)
+        tenant = self._tenant(context)
         models = [self._models.find(request.model)] if request.model else list(self._models)
         limits = self._limits
         return pb.DescribeResponse(
-            models=[_served(model) for model in models],
+            models=[_served(model, tenant) for model in models],
             limits=pb.Limits(
                 sessions=limits.sessions,
                 sessions_per_stream=limits.sessions_per_stream,
@@ -133,7 +133,7 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
-def _served(model: Model) -> pb.ServedModel:
+def _served(model: Model, tenant: str) -> pb.ServedModel:
     runner = model.engine.rows.runner
     return pb.ServedModel(
         spec=model.spec,
@@ -142,7 +142,7 @@ def _served(model: Model) -> pb.ServedModel:
             pb.NodePlacement(execution_provider=item.execution_provider, nodes=item.nodes, operators=item.operators)
             for item in runner.placements
         ],
-        sessions=len(model.engine.sessions),
+        sessions=model.engine.sessions.count(tenant),
     )
 
 

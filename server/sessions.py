@@ -195,6 +195,11 @@ class SessionTable:
         mine = self._by_name.get(tenant)
         return np.empty(0, np.int64) if mine is None else np.flatnonzero(self._tenant == mine.number)
 
+    def count(self, tenant: str) -> int:
+        """How many sessions a tenant has, without those that are leaving."""
+        mine = self._by_name.get(tenant)
+        return 0 if mine is None else len(mine.slot_of)
+
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""
         mine = self._by_name.get(tenant)

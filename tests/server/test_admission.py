@@ -40,11 +40,25 @@ def test_a_stream_may_hold_less_than_the_model() -> None:
     assert refusal.value.retry_after == 0.0
     admission.take(other, 6)
     admission.take(caller(), 1)
-    with pytest.raises(Exhausted, match="1 rows more than the 12 pending would be over the server's 12; try again"):
+    with pytest.raises(Exhausted, match="1 rows more than the server has pending would be over its 12; try again"):
         admission.take(caller(), 1)
     assert (admission.rows, owner.rows) == (12, 5)
     admission.take(owner, 1, unlimited=True)
     assert (admission.rows, owner.rows) == (13, 6)
+
+
+def test_the_wait_that_is_named_is_no_measure_of_what_is_pending() -> None:
+    admission = Admission(SPEC, LIMITS, (4, 8))
+    waits = set()
+    for pending in range(2):
+        admission.take(caller(), 6 - pending)
+        admission.seconds_per_row = 0.0021
+        admission.take(caller(), 6)
+        with pytest.raises(Exhausted) as refusal:
+            admission.take(caller(), 6)
+        waits.add(refusal.value.retry_after)
+        admission.rows = 0
+    assert waits == {0.032}
 
 
 def test_answers_with_gates_are_larger_so_fewer_rows_may_wait_for_them() -> None:

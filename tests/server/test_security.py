@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -94,3 +95,45 @@ def test_a_client_that_does_not_speak_tls_gets_nowhere(server: ServerProcess) ->
         pb_grpc.GatestreamStub(channel).Describe(pb.DescribeRequest(), timeout=10)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_tenant_learns_nothing_of_anothers_numbers(server: ServerProcess, authority: trustme.CA) -> None:
+    """Counts and page tokens are of its own sessions, however many others there are."""
+    acme, globex = stub(server, authority, ACME), stub(server, authority, GLOBEX)
+
+    @contextmanager
+    def sessions(client: pb_grpc.GatestreamStub, prefix: str, count: int) -> Iterator[None]:
+        hang_up = threading.Event()
+
+        def requests() -> Iterator[pb.ClientMessage]:
+            for handle in range(count):
+                yield pb.ClientMessage(open=pb.Open(handle=handle, session_id=f"{prefix}-{handle}"))
+            hang_up.wait(20)
+
+        call = client.Stream(requests(), timeout=30)
+        for _ in range(count):
+            assert next(call).opened.created
+        yield
+        hang_up.set()
+        for _ in call:
+            pass
+
+    def seen(client: pb_grpc.GatestreamStub) -> tuple[int, str, bytes]:
+        (model,) = client.Describe(pb.DescribeRequest(), timeout=10).models
+        page = client.ListSessions(pb.ListSessionsRequest(page_size=2), timeout=10)
+        assert len(page.sessions) == 2
+        return model.sessions, page.next_page_token, page.sessions[0].session_id.encode()
+
+    with sessions(globex, "own", 3):
+        before = seen(globex)
+        assert before[0] == 3
+        with sessions(acme, "other", 7):
+            assert seen(globex) == before
+            assert seen(acme)[0] == 7
+        assert seen(globex) == before
+    # Its own activity is all that the next tokens tell of.
+    with sessions(acme, "other", 5), sessions(globex, "own", 3):
+        token = seen(globex)[1]
+    with sessions(globex, "own", 3):
+        after = seen(globex)[1]
+    assert int(after.split(":")[1]) - int(token.split(":")[1]) == 3
