@@ -47,7 +47,8 @@ class Limits:
     reply_bytes_per_stream: int = _setting(
         "Bytes of answers that the accepted rows of one stream may amount to.", 64 * 2**20, least=4096, most=2**40
     )
-    message_bytes: int = _setting("Size of one message from a client.", 16 * 2**20, least=1024, most=2**31 - 1)
+    # To take a message off the wire holds the loop for a millisecond a MiB.
+    message_bytes: int = _setting("Size of one message from a client.", 9 * 2**19, least=1024, most=2**31 - 1)
     reply_bytes: int = _setting(
         "Bytes of answers not yet sent, and of rows not yet computed with the answers that they will have, of all "
         "streams.",

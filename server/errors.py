@@ -3,6 +3,7 @@
 ServerError
 ├── Refused            what one caller asked for cannot be had; carries the wire's Reason
 │   ├── InvalidRequest         INVALID_ARGUMENT      mend the request
+│   │   └── Malformed          INVALID_ARGUMENT      the bytes are no message: a stream ends
 │   ├── NotFound               NOT_FOUND             no such model, session or handle
 │   ├── AlreadyExists          ALREADY_EXISTS        the name is taken
 │   ├── Elsewhere              FAILED_PRECONDITION   another worker of this server has the session
@@ -54,6 +55,10 @@ class InvalidRequest(Refused):
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     default_reason = pb.REASON_MALFORMED
+
+
+class Malformed(InvalidRequest):
+    """What came is no message of the protocol."""
 
 
 class NotFound(Refused):

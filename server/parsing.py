@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from gatestream.server.errors import InvalidRequest
+from gatestream.server.errors import InvalidRequest, Malformed
+from gatestream.server.wire import varint_at
 
 M = TypeVar("M", bound=Message)
 _Table = dict[int, "_Table"]
@@ -18,13 +19,12 @@ _Table = dict[int, "_Table"]
 _SMALL: Final = 4096
 # As protobuf bounds it.
 _DEEPEST: Final = 100
-_LONGEST_VARINT: Final = 10
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 # Inside a group, which no message of ours has: all fields are unknown.
 _UNKNOWN: Final[_Table] = {}
 
 
-class _Malformed(Exception):
+class _NoMessage(Exception):
     """The bytes are no message of any type."""
 
 
@@ -46,15 +46,20 @@ def parse(message_type: type[M], data: bytes, *, fields: int) -> M:
         if len(data) >= max(_SMALL, 2 * fields) and _has_more(data, _table(message_type.DESCRIPTOR), fields):
             raise InvalidRequest(f"the {name} has too many fields; expected at most {fields}")
         return message_type.FromString(data)
-    except (DecodeError, _Malformed) as error:
-        raise InvalidRequest(f"what came is not a {name}: its {len(data)} bytes cannot be parsed") from error
+    except (DecodeError, _NoMessage) as error:
+        raise malformed(message_type, data) from error
+
+
+def malformed(message_type: type[Message], data: bytes) -> Malformed:
+    """That these bytes are no message of a type."""
+    return Malformed(f"what came is not a {message_type.DESCRIPTOR.name}: its {len(data)} bytes cannot be parsed")
 
 
 def _has_more(data: bytes, table: _Table, fields: int) -> bool:
     """Whether there are more fields than that; not looked at beyond so many.
 
     Raises:
-        _Malformed: what was looked at is no message.
+        _NoMessage: what was looked at is no message.
     """
     at, stop = 0, len(data)
     outer: list[tuple[_Table, int]] = []
@@ -67,15 +72,15 @@ def _has_more(data: bytes, table: _Table, fields: int) -> bool:
                 tag = data[at]
                 at += 1
                 if tag >= 0x80:
-                    tag, at = _varint(data, at - 1)
+                    tag, at = varint_at(data, at - 1)
                 kind = tag & 7
                 if kind == _BYTES:
                     size = data[at]
                     at += 1
                     if size >= 0x80:
-                        size, at = _varint(data, at - 1)
+                        size, at = varint_at(data, at - 1)
                     if at + size > stop:
-                        raise _Malformed
+                        raise _NoMessage
                     inner = table.get(tag >> 3)
                     if inner is None:
                         at += size
@@ -83,7 +88,7 @@ def _has_more(data: bytes, table: _Table, fields: int) -> bool:
                         outer.append((table, stop))
                         table, stop = inner, at + size
                 elif kind == _VARINT:
-                    _, at = _varint(data, at)
+                    _, at = varint_at(data, at)
                 elif kind == _FIXED32:
                     at += 4
                 elif kind == _FIXED64:
@@ -94,28 +99,16 @@ def _has_more(data: bytes, table: _Table, fields: int) -> bool:
                 elif kind == _END_GROUP and table is _UNKNOWN:
                     table, stop = outer.pop()
                 else:
-                    raise _Malformed
+                    raise _NoMessage
                 if len(outer) > _DEEPEST:
-                    raise _Malformed
+                    raise _NoMessage
             if at > stop or table is _UNKNOWN:
-                raise _Malformed
+                raise _NoMessage
             if not outer:
                 return False
             table, stop = outer.pop()
-    except IndexError:
-        raise _Malformed from None
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at some place, and where it ends."""
-    value = 0
-    for shift in range(0, 7 * _LONGEST_VARINT, 7):
-        octet = data[at]
-        at += 1
-        value |= (octet & 0x7F) << shift
-        if octet < 0x80:
-            return value, at
-    raise _Malformed
+    except (IndexError, ValueError):
+        raise _NoMessage from None
 
 
 @cache

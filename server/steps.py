@@ -9,6 +9,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.engine import Engine
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.inputs import Input
+from gatestream.server.large import LargeSteps
 from gatestream.server.models import Model
 from gatestream.server.slots import Array, Ints
 from gatestream.server.wire import field, head, number, numbers, varint
@@ -36,9 +37,9 @@ class Same(NamedTuple):
     changes: int
 
     @classmethod
-    def of(cls, steps: pb.Steps, entries: Entries, model: Model, changes: int) -> "Same":
+    def of(cls, steps: pb.Steps | LargeSteps, entries: Entries, model: Model, changes: int) -> "Same":
         """To know messages by that begin as this one does."""
-        begin = pb.Steps(handle=steps.handle, length=steps.length).SerializeToString()
+        begin = pb.Steps(handle=_list(steps.handle), length=_list(steps.length)).SerializeToString()
         return cls(begin, entries, model, changes)
 
     def rest(self, message: bytes) -> tuple[Ints | None, list[memoryview]] | None:
@@ -125,19 +126,25 @@ class SameStep(NamedTuple):
         return None if first is None else (first, message[stop + len(between) :])
 
 
-def number_column(values: Sequence[int], name: str, entries: int) -> Ints | None:
+def number_column(values: Sequence[int] | Ints, name: str, entries: int) -> Ints | None:
     """A column of numbers of 0 or more; None where it was not sent.
 
     Raises:
         InvalidRequest: it is not as long as there are entries, or a number does not fit.
     """
-    if not values:
+    if len(values) == 0:
         return None
     if len(values) != entries:
         raise InvalidRequest(f"{name} has {len(values)} elements, steps.handle {entries}; expected as many, or none")
+    if isinstance(values, np.ndarray):
+        return values
     if max(values) >= 2**63:
         raise InvalidRequest(f"{name} holds {max(values)}; expected less than 2^63")
     return np.fromiter(values, np.int64, entries)
+
+
+def _list(values: Sequence[int] | Ints) -> Sequence[int]:
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def input_columns(model: Model, columns: Sequence[bytes | memoryview], rows: int) -> list[Array]:

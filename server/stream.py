@@ -9,8 +9,9 @@ import numpy.typing as npt
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.engine import Engine
-from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Refused
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Refused
 from gatestream.server.handles import FREE, LEAVING, Fault, Handles
+from gatestream.server.large import LargeSteps
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox
 from gatestream.server.parsing import parse
@@ -23,7 +24,6 @@ _NOTHING: Final = np.empty(0, np.int64)
 # A message with as many entries, or as many bytes of input, is likely to be followed by others like it.
 _MANY: Final = 8
 _LARGE: Final = 2**16
-_FIELDS: Final = _LARGE // 2
 
 
 class ClientStream:
@@ -49,6 +49,9 @@ class ClientStream:
         # The handle of the latest message of one entry.
         self._latest = -1
         self._held = 0
+        # Bytes of a message that is read by protobuf: as many as one that names all sessions may have.
+        self._parsed = max(_LARGE, 10 * limits.sessions_per_stream)
+        self._inputs = max((len(model.spec.inputs) for model in models), default=0)
         # No session will come: the stream ends with the last one.
         self._ending = False
 
@@ -60,7 +63,10 @@ class ClientStream:
             return
         if self._same is not None and self._again(self._same, message):
             return
-        asked = parse(pb.ClientMessage, message, fields=_FIELDS)
+        if len(message) > self._parsed:
+            self._large(message)
+            return
+        asked = parse(pb.ClientMessage, message, fields=self._parsed)
         kind = asked.WhichOneof("kind")
         if kind == "steps":
             self._step(asked.steps, message)
@@ -154,6 +160,17 @@ class ClientStream:
                 "the sessions that one stream may hold"
             )
 
+    def _large(self, message: bytes) -> None:
+        try:
+            steps = LargeSteps.read(message, self._limits.sessions_per_stream, self._inputs)
+        except Malformed:
+            raise
+        except Refused as error:
+            self._refuse(error, [])
+            return
+        if (done := self._steps(steps)) is not None:
+            self._same = Same.of(steps, *done, self._handles.changes)
+
     def _step(self, steps: pb.Steps, message: bytes) -> None:
         """Submit a message, and remember it, where others like it are likely."""
         if (one := self._one_entry(steps)) is not None:
@@ -213,7 +230,7 @@ class ClientStream:
         same.model.engine.submit(self, same.entries, first, inputs)
         return True
 
-    def _steps(self, message: pb.Steps) -> tuple[Entries, Model] | None:
+    def _steps(self, message: pb.Steps | LargeSteps) -> tuple[Entries, Model] | None:
         """Submit a message; what cannot be done is answered by an Error.
 
         Returns:

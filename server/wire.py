@@ -32,6 +32,22 @@ def varint(number: int) -> bytes:
     return bytes(groups)
 
 
+def varint_at(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at some place, and where it ends.
+
+    Raises:
+        IndexError, ValueError: there is none.
+    """
+    value = 0
+    for shift in range(0, 70, 7):
+        octet = data[at]
+        at += 1
+        value |= (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value, at
+    raise ValueError("a number of over ten bytes")
+
+
 def field(message: bytes, at: int) -> tuple[int, int, int]:
     """The field of bytes that begins at some place: its number, and where its contents begin and end.
 

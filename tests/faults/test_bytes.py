@@ -87,7 +87,7 @@ def test_a_message_that_says_it_is_compressed_and_is_not(call: RawCall) -> None:
 def test_a_message_that_says_it_is_huge(call: RawCall) -> None:
     # Refused by its first five bytes.
     call.data(b"\0\x7f\xff\xff\xff")
-    assert b"grpc-status\x018" in call.read_until(b"larger than max (2147483647 vs. 16777216)")
+    assert b"grpc-status\x018" in call.read_until(b"larger than max (2147483647 vs. 4718592)")
 
 
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, PREFACE + b"\xff" * 50])
