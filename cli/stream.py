@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,18 @@ import click
 from gatestream.cli.connection import credentials, tls_options
 from gatestream.cli.numbers import SECONDS
 from gatestream.cli.outcome import Outcome
+from gatestream.cli.table_options import table_options
 
 if TYPE_CHECKING:
-    from gatestream.client.rows import Form
-    from gatestream.client.rows.reading import Reader
-    from gatestream.client.rows.writing import Writer
+    from io import RawIOBase
+
+    from gatestream.cli.rows import Form
+    from gatestream.cli.rows.options import TableOptions
+    from gatestream.cli.rows.reading import Reader
+    from gatestream.cli.rows.writing import Writer
     from gatestream.client.sync import Client, Session
     from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-_PIECE_BYTES = 1 << 16
 _EXTENSIONS: "dict[str, Form]" = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
 _FORM = click.Choice(["csv", "jsonl", "text"])
 
@@ -32,7 +36,8 @@ _FORM = click.Choice(["csv", "jsonl", "text"])
 @click.option("--input", "reads", type=_FORM, help="Form of the rows; by default by FILE's ending, or by the model.")
 @click.option("--output", "writes", type=_FORM, help="Form of the answers; by default that of the rows.")
 @click.option("--gates", is_flag=True, help="Write the gate activations too (csv and jsonl).")
-@click.option("--columns", help="A,B,...: the CSV columns or JSON keys to use, in the order of the model's inputs.")
+@click.option("--unknown", metavar="TOKEN", help="Text: the token to take for a character that is none.")
+@table_options(columns="CSV columns or JSON keys to use, in the order of the model's inputs; by default its own names.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for an answer.")
 @tls_options
 @click.option("--token", envvar="GATESTREAM_TOKEN", show_envvar=True, help="Bearer token to show to the server.")
@@ -43,7 +48,8 @@ def command(
     reads: "Form | None",
     writes: "Form | None",
     gates: bool,
-    columns: str | None,
+    unknown: str | None,
+    table: "TableOptions",
     timeout: float,
     token: str | None,
     **tls: Any,
@@ -54,39 +60,42 @@ def command(
     at once; rows that come meanwhile are stepped together. Each answer is written as it comes.
 
     \b
-      csv    numbers; a header is found by itself, and columns are taken by the model's names for them.
+      csv    a table (docs/training.md, Tables); columns are taken by the model's names for them.
              Answers: a header, then a line of numbers for each row.
       jsonl  an array, or an object with the model's names as keys, on each line.
              Answers: {"position": ..., "y": [...]} for each row; with --gates also "gates".
-      text   characters, each a token of the model; line ends that are no tokens are passed over.
-             Answers: for each character, the token that the model ranks highest to come next.
+      text   tokens of the model, the longest that fits at each place; line ends that are none are passed over.
+             Answers: for each token, the one that the model ranks highest to come next.
+
+    What cannot be read is refused with its line, once the rows before it are answered. What was detected, and rows that
+    were dropped, are told on standard error.
 
     \b
       tail -f measured.csv | gatestream stream localhost:50051 --model weather
       echo BTXSEBPVVE | gatestream stream localhost:50051 --model reber --output csv
     """  # noqa: D301 (click takes the backspace itself)
+    from gatestream.cli.rows import RowsError
+    from gatestream.cli.rows.reading import Reader
+    from gatestream.cli.rows.writing import Writer
     from gatestream.client.errors import GatestreamError
-    from gatestream.client.rows import RowsError
-    from gatestream.client.rows.reading import Reader, decoded
-    from gatestream.client.rows.writing import Writer
 
     try:
         with (
             _connected(address, timeout, token, tls) as gs,
-            _pieces(file) as pieces,
+            _opened(file) as (pieces, live),
             gs.session(model, gates=gates) as session,
         ):
             spec = gs.models[session.model]
             form = reads or _EXTENSIONS.get(Path(file).suffix.lower()) or _natural(spec)
-            reader = Reader(spec, form, columns.split(",") if columns else ())
+            reader = Reader(spec, form, table, unknown=unknown, live=live, note=lambda what: click.echo(what, err=True))
             tokens = bool(spec.outputs[0].vocabulary) and not gates
             writer = Writer(spec, writes or (form if form != "text" or tokens else "jsonl"), gates=gates)
-            _stream(session, reader, decoded(pieces), writer)
+            _stream(session, reader, pieces, writer)
     except (GatestreamError, RowsError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-def _stream(session: "Session", reader: "Reader", pieces: Iterator[str], writer: "Writer") -> None:
+def _stream(session: "Session", reader: "Reader", pieces: Iterator[bytes], writer: "Writer") -> None:
     from gatestream.client.errors import InputError
 
     out = sys.stdout
@@ -96,15 +105,13 @@ def _stream(session: "Session", reader: "Reader", pieces: Iterator[str], writer:
     try:
         for _ in session.stream(reader.rows(pieces)):
             steps = session.last.position - begin
+            reader.answered()
             out.write(writer.breaks(reader.ended(steps)))
             out.write(writer.answer(session.last))
             out.write(writer.breaks(reader.ended(steps + 1)))
             out.flush()
     except InputError as error:
-        if error.reason is None:
-            raise reader.error(str(error)) from error
-        # The server found it, in one of the rows that left together: it says in which.
-        raise
+        raise reader.error(str(error)) from error
     finally:
         out.write(writer.end())
         out.flush()
@@ -119,20 +126,22 @@ def _connected(address: str, timeout: float, token: str | None, tls: dict[str, A
 
 
 @contextlib.contextmanager
-def _pieces(file: str) -> Iterator[Iterator[bytes]]:
-    """What can be read now, again and again; a read ends with what has come, so that a live source is not held up."""
-    descriptor = 0 if file == "-" else os.open(file, os.O_RDONLY)
+def _opened(file: str) -> "Iterator[tuple[Iterator[bytes], bool]]":
+    """The bytes of a file in pieces, and whether they come as they are made."""
+    name = "standard input" if file == "-" else file
     try:
-        yield _reads(descriptor, "standard input" if file == "-" else file)
-    finally:
-        if file != "-":
-            os.close(descriptor)
+        source = open(0 if file == "-" else file, "rb", buffering=0, closefd=file != "-")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
+    with source:
+        yield _reads(source, name), not stat.S_ISREG(os.fstat(source.fileno()).st_mode)
 
 
-def _reads(descriptor: int, name: str) -> Iterator[bytes]:
+def _reads(source: "RawIOBase", name: str) -> Iterator[bytes]:
+    from gatestream.cli.rows.lines import pieces_of
+
     try:
-        while piece := os.read(descriptor, _PIECE_BYTES):
-            yield piece
+        yield from pieces_of(source)
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
 

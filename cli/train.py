@@ -8,8 +8,10 @@ import click
 
 from gatestream.cli.numbers import SEED, THREADS, Number
 from gatestream.cli.outcome import Interrupted, OutcomeGroup
+from gatestream.cli.table_options import table_options
 
 if TYPE_CHECKING:
+    from gatestream.cli.rows.options import TableOptions
     from gatestream.model.tasks.task import Task
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -99,24 +101,45 @@ def text(**options: Any) -> None:
 @command.command(context_settings=_SHOW_DEFAULTS)
 @click.argument("file", type=_FILE)
 @click.option("--horizon", type=click.IntRange(1, 2**16), default=8, help="Rows to forecast after each row.")
-@click.option("--columns", default="", metavar="A,B,...", help="Columns to use.", show_default="all numeric ones")
+@table_options(columns="Columns to use, in this order; by default all numeric ones.")
 @_common(hidden=64, updates=2000, learning_rate=0.005, streams=32, steps=50)
-def series(horizon: int, columns: str, **options: Any) -> None:
+def series(horizon: int, table: "TableOptions", **options: Any) -> None:
     """Multi-step forecast of the numeric columns of a CSV FILE.
 
     The last fifth is held out. Training ends when the held-out figure no longer improves; the best weights
     are kept. Normalisation is part of the model: it takes and gives the file's own units.
+
+    How the file is written is detected and printed; what cannot be told, or is no row of numbers, is refused with its
+    line, and options say how to take it (docs/training.md, Tables).
     """
-    from gatestream.model.tasks.series import Series
 
-    chosen = [name.strip() for name in columns.split(",") if name.strip()]
+    def task() -> "Task":
+        from gatestream.cli.rows import RowsError
+        from gatestream.cli.rows.table import read_table
+        from gatestream.model.tasks.series import Series
+        from gatestream.model.tasks.task import DataError
 
-    def task() -> Series:
-        series = Series(options["file"], options["streams"], options["steps"], options["seed"], horizon, chosen)
-        click.echo(f"columns: {', '.join(series.table.columns)}")
-        if series.table.skipped:
-            click.echo(f"not used: {', '.join(series.table.skipped)}")
-        return series
+        file: Path = options["file"]
+        try:
+            read = read_table(file, table)
+        except RowsError as error:
+            raise click.ClickException(str(error)) from error
+        click.echo(f"columns: {', '.join(read.columns)}")
+        if read.skipped:
+            click.echo(f"not used: {', '.join(read.skipped)}")
+        for note in read.notes:
+            click.echo(note)
+        try:
+            return Series(
+                read.columns,
+                read.values,
+                streams=options["streams"],
+                steps=options["steps"],
+                seed=options["seed"],
+                horizon=horizon,
+            )
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from error
 
     _run(task, options, interval=100, patience=5)
 

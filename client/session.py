@@ -156,12 +156,15 @@ class SessionView(LaneView):
         """Work from encoded rows, one for each step."""
         return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._lane.members, len(rows))
 
-    def _keep_each(self, chunk: Chunk) -> Iterator[Array]:
-        """The answers to a chunk that was kept, step by step."""
-        whole = self.last
-        for step in range(chunk.length):
-            self._kept = one = whole.at(step)
+    def _keep_each(self, answer: Answer, steps: int) -> Iterator[Array]:
+        """The first steps of a chunk's answer, one by one."""
+        for step in range(steps):
+            self._kept = one = answer.at(step)
             yield one.y
+
+    def _keep_taken(self, error: GatestreamError) -> Iterator[Array]:
+        """The answers to the steps of a chunk that were taken before one that was not."""
+        return iter(()) if error.answer is None else self._keep_each(error.answer, int(error.taken[0]))
 
 
 class GroupView(LaneView):

@@ -12,7 +12,7 @@ from typing import Self
 from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
-from gatestream.client.errors import GatestreamError
+from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.lane import Lane
 from gatestream.client.session import (
     ALL_RUN,
@@ -90,10 +90,28 @@ class Session(_Open, SessionView):
         """
         async with contextlib.aclosing(_gather(source, self._encode_row)) as gathered:
             async for rows in gathered:
-                chunk = self._of_rows(rows)
-                await self._take(chunk, ONE_RUN, timeout)
-                for y in self._keep_each(chunk):
+                async for y in self._answers(rows, timeout):
                     yield y
+
+    async def _answers(self, rows: list[list[Array]], timeout: float | None) -> AsyncGenerator[Array]:
+        """Step encoded rows together; where one of them is refused, and all with it, one by one up to it."""
+        chunk = self._of_rows(rows)
+        try:
+            await self._take(chunk, ONE_RUN, timeout)
+        except GatestreamError as error:
+            taken = 0
+            for y in self._keep_taken(error):
+                taken += 1
+                yield y
+            if len(rows) == 1 or not isinstance(error, InputError):
+                raise
+        else:
+            for y in self._keep_each(self.last, chunk.length):
+                yield y
+            return
+        for row in rows[taken:]:
+            async for y in self._answers([row], timeout):
+                yield y
 
     async def get_state(self, *, timeout: float | None = None) -> State:
         """Read the state, after all steps asked for before."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from gatestream.client.columns import Array, Inputs
-from gatestream.client.errors import GatestreamError
+from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.lane import Lane
 from gatestream.client.session import (
     ALL_RUN,
@@ -127,13 +127,30 @@ class Session(_Open, SessionView):
             timeout: seconds to wait for the answer to what was gathered; by default the client's.
 
         Raises:
-            GatestreamError: as `run`; InputError only after all rows before the bad one were answered.
+            GatestreamError: as `run`, after all rows that were taken before it were answered; InputError, whoever
+                finds it, only after all rows before the bad one.
         """
         with contextlib.closing(_gather(source, self._encode_row)) as gathered:
             for rows in gathered:
-                chunk = self._of_rows(rows)
-                self._take(chunk, ONE_RUN, timeout)
-                yield from self._keep_each(chunk)
+                yield from self._answers(rows, timeout)
+
+    def _answers(self, rows: list[list[Array]], timeout: float | None) -> Generator[Array]:
+        """Step encoded rows together; where one of them is refused, and all with it, one by one up to it."""
+        chunk = self._of_rows(rows)
+        try:
+            self._take(chunk, ONE_RUN, timeout)
+        except GatestreamError as error:
+            taken = 0
+            for y in self._keep_taken(error):
+                taken += 1
+                yield y
+            if len(rows) == 1 or not isinstance(error, InputError):
+                raise
+        else:
+            yield from self._keep_each(self.last, chunk.length)
+            return
+        for row in rows[taken:]:
+            yield from self._answers([row], timeout)
 
     def get_state(self, *, timeout: float | None = None) -> State:
         """Read the state, after all steps asked for before.

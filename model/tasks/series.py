@@ -1,15 +1,13 @@
-"""Multi-step forecast of the numeric columns of any CSV file."""
+"""Multi-step forecast of the columns of a table."""
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.model.config import NetworkConfig
-from gatestream.model.tasks.table import read_table
 from gatestream.model.tasks.task import DataError, Evaluation, Session, Window
 from gatestream.model.tasks.walk import Walk
 
@@ -18,45 +16,47 @@ class Series:
     """A table as a task: after each row, forecast the next `horizon` rows. The last fifth is held out.
 
     Args:
-        path: the CSV file, oldest row first.
+        columns: their names.
+        values: the numbers, float32 [rows, columns], oldest row first.
         streams: streams to train on, side by side.
         steps: rows in a window.
         seed: of the places where sessions begin.
         horizon: rows to forecast.
-        columns: names of the columns to use; none: all numeric ones.
-
-    Attributes:
-        table: what was read.
     """
 
     score_label = "held-out error (standard deviations)"
 
     def __init__(
-        self, path: Path, streams: int, steps: int, seed: int, horizon: int, columns: Sequence[str] = ()
+        self,
+        columns: Sequence[str],
+        values: NDArray[np.float32],
+        *,
+        streams: int,
+        steps: int,
+        seed: int,
+        horizon: int,
     ) -> None:
-        """Read the file.
+        """Take the table.
 
         Raises:
-            DataError: see `read_table`; or it is too short.
-            OSError: it cannot be read.
+            DataError: it is too short.
         """
-        self.table = read_table(path, columns)
-        rows = len(self.table.values)
+        rows = len(values)
         needed = max(-(-5 * (steps + horizon) // 4), 5 * (horizon + 1))
         if rows < needed:
             raise DataError(
-                f"{path}: {rows} rows, expected at least {needed} for windows of {steps} steps and a horizon "
-                f"of {horizon}"
+                f"{rows} rows, expected at least {needed} for windows of {steps} steps and a horizon of {horizon}"
             )
+        self._columns = tuple(columns)
         self.identity: dict[str, Any] = {
             "task": "series",
             "streams": streams,
             "steps": steps,
             "horizon": horizon,
-            "sha256": hashlib.sha256(self.table.values.tobytes()).hexdigest(),
+            "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
         cut = rows * 4 // 5
-        self._values, self._held_out = self.table.values[:cut], self.table.values[cut:]
+        self._values, self._held_out = values[:cut], values[cut:]
         self._horizon = horizon
         self._walk = Walk(cut, streams, steps, ahead=horizon, seed=seed)
         spread = self._values.std(axis=0, dtype=np.float64)
@@ -65,7 +65,7 @@ class Series:
 
     def config(self, name: str, hidden: int, layers: int) -> NetworkConfig:
         """Rows in their own units in, `horizon` rows in their own units out, nearest first."""
-        columns = self.table.columns
+        columns = self._columns
         mean, scale = tuple(self._mean.tolist()), tuple(self._scale.tolist())
         return NetworkConfig(
             name=name,

@@ -34,16 +34,22 @@ class Text:
         """Read the file.
 
         Raises:
-            DataError: it is not UTF-8, or too short.
+            DataError: it is not UTF-8, holds NUL, or is too short.
             OSError: it cannot be read.
         """
         data = path.read_bytes()
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
             raise DataError(
-                f"{path}: not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); convert it first"
+                f"{path}: not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}) in line {line}; convert it "
+                "first"
             ) from error
+        if (nul := text.find("\0")) >= 0:
+            raise DataError(f"{path}: a NUL character in line {text.count(chr(10), 0, nul) + 1}, which no text holds")
+        # Marks of the encoding, wherever files were joined, and no characters of the text.
+        text = text.replace("\ufeff", "")
         if len(text) < 10 * (steps + 1):
             raise DataError(
                 f"{path}: {len(text)} characters, expected at least {10 * (steps + 1)} for windows of {steps} steps"

@@ -144,9 +144,9 @@ def test_an_interrupt_says_how_to_go_on(waves: Path, tmp_path: Path) -> None:
         (b"caf\xe9 " * 300, "text", "not UTF-8 (byte 0xe9 at offset 3)"),
         (b"short", "text", "5 characters, expected at least 110"),
         (b"a,b\nx,y\n" * 90, "series", "no numeric column among a, b"),
-        (b"a,b\n" + b"1,2\n" * 90 + b"3,nan\n", "series", "line 92, column 'b': 'nan' is not a finite number"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"3,nan\n", "series", "line 92, column 'b': a missing value (missing: 1 in b)"),
         (b"a,b\n1,2\n", "series", "1 rows, expected at least"),
-        (b"a,b\n1\n", "series", "line 2 has 1 cells, but line 1 has 2"),
+        (b"a,b\n1\n", "series", "line 2 has 1 cell, but line 1 has 2"),
         (b"", "series", "empty, expected rows of numbers"),
     ],
 )

@@ -1,25 +1,24 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from gatestream.model.tasks.series import Series
 from gatestream.model.tasks.task import DataError, Session
 
 
-def ramp(tmp_path: Path, rows: int = 100) -> Path:
+def ramp(rows: int = 100) -> NDArray[np.float32]:
     """a counts up by 1, b counts down by 10, c never changes."""
-    file = tmp_path / "a.csv"
-    file.write_text("a,b,c\n" + "".join(f"{k},{-10 * k},4\n" for k in range(rows)))
-    return file
+    counted = np.arange(rows, dtype=np.float32)
+    return np.stack([counted, -10 * counted, np.full_like(counted, 4)], axis=1)
 
 
-def series(path: Path, horizon: int = 2, steps: int = 5) -> Series:
-    return Series(path, streams=4, steps=steps, seed=0, horizon=horizon)
+def series(values: NDArray[np.float32], horizon: int = 2, steps: int = 5) -> Series:
+    columns = ("a", "b", "c")[: values.shape[1]]
+    return Series(columns, values, streams=4, steps=steps, seed=0, horizon=horizon)
 
 
-def test_targets_are_the_rows_that_follow_nearest_first(tmp_path: Path) -> None:
-    window = series(ramp(tmp_path)).window()
+def test_targets_are_the_rows_that_follow_nearest_first() -> None:
+    window = series(ramp()).window()
     assert window.inputs.shape == (4, 5, 3)
     assert window.targets.shape == (4, 5, 6)
     a = window.inputs[..., 0]
@@ -28,8 +27,8 @@ def test_targets_are_the_rows_that_follow_nearest_first(tmp_path: Path) -> None:
     )
 
 
-def test_the_normalisation_of_the_training_part_is_in_the_configuration(tmp_path: Path) -> None:
-    config = series(ramp(tmp_path)).config("ramp", hidden=8, layers=1)
+def test_the_normalisation_of_the_training_part_is_in_the_configuration() -> None:
+    config = series(ramp()).config("ramp", hidden=8, layers=1)
     assert config.columns == ("a", "b", "c")
     assert config.output_columns == ("a+1", "b+1", "c+1", "a+2", "b+2", "c+2")
     spread = np.arange(80).std()
@@ -39,13 +38,13 @@ def test_the_normalisation_of_the_training_part_is_in_the_configuration(tmp_path
     assert config.output_scale == config.input_scale * 2
 
 
-def test_the_last_fifth_is_never_trained_on(tmp_path: Path) -> None:
-    task = series(ramp(tmp_path))
+def test_the_last_fifth_is_never_trained_on() -> None:
+    task = series(ramp())
     assert max(task.window().targets[..., 3].max() for _ in range(200)) == 79
 
 
-def test_the_error_is_in_standard_deviations(tmp_path: Path) -> None:
-    task = series(ramp(tmp_path))
+def test_the_error_is_in_standard_deviations() -> None:
+    task = series(ramp())
     spread = np.arange(80).std()
 
     def off_by_one(batch: int) -> Session:
@@ -60,24 +59,24 @@ def test_the_error_is_in_standard_deviations(tmp_path: Path) -> None:
     assert evaluation.solved is None
 
 
-def test_too_short_a_table(tmp_path: Path) -> None:
+def test_too_short_a_table() -> None:
     with pytest.raises(DataError, match="14 rows, expected at least 15 for windows of 5 steps and a horizon of 2"):
-        series(ramp(tmp_path, 14))
+        series(ramp(14))
 
 
 @pytest.mark.parametrize(("steps", "horizon"), [(5, 2), (1, 4), (40, 1), (3, 3)])
-def test_the_shortest_table_will_do(tmp_path: Path, steps: int, horizon: int) -> None:
+def test_the_shortest_table_will_do(steps: int, horizon: int) -> None:
     with pytest.raises(DataError, match="expected at least") as error:
-        series(ramp(tmp_path, 3), horizon, steps)
+        series(ramp(3), horizon, steps)
     needed = int(str(error.value).split("at least ")[1].split()[0])
-    task = series(ramp(tmp_path, needed), horizon, steps)
+    task = series(ramp(needed), horizon, steps)
     assert task.window().inputs.shape == (4, steps, 3)
     assert np.isfinite(task.evaluate(lambda _: lambda inputs: np.tile(inputs, horizon)).score)
 
 
-def test_horizon_and_columns_make_another_run(tmp_path: Path) -> None:
-    path = ramp(tmp_path)
-    one_column = Series(path, streams=4, steps=5, seed=0, horizon=2, columns=["a"])
+def test_horizon_and_columns_make_another_run() -> None:
+    values = ramp()
+    one_column = series(values[:, :1])
     assert one_column.config("n", 8, 1).inputs == 1
-    identities = [task.identity for task in (series(path), series(path, horizon=3), one_column)]
+    identities = [task.identity for task in (series(values), series(values, horizon=3), one_column)]
     assert all(one != other for k, one in enumerate(identities) for other in identities[:k])

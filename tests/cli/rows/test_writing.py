@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from gatestream.cli.rows import Form, RowsError
+from gatestream.cli.rows.writing import Writer
 from gatestream.client import Answer
-from gatestream.client.rows import Form, RowsError
-from gatestream.client.rows.writing import Writer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 F32 = pb.DATA_TYPE_FLOAT32

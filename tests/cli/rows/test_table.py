@@ -3,14 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.model.tasks.table import Table, read_table
-from gatestream.model.tasks.task import DataError
+from gatestream.cli.rows import RowsError
+from gatestream.cli.rows.options import TableOptions
+from gatestream.cli.rows.table import Table, read_table
 
 
 def table(tmp_path: Path, text: str, *columns: str) -> Table:
     file = tmp_path / "a.csv"
     file.write_bytes(text.encode())
-    return read_table(file, columns)
+    return read_table(file, TableOptions(columns=columns))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -45,27 +46,26 @@ def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path) -> None:
     [
         ("", "empty, expected rows of numbers"),
         ("a,b\nx,y\n", "no numeric column among a, b"),
-        ("a;b\n1,5;2,5\n", "no numeric column among a, b; numbers are written with a decimal point"),
-        ("a,b\n1,2\n3,nan\n", "line 3, column 'b': 'nan' is not a finite number"),
-        ("a,b\n1,2\n\n3,\n5,6\n", "line 4, column 'b': '' is not a finite number"),
+        ("a,b\n1,2\n3,nan\n", "line 3, column 'b': a missing value"),
+        ("a,b\n1,2\n\n3,\n5,6\n", "line 4, column 'b': a missing value"),
         ("a,b\n1,2\n3,inf\n", "line 3, column 'b': 'inf' is not a finite number"),
         ("a,b\n1,2\n3,1e39\n", "line 3, column 'b': '1e39' is not a finite number"),
-        ("a,b\n1,2\n3,4\n5,six\n", "line 4, column 'b': 'six' is not a finite number; mend the file, or choose"),
-        ("a,b\n1,2\n3\n", "line 3 has 1 cells, but line 1 has 2"),
+        ("a,b\n1,2\n3,4\n5,six\n", "line 4, column 'b': 'six' is not a number; mend it, or choose"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 cell, but line 1 has 2"),
         ("a,a\n1,2\n", "column 'a' stands in the header more than once"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(RowsError, match=message):
         table(tmp_path, text)
 
 
 def test_an_unknown_column(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'z'; it has a, b"):
+    with pytest.raises(RowsError, match="no column 'z'; it has a, b"):
         table(tmp_path, "a,b\n1,2\n", "a", "z")
 
 
 def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"temp \xb0C\n1\n")
-    with pytest.raises(DataError, match="not UTF-8"):
-        read_table(tmp_path / "a.csv")
+    with pytest.raises(RowsError, match="not UTF-8"):
+        read_table(tmp_path / "a.csv", TableOptions())

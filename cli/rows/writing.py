@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gatestream.cli.rows import Form, RowsError
 from gatestream.client.columns import Array
-from gatestream.client.rows import Form, RowsError
 from gatestream.client.session import Answer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.client.rows import Form, RowsError
-from gatestream.client.rows.reading import Reader, decoded
+from gatestream.cli.rows import Form, RowsError
+from gatestream.cli.rows.options import TableOptions
+from gatestream.cli.rows.reading import Reader
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -24,8 +25,16 @@ PAIR = model(
 )
 
 
+def silent(what: str) -> None:
+    raise AssertionError(what)
+
+
+def reader(spec: pb.ModelSpec, form: Form, *columns: str) -> Reader:
+    return Reader(spec, form, TableOptions(columns=columns), note=silent)
+
+
 def rows(spec: pb.ModelSpec, form: Form, text: str, *columns: str) -> list[Any]:
-    return list(Reader(spec, form, columns).rows([text]))
+    return list(reader(spec, form, *columns).rows([text.encode()]))
 
 
 @pytest.mark.parametrize(
@@ -59,34 +68,34 @@ def test_rows(spec: pb.ModelSpec, form: Form, text: str, columns: tuple[str, ...
 def test_rows_are_the_same_however_the_text_is_cut(data: bytes, cuts: list[int]) -> None:
     ends = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     pieces = [data[begin:end] for begin, end in itertools.pairwise(ends)]
-    assert list(Reader(BARE, "csv").rows(decoded(pieces))) == rows(BARE, "csv", data.decode())
+    assert list(reader(BARE, "csv").rows(pieces)) == rows(BARE, "csv", data.decode())
 
 
 def test_a_character_cut_in_two() -> None:
     both = "é".encode()
-    assert list(Reader(TOKENS, "text").rows(decoded([b"a" + both[:1], both[1:] + b"b"]))) == ["a", "é", "b"]
-    with pytest.raises(RowsError, match="not UTF-8"):
-        list(decoded([both[:1]]))
+    assert list(reader(TOKENS, "text").rows([b"a" + both[:1], both[1:] + b"b"])) == ["a", "é", "b"]
+    with pytest.raises(RowsError, match=r"line 1: byte 2 \(0xc3\) is not UTF-8"):
+        list(reader(TOKENS, "text").rows([b"a", both[:1]]))
 
 
 def test_a_row_leaves_when_its_line_ends() -> None:
-    seen: list[str] = []
+    seen: list[bytes] = []
 
     def pieces() -> Any:
-        for piece in ("1,", "2", "\n3,4\n", "5,6"):
+        for piece in (b"1,", b"2", b"\n3,4\n", b"5,6"):
             seen.append(piece)
             yield piece
 
-    reading = Reader(BARE, "csv").rows(pieces())
+    reading = reader(BARE, "csv").rows(pieces())
     assert (next(reading), len(seen)) == ([1, 2], 3)
     assert (next(reading), len(seen)) == ([3, 4], 3)
     assert (next(reading), len(seen)) == ([5, 6], 4)
 
 
 def test_ended_lines_of_text() -> None:
-    reader = Reader(TOKENS, "text")
-    assert len(list(reader.rows(["ab\n\na\n"]))) == 3
-    assert [reader.ended(steps) for steps in (1, 2, 2, 3)] == [0, 2, 0, 1]
+    reading = reader(TOKENS, "text")
+    assert len(list(reading.rows([b"ab\n\na\n"]))) == 3
+    assert [reading.ended(steps) for steps in (1, 2, 2, 3)] == [0, 2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -99,12 +108,12 @@ def test_ended_lines_of_text() -> None:
             "line 1: no header with the columns wind, rain that model 'm' takes; wind, snow",
         ),
         (NAMED, "csv", "1,2,3\n", "line 1: no header with the columns wind, rain"),
-        (NAMED, "csv", "1,2\n\n1,\n", "line 3: column rain: '' is not a number"),
-        (NAMED, "csv", "1,2\ninf,1\n", "line 2: column wind: 'inf' is not a finite number"),
-        (BARE, "csv", "1,2\n1,2,3\n", "line 2: 3 fields came; 2 were expected"),
+        (NAMED, "csv", "1,2\n\n1,\n", "line 3, column 'rain': '' is a missing value; choose"),
+        (NAMED, "csv", "1,2\ninf,1\n", "line 2, column 'wind': 'inf' is not a finite number"),
+        (BARE, "csv", "1,2\n1,2,3\n", "line 2 has 3 cells, but line 1 has 2"),
         (BARE, "csv", "a,b,c\n", "line 1: 3 columns came, and input 'x' takes 2 numbers without names"),
-        (BARE, "csv", "1\n", "line 1: 1 fields came; 2 were expected"),
-        (TOKENS, "csv", "a\nz\n", "line 2: 'z' is no token of model 'm'"),
+        (BARE, "csv", "1\n", "line 1: 1 columns came, and input 'x' takes 2 numbers without names"),
+        (TOKENS, "csv", "a\nz\n", "line 2, column 'column1': 'z' is no token of model 'm'"),
         (NAMED, "jsonl", '{"wind": 1}\n', "line 1: keys wind came; wind, rain were expected"),
         (PAIR, "jsonl", '{"x": 1}\n', "line 1: keys x came; day, x were expected"),
         (NAMED, "jsonl", "[Infinity, 1]\n", "line 1: Infinity is not a finite number"),
@@ -128,4 +137,4 @@ def test_what_cannot_be_read(spec: pb.ModelSpec, form: Form, text: str, message:
 )
 def test_a_form_that_does_not_fit(spec: pb.ModelSpec, form: Form, columns: tuple[str, ...], message: str) -> None:
     with pytest.raises(RowsError, match=message):
-        Reader(spec, form, columns)
+        reader(spec, form, *columns)

@@ -1,0 +1,86 @@
+"""Cells of a table as numbers: by one grammar, with one decimal mark, and none that float32 cannot hold."""
+
+import re
+
+import numpy as np
+
+from gatestream.cli.rows import short
+
+LARGEST = float(np.finfo(np.float32).max)
+
+_MARKS = {".": "a decimal point", ",": "a decimal comma"}
+# Digits, decimal mark, exponent. Not what Python's float() also takes: 2024_01, nan, inf, digits of other scripts.
+_NUMBER = re.compile(r"[+-]?(?:\d+([.,]?)\d*|([.,])\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
+
+
+class CellError(ValueError):
+    """A cell is no number; the message quotes it, and what stands around adds line and column."""
+
+
+def looks_numeric(cell: str) -> bool:
+    """Whether it is meant as a number, with either decimal mark."""
+    text = cell.strip()
+    return _NUMBER.fullmatch(text) is not None or _INFINITE.fullmatch(text) is not None
+
+
+class Numbers:
+    """Reads the cells of one table.
+
+    The decimal mark is settled by the first number that has one, unless it is given or cells are separated by commas.
+    Later numbers must agree with it.
+
+    Attributes:
+        decimal: the mark, or None while it is not settled.
+        delimiter: what separates cells.
+    """
+
+    def __init__(self, decimal: str | None, delimiter: str, missing_values: tuple[str, ...]) -> None:
+        self.delimiter = delimiter
+        self.decimal = decimal or ("." if delimiter == "," else None)
+        self._settled_by = "--decimal" if decimal else "the delimiter"
+        self._missing = frozenset(missing_values)
+        self._plain_missing = not any(looks_numeric(each) for each in missing_values)
+
+    def is_missing(self, cell: str) -> bool:
+        """Whether the cell stands for a missing value."""
+        return not (text := cell.strip()) or text in self._missing
+
+    def number(self, cell: str, line: int) -> float:
+        """The cell as float64.
+
+        Raises:
+            CellError: it is no number, has another decimal mark, or float32 cannot hold it.
+        """
+        text = cell.strip()
+        found = _NUMBER.fullmatch(text)
+        if found is None:
+            what = "not a finite number" if _INFINITE.fullmatch(text) else "not a number"
+            raise CellError(f"{short(cell)!r} is {what}")
+        if mark := found[1] or found[2]:
+            self._agree(cell, mark, line)
+            text = text.replace(",", ".")
+        value = float(text)
+        if abs(value) > LARGEST:
+            raise CellError(f"{short(cell)!r} is not a finite number in float32, which ends at 3.4e38")
+        return value
+
+    def with_points(self, block: str) -> tuple[str, bool]:
+        """A block of rows with decimal points, for another reader of numbers, and whether it would read them alike.
+
+        Where commas are decimal, points become commas, and so no part of a number.
+        """
+        if not self._plain_missing or (self.decimal is None and ("," in block or "." in block)):
+            return block, False
+        if self.decimal == ",":
+            block = block.translate({44: 46, 46: 44})
+        return block, True
+
+    def _agree(self, cell: str, mark: str, line: int) -> None:
+        if self.decimal is None:
+            self.decimal, self._settled_by = mark, f"line {line}"
+        elif mark != self.decimal:
+            raise CellError(
+                f"{short(cell)!r} has {_MARKS[mark]}, and by {self._settled_by} numbers have {_MARKS[self.decimal]}; "
+                "say which with --decimal"
+            )
