@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-hostile test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-hostile test-clients test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -61,9 +61,24 @@ test-hostile: install  ## what hostile clients do, with a watched neighbour, and
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers
 
+# Clients of other servers want another protobuf than ours, and each its own. perf_analyzer's binary wants glibc 2.38.
+CLIENTS := triton kserve
+ifeq ($(shell $(PYTHON) -c 'import platform; print(tuple(map(int, platform.libc_ver()[1].split("."))) >= (2, 38))'),True)
+CLIENTS += perf-analyzer
+endif
+CLIENT_VENVS := $(CLIENTS:%=.venv-clients/%/.installed)
+
+test-clients: install $(CLIENT_VENVS)  ## clients that were made for other servers, against ours (docs/open-inference.md)
+	$(BIN)/pytest -m slow tests/clients
+
+.venv-clients/%/.installed: tests/clients/constraints/%.txt
+	$(PYTHON) -m venv .venv-clients/$*
+	.venv-clients/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 protos: install  ## make the Python code from the .proto files again
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Igatestream/protos=protos \
 	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/*.proto protos/inference/*.proto
 
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) $(CUDA_VENV) build dist .*_cache .hypothesis .src/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) .venv-clients build dist .*_cache .hypothesis .src/*.egg-info

@@ -16,6 +16,7 @@ _TYPES: Final[dict[pb.DataType, oip.DataType]] = {
     pb.DATA_TYPE_FLOAT32: oip.TYPE_FP32,
     pb.DATA_TYPE_INT64: oip.TYPE_INT64,
 }
+_NEVER: Final = 2**63 - 1
 # Of steps: any number.
 _TIME: Final = -1
 # Of sequences in a request.
@@ -58,7 +59,7 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
         ],
         sequence_batching=oip.ModelSequenceBatching(
             oldest=oip.ModelSequenceBatching.StrategyOldest(max_candidate_sequences=limits.sessions),
-            max_sequence_idle_microseconds=int(1e6 * limits.idle_timeout),
+            max_sequence_idle_microseconds=int(min(1e6 * model.register.sequence_timeout, _NEVER)),
             control_input=_controls(),
             state=[_state(item) for item in spec.states],
         ),

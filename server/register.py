@@ -42,6 +42,9 @@ class Register:
         limits: of the server.
         accounts: of the tenants.
         claims: what this worker shares with the others of its server; None where it is alone.
+
+    Attributes:
+        sequence_timeout: seconds without an answer after which a sequence may be ended; infinity: none.
     """
 
     def __init__(self, engine: Engine, limits: Limits, accounts: Accounts, claims: Claims | None = None):
@@ -49,7 +52,7 @@ class Register:
         self._accounts = accounts
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
-        self._sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
+        self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
         self._looked = -np.inf
         self._claims = claims
         # By slot; 0: none.
@@ -153,10 +156,10 @@ class Register:
         if slot is None:
             if session_id and not start:
                 self._check_elsewhere(tenant, session_id)
-                ended = f"; {self._sequence_timeout:g} s after its last answer it ends"
+                ended = f"; {self.sequence_timeout:g} s after its last answer it ends"
                 raise NotFound(
                     f"sequence_id {sequence_shown(session_id)} is not here; the first request of a sequence sets "
-                    f"sequence_start{ended if self._sequence_timeout < np.inf else ''}"
+                    f"sequence_start{ended if self.sequence_timeout < np.inf else ''}"
                 )
             if draining:
                 raise Draining("the server is about to stop; start the sequence on another")
@@ -214,8 +217,8 @@ class Register:
     def _overdue(self) -> Ints:
         """Slots of the sessions that have had no answer for too long, and have nothing in line."""
         sessions, now = self._engine.sessions, self._engine.clock()
-        slots = sessions.last_answered_before(now - self._sequence_timeout)
-        timeouts = np.where(sessions.sequence[slots], self._sequence_timeout, self._timeout)
+        slots = sessions.last_answered_before(now - self.sequence_timeout)
+        timeouts = np.where(sessions.sequence[slots], self.sequence_timeout, self._timeout)
         return self._engine.idle(slots[sessions.answered_at[slots] < now - timeouts])
 
     def _make_room(self, tenant: str) -> bool:
