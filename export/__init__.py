@@ -9,7 +9,6 @@ Making an artifact; only `exporter` and `trace` import torch:
     precision     weights in fewer bits, as arrays
     narrow        and in the file
     describe      the file's ModelSpec
-    roles         the four gates, and their order in every packed layout
 
 Reading one:
     artifact      the file, its spec, its weights by the checkpoint's names

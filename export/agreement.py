@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from gatestream.export.errors import StructureError
 from gatestream.export.initializers import TRANSPOSED
 from gatestream.export.precision import Precision, precision_of
-from gatestream.export.roles import BY_SYMBOL, ONNX_ORDER_NAME, ROLES
 from gatestream.export.structure import Structure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import BY_SYMBOL, ONNX_ORDER_NAME, ROLES
 
 
 def check_agreement(structure: Structure, spec: pb.ModelSpec) -> str:

@@ -9,10 +9,12 @@ import onnx_ir as ir
 
 from gatestream.export.errors import ArtifactError, NoGatesError
 from gatestream.export.initializers import TRANSPOSED, constant
-from gatestream.export.roles import BY_SYMBOL, Array
 from gatestream.export.structure import Structure
+from gatestream.files.reading import read
 from gatestream.protos import spec as specs
+from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import BY_SYMBOL, Array
 
 OUTSIDE_CELLS = ("encoder.", "head.")
 """How the names of weights begin that belong to no cell."""
@@ -58,11 +60,16 @@ def load(path: Path | str) -> Artifact:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read(path, LARGEST_FILE)
         proto = onnx.load_model_from_string(data)
+        check_bounds(proto, str(path))
         model = ir.from_proto(proto)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; make one with `gatestream export`") from None
+    except BoundsError as error:
+        raise ArtifactError(str(error)) from error
+    except OSError:
+        raise
     except Exception as error:  # protobuf and onnx_ir raise whatever the bytes lead them to
         raise ArtifactError(f"{path}: not an ONNX model: {error}") from error
     return Artifact(path, model, specs.from_metadata(model.metadata_props, str(path)), len(data))

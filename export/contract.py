@@ -44,6 +44,11 @@ def check_contract(artifact: Artifact) -> str:
         ContractError: the first thing that is not so.
     """
     model, spec = artifact.model, artifact.spec
+    if (len(spec.inputs), len(spec.outputs), len(spec.states)) != (1, 1, 2):
+        raise ContractError(
+            f"the spec has {len(spec.inputs)} inputs, {len(spec.outputs)} outputs and {len(spec.states)} states, "
+            "expected one, one and two"
+        )
     _check_opset(model, spec)
     _check_tensors("inputs", model.graph.inputs, _inputs(spec))
     _check_tensors("outputs", model.graph.outputs, _outputs(spec))

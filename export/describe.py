@@ -2,10 +2,10 @@
 
 import gatestream
 from gatestream.export.precision import FORMATS, Precision
-from gatestream.export.roles import ONNX_ORDER_NAME, ROLES
 from gatestream.model.config import NetworkConfig
 from gatestream.protos import spec as specs
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import ONNX_ORDER_NAME, ROLES
 
 
 def describe(

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from gatestream.export.inspection import Inspection
-from gatestream.export.roles import BY_SYMBOL
 from gatestream.export.structure import Cell, Gate, Structure
 from gatestream.export.svg import CHARACTER, INK, PAPER, box, document, dot, group, label, operation, wire, words
+from gatestream.protos.roles import BY_SYMBOL
 
 _ORDER = "figo"
 """The gates from left to right, so that no wire crosses another gate's."""

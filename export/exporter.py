@@ -16,7 +16,6 @@ from gatestream.export import artifact
 from gatestream.export.accuracy import measure
 from gatestream.export.describe import describe
 from gatestream.export.errors import ArtifactError, PrecisionError, StructureError
-from gatestream.export.fingerprint import fingerprint
 from gatestream.export.fuse import Fuse
 from gatestream.export.naming import NameCells
 from gatestream.export.narrow import narrow
@@ -24,12 +23,13 @@ from gatestream.export.parity import Reference
 from gatestream.export.passes import tidy
 from gatestream.export.precision import Precision, rounded
 from gatestream.export.report import Check, Report, VerificationError
-from gatestream.export.roles import Array
 from gatestream.export.trace import OPSET, trace
 from gatestream.export.verify import examine, verify
 from gatestream.files.writing import replacing
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
+from gatestream.protos.weights import fingerprint
 
 Form = Literal["gates", "fused"]
 FORMS: dict[Form, pb.Form] = {"gates": pb.FORM_GATES, "fused": pb.FORM_FUSED}

@@ -1,25 +1,13 @@
 """Are the weights in the file those that were exported?"""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import permutations
 
-import numpy as np
-
 from gatestream.export.errors import FingerprintError
-from gatestream.export.roles import BY_SYMBOL, ONNX_ORDER, Array
 from gatestream.export.structure import Structure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-
-def fingerprint(weights: Mapping[str, Array]) -> str:
-    """SHA-256, hexadecimal, over the names, shapes and little-endian bytes of weights, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name], dtype="<f4")
-        digest.update(f"{name} {list(array.shape)}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+from gatestream.protos.roles import BY_SYMBOL, ONNX_ORDER, Array
+from gatestream.protos.weights import fingerprint
 
 
 def check_fingerprint(weights: Mapping[str, Array], spec: pb.ModelSpec, structure: Structure) -> str:

@@ -8,8 +8,8 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, Precondi
 from gatestream.export import finder
 from gatestream.export.initializers import store
 from gatestream.export.recurrence import Recurrence, read
-from gatestream.export.roles import ONNX_ORDER, Array, pack
 from gatestream.export.structure import Cell, Structure
+from gatestream.protos.roles import ONNX_ORDER, Array, pack
 
 
 class Fuse(InPlacePass):

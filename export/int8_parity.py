@@ -15,11 +15,11 @@ from gatestream.export import samples
 from gatestream.export.comparison import Figure, Pair, compare
 from gatestream.export.int8_oracle import Int8Oracle, Step
 from gatestream.export.parity import CHUNKS
-from gatestream.export.roles import Array
 from gatestream.export.rounding import FACTOR, TOLERANCE
 from gatestream.export.runtime import Session
 from gatestream.export.walk import Track, walk
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 
 _ENCODED = 1 / 63
 """How far rows run otherwise may be from each other behind a linear encoder: its product depends in its last bits on

@@ -7,8 +7,8 @@ from gatestream.export.ends import state_input, weights_above, weights_below
 from gatestream.export.errors import StructureError
 from gatestream.export.flow import integer, label, made_by, name_of, operands, unstacked
 from gatestream.export.initializers import constant, stored
-from gatestream.export.roles import ONNX_ORDER, Array, unpack
 from gatestream.export.structure import Cell, Gate, Structure, Weight
+from gatestream.protos.roles import ONNX_ORDER, Array, unpack
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 

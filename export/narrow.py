@@ -10,10 +10,11 @@ from gatestream.export import finder
 from gatestream.export.artifact import OUTSIDE_CELLS
 from gatestream.export.flow import name_of
 from gatestream.export.initializers import TRANSPOSED, constant, store
-from gatestream.export.precision import LEAST, STEP, ZERO, Precision, halved, quantised
+from gatestream.export.precision import LEAST, ZERO, Precision, halved, quantised
 from gatestream.export.products import Product
 from gatestream.export.recurrence import LoopCell, LoopGate, read
-from gatestream.export.roles import BY_SYMBOL
+from gatestream.protos.roles import BY_SYMBOL
+from gatestream.protos.weights import STEP
 
 
 def narrow(model: ir.Model, precision: Precision) -> None:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from gatestream.export import samples
 from gatestream.export.comparison import Figure, Pair, compare
-from gatestream.export.roles import Array
 from gatestream.export.rounding import Rounding, Steps, Truth
 from gatestream.export.runtime import Session
 from gatestream.export.walk import Track, walk
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 
 STEPS = 1024
 """Carried steps in a comparison with torch and the oracle."""

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.export.errors import PrecisionError
-from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
+from gatestream.protos.weights import STEP, dequantised, unit
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -32,9 +33,6 @@ FORMATS: Final[Mapping[Precision, pb.WeightFormat]] = {
 
 LARGEST: Final = 127
 """Of a weight as a whole number."""
-
-STEP: Final = np.float32(1 / 63)
-"""Between two numbers that a hidden state is rounded to."""
 
 ZERO: Final = np.uint8(64)
 """The whole number that stands for 0 where a state or an input is rounded: onnxruntime is 5 to 40 times slower with
@@ -105,14 +103,8 @@ def quantised(name: str, matrix: Array) -> tuple[NDArray[np.int8], Array]:
             f"'{name}', unit {wrong[0]}: its largest weight is {largest[wrong[0]]:g}, which leaves no scale for int8: "
             "keep this model's weights in float32"
         )
-    whole = np.rint(matrix / _unit(scale)[:, None])
+    whole = np.rint(matrix / unit(scale)[:, None])
     return np.clip(whole, -LARGEST, LARGEST).astype(np.int8), scale
-
-
-def dequantised(whole: NDArray[np.generic], scale: NDArray[np.generic]) -> Array:
-    """What whole numbers [hidden, inputs] and scales [hidden] stand for, float32 [hidden, inputs]."""
-    found: Array = whole.astype(np.float32) * _unit(scale.astype(np.float32, copy=False))[:, None]
-    return found
 
 
 def rounded(weights: Mapping[str, Array], precision: Precision) -> dict[str, Array]:
@@ -129,9 +121,3 @@ def rounded(weights: Mapping[str, Array], precision: Precision) -> dict[str, Arr
             else:
                 found[name] = dequantised(*quantised(name, array))
     return found
-
-
-def _unit(scale: Array) -> Array:
-    """What a weight of 1 stands for."""
-    unit: Array = scale / STEP
-    return unit

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from gatestream.export.errors import StructureError
 from gatestream.export.flow import integer, label, made_by, operands
 from gatestream.export.initializers import constant, integers, stored
-from gatestream.export.precision import LEAST, STEP, ZERO, dequantised
-from gatestream.export.roles import Array
+from gatestream.export.precision import LEAST, ZERO
+from gatestream.protos.roles import Array
+from gatestream.protos.weights import STEP, dequantised
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.export.oracle import Oracle
-from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 
 TOLERANCE = 1e-5
 """Largest absolute difference wherever float32 loses less. For an output that the graph denormalises: in normalised

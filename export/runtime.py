@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.export.errors import ArtifactError, ContractError
-from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 
 Tensors = Mapping[str, Array]
 """By what they are: y, h, c, and where there are gates i, f, g, o."""

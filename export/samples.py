@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 
 
 def inputs(spec: pb.ModelSpec, batch: int, time: int, rng: np.random.Generator) -> NDArray[np.generic]:

@@ -9,8 +9,8 @@ from gatestream.export.errors import StructureError
 from gatestream.export.flow import made_by, name_of, operands, unstacked
 from gatestream.export.initializers import constant
 from gatestream.export.recurrence import LoopCell, LoopGate, Recurrence, read
-from gatestream.export.roles import Array
 from gatestream.export.structure import Cell, Gate, Structure, Weight
+from gatestream.protos.roles import Array
 
 
 def find(model: ir.Model, scan: ir.Node) -> Structure:

@@ -7,7 +7,7 @@ they are called.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gatestream.export.roles import Array
+from gatestream.protos.roles import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from typing import Any
 from google.protobuf import json_format
 
 from gatestream.export.inspection import Inspection
-from gatestream.export.roles import BY_SYMBOL, ROLES
 from gatestream.export.structure import Weight
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import BY_SYMBOL, ROLES
 
 _DTYPES = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT64: "int64"}
 _SHOWN = 12

@@ -9,16 +9,17 @@ from gatestream.export.artifact import Artifact, load, weights
 from gatestream.export.comparison import Difference, DifferenceError, Figure
 from gatestream.export.contract import check_contract, check_model
 from gatestream.export.errors import ArtifactError, FingerprintError
-from gatestream.export.fingerprint import check_fingerprint, fingerprint
+from gatestream.export.fingerprint import check_fingerprint
 from gatestream.export.int8_parity import Int8Model
 from gatestream.export.parity import Model, Reference, Runnable
 from gatestream.export.precision import precision_of
 from gatestream.export.report import Check, Report
-from gatestream.export.roles import Array
 from gatestream.export.rounding import Rounding
 from gatestream.export.runtime import Session
 from gatestream.export.structure import Structure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
+from gatestream.protos.weights import fingerprint
 
 _STEPS = 32
 """Carried steps in an examination: enough for every path, and quick."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gatestream.export.roles import Array
 from gatestream.export.runtime import Session
+from gatestream.protos.roles import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A ModelSpec inside an ONNX file: proto3 JSON in `metadata_props`, under one key."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 from google.protobuf import json_format
 
@@ -8,6 +9,11 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 KEY = "gatestream.spec"
 CONTRACT = 1
+
+MOST_NUMBERS = 2**20
+"""In one input, output or state of one step of one session."""
+
+_LONGEST_NAME = 200
 
 
 class SpecError(ValueError):
@@ -37,12 +43,38 @@ def from_metadata(metadata: Mapping[str, str], source: str) -> pb.ModelSpec:
     try:
         # Fields of a later minor version are no obstacle; what changes the meaning raises the contract.
         spec = json_format.Parse(metadata[KEY], pb.ModelSpec(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
-        raise SpecError(f"{source}: its '{KEY}' is not a ModelSpec: {error}") from error
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        raise SpecError(f"{source}: its '{KEY}' is not a ModelSpec: {str(error)[:200]}") from error
     if spec.contract != CONTRACT:
         raise SpecError(
             f"{source}: contract {spec.contract}, this version of gatestream reads {CONTRACT}; "
             "export the model again, or serve it with the version that wrote it "
             f"({spec.gatestream_version or 'unknown'})"
         )
+    if wrong := next(_wrongs(spec), None):
+        raise SpecError(f"{source}: its spec says {wrong}")
     return spec
+
+
+def _wrongs(spec: pb.ModelSpec) -> Iterator[str]:
+    """What no artifact of this contract says: what a reader makes room for must be of a size that there is."""
+    if not spec.name or len(spec.name) > _LONGEST_NAME or not spec.name.isprintable():
+        yield f"name {spec.name[:_LONGEST_NAME]!r}; expected 1 to {_LONGEST_NAME} characters that can be shown"
+    for what, value, known in (
+        ("form", spec.form, pb.Form),
+        ("cell", spec.cell, pb.CellKind),
+        ("weights", spec.weights, pb.WeightFormat),
+    ):
+        if value not in known.values():
+            yield f"{what} {value}, which this version does not know"
+    for tensor in (*spec.inputs, *spec.outputs, *spec.states):
+        name = tensor.input if isinstance(tensor, pb.StateSpec) else tensor.name
+        if tensor.dtype not in (pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_INT64):
+            yield f"that {name[:100]!r} is of type {tensor.dtype}; expected float32 or int64"
+        size = math.prod(tensor.shape)
+        if not 0 < size <= MOST_NUMBERS:
+            yield f"that {name[:100]!r} has {size:,} numbers a step; expected 1 to {MOST_NUMBERS:,}"
+        if isinstance(tensor, pb.TensorSpec) and (
+            len(tensor.mean) not in (0, size) or len(tensor.scale) != len(tensor.mean)
+        ):
+            yield f"that {name[:100]!r} has {size} numbers, {len(tensor.mean)} means and {len(tensor.scale)} scales"

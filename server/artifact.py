@@ -6,10 +6,13 @@ from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from gatestream.files.reading import read
+from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.spec import SpecError, from_metadata
+from gatestream.protos.weights import WeightsError, stored_fingerprint
 from gatestream.server.errors import ArtifactError
 
 _ELEMENT: Final = {pb.DATA_TYPE_FLOAT32: TensorProto.FLOAT, pb.DATA_TYPE_INT64: TensorProto.INT64}
@@ -40,14 +43,19 @@ class Artifact:
             ArtifactError: no such file, not ONNX, no spec, or a graph that is not as its spec says.
         """
         try:
-            model = onnx.load(path)
-        except (OSError, DecodeError) as error:
+            # Not by onnx.load, which chooses by the name how to read, and opens other files that this one names.
+            model = onnx.load_model_from_string(read(path, LARGEST_FILE))
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error.strerror}") from error
+        except DecodeError as error:
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from error
         try:
+            check_bounds(model, str(path))
             spec = from_metadata({item.key: item.value for item in model.metadata_props}, str(path))
-        except SpecError as error:
+        except (SpecError, BoundsError) as error:
             raise ArtifactError(str(error)) from error
         _check(spec, model.graph, path)
+        _check_fingerprint(spec, model.graph, path)
         return cls(spec, model)
 
 
@@ -133,6 +141,23 @@ def _write(
 def _tensor(name: str, state: pb.StateSpec, rows: str) -> onnx.ValueInfoProto:
     shape: list[str | int | None] = [rows, *state.shape]
     return helper.make_tensor_value_info(name, _ELEMENT[state.dtype], shape)
+
+
+def _check_fingerprint(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:
+    """The weights are those that were exported."""
+    try:
+        initializers = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    except (ValueError, TypeError, KeyError) as error:  # what NumPy says of a size that does not go with the data
+        raise ArtifactError(f"{path}: an initializer is not as large as it says: {error}") from error
+    try:
+        found = stored_fingerprint(initializers, spec)
+    except WeightsError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if found != spec.weights_fingerprint:
+        raise ArtifactError(
+            f"{path}: its weights hash to {found[:16]}, its spec says {spec.weights_fingerprint[:16] or 'nothing'}: "
+            "weights or spec were changed after the export; export it again"
+        )
 
 
 def _check(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:

@@ -68,6 +68,5 @@ def counter(path: Path) -> Path:
         outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[n], vocabulary=TOKENS)],
         states=[pb.StateSpec(input="s", output="s_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[n])],
         opset=OPSET,
-        weights_fingerprint="counter",
     )
     return save(path, graph, spec)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.process import ServerProcess
 from tests.support.wire import PATIENCE, Stream, call_refused, encode, until
 
@@ -56,7 +57,7 @@ def test_the_only_model_in_another_version(server: ServerProcess) -> None:
 
 def test_get_state(stream: Stream) -> None:
     expected = pb.SessionState(
-        model="accumulator", weights_fingerprint="accumulator", position=2, state=[encode([4, 6])]
+        model="accumulator", weights_fingerprint=ACCUMULATOR_FINGERPRINT, position=2, state=[encode([4, 6])]
     )
     assert state(stream, "a") == expected
     # It is a copy: the session goes on.
@@ -106,7 +107,7 @@ def test_set_state_right_after_open_and_reset(stream: Stream) -> None:
 
 def test_set_state_stands_between_the_steps_before_and_after_it(stream: Stream) -> None:
     behind_a_long_chunk(stream)
-    new = pb.SessionState(weights_fingerprint="accumulator", position=50, state=[encode([-1, -2])])
+    new = pb.SessionState(weights_fingerprint=ACCUMULATOR_FINGERPRINT, position=50, state=[encode([-1, -2])])
     setting = stream.calls.SetState.future(pb.SetStateRequest(session_id="a", state=new), timeout=PATIENCE)
     stream.calls.Describe(pb.DescribeRequest(), timeout=PATIENCE)  # Answered behind the call before it.
     stream.steps({0: [[10, 20]]}, first=[50])

@@ -13,13 +13,13 @@ from gatestream.export.comparison import FLOW
 from gatestream.export.errors import NoGatesError
 from gatestream.export.exporter import Form, build, export, weights_of
 from gatestream.export.finder import find
-from gatestream.export.fingerprint import fingerprint
 from gatestream.export.report import VerificationError
 from gatestream.model.cell import Gates, LSTMCell
 from gatestream.model.config import Encoder
 from gatestream.model.network import Network, NetworkConfig
 from gatestream.model.weights import from_lstm
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.weights import fingerprint
 from tests.export import networks
 from tests.export.conftest import PROOF, Exported
 

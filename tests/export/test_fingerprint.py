@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 
 from gatestream.export.exporter import weights_of
-from gatestream.export.fingerprint import fingerprint
 from gatestream.model.checkpoint import load
+from gatestream.protos.weights import fingerprint
 
 FIXTURE = Path(__file__).parent / "fixtures" / "small.safetensors"
 

@@ -9,16 +9,15 @@ from hypothesis.extra import numpy as arrays
 from gatestream.export.errors import PrecisionError
 from gatestream.export.precision import (
     LARGEST,
-    STEP,
     ZERO,
-    dequantised,
     halved,
     precision_of,
     quantised,
     rounded,
 )
-from gatestream.export.roles import Array
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
+from gatestream.protos.weights import STEP, dequantised
 
 MATRICES = arrays.arrays(
     np.float32,

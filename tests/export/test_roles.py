@@ -3,8 +3,8 @@ import pytest
 import torch
 from onnx import defs
 
-from gatestream.export.roles import ONNX_ORDER, ONNX_ORDER_NAME, ROLES, pack, unpack
 from gatestream.model.cell import GATES
+from gatestream.protos.roles import ONNX_ORDER, ONNX_ORDER_NAME, ROLES, pack, unpack
 
 
 def test_roles_stand_in_the_order_of_the_model() -> None:

@@ -7,10 +7,10 @@ import torch
 from gatestream.export import samples
 from gatestream.export.describe import describe
 from gatestream.export.exporter import reference, weights_of
-from gatestream.export.roles import Array
 from gatestream.export.rounding import TOLERANCE, Rounding, Truth
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import Array
 from tests.export import networks
 
 

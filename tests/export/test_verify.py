@@ -8,10 +8,10 @@ import pytest
 
 from gatestream.export.comparison import DifferenceError
 from gatestream.export.exporter import reference, weights_of
-from gatestream.export.fingerprint import fingerprint
 from gatestream.export.report import Report, VerificationError
 from gatestream.export.verify import verify
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.weights import fingerprint
 from tests.export import mutations, networks
 from tests.export.conftest import Exported
 

@@ -9,6 +9,7 @@ import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.process import ServerProcess
 from tests.support.wire import PATIENCE, Stream, call_refused, encode, stub
 
@@ -33,7 +34,9 @@ def calls(server: ServerProcess) -> Iterator[pb_grpc.GatestreamStub]:
 
 
 def good_state() -> pb.SessionState:
-    return pb.SessionState(model="accumulator", weights_fingerprint="accumulator", position=7, state=[encode([5, 6])])
+    return pb.SessionState(
+        model="accumulator", weights_fingerprint=ACCUMULATOR_FINGERPRINT, position=7, state=[encode([5, 6])]
+    )
 
 
 @pytest.mark.parametrize("call", ["GetState", "CloseSession", "Fork"])

@@ -9,11 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gatestream.protos import spec as spec_module
+from gatestream.protos import weights
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 OPSET = 20
 POISON = 1e6
 """An input of the accumulator, at or above which its run fails."""
+ACCUMULATOR_FINGERPRINT = weights.fingerprint(
+    {"poison": np.array([POISON], np.float32), "table": np.zeros(1, np.float32)}
+)
 
 
 def accumulator(path: Path, features: int = 2, name: str = "accumulator") -> Path:
@@ -78,13 +82,14 @@ def accumulator(path: Path, features: int = 2, name: str = "accumulator") -> Pat
         outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
         states=[pb.StateSpec(input="s", output="s_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
         opset=OPSET,
-        weights_fingerprint="accumulator",
     )
     return save(path, graph, spec)
 
 
 def save(path: Path, graph: onnx.GraphProto, spec: pb.ModelSpec) -> Path:
-    """Write an artifact."""
+    """Write an artifact, with the fingerprint of its weights."""
+    initializers = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    spec.weights_fingerprint = weights.stored_fingerprint(initializers, spec)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     helper.set_model_props(model, {spec_module.KEY: spec_module.to_json(spec)})
     onnx.checker.check_model(model, full_check=True)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gatestream.protos import spec as spec_module
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import BY_SYMBOL
 from tests.support.artifacts import OPSET, save
 
 GATES = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}
@@ -84,9 +85,9 @@ class Lstm:
         cell = [node("Less", ["t", "length"], ["real"]), node("Unsqueeze", ["real", "axis1"], ["real_column"])]
         for k in GATES:
             cell += [
-                node("MatMul", ["x_t", f"W_{k}"], [f"xW_{k}"]),
-                node("MatMul", ["h_in", f"R_{k}"], [f"hR_{k}"]),
-                node("Sum", [f"xW_{k}", f"hR_{k}", f"b_{k}"], [f"a_{k}"]),
+                node("MatMul", ["x_t", f"{_prefix(k)}.W.T"], [f"xW_{k}"]),
+                node("MatMul", ["h_in", f"{_prefix(k)}.R.T"], [f"hR_{k}"]),
+                node("Sum", [f"xW_{k}", f"hR_{k}", f"{_prefix(k)}.b"], [f"a_{k}"]),
                 node("Tanh" if k == "g" else "Sigmoid", [f"a_{k}"], [f"{k}_t"]),
             ]
         cell += [
@@ -126,7 +127,11 @@ class Lstm:
             "one": np.array(1, np.int32),
             "axis1": np.array([1], np.int64),
             "axis2": np.array([2], np.int64),
-            **{f"{name}_{k}": table[k] for name, table in (("W", self.W), ("R", self.R), ("b", self.b)) for k in GATES},
+            **{
+                f"{_prefix(k)}.{name}": table[k]
+                for name, table in (("W.T", self.W), ("R.T", self.R), ("b", self.b))
+                for k in GATES
+            },
         }
         state_shape: list[str | int] = ["batch", 1, self.hidden]
         graph = helper.make_graph(
@@ -166,6 +171,9 @@ class Lstm:
             ],
             gates=[pb.GateSpec(name=GATES[k], symbol=k, output=k) for k in GATES],
             opset=OPSET,
-            weights_fingerprint="lstm",
         )
         return save(path, graph, spec)
+
+
+def _prefix(symbol: str) -> str:
+    return f"cells.0.{BY_SYMBOL[symbol].module}"
