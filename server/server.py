@@ -23,6 +23,7 @@ from gatestream.server.config import ServerConfig
 from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.health_socket import HealthSocket
+from gatestream.server.memory import give_back
 from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.reload import keep_fresh
@@ -105,6 +106,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         if health_socket is not None:
             await health_socket.start()
         tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
+        tasks.append(background.create_task(give_back(lambda: models.accounts.bytes)))
         if config.limits.idle_stream_timeout:
             tasks.append(background.create_task(streams.end_idle()))
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
