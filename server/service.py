@@ -49,7 +49,7 @@ class Service(pb_grpc.GatestreamServicer):
         """What is served, where it runs and what the bounds are."""
         tenant = self._tenant(context)
         models = [self._models.find(request.model)] if request.model else list(self._models)
-        limits = self._limits
+        limits, most = self._limits, self._models.accounts.most
         return pb.DescribeResponse(
             models=[_served(model, tenant) for model in models],
             limits=pb.Limits(
@@ -62,6 +62,13 @@ class Service(pb_grpc.GatestreamServicer):
                 message_bytes=limits.message_bytes,
                 reply_bytes_per_stream=limits.reply_bytes_per_stream,
                 idle_timeout_s=limits.idle_timeout,
+                reply_bytes=limits.reply_bytes,
+                tenant_sessions=most.sessions,
+                tenant_streams=most.streams,
+                tenant_rows=most.rows,
+                tenant_reply_bytes=most.reply_bytes,
+                sequence_timeout_s=limits.sequence_timeout,
+                idle_stream_timeout_s=limits.idle_stream_timeout,
             ),
             server_version=gatestream.__version__,
         )

@@ -68,6 +68,13 @@ def test_describe_tells_the_bounds(narrow: ServerProcess) -> None:
         message_bytes=MESSAGE_BYTES,
         idle_timeout_s=3600,
         reply_bytes_per_stream=64 * 2**20,
+        reply_bytes=512 * 2**20,
+        tenant_sessions=6,
+        tenant_streams=3,
+        tenant_rows=1200,
+        tenant_reply_bytes=512 * 2**20,
+        sequence_timeout_s=60,
+        idle_stream_timeout_s=300,
     )
 
 

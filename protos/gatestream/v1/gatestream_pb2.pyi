@@ -312,7 +312,7 @@ class NodePlacement(_message.Message):
     def __init__(self, execution_provider: _Optional[str] = ..., nodes: _Optional[int] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s", "reply_bytes_per_stream")
+    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s", "reply_bytes_per_stream", "reply_bytes", "tenant_sessions", "tenant_streams", "tenant_rows", "tenant_reply_bytes", "sequence_timeout_s", "idle_stream_timeout_s")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +322,13 @@ class Limits(_message.Message):
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     REPLY_BYTES_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
+    REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TENANT_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TENANT_REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_STREAM_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     sessions: int
     sessions_per_stream: int
     streams: int
@@ -331,7 +338,14 @@ class Limits(_message.Message):
     message_bytes: int
     idle_timeout_s: float
     reply_bytes_per_stream: int
-    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., reply_bytes_per_stream: _Optional[int] = ...) -> None: ...
+    reply_bytes: int
+    tenant_sessions: int
+    tenant_streams: int
+    tenant_rows: int
+    tenant_reply_bytes: int
+    sequence_timeout_s: float
+    idle_stream_timeout_s: float
+    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., reply_bytes_per_stream: _Optional[int] = ..., reply_bytes: _Optional[int] = ..., tenant_sessions: _Optional[int] = ..., tenant_streams: _Optional[int] = ..., tenant_rows: _Optional[int] = ..., tenant_reply_bytes: _Optional[int] = ..., sequence_timeout_s: _Optional[float] = ..., idle_stream_timeout_s: _Optional[float] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("model", "page_size", "page_token")
