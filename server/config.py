@@ -162,6 +162,9 @@ class ServerConfig:
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
+    unary_calls: int = _setting(
+        "Unary calls that have come and are not answered; one more is refused.", 16_384, least=1, most=10_000_000
+    )
     drain_seconds: float = _setting("Longest time from the first signal to stop to the end.", 8.0, least=0, most=86_400)
     tokens: Path | None = _setting(
         'TOML file of lines "token" = "tenant"; without it everyone who can connect is one tenant.', None

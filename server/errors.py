@@ -13,7 +13,7 @@ ServerError
 │   └── StepFailed             INTERNAL              the model failed on the tick
 ├── Idle               UNAVAILABLE           nothing happened on the stream for too long
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
-├── Failed             INTERNAL              this server failed at a stream, which ends
+├── Failed             INTERNAL              this server failed at a stream or a call, which ends
 ├── NotOffered         UNIMPLEMENTED         what the call is for is not done by this server
 │   └── ModelsFixed            UNAVAILABLE           which models are served is settled at its start
 ├── ArtifactError      the file cannot be served
@@ -21,11 +21,19 @@ ServerError
 └── ConfigError        a setting is outside its range
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import grpc
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+# Of a refusal's text; much of it may be what the client has sent.
+_LONGEST: Final = 1000
+
+
+def cut(text: str, most: int = 140) -> str:
+    """The text, or its beginning when it is longer than that."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 class ServerError(Exception):
@@ -45,7 +53,7 @@ class Refused(ServerError):
     default_reason: ClassVar[pb.Reason] = pb.REASON_UNSPECIFIED
 
     def __init__(self, message: str, reason: pb.Reason | None = None, retry_after: float = 0.0):
-        super().__init__(message)
+        super().__init__(cut(message, _LONGEST))
         self.reason: pb.Reason = self.default_reason if reason is None else reason
         self.retry_after = retry_after
 
@@ -123,7 +131,7 @@ class Unauthenticated(ServerError):
 
 
 class Failed(ServerError):
-    """The server failed at a whole stream: a fault of its own, or too little memory."""
+    """The server failed at a whole stream or call: a fault of its own, or too little memory."""
 
     code = grpc.StatusCode.INTERNAL
 

@@ -1,6 +1,6 @@
 """The gRPC service of the Open Inference Protocol."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -59,6 +59,10 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self.ModelInfer = self._infer
         # As in the other service: gRPC wants to see an async generator function.
         self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
+
+    def request_bytes(self) -> Mapping[str, int]:
+        """The most that a message may have, by method, of those that take more than names."""
+        return {"ModelInfer": self._limits.message_bytes}
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Any) -> oip.ServerLiveResponse:  # noqa: N802
         """Whether it answers."""

@@ -10,15 +10,14 @@ from typing import Any, Final
 import grpc
 import numpy as np
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
-from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from gatestream.server import reflection
 from gatestream.server.address import warn_of_strangers, write_port
+from gatestream.server.calls import Calls
 from gatestream.server.config import ServerConfig
 from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
@@ -28,19 +27,25 @@ from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.reload import keep_fresh
 from gatestream.server.runner import DTYPES
-from gatestream.server.service import RefusalInterceptor, Service
+from gatestream.server.service import Service
+from gatestream.server.serving import Serving
 from gatestream.server.signals import StopSignals
 from gatestream.server.stream import ClientStream
-from gatestream.server.streams import Streams, as_bytes
+from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
 from gatestream.server.threads import Measured
 from gatestream.server.tls import Tls
 from gatestream.server.worker import Served, Worker
 
-_SERVICES: Final[tuple[str, ...]] = (
-    pb.DESCRIPTOR.services_by_name["Gatestream"].full_name,
-    oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+_OWN: Final[Any] = pb.DESCRIPTOR.services_by_name["Gatestream"]
+_OPEN_INFERENCE: Final[Any] = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_HEALTH: Final[Any] = health_pb2.DESCRIPTOR.services_by_name["Health"]
+# Whoever asks whether the server lives needs no token.
+_OPEN_TO_ALL: Final = frozenset(
+    {f"/{_HEALTH.full_name}/{name}" for name in ("Check", "Watch")}
+    | {f"/{_OPEN_INFERENCE.full_name}/{name}" for name in ("ServerLive", "ServerReady")}
 )
+_PENDING: Final = 65_536
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
 
@@ -69,27 +74,32 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     tls = Tls.of(config)
     models.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
-    server = grpc.aio.server(interceptors=[RefusalInterceptor()], options=_options(config))
-    service = Service(models, config.limits, tenants, streams)
-    pb_grpc.add_GatestreamServicer_to_server(service, server)
-    as_bytes(server, _SERVICES[0], "Stream", service.Stream)
-    open_inference = OpenInferenceService(models, config.limits, tenants, streams)
-    oip_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)
-    as_bytes(server, _SERVICES[1], "ModelStreamInfer", open_inference.ModelStreamInfer)
-    as_bytes(server, _SERVICES[1], "ModelInfer", open_inference.ModelInfer, unary=True)
     health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     host = config.listen.rpartition(":")[0]
-    try:
-        if tls is None:
-            port = server.add_insecure_port(config.listen)
-        else:
-            port = server.add_secure_port(config.listen, tls.credentials())
-    except RuntimeError as error:
-        raise ConfigError(f"listen is {config.listen!r}, which cannot be listened on: {error}") from error
+    calls = Calls(tenants, config.unary_calls, config.limits.streams, _OPEN_TO_ALL)
+    handlers = _handlers(
+        calls,
+        Service(models, config.limits, tenants, streams),
+        OpenInferenceService(models, config.limits, tenants, streams),
+        health_servicer,
+    )
 
+    def make() -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[calls], options=_options(config))
+        for name, methods in handlers.items():
+            server.add_registered_method_handlers(name, methods)
+        return server
+
+    def bind(server: grpc.aio.Server, address: str) -> int:
+        try:
+            if tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, tls.credentials())
+        except RuntimeError as error:
+            raise ConfigError(f"listen is {address!r}, which cannot be listened on: {error}") from error
+
+    serving = Serving(make, bind, config.listen)
     health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health_servicer)
     signals = StopSignals(alone=worker is None)
     if worker is not None:
@@ -102,7 +112,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         # What is there now stays. A full collection that looks at all of it holds up every session, for 20 to 30 ms.
         gc.collect()
         gc.freeze()
-        await server.start()
+        await serving.start()
+        tasks.append(background.create_task(serving.watch()))
         if health_socket is not None:
             await health_socket.start()
         tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
@@ -114,12 +125,12 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
         if worker is None:
             warn_of_strangers(config)
-        write_port(config.port_file, str(port))
+        write_port(config.port_file, str(serving.port))
         if worker is not None:
             worker.serving(tuple(_served(model) for model in models))
         _log.info(
             "serving",
-            address=f"{host}:{port}",
+            address=f"{host}:{serving.port}",
             models=[model.spec.name for model in models],
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
@@ -127,12 +138,28 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         await signals.first.wait()
         await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
         await drain(models, streams, config.drain_seconds, signals)
-        await server.stop(grace=0.5)
+        await serving.stop(0.5)
         if health_socket is not None:
             await health_socket.stop()
         for task in tasks:
             task.cancel()
     _log.info("stopped")
+
+
+def _handlers(
+    calls: Calls, service: Service, open_inference: OpenInferenceService, health_servicer: health.aio.HealthServicer
+) -> dict[str, dict[str, Any]]:
+    """What gRPC calls, by service and method. The two streams take and give bytes."""
+    own = calls.handlers(_OWN, service, service.request_bytes())
+    own["Stream"] = grpc.stream_stream_rpc_method_handler(service.Stream)
+    other = calls.handlers(
+        _OPEN_INFERENCE, open_inference, open_inference.request_bytes(), unparsed=("ModelInfer", "ModelStreamInfer")
+    )
+    other["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(open_inference.ModelStreamInfer)
+    served = {_OWN.full_name: own, _OPEN_INFERENCE.full_name: other}
+    served[_HEALTH.full_name] = calls.handlers(_HEALTH, health_servicer)
+    reflecting = calls.handlers(reflection.SERVICE, reflection.servicer([_OWN, _OPEN_INFERENCE, _HEALTH]))
+    return served | dict.fromkeys(reflection.NAMES, reflecting)
 
 
 async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
@@ -163,7 +190,7 @@ async def _expire(models: Models, shortest: float) -> None:
 
 
 async def _say(servicer: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", *_SERVICES):
+    for name in ("", _OWN.full_name, _OPEN_INFERENCE.full_name):
         await servicer.set(name, status)
 
 
@@ -198,6 +225,10 @@ def _served(model: Model) -> Served:
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", config.limits.message_bytes),
+        # What is over `unary_calls` is refused by us; gRPC, which holds what comes between two looks of ours, would
+        # cancel it.
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
         # Two servers on one port would each hold half of the sessions. Workers know of each other.
         ("grpc.so_reuseport", int(config.workers > 1)),
         # A peer that vanished without a word is found out within 40 s.

@@ -1,26 +1,26 @@
 """The gRPC service: streams, and the unary calls."""
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import grpc
-import structlog
+import numpy as np
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.server.calls import MOST_BYTES
 from gatestream.server.config import Limits
-from gatestream.server.errors import Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
+from gatestream.server.errors import InvalidRequest
 from gatestream.server.models import Model, Models
+from gatestream.server.runner import DTYPES
 from gatestream.server.stream import ClientStream
-from gatestream.server.streams import Streams, abort
+from gatestream.server.streams import Streams
 from gatestream.server.tenants import Tenants
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
-
-_log = structlog.get_logger(__name__)
 
 
 class Service(pb_grpc.GatestreamServicer):
@@ -41,6 +41,10 @@ class Service(pb_grpc.GatestreamServicer):
         self._tenants = tenants
         # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
         self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
+
+    def request_bytes(self) -> Mapping[str, int]:
+        """The most that a message may have, by method, of those that take more than names."""
+        return {"SetState": MOST_BYTES + max(_state_bytes(model) for model in self._models)}
 
     def _tenant(self, context: Any) -> str:
         return self._tenants.of(context.invocation_metadata() or ())
@@ -122,24 +126,6 @@ class Service(pb_grpc.GatestreamServicer):
         return pb.ForkResponse(session_id=session_id, position=position)
 
 
-class RefusalInterceptor(grpc.aio.ServerInterceptor):
-    """A unary handler raises `Refused`; the call ends with its status."""
-
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wrap unary handlers; a stream's handler sees to itself."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-
-        async def call(request: Any, context: Any) -> Any:
-            try:
-                return await handler.unary_unary(request, context)
-            except (Refused, Unauthenticated, NotOffered, Failed) as error:
-                return await abort(context, error)
-
-        return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
-
-
 def _served(model: Model, tenant: str) -> pb.ServedModel:
     runner = model.engine.rows.runner
     return pb.ServedModel(
@@ -162,3 +148,7 @@ def _session_info(model: Model, slot: int) -> pb.SessionInfo:
         idle_s=model.engine.clock() - float(sessions.answered_at[slot]),
         attached=sessions.owner[slot] is not None,
     )
+
+
+def _state_bytes(model: Model) -> int:
+    return sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in model.spec.states)

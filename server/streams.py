@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import grpc
-
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.accounts import Account
 from gatestream.server.config import Limits
@@ -229,13 +227,6 @@ class Streams:
                 retry_after=1.0,
             )
         return caller
-
-
-def as_bytes(server: grpc.aio.Server, service: str, method: str, handler: Any, *, unary: bool = False) -> None:
-    """Have a method of a service that the server has take and give its messages as bytes."""
-    make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
-    handlers: dict[str, Any] = {method: make(handler)}
-    server.add_registered_method_handlers(service, handlers)
 
 
 async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:

@@ -98,14 +98,6 @@ def test_a_connection_that_does_not_speak_http2(server: ServerProcess, junk: byt
             pass
 
 
-def test_a_unary_request_that_is_no_protobuf(server: ServerProcess) -> None:
-    with channel(server.address) as opened:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary("/gatestream.v1.Gatestream/GetState")
-        with pytest.raises(grpc.RpcError) as caught:
-            call(b"\xff\xff", timeout=PATIENCE)
-    assert caught.value.code() != grpc.StatusCode.OK
-
-
 def test_a_method_that_is_not_there(server: ServerProcess) -> None:
     with channel(server.address) as opened:
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = opened.unary_unary("/gatestream.v1.Gatestream/GetAll")

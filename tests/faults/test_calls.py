@@ -40,7 +40,7 @@ def good_state() -> pb.SessionState:
 
 
 @pytest.mark.parametrize("call", ["GetState", "CloseSession", "Fork"])
-@pytest.mark.parametrize("session_id", ["nobody", "", "a/b", "x" * 100_000])
+@pytest.mark.parametrize("session_id", ["nobody", "", "a/b", "x" * 4000])
 def test_a_session_that_is_not_there(calls: pb_grpc.GatestreamStub, call: str, session_id: str) -> None:
     request = getattr(pb, f"{call}Request")(model="accumulator", session_id=session_id)
     with call_refused(MISSING, pb.REASON_SESSION_UNKNOWN, f"'{session_id[:100]}"):

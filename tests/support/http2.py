@@ -1,5 +1,7 @@
 """Just enough HTTP/2 (RFC 9113) and gRPC framing to send what no gRPC library would send."""
 
+import contextlib
+import gzip
 import socket
 import struct
 from typing import Final, Self
@@ -8,7 +10,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.wire import PATIENCE
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS = 0x0, 0x1, 0x3, 0x4
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x8
+_FRAME: Final = 16_384
 _END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 
 
@@ -17,29 +20,36 @@ def grpc_frame(payload: bytes) -> bytes:
     return struct.pack(">BI", 0, len(payload)) + payload
 
 
+def gzip_frame(payload: bytes) -> bytes:
+    """The same, compressed: for a call with the header `grpc-encoding: gzip`."""
+    packed = gzip.compress(payload)
+    return struct.pack(">BI", 1, len(packed)) + packed
+
+
 def grpc_message(message: pb.ClientMessage) -> bytes:
     return grpc_frame(message.SerializeToString())
 
 
 class RawCall:
-    """One call of Gatestream.Stream on a connection of its own, byte by byte."""
+    """One call on a connection of its own, byte by byte."""
 
-    def __init__(self, port: int):
+    def __init__(self, port: int, path: str | bytes = "/gatestream.v1.Gatestream/Stream", **more: str):
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         headers = {
             ":method": "POST",
             ":scheme": "http",
-            ":path": "/gatestream.v1.Gatestream/Stream",
+            ":path": path,
             ":authority": "127.0.0.1",
             "content-type": "application/grpc",
             "te": "trailers",
+            **{name.replace("_", "-"): value for name, value in more.items()},
         }
         # HPACK (RFC 7541, 6.2.2): literals without indexing, the shortest that says it.
-        block = b"".join(
-            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-            for name, value in headers.items()
+        self._block = b"".join(
+            b"\0" + bytes([len(part[0])]) + part[0] + bytes([len(part[1])]) + part[1]
+            for part in ([_bytes(part) for part in header] for header in headers.items())
         )
-        self.socket.sendall(PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_HEADERS, _END_HEADERS, 1, block))
+        self.socket.sendall(PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_HEADERS, _END_HEADERS, 1, self._block))
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +60,21 @@ class RawCall:
     def data(self, payload: bytes, *, end: bool = False) -> None:
         """A DATA frame."""
         self.socket.sendall(_frame(_DATA, _END_STREAM if end else 0, 1, payload))
+
+    def data_in_frames(self, payload: bytes) -> None:
+        """DATA frames of the size that a peer takes unasked, as far as the peer lets them come; it may end the call."""
+        with contextlib.suppress(OSError):
+            for at in range(0, len(payload), _FRAME):
+                self.data(payload[at : at + _FRAME])
+
+    def again(self, payload: bytes, count: int) -> None:
+        """So many more calls on the connection, all at once, each with this and no more."""
+        # Their answers shall not wait for us.
+        frames = [_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**30))]
+        for stream in range(3, 2 * count + 3, 2):
+            frames.append(_frame(_HEADERS, _END_HEADERS, stream, self._block))
+            frames.append(_frame(_DATA, _END_STREAM, stream, payload))
+        self.socket.sendall(b"".join(frames))
 
     def half_a_frame(self, payload: bytes) -> None:
         """A DATA frame that breaks off in the middle."""
@@ -64,10 +89,18 @@ class RawCall:
         """What comes, until this has come."""
         got = b""
         while text not in got:
-            more = self.socket.recv(65536)
+            more = self.read_more()
             assert more, f"the connection ended before {text!r} came: {got!r}"
             got += more
         return got
+
+    def read_more(self) -> bytes:
+        """What comes next; empty: the end."""
+        return self.socket.recv(2**20)
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
