@@ -100,7 +100,7 @@ def test_fields_are_counted_before_they_are_listed(server: ServerProcess) -> Non
         # 200,000 empty inputs.
         code, details, _ = called(opened, INFER, b"\x2a\x00" * 200_000)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "too many fields" in details
+    assert "more than 1024 inputs" in details
     assert memory.grown < 16 * MIB
 
 
@@ -184,11 +184,11 @@ def test_a_burst_of_ten_thousand_calls(server: ServerProcess) -> None:
 
 
 def test_calls_over_the_bound_are_refused(accumulator_path: Path) -> None:
-    request = oip.ModelInferRequest(model_name="accumulator", raw_input_contents=[bytes(8 * 2000)])
-    request.inputs.add(name="x", datatype="FP32", shape=[1, 2000, 2])
+    request = oip.ModelInferRequest(model_name="accumulator", raw_input_contents=[bytes(8 * 300)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 300, 2])
     with serving(accumulator_path, tick_steps=1, unary_calls=2) as small, channel(small.address) as opened:
         method: Any = opened.unary_unary(INFER)
-        calls = [method.future(request.SerializeToString(), timeout=PATIENCE) for _ in range(50)]
+        calls = [method.future(request.SerializeToString(), timeout=PATIENCE) for _ in range(30)]
         for call in calls:
             call.exception()
         # It has room again.
