@@ -76,8 +76,10 @@ class Message(NamedTuple):
         Raises:
             InvalidRequest: it is none.
         """
-        heads, raw = [], []
-        at = behind = fields = 0
+        # Where the raw contents lie: their fields begin, their bytes begin, both end.
+        spans: list[tuple[int, int, int]] = []
+        at = fields = 0
+        size = len(data)
         while at < len(data):
             number, begin, end = field(data, at)
             if not number:
@@ -89,18 +91,21 @@ class Message(NamedTuple):
             if fields > _FIELDS:
                 return cls(_EMPTY, (), None, f"more than {_FIELDS} inputs, outputs, parameters and raw_input_contents")
             if number == _RAW:
-                heads.append(data[behind:at])
-                raw.append(data[begin:end])
-                behind = end
+                spans.append((at, begin, end))
+                size -= end - at
             at = end
-        heads.append(data[behind:])
-        size = sum(map(len, heads))
         if size > _HEAD_BYTES:
             return cls(
                 *(_EMPTY, (), None),
                 f"{size} bytes beside its raw_input_contents, of which {_HEAD_BYTES} are taken: send numbers in "
                 "raw_input_contents, not in the contents of the inputs",
             )
+        raw = [data[begin:end] for _, begin, end in spans]
+        heads, behind = [], 0
+        for at, _, end in spans:
+            heads.append(data[behind:at])
+            behind = end
+        heads.append(data[behind:])
         try:
             head = oip.ModelInferRequest.FromString(b"".join(heads))
         except DecodeError as error:
