@@ -80,9 +80,10 @@ def faults(
         text = f"first is {meant[k]}; the session's next step is {accepted[k]}"
         found.append((OutOfStep(text, pb.REASON_POSITION_MISMATCH), bad))
     for item, column in zip(inputs, columns, strict=True):
-        if item.all_good(column):
+        good = item.good(column)
+        if int(np.count_nonzero(good)) == good.size:
             continue
-        bad_rows = np.logical_not(item.good(column).reshape(len(column), -1).all(axis=1))
+        bad_rows = np.logical_not(good.reshape(len(column), -1).all(axis=1))
         before = np.concatenate(([0], np.cumsum(bad_rows)))
         new = (before[offsets + lengths] > before[offsets]) & ~bad
         if not new.any():

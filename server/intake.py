@@ -141,7 +141,12 @@ class Intake:
         if found := faults(self._inputs, inputs, lengths, offsets, accepted, meant):
             good = ~np.logical_or.reduce([bad for _, bad in found])
             for k in np.flatnonzero(~good).tolist():
-                self._refuse(steps[k], int(accepted[k]), int(meant[k]), [column[offsets[k] :] for column in inputs])
+                own = [column[offsets[k] : offsets[k] + lengths[k]] for column in inputs]
+                # Large messages are mostly alone: their numbers are looked at once.
+                error = found[0][0] if len(steps) == 1 else self._fault(own, int(accepted[k]), int(meant[k]))
+                owner, handle, length, *_, kind = steps[k]
+                self._admission.withdrawn(owner, length, kind)
+                refuse_one(owner, error, handle, int(accepted[k]), int(meant[k]), length)
             if not good.any():
                 return None
             slots, lengths, offsets, accepted = (column[good] for column in (slots, lengths, offsets, accepted))
@@ -156,14 +161,11 @@ class Intake:
         handles, slots, lengths, offsets = (column[which] for column in entries[:4])
         return Entries.of(handles, slots, lengths, offsets, self._wants[slots])
 
-    def _refuse(self, step: Step, accepted: int, meant: int, inputs: Sequence[Array]) -> None:
-        """Tell an owner what is wrong, of its own entry alone."""
-        owner, handle, length, *_, wants = step
-        own = [column[:length] for column in inputs]
-        zero = np.zeros(1, np.int64)
-        ((error, _),) = faults(self._inputs, own, np.array([length]), zero, np.array([accepted]), np.array([meant]))
-        self._admission.withdrawn(owner, length, wants)
-        refuse_one(owner, error, handle, accepted, meant, length)
+    def _fault(self, inputs: Sequence[Array], accepted: int, meant: int) -> Refused:
+        """What is wrong with an entry, by its own place and numbers alone."""
+        length, zero = np.array([len(inputs[0])]), np.zeros(1, np.int64)
+        ((error, _),) = faults(self._inputs, inputs, length, zero, np.array([accepted]), np.array([meant]))
+        return error
 
     def _packet(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Packet:
         """Of entries of which all want the same kind of answer."""
