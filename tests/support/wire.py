@@ -42,10 +42,17 @@ def encode(rows: Any, dtype: str = "<f4") -> bytes:
     return np.ascontiguousarray(rows, dtype).tobytes()
 
 
+def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that shows a token."""
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
 class Stream:
     """One stream on a connection of its own. It reads only when it is asked to."""
 
-    def __init__(self, address: str, seconds: float = PATIENCE, options: Sequence[tuple[str, int]] = ()):
+    def __init__(
+        self, address: str, seconds: float = PATIENCE, options: Sequence[tuple[str, int]] = (), token: str | None = None
+    ):
         self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), *options])
         """The connection, for other services on it."""
         self._outgoing: queue.SimpleQueue[pb.ClientMessage | None] = queue.SimpleQueue()
@@ -54,7 +61,7 @@ class Stream:
         """Messages that have been handed to the connection so far."""
         self.calls = pb_grpc.GatestreamStub(self.channel)
         """Unary calls on the same connection."""
-        self.call = self.calls.Stream(self._messages(), timeout=seconds)
+        self.call = self.calls.Stream(self._messages(), timeout=seconds, metadata=bearer(token))
 
     def __enter__(self) -> Self:
         return self
