@@ -216,16 +216,17 @@ class Scheduler:
 
     def drop(self, slots: Ints) -> list[Dropped]:
         """Empty these slots' lines, of entries in the running tick too; line by line, in order."""
-        dropped = []
+        dropped, behind = [], []
         for slot in slots[~self.idle(slots)].tolist():
             first = entry = int(self._first[slot])
             while entry != _NONE:
                 dropped.append(Dropped(slot, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry])))
+                if entry != first:
+                    behind.append(entry)
                 self._slot[entry] = _NONE
-                following = int(self._next[entry])
-                if entry != first:  # The first is in a queue or in the tick, and given back when it comes out.
-                    self._ids.give_back(np.array([entry]))
-                entry = following
+                entry = int(self._next[entry])
+        # The first ones are in a queue or in the tick, and given back when they come out.
+        self._ids.give_back(np.array(behind, np.int64))
         self._first[slots] = self._last[slots] = _NONE
         return dropped
 
