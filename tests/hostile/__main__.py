@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from tests.hostile.fuzz import Fuzzed, fuzz
 from tests.hostile.patterns import PATTERNS
-from tests.hostile.served import Server, serving
+from tests.hostile.served import NotServing, serving
 from tests.hostile.table import publish, report
 from tests.hostile.target import Pattern, Served
-from tests.hostile.trial import Trial, attempt
+from tests.hostile.trial import Trial, attempt, untried
 
+MUCH_MIB = 800.0
 SERVERS: Sequence[Served] = ("open", "tokens", "log full", "log closed")
 
 
@@ -19,13 +20,19 @@ def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
     for served in SERVERS:
         left = [each for each in patterns if each.served == served]
         while left:
-            with serving(served) as server:
-                while left and server.alive and _healthy(server):
-                    trial = attempt(left.pop(0), server, scale)
-                    print(_line(trial), flush=True)
-                    yield trial
-                    if trial.beside.errors or trial.alone.errors:
-                        break
+            try:
+                with serving(served) as server:
+                    while left and server.alive and server.rss_mib() < MUCH_MIB:
+                        trial = attempt(left.pop(0), server, scale)
+                        print(_line(trial), flush=True)
+                        yield trial
+                        if not trial.served_on:
+                            break
+            except NotServing as error:
+                # Whoever is next in turn cannot be tried, and that is what is wrong with it.
+                trial = untried(left.pop(0), str(error))
+                print(_line(trial), flush=True)
+                yield trial
 
 
 def fuzz_both(messages: int, seed: int) -> Iterator[Fuzzed]:
@@ -36,10 +43,6 @@ def fuzz_both(messages: int, seed: int) -> Iterator[Fuzzed]:
             found = fuzz(server, messages // 2, seed)
         print(found.line, flush=True)
         yield found
-
-
-def _healthy(server: Server) -> bool:
-    return server.rss_mib() < 800
 
 
 def _line(trial: Trial) -> str:

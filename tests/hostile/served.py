@@ -25,13 +25,17 @@ _NEIGHBOUR_SECONDS = 30.0
 _MIB = 2**20
 
 
+class NotServing(RuntimeError):
+    """A server did not start, or a neighbour got nothing of it."""
+
+
 @dataclass
 class Server:
     """One server with one neighbour.
 
     Attributes:
         served: which it is.
-        loud: rises of its memory beyond that are ended by ending it: the machine is not ours alone.
+        door: the neighbour's.
     """
 
     served: Served
@@ -83,7 +87,7 @@ class Server:
         begin = time.monotonic()
         while not answered(self._steps, 0.0):
             if time.monotonic() - begin > _NEIGHBOUR_SECONDS or self.neighbour.poll() is not None:
-                raise RuntimeError(f"the neighbour got no answer:\n{self.log[-3000:]}")
+                raise NotServing(f"the neighbour got no answer:\n{self.log[-3000:]}")
             time.sleep(0.02)
 
     def seen(self, begin: float, end: float) -> Seen:
@@ -136,7 +140,7 @@ def start(served: Served) -> Server:
             if popen.poll() is not None or time.monotonic() - begin > _START_SECONDS:
                 popen.kill()
                 said = (folder / "log").read_text() if (folder / "log").exists() else ""
-                raise RuntimeError(f"the server did not start:\n{said}")
+                raise NotServing(f"the server did not start:\n{said}")
             time.sleep(0.02)
     finally:
         os.close(reader)

@@ -42,6 +42,11 @@ class Trial:
     alive: bool
 
     @property
+    def served_on(self) -> bool:
+        """Whether the neighbour, and so whoever comes next, was still served."""
+        return self.alive and not self.beside.errors and not self.alone.errors
+
+    @property
     def violations(self) -> list[str]:
         p, found = self.pattern, []
         if not self.alive:
@@ -87,6 +92,13 @@ def attempt(pattern: Pattern, server: Server, scale: float = 1.0) -> Trial:
         beside,
         server.alive,
     )
+
+
+def untried(pattern: Pattern, why: str) -> Trial:
+    """A pattern whose server did not serve even its neighbour."""
+    nothing = Seen(0, float("inf"), 0, [])
+    done = Done(0, {}, " ".join(why.split())[-300:])
+    return Trial(pattern, done, 0.0, "", 0.0, 0.0, 0.0, nothing, nothing, alive=False)
 
 
 def _attack(pattern: Pattern, server: Server, scale: float) -> Done:
