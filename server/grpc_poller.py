@@ -10,3 +10,5 @@ Who sets GRPC_EXPERIMENTS has the last word. The workers of a server inherit it.
 import os
 
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+# gRPC's core writes its lines to standard error by itself, and whoever can connect can make it write more of them.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

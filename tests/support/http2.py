@@ -100,7 +100,7 @@ class RawCall:
 
 
 def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    return text.encode(errors="surrogateescape") if isinstance(text, str) else text
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
