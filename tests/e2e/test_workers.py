@@ -263,7 +263,7 @@ def test_a_sequence_that_lives_elsewhere(both: tuple[Stream, Stream]) -> None:
     here, there = both
     assert infer(here, "a", [1, 2], sequence_start=True) == [1, 2]
     for start in (True, False):
-        with call_refused(*ELSEWHERE, "lives in worker "):
+        with call_refused(*ELSEWHERE, "sequence_id 'a'", "lives in worker "):
             infer(there, "a", [5, 5], sequence_start=start)
     assert infer(here, "a", [1, 2], sequence_end=True) == [2, 4]
     assert infer(there, "a", [5, 5], sequence_start=True, sequence_end=True) == [5, 5]
