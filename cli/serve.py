@@ -87,7 +87,11 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
         return
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # what tomllib raises for other than TOML, and too much of it
         raise click.BadParameter(f"{path}: {error}") from error
     known = {"artifacts", *(_name(group, field) for group, field in _settings())}
     if unknown := sorted(values.keys() - known):

@@ -66,6 +66,9 @@ async def keep_fresh(items: Sequence[Reloaded]) -> None:
                     _log.info("reloaded", what=item.name, files=[str(path) for path in item.files])
             except ConfigError as error:
                 _log.error("not reloaded; what was read before stays in force", what=item.name, error=str(error))
+            except Exception:
+                # A fault of this server's own is no reason for it to end.
+                _log.exception("not reloaded; what was read before stays in force", what=item.name)
             if period % _REMINDER_PERIODS == 0:
                 item.remind()
 

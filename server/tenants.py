@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, str]:
             tokens = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"tokens: {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib raises for other than TOML, and for too much of it
         raise ConfigError(f"tokens: {path} is no TOML file: {error}") from error
     if not tokens:
         raise ConfigError(f"tokens: {path} holds no token, so nobody could call")

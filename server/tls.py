@@ -59,7 +59,12 @@ class Tls(Reloaded):
 
     def remind(self) -> None:
         """Log when clients refuse the certificate, or soon will."""
-        if why := concern(self._chain, self._key, datetime.now(UTC)):
+        try:
+            why = concern(self._chain, self._key, datetime.now(UTC))
+        except OSError as error:
+            # They are another pair by now, or none.
+            why = f"it cannot be looked at: {error}"
+        if why:
             _log.warning("the TLS certificate needs to be replaced", file=str(self._chain), why=why)
 
     def credentials(self) -> grpc.ServerCredentials:

@@ -173,6 +173,8 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
         ("tokens = 5", 2, "tokens is 5; expected a string"),
         ('artifacts = "model.onnx"', 2, "artifacts is 'model.onnx'; expected a list of strings"),
         ("sessions: 5", 2, "gatestream.toml"),
+        ("sessions = " + 5000 * "9", 2, "gatestream.toml"),
+        ("sessions = " + 20_000 * "[", 2, "gatestream.toml"),
     ],
 )
 def test_a_file_with_a_mistake(artifact: Path, tmp_path: Path, text: str, code: int, says: str) -> None:

@@ -39,6 +39,8 @@ def test_a_call_without_a_known_token_is_refused(tmp_path: Path, metadata: list[
     [
         ("", "holds no token"),
         ("not toml", "is no TOML file: .* line 1"),
+        ("a = " + 20_000 * "[", "is no TOML file: "),
+        ("a = " + 5_000 * "9", "is no TOML file: "),
         ('"secret" = "acme"', "the token of entry 1 has 6 characters; expected .* 16 to 4,096 characters"),
         (f'"{"secret" * 1000}" = "acme"', "the token of entry 1 has 6000 characters"),
         ('"a secret with spaces" = "acme"', "the token of entry 1 has 20 characters; .* none of them a space"),
