@@ -96,7 +96,7 @@ def command(
 
 
 def _stream(session: "Session", reader: "Reader", pieces: Iterator[bytes], writer: "Writer") -> None:
-    from gatestream.client.errors import InputError
+    from gatestream.client.errors import InputError, StepError
 
     out = sys.stdout
     out.write(writer.header())
@@ -110,7 +110,7 @@ def _stream(session: "Session", reader: "Reader", pieces: Iterator[bytes], write
             out.write(writer.answer(session.last))
             out.write(writer.breaks(reader.ended(steps + 1)))
             out.flush()
-    except InputError as error:
+    except (InputError, StepError) as error:
         raise reader.error(str(error)) from error
     finally:
         out.write(writer.end())

@@ -85,10 +85,11 @@ def detect(options: TableOptions, block: str) -> Dialect:
         RowsError: clevercsv is not installed; no dialect fits, or two fit as well as each other.
     """
     sample = _sample(block)
-    present = [delimiter for delimiter in _DELIMITERS if delimiter in sample]
+    possible = [delimiter for delimiter in _DELIMITERS if delimiter != options.decimal]
+    present = [delimiter for delimiter in possible if delimiter in sample]
     if len(present) < 2 and not any(quote in sample for quote in "\"'"):
         # Nothing to choose from.
-        return Dialect(present[0] if present else ",", '"' if options.quote is None else options.quote)
+        return Dialect((present or possible)[0], '"' if options.quote is None else options.quote)
     try:
         import clevercsv
     except ModuleNotFoundError as error:
@@ -97,14 +98,14 @@ def detect(options: TableOptions, block: str) -> Dialect:
             "pip install 'gatestream[tables]', or say it with --delimiter"
         ) from error
     try:
-        found = clevercsv.Detector().detect(sample, delimiters=_DELIMITERS)
+        found = clevercsv.Detector().detect(sample, delimiters=possible)
     except clevercsv.Error:
         found = None
     if found is None:
         raise RowsError("line 1: what separates the cells cannot be told; say it with --delimiter")
     quote = found.quotechar or '"' if options.quote is None else options.quote
-    dialect = Dialect(found.delimiter or ",", quote, options.quote is not None)
-    for other in _DELIMITERS[:-1]:
+    dialect = Dialect(found.delimiter or possible[0], quote, options.quote is not None)
+    for other in possible[:-1]:
         rival = Dialect(other, quote)
         if other != dialect.delimiter and (0, 0) < _worth(sample, rival) >= _worth(sample, dialect):
             raise RowsError(
@@ -149,7 +150,8 @@ def of_first_line(options: TableOptions, block: str, fits: Callable[[Sequence[st
     line = block.partition("\n")[0]
     quote = '"' if options.quote is None else options.quote
     found: list[str] = []
-    for delimiter in (each for each in _DELIMITERS if each in line):
+    possible = [delimiter for delimiter in _DELIMITERS if delimiter != options.decimal]
+    for delimiter in (each for each in possible if each in line):
         try:
             (cells,) = csv.reader([line], **Dialect(delimiter, quote).arguments())
         except csv.Error:
@@ -161,4 +163,4 @@ def of_first_line(options: TableOptions, block: str, fits: Callable[[Sequence[st
         raise RowsError(
             f"line 1: cells may be separated by {found[0]!r} or by {found[1]!r}; say which with --delimiter"
         )
-    return Dialect(found[0] if found else ",", quote, options.quote is not None)
+    return Dialect((found or possible)[0], quote, options.quote is not None)

@@ -13,6 +13,7 @@ Record = tuple[int, list[str]]
 
 # Else one quote too many holds everything behind it.
 _LONGEST_CELL = csv.field_size_limit()
+_LONGEST_ROW = 8 * _LONGEST_CELL
 
 
 class Records:
@@ -45,6 +46,7 @@ class Records:
         # Of a row whose quote is open still: its lines, and the first one's number.
         self._open: list[str] = []
         self._begun = line
+        self._open_size = 0
         self._empty: list[Record] = []
 
     def plain(self, block: str) -> bool:
@@ -66,6 +68,17 @@ class Records:
         rows = between.reshape(len(ends), inner)
         return bool((rows[:, 0] >= begins).all() and (rows[:, -1] < ends).all())
 
+    def split(self, block: str) -> list[list[str]] | None:
+        """The rows of a block if each of its lines is a row of the table's width, with quoted cells or not."""
+        if self._open or self._empty or not self.width:
+            return None
+        lines = block.split("\n")[:-1]
+        try:
+            rows = list(csv.reader(lines, **self._dialect.arguments()))
+        except csv.Error:
+            return None
+        return rows if len(rows) == len(lines) and {len(row) for row in rows} == {self.width} else None
+
     def skip(self, lines: int) -> None:
         """Leave out a block of so many lines that was read otherwise."""
         self.line += lines
@@ -77,12 +90,13 @@ class Records:
             RowsError: naming the line; the rows before it come out first.
         """
         lines = block.split("\n")[:-1]
-        if self._open and self._dialect.quote not in block and sum(map(len, lines)) < _LONGEST_CELL:
-            self._carry([*self._open, *lines], self._begun, block)
+        if self._open and self._dialect.quote not in block:
+            self._open.extend(lines)
+            self._carry(block, len(block))
             return
-        lines = self._open + lines
         start = self._begun if self._open else self.line
-        self._open = []
+        lines = self._open + lines
+        self._open, self._open_size = [], 0
         # Lines that the row being read has taken.
         taken = 0
         position = 0
@@ -102,7 +116,8 @@ class Records:
                 cells = next(reader)
             except csv.Error as error:
                 if position == len(lines) and "unexpected end" in str(error):
-                    self._carry(lines[begin:], start + begin, block)
+                    self._open, self._begun = lines[begin:], start + begin
+                    self._carry(block, sum(map(len, self._open)))
                     return
                 raise self._refused(error, start + begin, taken) from error
             yield from self._row(start + begin, cells, lines[begin:position])
@@ -122,9 +137,12 @@ class Records:
             )
         self.trailing = len(self._empty)
 
-    def _carry(self, lines: list[str], begun: int, block: str) -> None:
-        self._open, self._begun = lines, begun
+    def _carry(self, block: str, size: int) -> None:
+        """Go on to the next block with a row that is open, and by so many characters longer."""
         self.line += block.count("\n")
+        self._open_size += size
+        if self._open_size > _LONGEST_ROW:
+            raise self._too_long(self._begun)
 
     def _row(self, line: int, cells: list[str], lines: list[str]) -> Iterator[Record]:
         blank = not cells or (len(cells) == 1 and not cells[0].strip() and not lines[0].strip())
@@ -170,8 +188,11 @@ class Records:
     def _refused(self, error: csv.Error, line: int, taken: int) -> RowsError:
         text = str(error)
         if "field larger" in text:
-            return RowsError(
-                f"line {line}: a cell that begins here is longer than {_LONGEST_CELL:,} characters; "
-                "if a quote stands there by mistake, mend it, or read quotes as they stand with --quote none"
-            )
+            return self._too_long(line)
         return RowsError(f"line {line + taken - 1}: not CSV: {text}; read quotes as they stand with --quote none")
+
+    def _too_long(self, line: int) -> RowsError:
+        return RowsError(
+            f"line {line}: a cell that begins here is longer than {_LONGEST_CELL:,} characters; mend a quote that "
+            "stands there by mistake, or read quotes as they stand with --quote none"
+        )

@@ -19,6 +19,8 @@ from gatestream.cli.rows.records import Records
 
 # Rows by which header and types are told.
 _LOOKED_AT = 1000
+# The separator that no cell holds, nearly: one that does is no number.
+_UNIT = "\x1f"
 # Of the changes from row to row, the share that float32 may lose.
 _LOST = 0.01
 
@@ -65,6 +67,9 @@ def _read(source: Iterator[str], options: TableOptions) -> Table:
         raise RowsError("empty, expected rows of numbers")
     dialect, line, source = begun
     first = next(source)
+    # A header says nothing of the types below it.
+    while first.count("\n") < 2 and (more := next(source, "")):
+        first += more
     numbers = Numbers(options.decimal, dialect.delimiter, options.missing_values)
     layout = _Layout(Records(dialect, line), first, options, numbers)
     records = Records(dialect, line, keep_empty=options.missing == "hold")
@@ -178,8 +183,13 @@ class _Column:
 
     def _plain(self, block: str) -> NDArray[np.float64] | None:
         """The numbers of a block of plain rows, [rows, columns]; None: they must be looked at one by one."""
+        places, delimiter = self._layout.places, self._numbers.delimiter
         if not self._records.plain(block):
-            return None
+            rows = self._records.split(block)
+            if rows is None:
+                return None
+            block = "".join(_UNIT.join([row[place] for place in places]) + "\n" for row in rows)
+            places, delimiter = list(range(len(places))), _UNIT
         block, sure = self._numbers.with_points(block)
         if not sure:
             return None
@@ -189,13 +199,14 @@ class _Column:
                 block.split("\n")[:-1],
                 np.float64,
                 comments=None,
-                delimiter=self._numbers.delimiter,
-                usecols=self._layout.places,
+                delimiter=delimiter,
+                usecols=places,
                 ndmin=2,
             )
         except ValueError:
             return None
-        return values if (np.abs(values) <= LARGEST).all() else None
+        # It passes over lines that are blank.
+        return values if len(values) == block.count("\n") and (np.abs(values) <= LARGEST).all() else None
 
 
 def _narrowed(

@@ -12,7 +12,7 @@ from typing import Self
 from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
-from gatestream.client.errors import GatestreamError, InputError
+from gatestream.client.errors import GatestreamError, InputError, StepError
 from gatestream.client.lane import Lane
 from gatestream.client.session import (
     ALL_RUN,
@@ -103,7 +103,7 @@ class Session(_Open, SessionView):
             for y in self._keep_taken(error):
                 taken += 1
                 yield y
-            if len(rows) == 1 or not isinstance(error, InputError):
+            if len(rows) == 1 or not isinstance(error, InputError | StepError):
                 raise
         else:
             for y in self._keep_each(self.last, chunk.length):

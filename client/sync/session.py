@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from gatestream.client.columns import Array, Inputs
-from gatestream.client.errors import GatestreamError, InputError
+from gatestream.client.errors import GatestreamError, InputError, StepError
 from gatestream.client.lane import Lane
 from gatestream.client.session import (
     ALL_RUN,
@@ -127,8 +127,8 @@ class Session(_Open, SessionView):
             timeout: seconds to wait for the answer to what was gathered; by default the client's.
 
         Raises:
-            GatestreamError: as `run`, after all rows that were taken before it were answered; InputError, whoever
-                finds it, only after all rows before the bad one.
+            GatestreamError: as `run`, after all rows that were taken were answered; InputError and StepError, whoever
+                finds the bad row, after all rows before it.
         """
         with contextlib.closing(_gather(source, self._encode_row)) as gathered:
             for rows in gathered:
@@ -144,7 +144,7 @@ class Session(_Open, SessionView):
             for y in self._keep_taken(error):
                 taken += 1
                 yield y
-            if len(rows) == 1 or not isinstance(error, InputError):
+            if len(rows) == 1 or not isinstance(error, InputError | StepError):
                 raise
         else:
             yield from self._keep_each(self.last, chunk.length)

@@ -1,5 +1,6 @@
 """Small artifacts made by hand, for tests of the server that need no training and no exporter."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ ACCUMULATOR_FINGERPRINT = weights.fingerprint(
 )
 
 
-def accumulator(path: Path, features: int = 2, name: str = "accumulator") -> Path:
+def accumulator(path: Path, features: int = 2, name: str = "accumulator", columns: Sequence[str] = ()) -> Path:
     """A model whose every answer tells its whole past: y is the sum of all inputs of the session so far.
 
     Small whole numbers stay exact in float32, so a step that was lost, repeated, or of another session shows as a
@@ -77,7 +78,7 @@ def accumulator(path: Path, features: int = 2, name: str = "accumulator") -> Pat
         version="1",
         layers=1,
         hidden=features,
-        inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
+        inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[features], columns=columns)],
         length_input="length",
         outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
         states=[pb.StateSpec(input="s", output="s_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
