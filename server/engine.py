@@ -32,6 +32,7 @@ from gatestream.server.slots import Array, Ints
 from gatestream.server.work import GATES, OUTPUTS, Control, Do, Entries, Fail, Refusals, Steps, gather
 
 _ANSWER_BYTES: Final = 2 * 2**20
+_GATHERED_BYTES: Final = 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
 _READING_TURNS: Final = 4
 # After so many ticks of one step the next one is expected to come alone too; of as many, one waits for company again.
@@ -88,6 +89,8 @@ class Engine:
         self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
         self._intake = Intake(self.inputs, self.sessions, self.admission, self.wants)
+        # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
+        self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // sum(item.row_bytes for item in self.inputs)))
         self._called = False
         # So many ticks in a row had one step.
         self._alone_ticks = 0
@@ -139,9 +142,10 @@ class Engine:
         Returns:
             Whether there was room for it.
         """
-        if slot in self._intake.steps or self._intake.message is not None:
+        intake = self._intake
+        if slot in intake.steps or intake.message is not None or intake.rows >= self._gathered:
             self._take_in()
-        if not self._intake.accept_one(owner, handle, slot, length, first, columns, wants):
+        if not intake.accept_one(owner, handle, slot, length, first, columns, wants):
             return False
         if not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
@@ -321,7 +325,7 @@ class Engine:
             assert packet is not None, "it was just looked at"
             self._fail_at_once(packet, error)
             return True
-        waiting.clear()
+        self._intake.clear()
         self._scheduler.pass_by(1)
         self._alone_ticks += 1
         table.position[slot] = table.accepted[slot] = position + 1

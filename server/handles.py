@@ -1,17 +1,14 @@
 """What the handles of one stream stand for."""
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.errors import InvalidRequest, NotFound, Refused
+from gatestream.server.errors import InvalidRequest, NotFound
+from gatestream.server.inputs import Fault
 from gatestream.server.slots import Ints
-
-Fault = tuple[npt.NDArray[np.bool_], Callable[[int], Refused]]
-"""Which entries of a message have it, and what to say of one of them."""
 
 FREE: Final = -1
 LEAVING: Final = -2

@@ -1,8 +1,9 @@
 """The inputs of a model, and what can be wrong with the steps that come for it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import InvalidRequest, OutOfStep, Refused
 from gatestream.server.runner import DTYPES
 from gatestream.server.slots import Array, Ints
+
+Fault = tuple[npt.NDArray[np.bool_], Callable[[int], Refused]]
+"""Which entries of a message have it, and what to say of one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ def inputs_of(spec: pb.ModelSpec) -> list[Input]:
 
 def faults(
     inputs: Sequence[Input], columns: Sequence[Array], lengths: Ints, offsets: Ints, accepted: Ints, meant: Ints
-) -> list[tuple[Refused, npt.NDArray[np.bool_]]]:
-    """What is wrong with which entries; each entry is in one fault at most.
+) -> list[Fault]:
+    """What is wrong with which entries; each entry has one fault at most.
 
     Args:
         inputs: of the model.
@@ -73,30 +77,34 @@ def faults(
         accepted: [entries], where each session takes its next step.
         meant: [entries], the position that each is meant for.
     """
-    found: list[tuple[Refused, npt.NDArray[np.bool_]]] = []
+    found: list[Fault] = []
     bad = accepted != meant
     if meant is not accepted and bad.any():
-        k = int(bad.argmax())
-        text = f"first is {meant[k]}; the session's next step is {accepted[k]}"
-        found.append((OutOfStep(text, pb.REASON_POSITION_MISMATCH), bad))
+        found.append((bad, lambda k: _out_of_step(int(meant[k]), int(accepted[k]))))
     for item, column in zip(inputs, columns, strict=True):
-        good = item.good(column)
-        if int(np.count_nonzero(good)) == good.size:
+        if item.all_good(column):
             continue
-        bad_rows = np.logical_not(good.reshape(len(column), -1).all(axis=1))
+        bad_rows = np.logical_not(item.good(column).reshape(len(column), -1).all(axis=1))
         before = np.concatenate(([0], np.cumsum(bad_rows)))
         new = (before[offsets + lengths] > before[offsets]) & ~bad
         if not new.any():
             continue
-        k = int(new.argmax())
-        step = int(bad_rows[offsets[k] : offsets[k] + lengths[k]].argmax())
-        if item.tokens:
-            token = column[offsets[k] + step]
-            text = f"is {token} at step {step} of the entry; expected 0 to {item.tokens - 1}"
-            fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
-        else:
-            text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
-            fault = InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)
-        found.append((fault, new))
+        found.append((new, partial(_bad_number, item, column, bad_rows, lengths, offsets)))
         bad = bad | new
     return found
+
+
+def _out_of_step(meant: int, accepted: int) -> OutOfStep:
+    return OutOfStep(f"first is {meant}; the session's next step is {accepted}", pb.REASON_POSITION_MISMATCH)
+
+
+def _bad_number(
+    item: Input, column: Array, bad_rows: npt.NDArray[np.bool_], lengths: Ints, offsets: Ints, entry: int
+) -> InvalidRequest:
+    begin = int(offsets[entry])
+    step = int(bad_rows[begin : begin + int(lengths[entry])].argmax())
+    if item.tokens:
+        text = f"is {column[begin + step]} at step {step} of the entry; expected 0 to {item.tokens - 1}"
+        return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
+    text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
+    return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)

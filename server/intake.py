@@ -8,14 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from gatestream.server.admission import Admission
-from gatestream.server.errors import Refused
+from gatestream.server.errors import Refused, StepFailed
 from gatestream.server.inputs import Input, faults
 from gatestream.server.owner import Owner
 from gatestream.server.sessions import SessionTable
 from gatestream.server.slots import Array, Ints
 from gatestream.server.work import GATES, OUTPUTS, Chunks, Entries, Singles, Steps, compact, refuse_one
+
+_log = structlog.get_logger(__name__)
 
 
 class Packet(NamedTuple):
@@ -54,6 +57,7 @@ class Intake:
     Attributes:
         message: of many entries, with nothing wrong; None: none.
         steps: messages of one entry, by slot.
+        rows: of these.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Intake:
         self._wants = wants
         self.message: Packet | None = None
         self.steps: dict[int, Step] = {}
+        self.rows = 0
 
     def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Packet]:
         """Check and admit a message's chunks; the owner hears of each entry that is refused.
@@ -82,12 +87,17 @@ class Intake:
         meant = accepted if first is None else first
         if refusals := faults(self._inputs, inputs, entries.lengths, entries.offsets, accepted, meant):
             good = np.ones(len(accepted), np.bool_)
-            for error, bad in refusals:
-                owner.refused(error, entries.handles[bad], accepted[bad], meant[bad], entries.lengths[bad])
+            for bad, error in refusals:
+                refused = (column[bad] for column in (entries.handles, accepted, meant, entries.lengths))
+                owner.refused(error(int(bad.argmax())), *refused)
                 good &= ~bad
             if not good.any():
                 return []
             accepted, meant, entries = accepted[good], meant[good], self._only(good, entries)
+        if entries.rows < len(inputs[0]):
+            # Without the refused rows: a message must not stay in memory for the sake of a few.
+            inputs = [compact(column, entries.offsets, entries.lengths) for column in inputs]
+            entries = entries._replace(offsets=np.cumsum(entries.lengths) - entries.lengths)
         # As if all wanted all that any wants.
         admitted = reduce(or_, entries.kinds)
         try:
@@ -95,10 +105,6 @@ class Intake:
         except Refused as error:
             owner.refused(error, entries.handles, accepted, meant, entries.lengths)
             return []
-        if entries.rows < len(inputs[0]):
-            # Without the refused rows: a message must not stay in memory for the sake of a few.
-            inputs = [compact(column, entries.offsets, entries.lengths) for column in inputs]
-            entries = entries._replace(offsets=np.cumsum(entries.lengths) - entries.lengths)
         self._sessions.accepted[entries.slots] = accepted + entries.lengths
         if len(entries.kinds) == 1:
             return [self._packet(owner, entries, inputs, admitted)]
@@ -116,6 +122,7 @@ class Intake:
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return False
         self.steps[slot] = (owner, handle, length, first, columns, wants)
+        self.rows += length
         return True
 
     def take(self) -> Packet | None:
@@ -126,7 +133,24 @@ class Intake:
         if not self.steps:
             return None
         slots, steps = np.fromiter(self.steps, np.int64, len(self.steps)), list(self.steps.values())
+        self.clear()
+        try:
+            return self._put_together(slots, steps)
+        except Exception as error:
+            # As where there is too little memory for all of them together.
+            _log.exception("taking steps in failed")
+            failure = StepFailed(f"the server failed before the model ran, no state has changed: {error}")
+            for slot, step in zip(slots.tolist(), steps, strict=True):
+                accepted = int(self._sessions.accepted[slot])
+                self._refuse(failure, step, accepted, accepted if step[3] < 0 else step[3])
+            return None
+
+    def clear(self) -> None:
+        """Forget the messages of one entry."""
         self.steps = {}
+        self.rows = 0
+
+    def _put_together(self, slots: Ints, steps: list[Step]) -> Packet | None:
         owners, handles, lengths_given, firsts, columns, wants = zip(*steps, strict=True)
         inputs = [
             item.rows(b"".join(parts)) for item, parts in zip(self._inputs, zip(*columns, strict=True), strict=True)
@@ -138,34 +162,35 @@ class Intake:
         if max(firsts) >= 0:
             first = np.array(firsts)
             meant = np.where(first < 0, accepted, first)
-        if found := faults(self._inputs, inputs, lengths, offsets, accepted, meant):
-            good = ~np.logical_or.reduce([bad for _, bad in found])
-            for k in np.flatnonzero(~good).tolist():
-                own = [column[offsets[k] : offsets[k] + lengths[k]] for column in inputs]
-                # Large messages are mostly alone: their numbers are looked at once.
-                error = found[0][0] if len(steps) == 1 else self._fault(own, int(accepted[k]), int(meant[k]))
-                owner, handle, length, *_, kind = steps[k]
-                self._admission.withdrawn(owner, length, kind)
-                refuse_one(owner, error, handle, int(accepted[k]), int(meant[k]), length)
+        found = faults(self._inputs, inputs, lengths, offsets, accepted, meant)
+        if found:
+            good = ~np.logical_or.reduce([bad for bad, _ in found])
+            refusals = [
+                (error(k), steps[k], int(accepted[k]), int(meant[k]))
+                for bad, error in found
+                for k in np.flatnonzero(bad).tolist()
+            ]
+            slots, lengths, offsets, accepted = (column[good] for column in (slots, lengths, offsets, accepted))
+            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
+            # From here on nothing fails.
+            for refusal in refusals:
+                self._refuse(*refusal)
             if not good.any():
                 return None
-            slots, lengths, offsets, accepted = (column[good] for column in (slots, lengths, offsets, accepted))
             owners, handles, wants = (tuple(compress(given, good)) for given in (owners, handles, wants))
             longest = int(lengths.max())
-            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
         self._sessions.accepted[slots] = accepted + lengths
         item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
         return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
 
+    def _refuse(self, error: Refused, step: Step, accepted: int, meant: int) -> None:
+        owner, handle, length, *_, wants = step
+        self._admission.withdrawn(owner, length, wants)
+        refuse_one(owner, error, handle, accepted, meant, length)
+
     def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
         handles, slots, lengths, offsets = (column[which] for column in entries[:4])
         return Entries.of(handles, slots, lengths, offsets, self._wants[slots])
-
-    def _fault(self, inputs: Sequence[Array], accepted: int, meant: int) -> Refused:
-        """What is wrong with an entry, by its own place and numbers alone."""
-        length, zero = np.array([len(inputs[0])]), np.zeros(1, np.int64)
-        ((error, _),) = faults(self._inputs, inputs, length, zero, np.array([accepted]), np.array([meant]))
-        return error
 
     def _packet(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Packet:
         """Of entries of which all want the same kind of answer."""

@@ -10,7 +10,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.engine import Engine
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Refused
-from gatestream.server.handles import FREE, LEAVING, Fault, Handles
+from gatestream.server.handles import FREE, LEAVING, Handles
+from gatestream.server.inputs import Fault
 from gatestream.server.large import LargeSteps
 from gatestream.server.models import Model, Models
 from gatestream.server.outbox import Outbox

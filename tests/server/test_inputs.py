@@ -50,7 +50,7 @@ def test_each_entry_is_found_out_once(entries: list[tuple[int, bool, bool, bool]
         if unknown:
             token[offsets[k]] = 9
     found = faults([X, TOKEN], [x, token], lengths, offsets, accepted, meant)
-    by_reason = {error.reason: bad.tolist() for error, bad in found}
+    by_reason = {error(int(bad.argmax())).reason: bad.tolist() for bad, error in found}
     expected = {
         pb.REASON_POSITION_MISMATCH: [strays for _, strays, _, _ in entries],
         pb.REASON_NOT_FINITE: [not_finite and not strays for _, strays, not_finite, _ in entries],

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,4 +58,23 @@ def test_what_is_good_is_taken_and_each_owner_hears_of_its_own(arrivals: list[tu
         first = 7 if kind == "strays" else 0
         assert owner.take() == ([] if reason is None else [(reason, [10 + slot], [0], [first], [length])])
         assert owner.rows == (length if kind == "good" else 0)
+    assert box.take() is None
+
+
+def test_steps_that_cannot_be_put_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = intake(2)
+    owners = [Recorder(rows=1), Recorder(rows=1)]
+    box._admission.rows = 2
+    for slot, owner in enumerate(owners):
+        box.steps[slot] = (owner, 10 + slot, 1, -1, (np.zeros(1, np.float32).tobytes(),), OUTPUTS)
+
+    def lacking(*_: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("gatestream.server.intake.faults", lacking)
+    assert box.take() is None
+    for slot, owner in enumerate(owners):
+        assert owner.take() == [("STEP_FAILED", [10 + slot], [0], [0], [1])]
+        assert owner.rows == 0
+    assert box._admission.rows == 0
     assert box.take() is None
