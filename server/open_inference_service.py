@@ -40,7 +40,7 @@ _SHOWN: Final = 140
 
 
 class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
-    """Health, metadata and inference in the words of that protocol.
+    """Health, metadata and inference in the words of that protocol. Tokens are checked before any of it.
 
     Args:
         models: what is served.
@@ -74,7 +74,6 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Any) -> oip.ModelReadyResponse:  # noqa: N802
         """Whether a model is served."""
-        self._tenant(context)
         try:
             self._models.find(request.name, request.version)
         except NotFound:
@@ -91,14 +90,12 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.ModelMetadataRequest, context: Any
     ) -> oip.ModelMetadataResponse:
         """A model's tensors."""
-        self._tenant(context)
         return metadata(self._models.find(request.name, request.version).spec)
 
     async def ModelConfig(  # noqa: N802
         self, request: oip.ModelConfigRequest, context: Any
     ) -> oip.ModelConfigResponse:
         """How a model is served."""
-        self._tenant(context)
         model = self._models.find(request.name, request.version)
         return oip.ModelConfigResponse(config=configuration(model, self._limits))
 
@@ -108,7 +105,6 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.RepositoryIndexRequest, context: Any
     ) -> oip.RepositoryIndexResponse:
         """The models that are served."""
-        self._tenant(context)
         if request.repository_name:
             raise NotOffered(f"repository_name is {request.repository_name[:_SHOWN]!r}; this server has one, unnamed")
         models = index(self._models)
@@ -120,14 +116,12 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.RepositoryModelLoadRequest, context: Any
     ) -> oip.RepositoryModelLoadResponse:
         """Refused."""
-        self._tenant(context)
         raise ModelsFixed(_fixed("load", request.model_name))
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: oip.RepositoryModelUnloadRequest, context: Any
     ) -> oip.RepositoryModelUnloadResponse:
         """Refused."""
-        self._tenant(context)
         raise ModelsFixed(_fixed("unload", request.model_name))
 
     # ---- Shared memory: none -------------------------------------------------------------------
@@ -136,42 +130,38 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.SystemSharedMemoryStatusRequest, context: Any
     ) -> oip.SystemSharedMemoryStatusResponse:
         """No regions."""
-        self._no_region(request.name, context)
+        _check_none(request.name)
         return oip.SystemSharedMemoryStatusResponse()
 
     async def SystemSharedMemoryRegister(  # noqa: N802
         self, request: oip.SystemSharedMemoryRegisterRequest, context: Any
     ) -> oip.SystemSharedMemoryRegisterResponse:
         """Refused."""
-        self._tenant(context)
         raise NotOffered(f"system shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
 
     async def SystemSharedMemoryUnregister(  # noqa: N802
         self, request: oip.SystemSharedMemoryUnregisterRequest, context: Any
     ) -> oip.SystemSharedMemoryUnregisterResponse:
         """Done: no region is left."""
-        self._tenant(context)
         return oip.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(  # noqa: N802
         self, request: oip.CudaSharedMemoryStatusRequest, context: Any
     ) -> oip.CudaSharedMemoryStatusResponse:
         """No regions."""
-        self._no_region(request.name, context)
+        _check_none(request.name)
         return oip.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(  # noqa: N802
         self, request: oip.CudaSharedMemoryRegisterRequest, context: Any
     ) -> oip.CudaSharedMemoryRegisterResponse:
         """Refused."""
-        self._tenant(context)
         raise NotOffered(f"CUDA shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
 
     async def CudaSharedMemoryUnregister(  # noqa: N802
         self, request: oip.CudaSharedMemoryUnregisterRequest, context: Any
     ) -> oip.CudaSharedMemoryUnregisterResponse:
         """Done: no region is left."""
-        self._tenant(context)
         return oip.CudaSharedMemoryUnregisterResponse()
 
     # ---- Tracing and logging: to be read -------------------------------------------------------
@@ -180,7 +170,6 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.TraceSettingRequest, context: Any
     ) -> oip.TraceSettingResponse:
         """Nothing is traced."""
-        self._tenant(context)
         if request.model_name:
             self._models.find(request.model_name)
         if request.settings:
@@ -190,7 +179,6 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
 
     async def LogSettings(self, request: oip.LogSettingsRequest, context: Any) -> oip.LogSettingsResponse:  # noqa: N802
         """What is logged is settled at the server's start."""
-        self._tenant(context)
         if request.settings:
             raise NotOffered(
                 f"log settings {_names(request.settings)} cannot be set: they are those of the server's start"
@@ -214,13 +202,13 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         context.add_done_callback(lambda _: call.end())
         return await call.infer(request)
 
-    def _no_region(self, name: str, context: Any) -> None:
-        self._tenant(context)
-        if name:
-            raise NotFound(f"no shared memory region {name[:_SHOWN]!r} is registered", pb.REASON_UNSPECIFIED)
-
     def _tenant(self, context: Any) -> str:
         return self._tenants.of(context.invocation_metadata() or ())
+
+
+def _check_none(region: str) -> None:
+    if region:
+        raise NotFound(f"no shared memory region {region[:_SHOWN]!r} is registered", pb.REASON_UNSPECIFIED)
 
 
 def _fixed(what: str, name: str) -> str:
