@@ -159,10 +159,9 @@ class Streams:
     def _tokens_changed(self) -> None:
         """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
         self._models.divide(several=self._tenants.several)
-        for conversation, opened in self._open.items():
+        for conversation, opened in list(self._open.items()):
             if not self._tenants.knows(opened.tenant, opened.shown):
-                conversation.outbox.failure = Unauthenticated("the stream's bearer token is not known any more")
-                conversation.outbox.end()
+                _end(conversation, opened, Unauthenticated("the stream's bearer token is not known any more"))
 
     async def end_idle(self) -> None:
         """End each stream on which nothing has happened for too long, until cancelled."""
@@ -175,11 +174,8 @@ class Streams:
                 outbox.quiet = True
                 if opened.quiet < _LOOKS:
                     continue
-                outbox.failure = Idle(f"the stream held no session and had no message for {seconds:g} s; open another")
-                outbox.end()
-                if outbox.sending and opened.call is not None:
-                    # It reads nothing, so neither would it read this.
-                    opened.call.cancel()
+                why = Idle(f"the stream held no session and had no message for {seconds:g} s; open another")
+                _end(conversation, opened, why)
 
     async def none(self) -> None:
         """Return when no stream is open."""
@@ -227,6 +223,15 @@ class Streams:
                 retry_after=1.0,
             )
         return caller
+
+
+def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticated | Idle) -> None:
+    outbox = conversation.outbox
+    outbox.failure = why
+    outbox.end()
+    if outbox.sending and opened.call is not None:
+        # Its client reads nothing, so neither would it read this.
+        opened.call.cancel()
 
 
 async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:

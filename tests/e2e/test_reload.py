@@ -18,9 +18,10 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from tests.support.process import ServerProcess, serving
 from tests.support.tls import Files
-from tests.support.wire import PATIENCE, until
+from tests.support.wire import PATIENCE, SMALL_WINDOW, Stream, bearer, until
 
-ACME, GLOBEX, THIRD = "token-of-acme-0123456789", "token-of-globex-0123456789", "token-of-a-third-0123456789"
+ACME, OTHER_ACME = "token-of-acme-0123456789", "other-token-of-acme-0123456789"
+GLOBEX, THIRD = "token-of-globex-0123456789", "token-of-a-third-0123456789"
 SERVE = (sys.executable, "-m", "gatestream.cli", "serve", "--provider=cpu", "--listen=127.0.0.1:0")
 
 
@@ -37,9 +38,8 @@ class Held:
     """A stream that goes on, of the tenant that a token stands for."""
 
     def __init__(self, stub: pb_grpc.GatestreamStub, token: str = ""):
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._open = True
-        self.call: Any = stub.Stream(self._requests(), metadata=metadata, timeout=PATIENCE)
+        self.call: Any = stub.Stream(self._requests(), metadata=bearer(token or None), timeout=PATIENCE)
         self.steps = 0
         assert next(self.call).opened.created
 
@@ -61,7 +61,7 @@ class Held:
 
 def call(stub: pb_grpc.GatestreamStub, token: str) -> grpc.StatusCode:
     try:
-        stub.Describe(pb.DescribeRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=PATIENCE)
+        stub.Describe(pb.DescribeRequest(), metadata=bearer(token), timeout=PATIENCE)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
@@ -74,7 +74,7 @@ def call(stub: pb_grpc.GatestreamStub, token: str) -> grpc.StatusCode:
 def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path: Path) -> None:
     workers = 2
     path = tmp_path / "tokens.toml"
-    path.write_text(f'"{ACME}" = "acme"\n"{GLOBEX}" = "globex"\n')
+    path.write_text(f'"{ACME}" = "acme"\n"{OTHER_ACME}" = "acme"\n"{GLOBEX}" = "globex"\n')
     with (
         serving(accumulator_path, tokens=path, workers=workers) as server,
         grpc.insecure_channel(server.address) as channel,
@@ -82,6 +82,18 @@ def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path
         stub = pb_grpc.GatestreamStub(channel)
         stays, goes = Held(stub, GLOBEX), Held(stub, ACME)
         assert (stays.step(), goes.step()) == (1, 1)
+        # More than the connection takes of a client that reads nothing.
+        mute = Stream(server.address, options=SMALL_WINDOW, token=ACME)
+        mute.open(0, "mute")
+        for _ in range(6):
+            mute.steps({0: np.ones((10_000, 2))})
+        mute.flush()
+
+        def mine() -> set[str]:
+            listed = mute.calls.ListSessions(pb.ListSessionsRequest(), metadata=bearer(OTHER_ACME), timeout=PATIENCE)
+            return {item.session_id for item in listed.sessions}
+
+        assert "mute" in mine()
 
         # What is no tokens file changes nothing.
         path.write_text("spoilt")
@@ -94,7 +106,7 @@ def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path
 
         # As files are replaced at one stroke.
         fresh = tmp_path / "fresh"
-        fresh.write_text(f'"{GLOBEX}" = "globex"\n"{THIRD}" = "third"\n')
+        fresh.write_text(f'"{OTHER_ACME}" = "acme"\n"{GLOBEX}" = "globex"\n"{THIRD}" = "third"\n')
         fresh.rename(path)
         until(lambda: len(logged(server, "reloaded")) == workers, "it was read")
         with pytest.raises(grpc.RpcError) as ended:
@@ -103,8 +115,10 @@ def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path
         assert "not known any more" in str(ended.value.details())
         assert call(stub, ACME) == grpc.StatusCode.UNAUTHENTICATED
         assert [call(stub, token) for token in (GLOBEX, THIRD)] == [grpc.StatusCode.OK] * 2
+        until(lambda: mine() == set(), "the sessions of its streams have ended")
         assert stays.step() == 3
         stays.end()
+        mute.disconnect()
         goes.end()
         text: str = server.log.read_text()
         assert not any(token in text for token in (ACME, GLOBEX, THIRD))
