@@ -26,4 +26,4 @@ def log_much(target: Target) -> None:
 
 LOGS: dict[str, Served] = {"on a full disk": "log full", "whose reader is gone": "log closed"}
 for where, served in LOGS.items():
-    pattern(f"a log {where}", "INVALID_ARGUMENT", served=served, hold_ms=20)(log_much)
+    pattern(f"a log {where}", "INVALID_ARGUMENT", "INTERNAL", served=served, hold_ms=20)(log_much)

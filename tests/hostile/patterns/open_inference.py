@@ -10,6 +10,8 @@ from tests.hostile.model import NAME
 from tests.hostile.target import TAKEN_MS, Target, channel, pattern
 
 MIB = 2**20
+LARGEST = 4_700_000
+"""Bytes of a message, a little less than --message-bytes."""
 INFER = OIP + "ModelInfer"
 STREAM = OIP + "ModelStreamInfer"
 GATES = ("y", "i", "f", "g", "o")
@@ -40,14 +42,14 @@ def outputs_twice(target: Target) -> None:
 
 
 def bomb(make: Callable[[int], bytes], calls: int, token: str | None = None) -> Callable[[Target], None]:
-    """Unary requests of 15 MiB that gzip makes 15 KB of."""
+    """Unary requests, as large as is taken and larger, that gzip makes kilobytes of."""
 
     def send(target: Target) -> None:
-        body = make(target.times(15 * MIB, 10_000))
+        bodies = [make(target.times(size, 10_000)) for size in (LARGEST, 15 * MIB)]
         with ExitStack() as stack:
             connections = [stack.enter_context(channel(target)) for _ in range(4)]
             for k in range(target.times(calls, 2)):
-                assert unary(target, connections[k % 4], INFER, body, zipped=True, token=token) is None
+                assert unary(target, connections[k % 4], INFER, bodies[k % 2], zipped=True, token=token) is None
 
     return send
 
@@ -59,22 +61,22 @@ GZIP = {
 for what, made in GZIP.items():
     # No token: refused before its message is parsed. A token: bounded by what it unpacks to.
     pattern(
-        f"gzip of 15 MiB of {what}, without a token",
+        f"gzip of 4.5 and 15 MiB of {what}, without a token",
         "UNAUTHENTICATED",
         "RESOURCE_EXHAUSTED",
         served="tokens",
         short=True,
     )(bomb(made, 40, token=""))
-    pattern(f"gzip of 15 MiB of {what}", *REFUSED, peak_mib=512)(bomb(made, 20))
+    pattern(f"gzip of 4.5 and 15 MiB of {what}", *REFUSED, peak_mib=512)(bomb(made, 20))
 
 
 def one_request(make: Callable[[int], bytes]) -> Callable[[Target], None]:
-    """A request of 15 MB, by each method."""
+    """A request as large as is taken, and one that is larger, by each method."""
 
     def send(target: Target) -> None:
-        body = make(target.times(15 * MIB, 1000))
         with channel(target) as opened:
-            for _ in range(2):
+            for size in (LARGEST, LARGEST, 15 * MIB):
+                body = make(target.times(size, 1000))
                 unary(target, opened, INFER, body)
                 Call(target, opened, STREAM).send(body).end()
 
@@ -101,7 +103,7 @@ for what, made in {
     "groups of an unknown field": lambda size: BASE + (varint(99 << 3 | 3) + varint(99 << 3 | 4)) * (size // 4),
     "nested unknown groups": lambda size: BASE + varint(99 << 3 | 3) * (size // 2),
 }.items():
-    pattern(f"15 MB of {what}", *REFUSED, "OK", "NOT_FOUND", peak_mib=512)(one_request(made))
+    pattern(f"4.5 MiB of {what}, and 15", *REFUSED, "OK", "NOT_FOUND", peak_mib=512)(one_request(made))
 
 
 def unread(streams: int) -> Callable[[Target], None]:
@@ -131,17 +133,17 @@ for streams in (1, 4, 100):
 
 @pattern("huge ids in answers that nobody reads", peak_mib=512)
 def ids_unread(target: Target) -> None:
-    body = BASE + field(3, b"x" * target.times(10 * MIB, 1000))
+    body = BASE + field(3, b"x" * target.times(4 * MIB, 1000))
     with channel(target, http2__bdp_probe=0, http2__lookahead_bytes=65535) as opened:
         call = Call(target, opened, STREAM).send(*[body] * target.times(30, 3))
         time.sleep(3 * target.scale + 0.5)
         call.leave()
 
 
-@pattern("requests of 10 MB whose ids alternate", *REFUSED, "OK", hold_ms=TAKEN_MS, peak_mib=512, short=True)
+@pattern("requests of 4 MiB whose ids alternate", *REFUSED, "OK", hold_ms=TAKEN_MS, peak_mib=512, short=True)
 def alternating_ids(target: Target) -> None:
     body = infer(16_384).SerializeToString()
-    pad = target.times(10 * MIB, 1000)
+    pad = target.times(4 * MIB, 1000)
     with channel(target) as opened:
         call = Call(target, opened, STREAM)
         for k in range(target.times(12, 2)):

@@ -13,6 +13,8 @@ MANY = 10_000
 FOREIGN = [100] * MANY
 HUGE = [2**32 - 1] * MANY
 MIB = 2**20
+LARGEST = 4_700_000
+"""Bytes of a message, a little less than --message-bytes."""
 
 
 def again_and_again(target: Target, message: pb.ClientMessage, *before: pb.ClientMessage, times: int = 1) -> None:
@@ -76,13 +78,12 @@ def ten_thousand_sessions(target: Target) -> None:
 
 
 def one_message(make: Callable[[int], bytes]) -> Callable[[Target], None]:
-    """A message of 16 MB, three times, each on a stream of its own."""
+    """A message as large as is taken, three times, each on a stream of its own; and one that is larger."""
 
     def send(target: Target) -> None:
         with channel(target) as opened:
-            for _ in range(3):
-                call = Call(target, opened).send(opening(0), make(target.times(16 * MIB - 1000, 1000)))
-                call.end()
+            for size in [LARGEST] * 3 + [16 * MIB]:
+                Call(target, opened).send(opening(0), make(target.times(size, 1000))).end()
 
     return send
 
@@ -106,7 +107,7 @@ for what, made in {
     "unknown fields": lambda size: field(2, b"\xa0\6\0" * (size // 3)),
     "a session id": lambda size: field(1, field(2, b"x" * size)),
 }.items():
-    pattern(f"16 MB of {what}", *STREAM_ENDS, peak_mib=512)(one_message(made))
+    pattern(f"4.5 MiB of {what}, and 16", *STREAM_ENDS, peak_mib=512)(one_message(made))
 
 
 def unread(streams: int) -> Callable[[Target], None]:
@@ -178,7 +179,7 @@ def no_messages(target: Target) -> None:
 
 
 @pattern(
-    "a state of 16 MB, and of 5,000,000 columns",
+    "states of up to 15 MB, and of as many columns",
     "INVALID_ARGUMENT",
     "RESOURCE_EXHAUSTED",
     "NOT_FOUND",
@@ -186,8 +187,12 @@ def no_messages(target: Target) -> None:
     short=True,
 )
 def large_states(target: Target) -> None:
-    size = target.times(15 * MIB, 1000)
-    states = field(4, bytes(size)), field(4, b"") * (size // 3), field(2, b"f" * size), field(1, b"m" * size)
+    sizes = [target.times(size, 1000) for size in (MIB // 2, LARGEST, 15 * MIB)]
+    states = [
+        state
+        for size in sizes
+        for state in (field(4, bytes(size)), field(4, b"") * (size // 3), field(2, b"f" * size), field(1, b"m" * size))
+    ]
     with channel(target) as opened:
         call = Call(target, opened).send(opening(0, "stated"))
         assert call.answers(1) == {"opened": 1}
