@@ -38,9 +38,9 @@ def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
 def fuzz_both(messages: int, seed: int) -> Iterator[Fuzzed]:
     """Without tokens, the neighbour at the second door; with tokens, the neighbour another tenant on the own wire."""
     both: Sequence[tuple[Served, str]] = ("open", "oip"), ("tokens", "own")
-    for served, door in both:
+    for k, (served, door) in enumerate(both):
         with serving(served, door) as server:
-            found = fuzz(server, messages // 2, seed)
+            found = fuzz(server, messages // 2, seed + k)
         print(found.line, flush=True)
         yield found
 

@@ -23,6 +23,8 @@ from tests.hostile.trial import MOST_MIB
 
 STREAM_MESSAGES: Final = 400
 UNARY_MESSAGES: Final = 40
+SPOILED: Final = 0.001
+"""Of the messages of a stream: it ends with the first that is none."""
 FLAT_MIB: Final = 64.0
 _PILOT: Final = 4_321
 _STREAM_STATUSES: Final = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
@@ -49,6 +51,7 @@ class Fuzzed:
     """What a run has shown.
 
     Attributes:
+        messages: without those behind one that ended its stream, which nobody reads.
         warm_mib: the server's memory after the first fifth.
         violations: what must not be.
     """
@@ -119,7 +122,7 @@ def _client(target: Target, found: Fuzzed, messages: int) -> None:
             _own_stream(target, opened, source, found)
             _oip_stream(target, opened, source, found)
             _unary_calls(target, opened, source, found)
-        found.messages += 2 * STREAM_MESSAGES + UNARY_MESSAGES
+        found.messages += UNARY_MESSAGES
 
 
 def _own_message(source: Messages) -> bytes:
@@ -148,6 +151,7 @@ def _own_stream(target: Target, opened: grpc.Channel, source: Messages, found: F
     call.send(opening(_PILOT))
     position, expected, broken = 0, 0, False
     for _ in range(STREAM_MESSAGES - 1):
+        found.messages += not broken
         if source.rng.random() < 0.25:
             length = source.rng.choice([1, 1, 3])
             steps = stepping([_PILOT], length)
@@ -156,7 +160,7 @@ def _own_stream(target: Target, opened: grpc.Channel, source: Messages, found: F
             position += length
         else:
             data = _own_message(source)
-            if source.rng.random() < 0.004:
+            if source.rng.random() < SPOILED:
                 data = source.spoiled(data)
             if not broken and not _parses(pb.ClientMessage, data):
                 # What comes behind it is not read.
@@ -217,6 +221,7 @@ def _oip_stream(target: Target, opened: grpc.Channel, source: Messages, found: F
     ids: list[str | None] = []
     broken: int | None = None
     for k in range(STREAM_MESSAGES):
+        found.messages += broken is None
         pilot = source.rng.random() < 0.25
         if pilot:
             request = infer(outputs=("y",))
@@ -224,7 +229,7 @@ def _oip_stream(target: Target, opened: grpc.Channel, source: Messages, found: F
             data = request.SerializeToString()
         else:
             data = _oip_message(source, k)
-            if source.rng.random() < 0.004:
+            if source.rng.random() < SPOILED:
                 data = source.spoiled(data)
             if broken is None and not _parses(oip.ModelInferRequest, data):
                 broken = k
