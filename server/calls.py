@@ -74,6 +74,7 @@ class Calls(grpc.aio.ServerInterceptor):
         if not lasting and self._unanswered >= self._most:
             raise Exhausted(
                 f"{self._most} unary calls wait for their answers already; send fewer at once, or use a stream",
+                pb.REASON_STREAMS_EXHAUSTED,
                 retry_after=_RETRY_SECONDS,
             )
         # gRPC looks for the handler, receives the message and calls the handler in one task, which ends with the call.

@@ -162,6 +162,9 @@ class ServerConfig:
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
+    connections: int = _setting(
+        "Connections open at once; one more is closed as soon as it has come.", 10_000, least=1, most=1_000_000
+    )
     unary_calls: int = _setting(
         "Unary calls that have come and are not answered; one more is refused.", 16_384, least=1, most=10_000_000
     )

@@ -272,14 +272,14 @@ class Register:
         spec = self._engine.spec
         if state.weights_fingerprint != spec.weights_fingerprint:
             raise InvalidRequest(
-                f"state.weights_fingerprint is {state.weights_fingerprint!r}; this model's is "
+                f"state.weights_fingerprint is {state.weights_fingerprint[:140]!r}; this model's is "
                 f"{spec.weights_fingerprint!r}: a state has a meaning for the weights that made it only",
                 pb.REASON_STATE_MISMATCH,
             )
         sizes = [int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.states]
         if [len(column) for column in state.state] != sizes:
             raise InvalidRequest(
-                f"state.state has columns of {[len(column) for column in state.state]} bytes; expected {sizes}",
+                f"state.state has columns of {[len(column) for column in state.state[:8]]} bytes; expected {sizes}",
                 pb.REASON_STATE_MISMATCH,
             )
         if state.position >= _POSITIONS:

@@ -237,4 +237,10 @@ def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
         # Clients may ping as often to learn the same of us.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # After so many PINGs too soon gRPC would close the connection, once for each of the thousands that it has read
+        # already: tens of seconds of the thread that reads for everyone. To answer all of them is cheap.
+        ("grpc.http2.max_ping_strikes", 0),
+        # Whoever connects says something within this.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_allowed_incoming_connections", config.connections),
     )

@@ -49,7 +49,7 @@ class RawCall:
             b"\0" + bytes([len(part[0])]) + part[0] + bytes([len(part[1])]) + part[1]
             for part in ([_bytes(part) for part in header] for header in headers.items())
         )
-        self.socket.sendall(PREFACE + _frame(_SETTINGS, 0, 0, b"") + _frame(_HEADERS, _END_HEADERS, 1, self._block))
+        self.socket.sendall(PREFACE + frame(_SETTINGS, 0, 0, b"") + frame(_HEADERS, _END_HEADERS, 1, self._block))
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +59,7 @@ class RawCall:
 
     def data(self, payload: bytes, *, end: bool = False) -> None:
         """A DATA frame."""
-        self.socket.sendall(_frame(_DATA, _END_STREAM if end else 0, 1, payload))
+        self.socket.sendall(frame(_DATA, _END_STREAM if end else 0, 1, payload))
 
     def data_in_frames(self, payload: bytes) -> None:
         """DATA frames of the size that a peer takes unasked, as far as the peer lets them come; it may end the call."""
@@ -70,20 +70,20 @@ class RawCall:
     def again(self, payload: bytes, count: int) -> None:
         """So many more calls on the connection, all at once, each with this and no more."""
         # Their answers shall not wait for us.
-        frames = [_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**30))]
+        frames = [frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", 2**30))]
         for stream in range(3, 2 * count + 3, 2):
-            frames.append(_frame(_HEADERS, _END_HEADERS, stream, self._block))
-            frames.append(_frame(_DATA, _END_STREAM, stream, payload))
+            frames.append(frame(_HEADERS, _END_HEADERS, stream, self._block))
+            frames.append(frame(_DATA, _END_STREAM, stream, payload))
         self.socket.sendall(b"".join(frames))
 
     def half_a_frame(self, payload: bytes) -> None:
         """A DATA frame that breaks off in the middle."""
-        frame = _frame(_DATA, 0, 1, payload)
-        self.socket.sendall(frame[: len(frame) // 2])
+        whole = frame(_DATA, 0, 1, payload)
+        self.socket.sendall(whole[: len(whole) // 2])
 
     def reset(self) -> None:
         """RST_STREAM with CANCEL."""
-        self.socket.sendall(_frame(_RST_STREAM, 0, 1, struct.pack(">I", 0x8)))
+        self.socket.sendall(frame(_RST_STREAM, 0, 1, struct.pack(">I", 0x8)))
 
     def read_until(self, text: bytes) -> bytes:
         """What comes, until this has come."""
@@ -103,5 +103,6 @@ def _bytes(text: str | bytes) -> bytes:
     return text.encode(errors="surrogateescape") if isinstance(text, str) else text
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2."""
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
