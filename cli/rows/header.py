@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gatestream.cli.rows import RowsError, short
-from gatestream.cli.rows.numbers import Numbers, looks_numeric
+from gatestream.cli.rows.numbers import Numbers, looks_numeric, roughly
 
 # From so many rows on, the first one can be told from the others.
 _ENOUGH = 10
@@ -52,13 +52,13 @@ def is_header(line: int, first: Sequence[str], rest: Sequence[Sequence[str]], nu
     apart = []
     for place, text in enumerate(texts):
         below = [row[place] for row in rest if not numbers.is_missing(row[place])]
-        figures = [float(cell.strip().replace(",", ".")) for cell in below if looks_numeric(cell)]
+        figures = [number for cell in below if (number := roughly(cell)) is not None]
         if 2 * len(figures) <= len(below) or not figures:
             continue
         if text:
             return True
-        if looks_numeric(first[place]):
-            apart.append(_apart(float(first[place].strip().replace(",", ".")), figures))
+        if (number := roughly(first[place])) is not None:
+            apart.append(_apart(number, figures))
     if apart and all(apart) and len(rest) >= _ENOUGH:
         raise RowsError(
             f"line {line}: {short(', '.join(first))} may be names of columns, or numbers unlike those below; say which "

@@ -11,6 +11,11 @@ LARGEST = float(np.finfo(np.float32).max)
 _MARKS = {".": "a decimal point", ",": "a decimal comma"}
 # Digits, decimal mark, exponent. Not what Python's float() also takes: 2024_01, nan, inf, digits of other scripts.
 _NUMBER = re.compile(r"[+-]?(?:\d+([.,]?)\d*|([.,])\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+# With separators between thousands, which would have to be told from decimal marks: no number, but meant as one.
+_THOUSANDS = re.compile(
+    r"[+-]?(?:\d{1,3}(?:,\d{3})+\.\d*|\d{1,3}(?:\.\d{3})+,\d*|\d{1,3}(?:,\d{3}){2,})",
+    re.ASCII,
+)
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -21,7 +26,13 @@ class CellError(ValueError):
 def looks_numeric(cell: str) -> bool:
     """Whether it is meant as a number, with either decimal mark."""
     text = cell.strip()
-    return _NUMBER.fullmatch(text) is not None or _INFINITE.fullmatch(text) is not None
+    return any(kind.fullmatch(text) for kind in (_NUMBER, _THOUSANDS, _INFINITE))
+
+
+def roughly(cell: str) -> float | None:
+    """The number that a cell would be with either decimal mark; None: it is none."""
+    text = cell.strip().replace(",", ".")
+    return float(text) if _NUMBER.fullmatch(text) or _INFINITE.fullmatch(text) else None
 
 
 class Numbers:
@@ -56,7 +67,8 @@ class Numbers:
         found = _NUMBER.fullmatch(text)
         if found is None:
             what = "not a finite number" if _INFINITE.fullmatch(text) else "not a number"
-            raise CellError(f"{short(cell)!r} is {what}")
+            hint = "; write it without separators between thousands" if _THOUSANDS.fullmatch(text) else ""
+            raise CellError(f"{short(cell)!r} is {what}{hint}")
         if mark := found[1] or found[2]:
             self._agree(cell, mark, line)
             text = text.replace(",", ".")
