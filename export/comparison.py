@@ -122,6 +122,7 @@ def compare(reference: str, case: str, pairs: Sequence[Pair]) -> list[Figure]:
     Raises:
         DifferenceError: one is too far away; it names the first that is, see `Difference.order`.
     """
+    pairs = [pair for pair in pairs if len(pair.steps)]
     differences = [difference for pair in pairs if (difference := _first(reference, case, pair))]
     if differences:
         raise DifferenceError(min(differences, key=lambda difference: difference.order))

@@ -46,10 +46,10 @@ class Int8Model:
         linear = any(name.startswith("encoder.") and name.endswith(".bias") for name in self.weights)
         return _ENCODED if linear else TOLERANCE
 
-    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Mapping[str, NDArray[np.float64]]:
-        """As `parity.Runnable`."""
+    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> tuple[Mapping[str, NDArray[np.float64]], int]:
+        """As `parity.Runnable`; it never parts, since sums of whole numbers are the same in any order."""
         bound = np.full((x.shape[1], 1, 1), self.tolerance)
-        return dict.fromkeys("ifgohc", bound) | {"y": bound[:, 0] * self.unit}
+        return dict.fromkeys("ifgohc", bound) | {"y": bound[:, 0] * self.unit}, x.shape[1]
 
     @property
     def unit(self) -> NDArray[np.float64]:
@@ -76,7 +76,7 @@ def carried(model: Int8Model, steps: int) -> list[Figure]:
     singly = walk(model.session, x, h, c, np.ones((steps, rows), np.int64))
     chunks = [length for length, end in zip(CHUNKS, accumulate(CHUNKS), strict=True) if end <= steps]
     chunked = walk(model.session, x, h, c, np.repeat(np.array(chunks)[:, None], rows, axis=1))
-    allowed = model.allowed(x, h, c)
+    allowed, _ = model.allowed(x, h, c)
     pairs = [
         Pair(tensor, row, track.steps, track.values, singly[row][tensor].values[track.steps], allowed[tensor][:1])
         for row, tensors in enumerate(chunked)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, cycle, takewhile
+from itertools import accumulate, cycle, pairwise, takewhile
 from typing import Protocol
 
 import numpy as np
@@ -37,8 +37,8 @@ class Runnable(Protocol):
     def spec(self) -> pb.ModelSpec:
         """Of the file."""
 
-    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Mapping[str, NDArray[np.float64]]:
-        """By tensor, as `Truth.allowed`, for these inputs and states to start from."""
+    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> tuple[Mapping[str, NDArray[np.float64]], int]:
+        """`Truth.allowed` and `Truth.parted` for these inputs and states to start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,18 @@ class Model:
     spec: pb.ModelSpec
     rounding: Rounding
 
-    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> Mapping[str, NDArray[np.float64]]:
+    def allowed(self, x: NDArray[np.generic], h: Array, c: Array) -> tuple[Mapping[str, NDArray[np.float64]], int]:
         """As `Runnable`."""
-        return self.rounding.truth(x, h, c).allowed
+        truth = self.rounding.truth(x, h, c)
+        return truth.allowed, truth.parted
 
 
 def carried(model: Model, torch: Reference | None = None, steps: int = STEPS) -> list[Figure]:
     """New sessions, their state carried through many steps, against torch and against NumPy.
 
-    Three comparisons with each: every step alone, started from the model's own state, so that nothing adds up; and the
-    whole way, steps taken singly and in chunks, the reference carrying its own state.
+    Every step alone and every chunk alone, started from the model's own state, so that nothing adds up; and the whole
+    way, steps taken singly and in chunks, the reference carrying its own state, until float32 itself has parted from
+    the true numbers (`Truth.parted`).
 
     Args:
         model: what to run.
@@ -80,16 +82,16 @@ def carried(model: Model, torch: Reference | None = None, steps: int = STEPS) ->
     singly = walk(model.session, x, h, c, np.ones((steps, rows), np.int64))
     bounds = [*takewhile(lambda bound: bound < steps, accumulate(cycle(CHUNKS))), steps]
     chunked = walk(model.session, x, h, c, np.repeat(np.diff([0, *bounds])[:, None], rows, axis=1))
-    figures = _each_step(model, torch, singly, x, h, c)
+    figures = _each_step(model, torch, singly, x, h, c) + _each_chunk(model, singly, x, h, c, [0, *bounds])
     truth = model.rounding.truth(x, h, c)
     for name, expected in _references(torch, truth, x, h, c).items():
         for case, tracks in (("singly", singly), ("in chunks", chunked)):
             pairs = []
             for row, tensors in enumerate(tracks):
                 for tensor, track in tensors.items():
-                    at = track.steps
+                    values, at = track.before(truth.parted)
                     bound = truth.allowed[tensor][at]
-                    pairs.append(Pair(tensor, row, at, track.values, expected[tensor][row, at], bound))
+                    pairs.append(Pair(tensor, row, at, values, expected[tensor][row, at], bound))
             figures += compare(name, case, pairs)
     return figures
 
@@ -122,6 +124,35 @@ def _each_step(
     return [figure for name, found in pairs.items() for figure in compare(name, "each step", found)]
 
 
+def _each_chunk(
+    model: Model,
+    tracks: Sequence[Mapping[str, Track]],
+    x: NDArray[np.generic],
+    h: Array,
+    c: Array,
+    bounds: Sequence[int],
+) -> list[Figure]:
+    """The chunks between the bounds, each of which starts from the state that the steps before it came to singly."""
+    pairs: list[Pair] = []
+    starts = {length: [a for a, b in pairwise(bounds) if b - a == length] for length in np.diff(bounds).tolist()}
+    for length, begins in starts.items():
+        rows = [(row, begin) for row in range(len(tracks)) for begin in begins]
+        chunk = np.stack([x[row, begin : begin + length] for row, begin in rows])
+        h0, c0 = (
+            np.stack([initial[row] if begin == 0 else tracks[row][name].values[begin - 1] for row, begin in rows])
+            for name, initial in (("h", h), ("c", c))
+        )
+        truth = model.rounding.truth(chunk, h0, c0)
+        found = walk(model.session, chunk, h0, c0, np.full((1, len(rows)), length))
+        for k, ((row, begin), tensors) in enumerate(zip(rows, found, strict=True)):
+            for tensor, track in tensors.items():
+                values, at = track.before(truth.parted)
+                pairs.append(
+                    Pair(tensor, row, begin + at, values, truth.steps[tensor][k, at], truth.allowed[tensor][at])
+                )
+    return compare("numpy", "each chunk", pairs)
+
+
 def together(model: Runnable) -> list[Figure]:
     """Rows in one batch against each of them alone.
 
@@ -148,12 +179,11 @@ def _alone(model: Runnable, case: str, lengths: NDArray[np.integer]) -> list[Fig
     rows = lengths.shape[1]
     x = samples.inputs(model.spec, rows, int(lengths.sum(axis=0).max()), rng)
     h, c = samples.states(model.spec, rows, rng)
-    allowed = model.allowed(x, h, c)
+    allowed, parted = model.allowed(x, h, c)
     pairs = []
     for row, tensors in enumerate(walk(model.session, x, h, c, lengths)):
         (alone,) = walk(model.session, x[row, None], h[row, None], c[row, None], lengths[:, row, None])
-        pairs += [
-            Pair(tensor, row, track.steps, track.values, alone[tensor].values, allowed[tensor][track.steps])
-            for tensor, track in tensors.items()
-        ]
+        for tensor, track in tensors.items():
+            values, at = track.before(parted)
+            pairs.append(Pair(tensor, row, at, values, alone[tensor].before(parted)[0], allowed[tensor][at]))
     return compare("alone", case, pairs)

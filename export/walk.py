@@ -22,6 +22,11 @@ class Track:
     values: Array
     steps: NDArray[np.integer]
 
+    def before(self, step: int) -> tuple[Array, NDArray[np.integer]]:
+        """What comes before a step: values and steps."""
+        early = self.steps < step
+        return self.values[early], self.steps[early]
+
 
 def walk(
     session: Session, x: NDArray[np.generic], h: Array, c: Array, lengths: NDArray[np.integer]

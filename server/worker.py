@@ -1,8 +1,10 @@
 """One worker of a server that has several: a process of its own, started by gatestream.server.workers."""
 
 import asyncio
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -119,9 +121,13 @@ def main(descriptor: int) -> None:
     configure(orders.config.log_format, worker=orders.worker)
     try:
         run(serve(orders.config, Worker(link, orders)), busy_poll(orders.config))
-    except (ServerError, BaseExceptionGroup) as error:
+    except Exception as error:
         first = first_of(error)
-        if not isinstance(first, ServerError):
-            raise
-        link.send(Failed(str(first)))
+        if os.environ.get("GATESTREAM_TRACEBACK"):
+            traceback.print_exception(error)
+        if isinstance(first, ServerError):
+            link.send(Failed(str(first)))
+        else:
+            # What it is a fault of is told by the supervisor, in its one line.
+            link.send(Failed(f"worker {orders.worker}: internal error: {type(first).__name__}: {first}"))
         sys.exit(1)
