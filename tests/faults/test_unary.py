@@ -84,13 +84,14 @@ def test_a_message_larger_than_its_method_can_need(server: ServerProcess) -> Non
 
 
 def test_a_state_may_be_as_large_as_the_models_are(server: ServerProcess) -> None:
-    state = pb.SessionState(model="accumulator", weights_fingerprint="accumulator", state=[encode([5, 6])])
     with stub(server.address) as calls, Stream(server.address) as stream:
         stream.opened(0, "mine", model="accumulator")
+        state = calls.GetState(pb.GetStateRequest(model="accumulator", session_id="mine"), timeout=PATIENCE)
+        state.state[0] = encode([5, 6])
         calls.SetState(pb.SetStateRequest(session_id="mine", state=state), timeout=PATIENCE)
         np.testing.assert_array_equal(stream.stepped(0, [[1, 1]]), [[6, 7]])
         state.state[0] = bytes(5000)
-        with pytest.raises(grpc.RpcError, match=r"SetStateRequest has 5\d+ bytes; expected at most 4112"):
+        with pytest.raises(grpc.RpcError, match=r"SetStateRequest has 5\d+ bytes; expected at most 41\d\d"):
             calls.SetState(pb.SetStateRequest(session_id="mine", state=state), timeout=PATIENCE)
 
 
