@@ -86,6 +86,8 @@ class Accounts:
         most: what each tenant may hold.
     """
 
+    __slots__ = ("_limits", "_models", "_of", "bytes", "most", "most_bytes")
+
     def __init__(self, limits: Limits, models: int):
         self._limits = limits
         self._models = models

@@ -85,12 +85,10 @@ class Admission:
         account = owner.account
         everyone = account.everyone
         size = rows * self._row_bytes[wants]
-        held, of_tenant, bytes_, all_bytes = (
-            owner.rows + rows,
-            account.rows + rows,
-            account.bytes + size,
-            everyone.bytes + size,
-        )
+        held = owner.rows + rows
+        of_tenant = account.rows + rows
+        bytes_ = account.bytes + size
+        all_bytes = everyone.bytes + size
         if (
             pending > self._most
             or held > self._stream_rows[wants]
@@ -110,7 +108,9 @@ class Admission:
         self.rows -= rows
         account = owner.account
         account.rows -= rows
-        account.hold(-rows * self._row_bytes[wants])
+        size = rows * self._row_bytes[wants]
+        account.bytes -= size
+        account.everyone.bytes -= size
 
     def withdrawn(self, owner: Holder, rows: int, wants: int = 0) -> None:
         """Rows will not be answered."""

@@ -14,6 +14,7 @@ from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 _FULL: Final = 256
 # Nor one that leaves so many bytes unread which no accepted row stands for: of errors, and of what opened or closed.
 _FULL_BYTES: Final = 2**20
+_SMALL: Final = 4096
 
 _log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ class Outbox:
 
     Args:
         account: of the tenant, which every message is counted for until the next one is taken, for then it was sent.
+            Not so a small one that leaves at once: one of each stream is not worth the time.
 
     Attributes:
         full: whether `room` would wait.
@@ -36,9 +38,10 @@ class Outbox:
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._messages: deque[tuple[bytes, int]] = deque()
+        # Each with its rows, and the bytes that it is counted for.
+        self._messages: deque[tuple[bytes, int, int]] = deque()
         # What came before its turn, and whose turn it is.
-        self._early: dict[int, tuple[bytes, int]] = {}
+        self._early: dict[int, tuple[bytes, int, int]] = {}
         self._turn = 0
         self._others = 0
         self._taker: asyncio.Future[None] | None = None
@@ -62,28 +65,44 @@ class Outbox:
         if self._ended:
             return
         self.quiet = False
+        taker = self._taker
+        if taker is not None and len(message) <= _SMALL and (number < 0 or (number == self._turn and not self._early)):
+            # It leaves at once.
+            self._turn += number >= 0
+            self._messages.append((message, rows, 0))
+            self._wake(taker)
+            return
         size = len(message) + ITEM_BYTES
         account = self._account
-        account.bytes += size
-        account.everyone.bytes += size
+        everyone = account.everyone
+        account.bytes = held = account.bytes + size
+        everyone.bytes = held_by_all = everyone.bytes + size
         if rows == 0:
             self._others += size
         if number != self._turn and number >= 0:
-            self._early[number] = message, rows
+            self._early[number] = message, rows, size
         else:
-            self._messages.append((message, rows))
+            self._messages.append((message, rows, size))
             if number >= 0:
                 self._turn += 1
                 if self._early:
                     self._put_early()
-        if len(self._messages) >= _FULL or len(self._early) >= _FULL or self._others >= _FULL_BYTES or account.over:
+        if (
+            len(self._messages) >= _FULL
+            or len(self._early) >= _FULL
+            or self._others >= _FULL_BYTES
+            or held > account.most_bytes
+            or held_by_all > everyone.most_bytes
+        ):
             self.full = True
             self._room.clear()
-        taker = self._taker
         if taker is not None and self._messages:
-            self._taker = None
-            if not taker.done():
-                taker.set_result(None)
+            self._wake(taker)
+
+    def _wake(self, taker: asyncio.Future[None]) -> None:
+        self._taker = None
+        if not taker.done():
+            taker.set_result(None)
 
     def _put_early(self) -> None:
         """Append those whose turn has come."""
@@ -111,15 +130,17 @@ class Outbox:
         """End, without what is there: nobody takes any more."""
         self.end()
         waiting = itertools.chain(self._messages, self._early.values())
-        self._account.hold(-self.sending - sum(len(message) + ITEM_BYTES for message, _ in waiting))
+        self._account.hold(-self.sending - sum(size for _, _, size in waiting))
         self._messages.clear()
         self._early.clear()
         self.sending = 0
 
     async def take(self) -> tuple[bytes, int] | None:
         """The next message and its rows; None at the end."""
-        if self.sending:
-            self._account.hold(-self.sending)
+        if sent := self.sending:
+            account = self._account
+            account.bytes -= sent
+            account.everyone.bytes -= sent
             self.sending = 0
         while not self._messages:
             if self._ended:
@@ -129,14 +150,18 @@ class Outbox:
             self._taker = asyncio.get_running_loop().create_future()
             await self._taker
         self.quiet = False
-        message, rows = item = self._messages.popleft()
-        self.sending = size = len(message) + ITEM_BYTES
+        message, rows, size = self._messages.popleft()
+        self.sending = size
         if rows == 0:
             self._others -= size
-        waiting = len(self._messages) + len(self._early)
-        if self.full and waiting < _FULL // 2 and self._others < _FULL_BYTES // 2:
+        if self.full and len(self._messages) + len(self._early) < _FULL // 2 and self._others < _FULL_BYTES // 2:
             self._let_in()
-        return item
+        return message, rows
+
+    @property
+    def unread(self) -> bool:
+        """Whether the message that was taken last is still on its way."""
+        return self._taker is None
 
     def _let_in(self) -> None:
         if not (self._messages and self._account.over):

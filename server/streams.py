@@ -229,7 +229,7 @@ def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticat
     outbox = conversation.outbox
     outbox.failure = why
     outbox.end()
-    if outbox.sending and opened.call is not None:
+    if outbox.unread and opened.call is not None:
         # Its client reads nothing, so neither would it read this.
         opened.call.cancel()
 

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from gatestream.server.accounts import Account, Accounts
+from gatestream.server.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.config import Limits
 from gatestream.server.outbox import Outbox
 
@@ -77,3 +77,53 @@ async def _all(outbox: Outbox) -> list[tuple[bytes, int]]:
     while (item := await outbox.take()) is not None:
         taken.append(item)
     return taken
+
+
+@pytest.mark.parametrize(("size", "counted"), [(4096, 0), (4097, 4097 + ITEM_BYTES)])
+async def test_a_message_is_counted_until_the_next_one_is_taken_but_not_a_small_one_that_leaves_at_once(
+    size: int, counted: int
+) -> None:
+    tenant = account()
+    outbox = Outbox(tenant)
+    taker = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    outbox.put(b"x" * size)
+    assert await taker is not None
+    assert (tenant.bytes, outbox.sending, outbox.unread) == (counted, counted, True)
+    taker = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    assert (tenant.bytes, outbox.unread) == (0, False)
+    # Behind another one it waits.
+    outbox.put(b"x")
+    outbox.put(b"x" * size)
+    assert tenant.bytes == size + ITEM_BYTES
+    await taker
+    outbox.discard()
+    assert tenant.bytes == tenant.everyone.bytes == 0
+
+
+async def test_errors_that_nobody_reads_are_bounded_by_their_bytes_too() -> None:
+    outbox = Outbox(account())
+    for _ in range(3):
+        outbox.put(b"x" * 300_000)
+        assert not outbox.full
+    outbox.put(b"x" * 300_000, rows=1)
+    assert not outbox.full
+    outbox.put(b"x" * 300_000)
+    assert outbox.full
+    for _ in range(2):
+        await outbox.take()
+        assert outbox.full
+    await outbox.take()
+    assert not outbox.full
+
+
+async def test_who_has_messages_waiting_is_not_read_from_while_too_much_is_held() -> None:
+    tenant = account(reply_bytes_per_stream=4096, reply_bytes=8192)
+    one, other = Outbox(tenant), Outbox(tenant)
+    one.put(b"x" * 8192)
+    other.put(b"x")
+    assert one.full
+    assert other.full
+    await other.take()
+    await asyncio.wait_for(other.room(), 10)
