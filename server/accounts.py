@@ -8,6 +8,13 @@ ITEM_BYTES: Final = 256
 """What a row in line, or a message that waits to be sent, takes besides its own bytes."""
 
 
+def share(own: Share, everything: int, several: bool, least: int = 1) -> int:
+    """What one tenant may have of something: as set; "auto" is all for a tenant that is alone, else half."""
+    if own != "auto":
+        return own
+    return max(everything // 2, least) if several else everything
+
+
 class Shares(NamedTuple):
     """What one tenant may hold: sessions of each model, streams, rows not yet computed, bytes as in `Account`."""
 
@@ -25,18 +32,12 @@ class Shares(NamedTuple):
             models: that it serves.
             several: there is more than one tenant.
         """
-
-        def share(own: Share, everything: int, least: int) -> int:
-            if own != "auto":
-                return own
-            return max(everything // 2, least) if several else everything
-
         return cls(
-            share(limits.tenant_sessions, limits.sessions, 1),
-            share(limits.tenant_streams, limits.streams, 1),
+            share(limits.tenant_sessions, limits.sessions, several),
+            share(limits.tenant_streams, limits.streams, several),
             # What one stream may have, its client counts on.
-            share(limits.tenant_rows, models * limits.rows, limits.rows_per_stream),
-            share(limits.tenant_reply_bytes, limits.reply_bytes, limits.reply_bytes_per_stream),
+            share(limits.tenant_rows, models * limits.rows, several, limits.rows_per_stream),
+            share(limits.tenant_reply_bytes, limits.reply_bytes, several, limits.reply_bytes_per_stream),
         )
 
 

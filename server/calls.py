@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Container, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.accounts import share
+from gatestream.server.config import Share
 from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
 from gatestream.server.parsing import parse
 from gatestream.server.receiving import Receiving
@@ -39,17 +42,25 @@ class Calls(grpc.aio.ServerInterceptor):
     Args:
         tenants: who may call.
         most: unary calls that have come and are not answered.
+        most_of_tenant: of them, those of one tenant; "auto": all for one that is alone, else half.
         most_lasting: calls at once of health's Watch, and of reflection.
         open_to_all: methods that need no token, by full name. From a caller without one nothing is received there
             either: it is answered as if its message were empty.
+
+    Attributes:
+        unanswered: unary calls that have come and are not answered.
     """
 
-    def __init__(self, tenants: Tenants, most: int, most_lasting: int, open_to_all: frozenset[str]):
+    def __init__(
+        self, tenants: Tenants, most: int, most_of_tenant: Share, most_lasting: int, open_to_all: frozenset[str]
+    ):
         self._tenants = tenants
         self._most = most
+        self._most_of_tenant = most_of_tenant
         self._most_lasting = most_lasting
         self._open_to_all = open_to_all
-        self._unanswered = 0
+        self.unanswered = 0
+        self._unanswered_of: Counter[str] = Counter()
         self._lasting: Counter[str] = Counter()
         self._unread: Handlers = {}
         self._receiving: dict[str, Receiving] = defaultdict(Receiving)
@@ -71,24 +82,35 @@ class Calls(grpc.aio.ServerInterceptor):
         return handler
 
     async def _admit(self, tenant: str, *, lasting: bool) -> None:
-        if not lasting and self._unanswered >= self._most:
-            raise Exhausted(
-                f"{self._most} unary calls wait for their answers already; send fewer at once, or use a stream",
-                pb.REASON_STREAMS_EXHAUSTED,
-                retry_after=_RETRY_SECONDS,
-            )
+        if not lasting:
+            self._check_room(tenant)
         # gRPC looks for the handler, receives the message and calls the handler in one task, which ends with the call.
         task = asyncio.current_task()
         assert task is not None
         if not lasting:
-            self._unanswered += 1
-            task.add_done_callback(self._answered)
+            self.unanswered += 1
+            self._unanswered_of[tenant] += 1
+            task.add_done_callback(partial(self._answered, tenant))
         receiving = self._place[task] = self._receiving[tenant]
         task.add_done_callback(self._received)
         await receiving.enter(task)
 
-    def _answered(self, _task: asyncio.Task[Any]) -> None:
-        self._unanswered -= 1
+    def _check_room(self, tenant: str) -> None:
+        if self.unanswered >= self._most:
+            which, most = "", self._most
+        elif self._unanswered_of[tenant] >= (most := share(self._most_of_tenant, self._most, self._tenants.several)):
+            which = " of this tenant"
+        else:
+            return
+        raise Exhausted(
+            f"{most} unary calls{which} wait for their answers already; send fewer at once, or use a stream",
+            pb.REASON_STREAMS_EXHAUSTED,
+            retry_after=_RETRY_SECONDS,
+        )
+
+    def _answered(self, tenant: str, _task: asyncio.Task[Any]) -> None:
+        self.unanswered -= 1
+        self._unanswered_of[tenant] -= 1
 
     def _received(self, task: asyncio.Task[Any] | None) -> None:
         if task is not None and (receiving := self._place.pop(task, None)) is not None:

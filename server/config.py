@@ -168,6 +168,9 @@ class ServerConfig:
     unary_calls: int = _setting(
         "Unary calls that have come and are not answered; one more is refused.", 16_384, least=1, most=10_000_000
     )
+    tenant_unary_calls: Share = _setting(
+        "The same of one tenant; auto: all for a tenant that is alone, else half.", "auto", least=1, most=10_000_000
+    )
     drain_seconds: float = _setting("Longest time from the first signal to stop to the end.", 8.0, least=0, most=86_400)
     tokens: Path | None = _setting(
         'TOML file of lines "token" = "tenant"; without it everyone who can connect is one tenant.', None

@@ -17,7 +17,7 @@ _HANDLE, _LENGTH, _FIRST, _INPUT = (
 _NAMES: Final = {_HANDLE: "handle", _LENGTH: "length", _FIRST: "first"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Of a message that has its numbers in columns, as protobuf writes them, these are many.
-_MOST_FIELDS: Final = 1024
+_MOST_FIELDS: Final = 256
 _LONGEST_VARINT: Final = 10
 
 

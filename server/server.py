@@ -1,10 +1,10 @@
 """A server's life: load, warm up, serve, drain, stop."""
 
 import asyncio
-import gc
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -17,10 +17,12 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server import reflection
 from gatestream.server.address import warn_of_strangers, write_port
+from gatestream.server.background import carry_on
 from gatestream.server.calls import Calls
 from gatestream.server.config import ServerConfig
 from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
+from gatestream.server.garbage import collect, keep_loaded
 from gatestream.server.health_socket import HealthSocket
 from gatestream.server.memory import give_back
 from gatestream.server.models import Model, Models, load_models
@@ -77,7 +79,13 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     health_servicer = health.aio.HealthServicer()
     await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     host = config.listen.rpartition(":")[0]
-    calls = Calls(tenants, config.unary_calls, config.limits.streams, _OPEN_TO_ALL)
+    calls = Calls(
+        tenants,
+        config.unary_calls,
+        config.tenant_unary_calls,
+        most_lasting=config.limits.streams,
+        open_to_all=_OPEN_TO_ALL,
+    )
     handlers = _handlers(
         calls,
         Service(models, config.limits, tenants, streams),
@@ -106,22 +114,26 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         worker.obey(signals.first.set, signals.second.set)
     async with asyncio.TaskGroup() as background:
         tasks = [background.create_task(model.engine.run()) for model in models]
+
+        def run_behind(name: str, task: Callable[[], Awaitable[None]]) -> None:
+            tasks.append(background.create_task(carry_on(name, task)))
+
         for model in models:
             await _warm_up(model, models, config)
             _log_model(model)
-        # What is there now stays. A full collection that looks at all of it holds up every session, for 20 to 30 ms.
-        gc.collect()
-        gc.freeze()
+        keep_loaded()
         await serving.start()
+        # Alone among them it may end the server: one that nobody can connect to is better begun again.
         tasks.append(background.create_task(serving.watch()))
         if health_socket is not None:
             await health_socket.start()
-        tasks.append(background.create_task(keep_fresh([tenants] if tls is None else [tenants, tls])))
-        tasks.append(background.create_task(give_back(lambda: models.accounts.bytes)))
+        run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
+        run_behind("the look at memory", partial(give_back, lambda: models.accounts.bytes))
+        run_behind("the look at garbage", partial(collect, lambda: len(streams) + calls.unanswered))
         if config.limits.idle_stream_timeout:
-            tasks.append(background.create_task(streams.end_idle()))
+            run_behind("the look at idle streams", streams.end_idle)
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
-            tasks.append(background.create_task(_expire(models, min(timeouts))))
+            run_behind("the look at idle sessions", partial(_expire, models, min(timeouts)))
         await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
         if worker is None:
             warn_of_strangers(config)

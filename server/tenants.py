@@ -34,19 +34,16 @@ class Tenants(Reloaded):
 
     Attributes:
         changed: called when other tokens are known than before.
+        several: there is more than one tenant.
     """
 
     def __init__(self, path: Path | None):
         super().__init__("tokens", [] if path is None else [path])
         # Looked up by digest: the time that a lookup takes tells nothing of the tokens, which are kept nowhere.
         self._tenant_of: dict[bytes, str] = {}
+        self.several = False
         self.changed: Callable[[], None] = lambda: None
         self.refresh()
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one."""
-        return len(set(self._tenant_of.values())) > 1
 
     def read(self) -> None:
         """Read the file.
@@ -58,6 +55,7 @@ class Tenants(Reloaded):
         for path in self.files:
             known = {_digest(token): tenant for token, tenant in _read(path).items()}
             self._tenant_of = known
+            self.several = len(set(known.values())) > 1
             self.changed()
 
     def of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:

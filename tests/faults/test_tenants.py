@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -322,3 +323,19 @@ def answered(stream: Stream) -> pb.ServerMessage:
     while left and not (message := stream.read()).HasField("error"):
         left -= sum(message.results.length) or 1
     return message
+
+
+def test_unary_calls(accumulator_path: Path, tokens: Path) -> None:
+    """One tenant has its half, and another one is served meanwhile."""
+    body = request()
+    body.inputs[0].shape[:] = [1, 300, 2]
+    body.raw_input_contents[0] = np.ones((300, 2), np.float32).tobytes()
+    with serving(accumulator_path, tokens=tokens, tick_steps=1, unary_calls=4) as running, second_door(running) as door:
+        calls = [door.ModelInfer.future(body, metadata=bearer(A), timeout=PATIENCE) for _ in range(30)]
+        is_served(running, B)
+        errors: list[Any] = [error for call in calls if (error := call.exception()) is not None]
+        assert 0 < len(errors) < 30
+        for error in errors:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "2 unary calls of this tenant wait for their answers already" in error.details()
+        is_served(running, A)

@@ -1,10 +1,12 @@
 """`gatestream serve`, with every callback of its loop timed: `python -m tests.hostile.probed HOLDS serve ...`.
 
 CPU time of the loop's thread, so that it does not count what other processes take from it. Callbacks of LEAST or more
-are written to the file HOLDS as they end, a line each: when, milliseconds, and what it was.
+are written to the file HOLDS as they end, a line each: when, milliseconds, and what it was, with what Python's garbage
+collector took of it.
 """
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -21,14 +23,25 @@ def probe(path: str) -> None:
     handle_class: Any = asyncio.Handle
     run = handle_class._run
     clock = time.thread_time
+    collected = began = 0.0
+
+    def collecting(phase: str, _info: Any) -> None:
+        nonlocal collected, began
+        if phase == "start":
+            began = clock()
+        else:
+            collected += clock() - began
 
     def timed(handle: Any) -> None:
+        nonlocal collected
+        collected = 0.0
         begin = clock()
         run(handle)
         if (took := clock() - begin) >= LEAST:
-            name = " ".join(repr(handle._callback).split())[:160]
+            name = f"{' '.join(repr(handle._callback).split())[:160]}, collector {collected * 1e3:.1f} ms"
             os.write(out, f"{time.time():.3f} {took * 1e3:.3f} {name}\n".encode())
 
+    gc.callbacks.append(collecting)
     handle_class._run = timed
 
 

@@ -70,7 +70,7 @@ def test_what_is_over_a_bound_is_refused_before_it_is_listed(steps: pb.Steps, sa
 
 
 def test_numbers_that_are_not_in_columns_are_refused_where_they_are_many() -> None:
-    with pytest.raises(InvalidRequest, match="steps has over 1024 fields; expected packed columns"):
+    with pytest.raises(InvalidRequest, match="steps has over 256 fields; expected packed columns"):
         read(message(b"\x08\x01" * 2000))
 
 
