@@ -44,7 +44,7 @@ class Outbox:
         self._early: dict[int, tuple[bytes, int, int]] = {}
         self._turn = 0
         self._others = 0
-        self._taker: asyncio.Future[None] | None = None
+        self._taker: asyncio.Future[tuple[bytes, int] | None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
@@ -68,9 +68,11 @@ class Outbox:
         taker = self._taker
         if taker is not None and len(message) <= _SMALL and (number < 0 or (number == self._turn and not self._early)):
             # It leaves at once.
-            self._turn += number >= 0
-            self._messages.append((message, rows, 0))
-            self._wake(taker)
+            if number >= 0:
+                self._turn += 1
+            self._taker = None
+            if not taker.done():
+                taker.set_result((message, rows))
             return
         size = len(message) + ITEM_BYTES
         account = self._account
@@ -97,12 +99,9 @@ class Outbox:
             self.full = True
             self._room.clear()
         if taker is not None and self._messages:
-            self._wake(taker)
-
-    def _wake(self, taker: asyncio.Future[None]) -> None:
-        self._taker = None
-        if not taker.done():
-            taker.set_result(None)
+            self._taker = None
+            if not taker.done():
+                taker.set_result(None)
 
     def _put_early(self) -> None:
         """Append those whose turn has come."""
@@ -148,7 +147,8 @@ class Outbox:
             if self.full and len(self._early) < _FULL // 2:
                 self._let_in()
             self._taker = asyncio.get_running_loop().create_future()
-            await self._taker
+            if (item := await self._taker) is not None:
+                return item
         self.quiet = False
         message, rows, size = self._messages.popleft()
         self.sending = size

@@ -120,11 +120,16 @@ class Singles:
         owners, handles, wanted, computed = self.owners, self.handles, self.wants, self.admission.computed
         output_rows = zip(*(_each(batch, lengths) for batch in outputs), strict=True)
         gate_rows = zip(*(_each(batch, lengths) for batch in gates), strict=True) if gates else itertools.repeat(())
-        which = range(len(owners)) if entries is None else entries.tolist()
-        each = zip(which, first.tolist(), lengths.tolist(), output_rows, gate_rows, strict=False)
+        which, rows = range(len(owners)) if entries is None else entries.tolist(), lengths.tolist()
+        if len({owner.account for owner in owners}) == 1 == len(set(wanted)):
+            # Of one tenant, as they mostly are, they are counted off together: that is felt.
+            computed(owners[0], sum(rows), wanted[0])
+        else:
+            for entry, length in zip(which, rows, strict=True):
+                computed(owners[entry], length, wanted[entry])
+        each = zip(which, first.tolist(), rows, output_rows, gate_rows, strict=False)
         for entry, position, length, output, gate in each:
             wants, owner = wanted[entry], owners[entry]
-            computed(owner, length, wants)
             # Without `tell`, whose call is felt here.
             try:
                 owner.result(
