@@ -2,10 +2,7 @@
 
 import asyncio
 import ctypes
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
@@ -14,9 +11,10 @@ _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 64 * 2**20
 # What is larger is a table that grows, whose old memory is not to stay.
 _MAPPED_BYTES: Final = 3 * 2**20
+# So much more that is free is worth returning.
+_WORTH_BYTES: Final = 32 * 2**20
 # How often is looked whether memory can be given back, which is done when it was found so twice in a row.
 _LOOK_SECONDS: Final = 1.0
-_RESIDENT: Final = Path("/proc/self/statm")
 
 
 def keep_freed() -> None:
@@ -30,30 +28,42 @@ def keep_freed() -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-async def give_back(held: Callable[[], int]) -> None:
+class _Allocated(ctypes.Structure):
+    """What mallinfo2 returns: https://man7.org/linux/man-pages/man3/mallinfo.3.html."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
+            *("uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+async def give_back() -> None:
     """Give freed memory back to the kernel after each burst, until cancelled.
 
     Freed memory lies between what is in use, where nothing returns it by itself: after 100 streams that read nothing,
-    hundreds of megabytes. To return it takes a tenth of a millisecond for each, in which whoever allocates may wait.
-
-    Args:
-        held: bytes that are in use now and were not always.
+    or 20,000 calls at once, hundreds of megabytes. To return it takes a tenth of a millisecond for each, in which
+    whoever allocates may wait. What has been returned stays free, and so does what is there to be used next: so what
+    counts is by how much more is free than was when least was.
     """
-    if (trim := _glibc("malloc_trim")) is None:
+    trim, told = _glibc("malloc_trim"), _glibc("mallinfo2")
+    if trim is None or told is None:
         return
-    floor, above = _resident() - held(), False
+    told.restype = _Allocated
+
+    def free() -> int:
+        return int(told().fordblks)
+
+    least, above = free(), False
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        now = _resident() - held()
-        floor, before, above = min(floor, now), above, now - floor > _KEPT_BYTES
+        now = await asyncio.to_thread(free)
+        least, before, above = min(least, now), above, now - least > _WORTH_BYTES
         if above and before:
             await asyncio.to_thread(trim, 0)
-            floor, above = _resident() - held(), False
-
-
-def _resident() -> int:
-    """Bytes of memory that this process has."""
-    return int(_RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            least, above = now, False
 
 
 def _glibc(name: str) -> Any:

@@ -48,6 +48,8 @@ _OPEN_TO_ALL: Final = frozenset(
     | {f"/{_OPEN_INFERENCE.full_name}/{name}" for name in ("ServerLive", "ServerReady")}
 )
 _PENDING: Final = 65_536
+# A call that gRPC holds for so long, since the calls before it take the server that long, is cancelled by it.
+_UNSEEN_SECONDS: Final = 120
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
 
@@ -128,7 +130,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         if health_socket is not None:
             await health_socket.start()
         run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
-        run_behind("the look at memory", partial(give_back, lambda: models.accounts.bytes))
+        run_behind("the look at memory", give_back)
         run_behind("the look at garbage", partial(collect, lambda: len(streams) + calls.unanswered))
         if config.limits.idle_stream_timeout:
             run_behind("the look at idle streams", streams.end_idle)
@@ -241,6 +243,7 @@ def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
         # cancel it.
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+        ("grpc.server_max_unrequested_time_in_server", _UNSEEN_SECONDS),
         # Two servers on one port would each hold half of the sessions. Workers know of each other.
         ("grpc.so_reuseport", int(config.workers > 1)),
         # A peer that vanished without a word is found out within 40 s.
