@@ -1,5 +1,8 @@
 """How a command connects to a server: the options of its connection, and what they make."""
 
+import os
+import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,8 @@ def credentials(
     Raises:
         ClickException: a file is not what it should be.
     """
+    # What gRPC's core writes by itself of a handshake that fails; the error has it too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
     from gatestream.server.certificates import read_authorities, read_pair
@@ -49,3 +54,25 @@ def credentials(
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     return grpc.ssl_channel_credentials(authorities, pair[1], pair[0])
+
+
+def speaks_tls(address: str, seconds: float) -> bool:
+    """Whether what listens at HOST:PORT begins a connection as TLS does, whomever it then takes.
+
+    Args:
+        address: as gRPC takes it; of any other form than HOST:PORT: no.
+        seconds: to wait for it, at each step.
+    """
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), seconds) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False

@@ -76,8 +76,6 @@ class Outcome(click.Command):
         if self.traceback and not isinstance(error, click.UsageError):
             traceback.print_exception(error)
         status, text = _line_of(error, unflushed)
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            _say(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
         _say(f"Error: {line(text)}")
         return status
 
@@ -105,11 +103,18 @@ class OutcomeGroup(Outcome, click.Group):
 
     command_class = Outcome
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        # Called with nothing, a group says what is missing, as a command does.
+        super().__init__(*args, **({"no_args_is_help": False} | settings))
+
 
 def _line_of(error: BaseException, unflushed: OSError | None) -> tuple[int, str]:
     if unflushed is not None and isinstance(error, OSError) and error.filename is None:
         return REFUSED, f"standard output: {unflushed.strerror}"
     match error:
+        case click.UsageError(ctx=click.Context(command_path=path)):
+            said = " ".join(error.format_message().split("\n")).removesuffix(".")
+            return error.exit_code, f"{said} (see `{path} --help`)"
         case click.ClickException():
             return error.exit_code, " ".join(error.format_message().split("\n"))
         case click.Abort() | KeyboardInterrupt():

@@ -31,7 +31,7 @@ def table_options(*, columns: str) -> Callable[[Callable[..., Any]], Callable[..
         ),
         click.option(
             "--decimal", type=click.Choice([".", ","]),
-            help="CSV: the decimal mark. By default that of the first number that has one.",
+            help="CSV: the decimal mark. By default that of the first number that has one and is not as 1,234.",
         ),
         click.option(
             "--header/--no-header", default=None, help="CSV: line 1 names the columns, or not. By default detected."

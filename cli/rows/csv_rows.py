@@ -1,6 +1,8 @@
 """A table as it comes, row by row, for one model."""
 
+import contextlib
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +17,7 @@ from gatestream.cli.rows.dialect import Dialect
 from gatestream.cli.rows.missing import Holder, refused
 from gatestream.cli.rows.numbers import CellError, Numbers, looks_numeric
 from gatestream.cli.rows.options import TableOptions
-from gatestream.cli.rows.records import Records
+from gatestream.cli.rows.records import LOOKED_AT, Records
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _NUMBERED = re.compile(r"column[1-9]\d*", re.ASCII)
@@ -80,6 +82,8 @@ class CsvRows:
         if dialect != Dialect(",", dialect.quote, dialect.sure) and self._options.delimiter is None:
             self._note(f"read with {dialect}")
         self._numbers = Numbers(self._options.decimal, dialect.delimiter, self._options.missing_values)
+        if not self._live:
+            source = self._settled(dialect, line, source)
         records = Records(dialect, line, keep_empty=self._options.missing == "hold")
         for block in source:
             for at, cells in records.feed(block):
@@ -93,6 +97,26 @@ class CsvRows:
             self._note(f"{records.trailing} rows of empty cells at the end: not read")
         if self._dropped:
             self._note(f"{len(self._dropped)} rows with missing values dropped, the first in line {self._dropped[0]}")
+
+    def _settled(self, dialect: Dialect, line: int, source: Iterator[str]) -> Iterator[str]:
+        """The blocks of a file whose decimal mark has been looked for in the first."""
+        first = next(source)
+        rows = itertools.islice(Records(dialect, line).feed(first), LOOKED_AT)
+        # What cannot be read is told in its turn.
+        with contextlib.suppress(RowsError):
+            for at, cells in rows:
+                if self._places or not self._begin(at, cells):
+                    self._settle(at, [cells[place] for place in self._places])
+        self._places = []
+        return itertools.chain([first], source)
+
+    def _settle(self, line: int, cells: list[str]) -> None:
+        """See whether a row settles the decimal mark."""
+        if self._tokens or self._numbers.decimal is not None:
+            return
+        self._numbers.settle([(line, cells)])
+        if self._numbers.decimal == ",":
+            self._note(f"read with decimal comma, as a number in line {line} has it")
 
     # ---- The first row ------------------------------------------------------------------------
 
@@ -153,6 +177,7 @@ class CsvRows:
 
     def _row(self, line: int, cells: list[str]) -> Any:
         """The row; None: dropped."""
+        self._settle(line, cells)
         row = [self._value(line, name, cell) for name, cell in zip(self._names, cells, strict=True)]
         if None in row:
             place = row.index(None)
@@ -180,11 +205,7 @@ class CsvRows:
             if self._numbers.is_missing(cell):
                 return None
             if not self._tokens:
-                before = self._numbers.decimal
-                number = self._numbers.number(cell, line)
-                if before is None and self._numbers.decimal == ",":
-                    self._note(f"read with decimal comma, as the first number with a mark has it, in line {line}")
-                return number
+                return self._numbers.number(cell, line)
             if _ID.fullmatch(text):
                 return int(text)
             raise CellError(f"{short(cell)!r} is no token of model '{self._model}'")

@@ -1,6 +1,7 @@
 """Cells of a table as numbers: by one grammar, with one decimal mark, and none that float32 cannot hold."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,6 +17,8 @@ _THOUSANDS = re.compile(
     r"[+-]?(?:\d{1,3}(?:,\d{3})+\.\d*|\d{1,3}(?:\.\d{3})+,\d*|\d{1,3}(?:,\d{3}){2,})",
     re.ASCII,
 )
+# One comma before three digits, as before the last thousand: 1,234 is 1234 to some and 1.234 to others.
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -38,8 +41,8 @@ def roughly(cell: str) -> float | None:
 class Numbers:
     """Reads the cells of one table.
 
-    The decimal mark is settled by the first number that has one, unless it is given or cells are separated by commas.
-    Later numbers must agree with it.
+    The decimal mark is settled by the first number that has one and cannot be read otherwise, unless it is given or
+    cells are separated by commas. All numbers must agree with it.
 
     Attributes:
         decimal: the mark, or None while it is not settled.
@@ -57,11 +60,31 @@ class Numbers:
         """Whether the cell stands for a missing value."""
         return not (text := cell.strip()) or text in self._missing
 
+    def settle(self, rows: Iterable[tuple[int, Sequence[str]]]) -> None:
+        """Look for what settles the decimal mark before the rows are read.
+
+        Args:
+            rows: their lines and cells.
+        """
+        for line, cells in rows:
+            for cell in cells:
+                if self.decimal is not None:
+                    return
+                text = cell.strip()
+                found = _NUMBER.fullmatch(text)
+                if (
+                    found
+                    and (mark := found[1] or found[2])
+                    and not _GROUPED.fullmatch(text)
+                    and text not in self._missing
+                ):
+                    self._agree(cell, mark, line)
+
     def number(self, cell: str, line: int) -> float:
         """The cell as float64.
 
         Raises:
-            CellError: it is no number, has another decimal mark, or float32 cannot hold it.
+            CellError: it is no number, has another decimal mark or one that may be none, or float32 cannot hold it.
         """
         text = cell.strip()
         found = _NUMBER.fullmatch(text)
@@ -70,6 +93,11 @@ class Numbers:
             hint = "; write it without separators between thousands" if _THOUSANDS.fullmatch(text) else ""
             raise CellError(f"{short(cell)!r} is {what}{hint}")
         if mark := found[1] or found[2]:
+            if self.decimal is None and _GROUPED.fullmatch(text):
+                raise CellError(
+                    f"{short(cell)!r} may have a decimal comma or a separator between thousands; say --decimal , "
+                    "for the one, and write it without for the other"
+                )
             self._agree(cell, mark, line)
             text = text.replace(",", ".")
         value = float(text)

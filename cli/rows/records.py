@@ -11,6 +11,9 @@ from gatestream.cli.rows.dialect import Dialect
 Record = tuple[int, list[str]]
 """The line where a row begins, from 1, and its cells."""
 
+LOOKED_AT = 1000
+"""Rows of a file by which header, types and decimal mark are told."""
+
 # Else one quote too many holds everything behind it.
 _LONGEST_CELL = csv.field_size_limit()
 _LONGEST_ROW = 8 * _LONGEST_CELL

@@ -15,10 +15,8 @@ from gatestream.cli.rows import missing as missings
 from gatestream.cli.rows.lines import blocks, decoded, pieces_of
 from gatestream.cli.rows.numbers import LARGEST, CellError, Numbers, looks_numeric
 from gatestream.cli.rows.options import TableOptions
-from gatestream.cli.rows.records import Records
+from gatestream.cli.rows.records import LOOKED_AT, Records
 
-# Rows by which header and types are told.
-_LOOKED_AT = 1000
 # The separator that no cell holds, nearly: one that does is no number.
 _UNIT = "\x1f"
 # Of the changes from row to row, the share that float32 may lose.
@@ -100,7 +98,7 @@ class _Layout:
     """
 
     def __init__(self, records: Records, block: str, options: TableOptions, numbers: Numbers) -> None:
-        head = list(itertools.islice(records.feed(block), _LOOKED_AT))
+        head = list(itertools.islice(records.feed(block), LOOKED_AT))
         if len(head) < 2:
             # A quote that is open still, after so much, was not meant.
             records.finish()
@@ -124,6 +122,7 @@ class _Layout:
                 f"no numeric column among {short(', '.join(names))}; if cells are separated otherwise than by "
                 f"{numbers.delimiter!r}, say so with --delimiter, and the decimal mark with --decimal"
             )
+        numbers.settle((at, [row[place] for place in self.places]) for at, row in (head[1:] if named else head))
         self.columns = tuple(names[place] for place in self.places)
         self.skipped = tuple(name for place, name in enumerate(names) if place not in self.places)
 
@@ -191,7 +190,8 @@ class _Column:
             block = "".join(_UNIT.join([row[place] for place in places]) + "\n" for row in rows)
             places, delimiter = list(range(len(places))), _UNIT
         block, sure = self._numbers.with_points(block)
-        if not sure:
+        # NumPy warns, on the user's standard error, of a block without anything.
+        if not sure or block.isspace():
             return None
         try:
             # NumPy reads numbers as Python does, by the same function, and is strict about what is none.

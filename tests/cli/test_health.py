@@ -49,14 +49,23 @@ def test_anything_but_serving_fails(status: str) -> None:
     assert (result.exit_code, result.output) == (1, f"Error: {address}: {status}\n")
 
 
+def told(result: Result) -> None:
+    """One line says what this server wants to see."""
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: 127.0.0.1:")
+    assert result.output.count("\n") == 1
+    assert "this server speaks TLS: give --tls-ca, or --tls, and --tls-cert with --tls-key" in result.output
+    assert "or ask unix:PATH of its --health-socket" in result.output
+
+
 def test_over_tls(tmp_path: Path) -> None:
     files = Files(tmp_path)
     chain, key = files.issue("server")
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), chain.read_bytes())])
     with answering(health_pb2.HealthCheckResponse.SERVING, credentials) as address:
         assert ask(address, "--tls-ca", files.ca).exit_code == 0
-        assert ask(address).exit_code == 1
-        assert ask(address, "--tls").exit_code == 1
+        told(ask(address))
+        told(ask(address, "--tls"))
 
 
 def test_with_a_client_certificate(tmp_path: Path) -> None:
@@ -67,7 +76,8 @@ def test_with_a_client_certificate(tmp_path: Path) -> None:
     shown, its_key = files.issue("client")
     with answering(health_pb2.HealthCheckResponse.SERVING, credentials) as address:
         assert ask(address, "--tls-ca", files.ca, "--tls-cert", shown, "--tls-key", its_key).exit_code == 0
-        assert ask(address, "--tls-ca", files.ca).exit_code == 1
+        told(ask(address))
+        told(ask(address, "--tls-ca", files.ca))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +102,8 @@ def test_a_file_that_is_not_what_it_should_be(
     files.issue("b")
     Path("empty").touch()
     result = CliRunner().invoke(main, [name, "127.0.0.1:1", *arguments])
-    assert (result.exit_code, result.output.splitlines()[-1]) == (code, f"Error: {says}")
+    hint = f" (see `main {name} --help`)" if code == 2 else ""
+    assert (result.exit_code, result.output) == (code, f"Error: {says}{hint}\n")
 
 
 def test_nobody_there() -> None:
@@ -101,6 +112,7 @@ def test_nobody_there() -> None:
         result = ask(f"127.0.0.1:{taken.getsockname()[1]}")
     assert result.exit_code == 1
     assert "UNAVAILABLE" in result.output
+    assert "TLS" not in result.output
     assert result.output.count("\n") == 1
 
 

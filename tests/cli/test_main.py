@@ -34,7 +34,7 @@ def test_every_module_is_a_command_and_every_command_a_module() -> None:
     folder = Path(next(iter(gatestream.cli.__path__)))
     modules = [path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__", "main")]
     found = {name for name in modules if hasattr(importlib.import_module(f"gatestream.cli.{name}"), "command")}
-    assert set(COMMANDS) == found == {*modules} - {"numbers", "outcome"}
+    assert set(COMMANDS) == found == {*modules} - {"connection", "numbers", "outcome", "table_options"}
 
 
 def test_the_list_of_commands_costs_no_import() -> None:
@@ -60,6 +60,33 @@ def test_an_unknown_option_is_named(name: str) -> None:
     assert result.exit_code == 2
     assert "No such option" in result.output
     assert "--frobnicate" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Missing command (see `main --help`)"),
+        (["train"], "Missing command (see `main train --help`)"),
+        (["export"], "Missing argument 'CHECKPOINT' (see `main export --help`)"),
+        (
+            ["train", "series", __file__, "-o", "x", "--columns=a,a"],
+            "Invalid value for '--columns': 'a' stands there more",
+        ),
+        (["serve", __file__, "--frobnicate"], "(see `main serve --help`)"),
+        (
+            ["health", "127.0.0.1:1", "--tls-cert=a.pem"],
+            "--tls-cert and --tls-key go together; only one is given (see `",
+        ),
+        (["stream", "127.0.0.1:1", "--decimal=;"], "Invalid value for '--decimal': ';' is not one of '.', ','"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
 
 
 def test_an_unknown_command_is_named() -> None:

@@ -111,6 +111,18 @@ def test_columns_of_a_table_without_a_header(server: ServerProcess, tmp_path: Pa
     assert stream(server, data="2024-01-01;1,5;2\n", model="numbered").stdout == "y_0,y_1\n1.5,2.0\n"
 
 
+def test_a_file_is_looked_through_for_its_decimal_mark(server: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("wind;rain\n1,234;2\n0,5;1\n")
+    done = CliRunner().invoke(command, [server.address, str(path), "--model=named"])
+    assert (done.exit_code, done.stdout) == (0, "y_0,y_1\n1.234,2.0\n1.734,3.0\n")
+    path.write_text("wind;rain\n1,234;2\n5,678;1\n")
+    done = CliRunner().invoke(command, [server.address, str(path), "--model=named"])
+    assert (done.exit_code, done.stdout) == (1, "y_0,y_1\n")
+    assert "line 2, column 'wind': '1,234' may have a decimal comma or a separator between thousands" in done.stderr
+    assert "--decimal" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "text", "answers", "told"),
     [
@@ -162,6 +174,12 @@ def test_options_say_how_a_table_is_read(
             "1;2\n1.5;2\n2,5;3\n",
             2,
             "line 3, column 'wind': '2,5' has a decimal comma, and by line 2 numbers have a",
+        ),
+        (
+            ["--delimiter=;"],
+            "wind;rain\n1;2\n1,234;5\n0,5;1\n",
+            1,
+            "line 3, column 'wind': '1,234' may have a decimal comma or a separ",
         ),
         # The server finds it, in a message with all the rows: the model itself fails on this one.
         ([], "1,2\n3,4\n1e6,0\n7,8\n", 2, "line 3: "),

@@ -81,9 +81,34 @@ def test_a_pipe_reads_what_a_file_does(table: Any, cuts: list[int], missing: Any
     whole = streamed([data], said, live=False)
     assert streamed(cut(data, cuts), said, live=True) == whole
     # What it finds out by its first line alone.
-    assert streamed(cut(data, cuts), TableOptions(missing=missing), live=True) == streamed(
-        [data], TableOptions(delimiter=delimiter, missing=missing), live=True
-    )
+    detected = streamed(cut(data, cuts), TableOptions(missing=missing), live=True)
+    assert detected == streamed([data], TableOptions(delimiter=delimiter, missing=missing), live=True)
+    # A file is looked through for its decimal mark; a row of a pipe waits for no other.
+    whole = streamed([data], TableOptions(delimiter=delimiter, missing=missing), live=False)
+    if "--decimal" not in detected[1]:
+        assert detected == whole
+    else:
+        assert detected[0] == whole[0][: len(detected[0])]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", " "])
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("head", ["a{d}b{d}c\n", '"a"{d}"b"{d}"c"\n', "c{d}note{d}b{d}a\n", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_pipe_whose_dialect_is_detected_reads_what_a_file_does(
+    delimiter: str, decimal: str, head: str, end: str
+) -> None:
+    if delimiter == decimal or (delimiter == " " and not head):
+        decimal = "."
+    rows = [[k + 0.25, 7.5 - k, 1.125 * k] for k in range(20)]
+    cells = [[str(x).replace(".", decimal) for x in row] for row in rows]
+    if "note" in head:
+        cells = [[c, "x" if delimiter == " " else "x y", b, a] for a, b, c in cells]
+    text = head.format(d=delimiter) + "".join(delimiter.join(row) + "\n" for row in cells)
+    data = text.replace("\n", end).encode()
+    expected = (rows, "")
+    assert streamed([data], TableOptions(), live=False) == expected
+    assert streamed(cut(data, list(range(0, len(data), 7))), TableOptions(), live=True) == expected
 
 
 @given(written(NUMBERS))

@@ -89,6 +89,8 @@ def test_rows_of_empty_cells_at_the_end_are_none_and_said(tmp_path: Path) -> Non
         ),
         ("a;b\n1,5;2\n3.5;4\n", "line 3, column 'a': '3.5' has a decimal point, and by line 2 numbers have", None),
         ("a;b\n1,5;2\n3.5;4\n", "say which with --decimal", None),
+        ("a;b\n1,234;2\n12,345;4\n", "line 2, column 'a': '1,234' may have a decimal comma or a sep", {"decimal": ","}),
+        ("a\tb\n1,234\t2.5\n", "line 2, column 'a': '1,234' has a decimal comma, and by line 2 numbers have a", None),
         ("a,b\n1,2\n" * 1 + '3,"4\n5,6\n', "line 3, column 2: the quote that opens here is never closed", None),
         ('a,b,n\n1,2,"x\n3,4,y\n5,6,z"\n7,8,z\n', "line 2: a quoted cell goes on to line 4 and holds", {"quote": '"'}),
         ('a,b\n1,2\n3,"4"5\n', "line 3: not CSV: ", None),
@@ -115,6 +117,13 @@ def test_what_is_ambiguous_is_an_error_that_an_option_settles(
         assert message in refused(tmp_path, text, **options)
     if settled is not None or message is None:
         assert len(read(tmp_path, text, **(settled or {})).values)
+
+
+@pytest.mark.parametrize("other", ["0,5", "1,23", "-12,3456", "0,123", "1234,567", "1,234e0"])
+def test_a_number_that_can_be_read_in_one_way_only_settles_the_decimal_mark(tmp_path: Path, other: str) -> None:
+    table = read(tmp_path, f"a;b\n1,234;2\n3;{other}\n")
+    np.testing.assert_array_equal(table.values, np.array([[1.234, 2], [3, float(other.replace(",", "."))]], np.float32))
+    assert "decimal comma" in table.notes[0]
 
 
 def test_the_decimal_comma_of_one_column_can_be_said(tmp_path: Path) -> None:
