@@ -66,7 +66,7 @@ class Outbox:
             return
         self.quiet = False
         taker = self._taker
-        if taker is not None and len(message) <= _SMALL and (number < 0 or (number == self._turn and not self._early)):
+        if taker is not None and not self._early and len(message) <= _SMALL and (number < 0 or number == self._turn):
             # It leaves at once.
             if number >= 0:
                 self._turn += 1
