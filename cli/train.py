@@ -179,11 +179,12 @@ def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, 
     )
     trainer = None
     try:
+        saved = checkpoint.load(output) if outputs.exists(output, "checkpoint") and not options["restart"] else None
         task = make()
         config = task.config(options["name"] or task.identity["task"], options["hidden"], options["layers"])
         trainer = Trainer(task, config, settings)
-        if outputs.exists(output, "checkpoint") and not options["restart"]:
-            trainer.restore(checkpoint.load(output))
+        if saved is not None:
+            trainer.restore(saved)
             standing = "finished already" if trainer.finished else "going on"
             click.echo(f"{shown(output)}: {standing}, {len(trainer.losses)} updates made")
         if not trainer.finished:

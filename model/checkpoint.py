@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from gatestream.files.writing import write
-from gatestream.model.config import ConfigError
 from gatestream.model.network import Network, NetworkConfig
 from gatestream.model.weights import WeightsError, require_same
 
@@ -87,18 +87,37 @@ def load(path: Path | str) -> Checkpoint:
             "train again, or use the version that wrote it"
         )
     try:
-        network = Network(NetworkConfig.from_json(metadata[_CONFIG_KEY]))
+        config = NetworkConfig.from_json(metadata[_CONFIG_KEY])
         values = json.loads(metadata[_TRAINING_KEY])
-    except (KeyError, json.JSONDecodeError, ConfigError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read: {error}") from error
     training = TrainingState(
         {name.removeprefix(_PREFIX): tensors.pop(name) for name in list(tensors) if name.startswith(_PREFIX)},
         values,
     )
-    parameters = network.state_dict()
+    _check_sizes(config, tensors, path)
+    with torch.device("meta"):  # shapes alone
+        parameters = Network(config).state_dict()
     try:
         require_same({name: tensor.shape for name, tensor in parameters.items()}, tensors, str(path))
     except WeightsError as error:
         raise CheckpointError(f"its tensors do not fit its configuration: {error}") from error
+    network = Network(config)
     network.load_state_dict(tensors)
     return Checkpoint(network, training)
+
+
+def _check_sizes(config: NetworkConfig, tensors: dict[str, Tensor], path: Path | str) -> None:
+    """Refuse a configuration that the tensors cannot fill, before anything of its size is made.
+
+    Each unit of a width has at least one weight, each layer several tensors.
+    """
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    most = {"hidden": weights, "inputs": weights, "outputs": weights, "embedding": weights, "layers": len(tensors)}
+    for width, bound in most.items():
+        value = getattr(config, width)
+        if type(value) is not int or value > bound:
+            raise CheckpointError(
+                f"{path}: its tensors do not fit its configuration: {width} is {value}, but it has {len(tensors)} "
+                f"tensors of {weights} numbers in all"
+            )

@@ -108,6 +108,8 @@ class NetworkConfig:
             json.JSONDecodeError: not JSON.
         """
         values: Any = json.loads(text)
+        if not isinstance(values, dict):
+            raise ConfigError("not a JSON object")
         known = {field.name for field in fields(cls)}
         if unexpected := sorted(set(values) - known):
             raise ConfigError(f"unexpected fields: {', '.join(unexpected)}; made by a later version?")

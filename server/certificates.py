@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from gatestream.files.reading import read
 from gatestream.server.errors import ConfigError
 
+_LARGEST: Final = 2**24  # bytes; all authorities of a system are less than 2**18
 # OpenSSL would refuse keys that gRPC takes.
 _CIPHERS: Final = "DEFAULT:@SECLEVEL=0"
 # X509_V_FLAG_NO_CHECK_TIME, which Python has no name for.
@@ -110,7 +112,7 @@ def _shown(context: ssl.SSLContext, chain: str) -> dict[str, Any]:
 
 def _read(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read(path, _LARGEST)
     except OSError as error:
         raise ConfigError(f"{name}: {path} cannot be read: {error.strerror}") from error
 

@@ -91,7 +91,8 @@ class Tenants(Reloaded):
 def _read(path: Path) -> dict[str, str]:
     """The tenant of each token."""
     try:
-        with path.open("rb") as file:
+        # Without waiting for whoever may write to a pipe.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             _check_rights(path, os.fstat(file.fileno()))
             tokens = tomllib.load(file)
     except OSError as error:

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -72,6 +73,34 @@ def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
     metadata = {"gatestream.checkpoint": "1", "gatestream.config": '{"name": 1}', "gatestream.training": "{}"}
     save_file({"a": torch.zeros(1)}, tmp_path / "n", metadata)
     with pytest.raises(CheckpointError, match="its metadata cannot be read: fields are missing"):
+        checkpoint.load(tmp_path / "n")
+
+
+@pytest.mark.parametrize("text", ["3", "[" * 100_000, "[" + "9" * 5000 + "]"])
+def test_json_that_is_no_configuration(tmp_path: Path, text: str) -> None:
+    metadata = {"gatestream.checkpoint": "1", "gatestream.config": text, "gatestream.training": "{}"}
+    save_file({"a": torch.zeros(1)}, tmp_path / "n", metadata)
+    with pytest.raises(CheckpointError, match="its metadata cannot be read"):
+        checkpoint.load(tmp_path / "n")
+
+
+@pytest.mark.parametrize("field", ["inputs", "hidden", "outputs", "layers"])
+@pytest.mark.parametrize("value", [10**6, 10**30, 2.5])
+def test_a_size_that_the_tensors_cannot_fill_is_refused_before_anything_is_made(
+    tmp_path: Path, field: str, value: float
+) -> None:
+    config = {"name": "m", "task": "t", "encoder": "none", "inputs": 1, "hidden": 1, "outputs": 1} | {field: value}
+    metadata = {"gatestream.checkpoint": "1", "gatestream.config": json.dumps(config), "gatestream.training": "{}"}
+    save_file({"a": torch.zeros(1000)}, tmp_path / "n", metadata)
+    with pytest.raises(CheckpointError, match=rf"{field} is [\d.]+, but it has 1 tensors of 1000 numbers in all"):
+        checkpoint.load(tmp_path / "n")
+
+
+def test_a_width_whose_square_would_not_fit_is_refused_by_its_shapes(tmp_path: Path) -> None:
+    config = {"name": "m", "task": "t", "encoder": "none", "inputs": 1, "hidden": 10**6, "outputs": 1}
+    metadata = {"gatestream.checkpoint": "1", "gatestream.config": json.dumps(config), "gatestream.training": "{}"}
+    save_file({"a": torch.zeros(10**6)}, tmp_path / "n", metadata)  # the weights of such a cell have 16 TB
+    with pytest.raises(CheckpointError, match=r"missing cells\.0\.input_gate\.R"):
         checkpoint.load(tmp_path / "n")
 
 
