@@ -164,6 +164,12 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         """Done: no region is left."""
         return oip.CudaSharedMemoryUnregisterResponse()
 
+    async def ModelStatistics(  # noqa: N802
+        self, request: oip.ModelStatisticsRequest, context: Any
+    ) -> oip.ModelStatisticsResponse:
+        """Refused."""
+        raise NotOffered("this server keeps no statistics of its models; measure at the client")
+
     # ---- Tracing and logging: to be read -------------------------------------------------------
 
     async def TraceSetting(  # noqa: N802

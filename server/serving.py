@@ -1,7 +1,6 @@
 """The gRPC server of this process: what it is made with, whether it still serves, and the one that follows it."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -53,6 +52,11 @@ class Serving:
 
     async def start(self) -> None:
         """Accept calls."""
+        if not _SAFE_FROM_PATHS:
+            _log.warning(
+                "a call's path that is not UTF-8 ends this grpcio's accepting of calls; it is then replaced",
+                grpcio=grpc.__version__,
+            )
         await self._servers[-1].start()
 
     async def watch(self) -> None:
@@ -101,15 +105,21 @@ class Serving:
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
 
 
-def _prevent_death_by_path() -> None:
+def _prevent_death_by_path() -> bool:
     """Have grpc.aio answer calls of methods that it does not know without reading their names.
 
     It decodes the name of such a method, which the client chose, in the task that accepts calls, and UnicodeDecodeError
     ends that. Each method of ours is registered with gRPC, which then matches it by itself; so what comes unregistered
     is UNIMPLEMENTED whatever it is called. Where another grpcio has other insides, `Serving.watch` is what is left.
+
+    Returns:
+        Whether it does.
     """
-    with contextlib.suppress(AttributeError):
+    try:
         cygrpc.AioServer = _server_type(cygrpc.AioServer, cygrpc._schedule_rpc_coro, cygrpc._handle_rpc)
+    except AttributeError:
+        return False
+    return True
 
 
 def _server_type(base: Any, schedule: Any, handle: Any) -> Any:
@@ -130,4 +140,4 @@ class _NoMethods:
         """There is no handler."""
 
 
-_prevent_death_by_path()
+_SAFE_FROM_PATHS: Final = _prevent_death_by_path()

@@ -119,6 +119,11 @@ class GRPCInferenceServiceStub:
                 request_serializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
                 response_deserializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterResponse.FromString,
                 _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelStatistics',
+                request_serializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
         self.TraceSetting = channel.unary_unary(
                 '/inference.GRPCInferenceService/TraceSetting',
                 request_serializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.TraceSettingRequest.SerializeToString,
@@ -236,6 +241,12 @@ class GRPCInferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelStatistics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TraceSetting(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -335,6 +346,11 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.CudaSharedMemoryUnregister,
                     request_deserializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterRequest.FromString,
                     response_serializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterResponse.SerializeToString,
+            ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsResponse.SerializeToString,
             ),
             'TraceSetting': grpc.unary_unary_rpc_method_handler(
                     servicer.TraceSetting,
@@ -806,6 +822,33 @@ class GRPCInferenceService:
             '/inference.GRPCInferenceService/CudaSharedMemoryUnregister',
             gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
             gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.CudaSharedMemoryUnregisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelStatistics',
+            gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsRequest.SerializeToString,
+            gatestream_dot_protos_dot_inference_dot_open__inference__grpc__pb2.ModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,7 @@ class GRPCInferenceServiceStub:
     CudaSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryStatusRequest, _open_inference_grpc_pb2.CudaSharedMemoryStatusResponse]
     CudaSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryRegisterRequest, _open_inference_grpc_pb2.CudaSharedMemoryRegisterResponse]
     CudaSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryUnregisterRequest, _open_inference_grpc_pb2.CudaSharedMemoryUnregisterResponse]
+    ModelStatistics: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.ModelStatisticsRequest, _open_inference_grpc_pb2.ModelStatisticsResponse]
     TraceSetting: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.TraceSettingRequest, _open_inference_grpc_pb2.TraceSettingResponse]
     LogSettings: _grpc.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.LogSettingsRequest, _open_inference_grpc_pb2.LogSettingsResponse]
 
@@ -76,6 +77,7 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     CudaSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryStatusRequest, _open_inference_grpc_pb2.CudaSharedMemoryStatusResponse]  # type: ignore[assignment]
     CudaSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryRegisterRequest, _open_inference_grpc_pb2.CudaSharedMemoryRegisterResponse]  # type: ignore[assignment]
     CudaSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.CudaSharedMemoryUnregisterRequest, _open_inference_grpc_pb2.CudaSharedMemoryUnregisterResponse]  # type: ignore[assignment]
+    ModelStatistics: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.ModelStatisticsRequest, _open_inference_grpc_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
     TraceSetting: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.TraceSettingRequest, _open_inference_grpc_pb2.TraceSettingResponse]  # type: ignore[assignment]
     LogSettings: _aio.UnaryUnaryMultiCallable[_open_inference_grpc_pb2.LogSettingsRequest, _open_inference_grpc_pb2.LogSettingsResponse]  # type: ignore[assignment]
 
@@ -198,6 +200,13 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _open_inference_grpc_pb2.CudaSharedMemoryUnregisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_grpc_pb2.CudaSharedMemoryUnregisterResponse, _abc.Awaitable[_open_inference_grpc_pb2.CudaSharedMemoryUnregisterResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ModelStatistics(
+        self,
+        request: _open_inference_grpc_pb2.ModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_grpc_pb2.ModelStatisticsResponse, _abc.Awaitable[_open_inference_grpc_pb2.ModelStatisticsResponse]]: ...
 
     @_abc_1.abstractmethod
     def TraceSetting(

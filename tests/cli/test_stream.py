@@ -19,6 +19,7 @@ from tests.client.artifacts import counter
 from tests.support.artifacts import accumulator, whole_numbers
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving
+from tests.support.tls import Files
 from tests.support.wire import PATIENCE
 
 
@@ -161,6 +162,19 @@ def test_each_row_is_answered_as_it_comes(server: ServerProcess) -> None:
         for character in b"TTX":
             write(process, bytes([character]))
             assert read(process, 1) == b"T"
+
+
+def test_with_a_client_certificate(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    chain, key = files.issue("server")
+    shown, its_key = files.issue("client")
+    path = accumulator(tmp_path / "accumulator.onnx")
+    with serving(path, tls_cert=chain, tls_key=key, tls_client_ca=files.ca) as guarded:
+        done = stream(guarded, f"--tls-ca={files.ca}", f"--tls-cert={shown}", f"--tls-key={its_key}", text="1,2\n3,4\n")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "y_0,y_1\n1.0,2.0\n4.0,6.0\n", "")
+        done = stream(guarded, f"--tls-ca={files.ca}", "--timeout=2", text="1,2\n")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "both sides use TLS" in done.stderr
 
 
 def test_a_file_that_grows(server: ServerProcess, tmp_path: Path) -> None:

@@ -137,6 +137,11 @@ def test_trace_and_log_settings_are_to_be_read(door: Stub) -> None:
     assert ends(door.TraceSetting, oip.TraceSettingRequest(model_name="other"))[0] == grpc.StatusCode.NOT_FOUND
 
 
+def test_statistics_are_refused_by_name(door: Stub) -> None:
+    code, text = ends(door.ModelStatistics, oip.ModelStatisticsRequest(name="lstm"))
+    assert (code, "keeps no statistics" in text) == (grpc.StatusCode.UNIMPLEMENTED, True)
+
+
 def test_the_extensions_are_those_that_are_there(door: Stub) -> None:
     extensions = set(door.ServerMetadata(oip.ServerMetadataRequest(), timeout=PATIENCE).extensions)
     assert {"sequence", "sequence(string_id)", "model_configuration", "model_repository"} <= extensions

@@ -1,6 +1,7 @@
 """Tokens and certificates that change while a server serves, and what it says of those that are amiss."""
 
 import json
+import queue
 import socket
 import ssl
 import subprocess
@@ -16,6 +17,9 @@ import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from tests.support.open_inference import request, sums
 from tests.support.process import ServerProcess, serving
 from tests.support.tls import Files
 from tests.support.wire import PATIENCE, SMALL_WINDOW, Stream, bearer, until
@@ -122,6 +126,30 @@ def test_tokens_are_read_again_when_they_change(accumulator_path: Path, tmp_path
         goes.end()
         text: str = server.log.read_text()
         assert not any(token in text for token in (ACME, GLOBEX, THIRD))
+
+
+def test_a_removed_token_ends_its_streams_of_the_open_inference_protocol(
+    accumulator_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(f'"{ACME}" = "acme"\n"{GLOBEX}" = "globex"\n')
+    with serving(accumulator_path, tokens=path) as server, grpc.insecure_channel(server.address) as channel:
+        door = oip_grpc.GRPCInferenceServiceStub(channel)
+        asked: queue.SimpleQueue[oip.ModelInferRequest | None] = queue.SimpleQueue()
+        goes: Any = door.ModelStreamInfer(iter(asked.get, None), metadata=bearer(ACME), timeout=PATIENCE)
+        asked.put(request([[1, 2]], 7, start=True))
+        assert sums(next(goes).infer_response) == [[1, 2]]
+        path.write_text(f'"{GLOBEX}" = "globex"\n')
+        with pytest.raises(grpc.RpcError) as ended:
+            next(goes)
+        asked.put(None)
+        assert ended.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert "not known any more" in str(ended.value.details())
+        with pytest.raises(grpc.RpcError) as refused:
+            door.ModelInfer(request([[1, 2]], 7), metadata=bearer(ACME), timeout=PATIENCE)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        answer = door.ModelInfer(request([[1, 2]], 7, start=True), metadata=bearer(GLOBEX), timeout=PATIENCE)
+        assert sums(answer) == [[1, 2]]
 
 
 # ---- Certificates --------------------------------------------------------------------------------

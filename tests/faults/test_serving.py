@@ -26,6 +26,15 @@ import grpc.aio._server as server
 server.cygrpc = types.SimpleNamespace(**vars(server.cygrpc))
 """
 
+# A grpcio with other insides than those that are known.
+OTHERWISE = """
+import os, types
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+import grpc._cython as cython, grpc.aio
+names = vars(cython.cygrpc)
+cython.cygrpc = types.SimpleNamespace(**{name: names[name] for name in names if name != "_handle_rpc"})
+"""
+
 
 @pytest.fixture
 def mortal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +77,21 @@ def test_a_path_that_is_not_utf8_is_a_method_that_is_not_there(accumulator_path:
         stepped(stream, 3)
         assert serves(server)
         assert lines(server, REPLACED) == []
+
+
+def test_that_a_path_can_end_the_accepting_of_calls_is_said_at_the_start(
+    accumulator_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "a call's path that is not UTF-8 ends this grpcio's accepting of calls; it is then replaced"
+    with serving(accumulator_path) as server:
+        assert lines(server, said) == []
+    (tmp_path / "sitecustomize.py").write_text(OTHERWISE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with serving(accumulator_path) as server:
+        assert [line["level"] for line in lines(server, said)] == ["warning"]
+        with bad_path(server):
+            until(partial(_deaths, server, 1), "the death was noticed")
+        until(lambda: serves(server), "new clients are served")
 
 
 @pytest.mark.usefixtures("mortal")

@@ -75,6 +75,19 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         Text(file, streams=4, steps=10, seed=0)
 
 
+def test_a_byte_order_mark_is_no_token_wherever_files_were_joined(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(("\ufeffab" * 500).encode())
+    assert Text(file, streams=4, steps=10, seed=0).vocabulary == ("a", "b")
+
+
+def test_nul_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"abc\n" * 500 + b"a\0b\n" * 500)
+    with pytest.raises(DataError, match=r"a.txt: a NUL character in line 501, which no text holds"):
+        Text(file, streams=4, steps=10, seed=0)
+
+
 def test_too_short_a_text(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("short")
