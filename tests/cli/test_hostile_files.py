@@ -118,6 +118,8 @@ def feed(
             continue  # It waits for whoever writes to it, as every program does.
         if words == "train reber" and path.name in NOT_YET | {"empty"}:
             continue  # It would train.
+        if parameter.name == "port_file" and path.name in NOT_YET:
+            continue  # It is made, empty until the server serves.
         if words == "train text" and parameter.name == "file" and path.name in TEXTS:
             continue  # It would, on a text as good as any.
         address = [server.address] if words == "stream" else []
