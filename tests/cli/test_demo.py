@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from matplotlib import image
 
 from gatestream.cli.demo import SHOWN, Live, command, draw
+from gatestream.protos.spec import from_metadata
+from tests.support.artifacts import save
 from tests.support.process import serving
 from tests.support.reference import Demo
 
@@ -66,7 +68,8 @@ def test_illegal_predictions_are_a_failure(reference: Path, tmp_path: Path) -> N
     model = onnx.load(reference / "reber.gates.onnx")
     (head,) = [item for item in model.graph.initializer if item.name.startswith("head.weight")]
     head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
-    onnx.save(model, tmp_path / "wrong.onnx")
+    spec = from_metadata({item.key: item.value for item in model.metadata_props}, "wrong.onnx")
+    save(tmp_path / "wrong.onnx", model.graph, spec)
     with serving(tmp_path / "wrong.onnx") as server:
         done = run(tmp_path, f"--address={server.address}", "--symbols=200")
     assert done.returncode == 1

@@ -71,11 +71,20 @@ class Other:
 
 def there(server: ServerProcess) -> list[str]:
     """The sessions that there are, which are as many as the server counts."""
+    return sorted(item.session_id for item in infos(server))
+
+
+def infos(server: ServerProcess) -> list[pb.SessionInfo]:
+    listed: list[pb.SessionInfo] = []
     with stub(server.address) as calls:
-        listed = calls.ListSessions(pb.ListSessionsRequest(page_size=1000), timeout=PATIENCE).sessions
-        counted = calls.Describe(pb.DescribeRequest(), timeout=PATIENCE).models[0].sessions
-    assert counted == len(listed)
-    return sorted(item.session_id for item in listed)
+
+        def alike() -> bool:
+            """What ends between the two calls is in one of them only."""
+            listed[:] = calls.ListSessions(pb.ListSessionsRequest(page_size=1000), timeout=PATIENCE).sessions
+            return len(listed) == calls.Describe(pb.DescribeRequest(), timeout=PATIENCE).models[0].sessions
+
+        until(alike, "as many sessions were counted as listed")
+    return listed
 
 
 def test_a_sequence_that_ends_while_a_stream_has_steps_in_its_line(own_server: ServerProcess) -> None:
@@ -88,6 +97,7 @@ def test_a_sequence_that_ends_while_a_stream_has_steps_in_its_line(own_server: S
             other.step(7, [[1, 1]], end=True)
             # Its name is free now: this one is another session.
             other.step(7, [[5, 5]], start=True)
+            until(lambda: not any(item.attached for item in infos(own_server)), "both requests had come")
             stream.close(0)
             assert len(stream.results({0: 1000}, 2)[0]) == 1000
             assert other.read() == [[1001, 1001]]
