@@ -85,7 +85,7 @@ def test_with_a_client_certificate(tmp_path: Path) -> None:
     [
         (["--tls-ca=none"], 1, "--tls-ca: none cannot be read: No such file or directory"),
         (["--tls-ca=empty"], 1, "--tls-ca: empty holds no certificate in PEM"),
-        (["--tls-ca=."], 1, "--tls-ca: . cannot be read: Is a directory"),
+        (["--tls-ca=."], 1, "--tls-ca: . cannot be read: is a folder, expected a file"),
         (["--tls-cert=a.pem"], 2, "--tls-cert and --tls-key go together; only one is given"),
         (["--tls-cert=a.pem", "--tls-key=b.key"], 1, "--tls-key: b.key is not the key of the certificate in a.pem"),
         (["--tls-cert=a.key", "--tls-key=a.key"], 1, "--tls-cert: a.key holds no certificate in PEM"),

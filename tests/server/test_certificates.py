@@ -38,7 +38,7 @@ def test_a_pair_is_read_with_what_stands_around_it(files: Files) -> None:
     ("chain", "key", "says"),
     [
         ("none", "a.key", "tls_cert: none cannot be read: No such file or directory"),
-        (".", "a.key", "tls_cert: . cannot be read: Is a directory"),
+        (".", "a.key", "tls_cert: . cannot be read: is a folder, expected a file"),
         ("empty", "a.key", "tls_cert: empty holds no certificate in PEM"),
         ("bytes", "a.key", "tls_cert: bytes holds no certificate in PEM"),
         ("hollow", "a.key", "tls_cert: hollow holds no certificate in PEM"),
