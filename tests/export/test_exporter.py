@@ -36,7 +36,7 @@ def test_every_encoder_in_both_forms_is_proved(exported: Exported, name: str, fo
         (reference, case, tensor)
         for reference, cases in (
             ("torch", ("each step", "singly", "in chunks")),
-            ("numpy", ("each step", "singly", "in chunks")),
+            ("numpy", ("each step", "each chunk", "singly", "in chunks")),
             ("alone", ("rows together", "rows of unlike length")),
         )
         for case in cases
