@@ -47,7 +47,7 @@ def test_what_no_message_may_hold_is_one_error(server: ServerProcess, kind: str)
 def test_numbers_that_are_not_packed(server: ServerProcess) -> None:
     steps = b"\x08\x00" * (SIZE // 2)
     (answer,) = talk(server, head(2, len(steps)) + steps)
-    assert "steps has over 1024 fields; expected packed columns" in answer.error.message
+    assert "steps has over 256 fields; expected packed columns" in answer.error.message
 
 
 def large(steps: bytes) -> bytes:
