@@ -24,7 +24,6 @@ from gatestream.server.tenants import Tenants
 MOST_BYTES: Final = 4096
 """Of a message for a method that wants some names. The longest id of a session has 400."""
 _MOST_FIELDS: Final = 4096
-_ANYONE: Final = "anyone"
 _RETRY_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
