@@ -475,6 +475,13 @@ class Engine:
             # A running tick will still write its members' rows: nobody else may have them before.
             self._leaving.append(slots)
 
+    def at_rest(self, slot: int) -> bool:
+        """Whether a session has nothing in line and no tick runs: what a control would do can be done now."""
+        intake = self._intake
+        return not (self._running or intake.message is not None or slot in intake.steps) and bool(
+            self._scheduler.idle(slot)
+        )
+
     def idle(self, slots: Ints) -> Ints:
         """Those of the slots that have nothing in line."""
         self._take_in()

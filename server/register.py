@@ -316,8 +316,12 @@ class Register:
 
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         slot = self._find(tenant, session_id)
-        caller = Caller(self._accounts.of(tenant))
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        if self._engine.at_rest(slot):
+            # A control in an empty line would be done next, some turns of the loop later.
+            answer.set_result(do(slot))
+            return answer
+        caller = Caller(self._accounts.of(tenant))
 
         def run(*_: Any) -> None:
             try:

@@ -230,7 +230,7 @@ class Scheduler:
         self._first[slots] = self._last[slots] = _NONE
         return dropped
 
-    def idle(self, slots: Ints) -> npt.NDArray[np.bool_]:
+    def idle(self, slots: Ints | int) -> npt.NDArray[np.bool_]:
         """Whether each slot's line is empty."""
         empty: npt.NDArray[np.bool_] = self._first[slots] == _NONE
         return empty
