@@ -19,7 +19,7 @@ from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffer
 from gatestream.server.parsing import parse
 from gatestream.server.receiving import Receiving
 from gatestream.server.streams import abort
-from gatestream.server.tenants import Tenants
+from gatestream.server.tenants import CALLER, Tenants
 
 MOST_BYTES: Final = 4096
 """Of a message for a method that wants some names. The longest id of a session has 400."""
@@ -71,9 +71,10 @@ class Calls(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         try:
-            tenant = self._tenants.of(handler_call_details.invocation_metadata)
+            caller = self._tenants.caller(handler_call_details.invocation_metadata)
+            CALLER.set(caller)
             if not handler.request_streaming:
-                await self._admit(tenant, lasting=handler.response_streaming)
+                await self._admit(caller.tenant, lasting=handler.response_streaming)
         except Unauthenticated as error:
             return self._unread.get(handler_call_details.method) or _refusing(error)
         except Refused as error:

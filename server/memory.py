@@ -14,7 +14,7 @@ _MAPPED_BYTES: Final = 3 * 2**20
 # So much more that is free is worth returning.
 _WORTH_BYTES: Final = 32 * 2**20
 # How often is looked whether memory can be given back, which is done when it was found so twice in a row.
-_LOOK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5
 
 
 def keep_freed() -> None:

@@ -15,7 +15,7 @@ from gatestream.server.models import Models
 from gatestream.server.open_inference import InferenceCall, InferenceStream
 from gatestream.server.open_inference_models import configuration, index, metadata
 from gatestream.server.streams import Streams
-from gatestream.server.tenants import Tenants
+from gatestream.server.tenants import CALLER
 
 # In the words of the protocol's best-known servers, whose clients read it.
 EXTENSIONS: Final = (
@@ -45,17 +45,15 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
     Args:
         models: what is served.
         limits: of the server.
-        tenants: who may call; each sees its own sequences only.
         streams: where open streams are kept.
     """
 
     ModelInfer: Any = None
     ModelStreamInfer: Any = None
 
-    def __init__(self, models: Models, limits: Limits, tenants: Tenants, streams: Streams):
+    def __init__(self, models: Models, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
-        self._tenants = tenants
         self.ModelInfer = self._infer
         # As in the other service: gRPC wants to see an async generator function.
         self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
@@ -203,13 +201,10 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: bytes, context: Any) -> bytes:
         """ModelInfer: one request, of a sequence or by itself. Its messages are not made into objects to be bytes."""
-        call = InferenceCall(self._models, self._limits, self._tenant(context))
+        call = InferenceCall(self._models, self._limits, CALLER.get().tenant)
         # Its answer is counted until the client has it, or has gone.
         context.add_done_callback(lambda _: call.end())
         return await call.infer(request)
-
-    def _tenant(self, context: Any) -> str:
-        return self._tenants.of(context.invocation_metadata() or ())
 
 
 def _check_none(region: str) -> None:

@@ -47,7 +47,11 @@ _OPEN_TO_ALL: Final = frozenset(
     {f"/{_HEALTH.full_name}/{name}" for name in ("Check", "Watch")}
     | {f"/{_OPEN_INFERENCE.full_name}/{name}" for name in ("ServerLive", "ServerReady")}
 )
-_PENDING: Final = 65_536
+_PENDING: Final = 16_384
+# Of one connection, besides `streams`; its client has what is over it wait.
+_CALLS_OF_CONNECTION: Final = 1_024
+# As long as a client may take to say something, and to acknowledge what it was told of this server's bounds.
+_GREETING_MS: Final = 10_000
 # A call that gRPC holds for so long, since the calls before it take the server that long, is cancelled by it.
 _UNSEEN_SECONDS: Final = 120
 _EXPIRY_PERIODS: Final = 10
@@ -90,8 +94,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     )
     handlers = _handlers(
         calls,
-        Service(models, config.limits, tenants, streams),
-        OpenInferenceService(models, config.limits, tenants, streams),
+        Service(models, config.limits, streams),
+        OpenInferenceService(models, config.limits, streams),
         health_servicer,
     )
 
@@ -239,8 +243,8 @@ def _served(model: Model) -> Served:
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", config.limits.message_bytes),
-        # What is over `unary_calls` is refused by us; gRPC, which holds what comes between two looks of ours, would
-        # cancel it.
+        # What is over `unary_calls` is refused by us; gRPC, which holds what comes between two looks of ours, cancels
+        # it.
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING),
         ("grpc.server_max_unrequested_time_in_server", _UNSEEN_SECONDS),
@@ -255,7 +259,10 @@ def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
         # After so many PINGs too soon gRPC would close the connection, once for each of the thousands that it has read
         # already: tens of seconds of the thread that reads for everyone. To answer all of them is cheap.
         ("grpc.http2.max_ping_strikes", 0),
-        # Whoever connects says something within this.
-        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_concurrent_streams", config.limits.streams + _CALLS_OF_CONNECTION),
+        # gRPC would count calls for longer than their clients do, and refuse some of clients that keep to the bound.
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server_handshake_timeout_ms", _GREETING_MS),
+        ("grpc.http2.settings_timeout", _GREETING_MS),
         ("grpc.max_allowed_incoming_connections", config.connections),
     )

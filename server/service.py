@@ -17,7 +17,7 @@ from gatestream.server.models import Model, Models
 from gatestream.server.runner import DTYPES
 from gatestream.server.stream import ClientStream
 from gatestream.server.streams import Streams
-from gatestream.server.tenants import Tenants
+from gatestream.server.tenants import CALLER
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -29,16 +29,14 @@ class Service(pb_grpc.GatestreamServicer):
     Args:
         models: what is served.
         limits: of the server.
-        tenants: who may call; each sees its own sessions only.
         streams: where open streams are kept.
     """
 
     Stream: Any = None
 
-    def __init__(self, models: Models, limits: Limits, tenants: Tenants, streams: Streams):
+    def __init__(self, models: Models, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
-        self._tenants = tenants
         # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
         self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
 
@@ -46,12 +44,9 @@ class Service(pb_grpc.GatestreamServicer):
         """The most that a message may have, by method, of those that take more than names."""
         return {"SetState": MOST_BYTES + max(_state_bytes(model) for model in self._models)}
 
-    def _tenant(self, context: Any) -> str:
-        return self._tenants.of(context.invocation_metadata() or ())
-
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""
-        tenant = self._tenant(context)
+        tenant = CALLER.get().tenant
         models = [self._models.find(request.model)] if request.model else list(self._models)
         limits, most = self._limits, self._models.accounts.most
         return pb.DescribeResponse(
@@ -82,7 +77,7 @@ class Service(pb_grpc.GatestreamServicer):
     ) -> pb.ListSessionsResponse:
         """One page of sessions. The token says behind which of the tenant's sessions of which model the next begins."""
         models = [self._models.find(request.model)] if request.model else list(self._models)
-        tenant = self._tenant(context)
+        tenant = CALLER.get().tenant
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
         if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token):
             raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
@@ -106,23 +101,23 @@ class Service(pb_grpc.GatestreamServicer):
     ) -> pb.CloseSessionResponse:
         """End a session, after the steps accepted before."""
         register = self._models.find(request.model).register
-        return pb.CloseSessionResponse(position=await register.close_by_id(self._tenant(context), request.session_id))
+        return pb.CloseSessionResponse(position=await register.close_by_id(CALLER.get().tenant, request.session_id))
 
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
         register = self._models.find(request.model).register
-        return await register.state(self._tenant(context), request.session_id)
+        return await register.state(CALLER.get().tenant, request.session_id)
 
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
         """Put a session into a state."""
         register = self._models.find(request.state.model).register
-        position = await register.set_state(self._tenant(context), request.session_id, request.state)
+        position = await register.set_state(CALLER.get().tenant, request.session_id, request.state)
         return pb.SetStateResponse(position=position)
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
         """Copy a session into a new one."""
         register = self._models.find(request.model).register
-        session_id, position = await register.fork(self._tenant(context), request.session_id, request.new_session_id)
+        session_id, position = await register.fork(CALLER.get().tenant, request.session_id, request.new_session_id)
         return pb.ForkResponse(session_id=session_id, position=position)
 
 

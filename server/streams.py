@@ -22,7 +22,7 @@ from gatestream.server.errors import (
 )
 from gatestream.server.models import Models
 from gatestream.server.outbox import Outbox
-from gatestream.server.tenants import Tenants
+from gatestream.server.tenants import CALLER, Caller, Tenants
 
 # A message that took the loop longer than this has its sender wait for a turn. One of so few bytes names too little
 # for that; it is not timed.
@@ -116,12 +116,12 @@ class Streams:
             context: of the call.
         """
         try:
-            tenant, shown = self._admit(context)
-            conversation = make(tenant)
+            caller = self._admit()
+            conversation = make(caller.tenant)
         except (Refused, Unauthenticated) as error:
             await abort(context, error)
             raise
-        self._open[conversation] = _Open(tenant, shown, asyncio.current_task())
+        self._open[conversation] = _Open(*caller, asyncio.current_task())
         conversation.account.streams += 1
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
@@ -209,8 +209,8 @@ class Streams:
             if outbox.full:
                 await outbox.room()
 
-    def _admit(self, context: Any) -> tuple[str, bytes]:
-        caller = self._tenants.caller(context.invocation_metadata() or ())
+    def _admit(self) -> Caller:
+        caller = CALLER.get()
         if self._models.draining:
             raise Draining("the server is about to stop; connect to another")
         if len(self._open) >= self._limits.streams:
@@ -220,7 +220,7 @@ class Streams:
                 retry_after=1.0,
             )
         accounts = self._models.accounts
-        if accounts.of(caller[0]).streams >= accounts.most.streams:
+        if accounts.of(caller.tenant).streams >= accounts.most.streams:
             raise Exhausted(
                 f"all {accounts.most.streams} of this tenant's streams are taken; put more sessions on one stream, or "
                 "try later",

@@ -6,8 +6,9 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -21,6 +22,25 @@ _TOKEN: Final = re.compile(r"[!-~]{16,4096}")
 _LONGEST_NAME: Final = 128
 
 _log = structlog.get_logger(__name__)
+
+
+class Caller(NamedTuple):
+    """Who calls.
+
+    Attributes:
+        tenant: whose sessions the call may see.
+        shown: the digest of the token that was shown.
+    """
+
+    tenant: str
+    shown: bytes
+
+
+_ANYONE: Final = Caller("", b"")
+
+CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
+"""Of the call that the current task is for. gRPC makes Python objects of all its metadata, which may be megabytes,
+whenever it is asked for them: so they are looked at once."""
 
 
 class Tenants(Reloaded):
@@ -58,28 +78,20 @@ class Tenants(Reloaded):
             self.several = len(set(known.values())) > 1
             self.changed()
 
-    def of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
-        """The tenant that a call's metadata speaks for.
+    def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Whom a call's metadata speaks for.
 
         Raises:
             Unauthenticated: tokens are required, and the call has none that is known.
         """
-        return self.caller(metadata)[0]
-
-    def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, bytes]:
-        """As `of`, and the digest of the token that was shown.
-
-        Raises:
-            Unauthenticated: as `of`.
-        """
         if not self._tenant_of:
-            return "", b""
+            return _ANYONE
         for key, value in metadata:
             if key == _HEADER and isinstance(value, str) and value[: len(_SCHEME)].lower() == _SCHEME:
                 shown = _digest(value[len(_SCHEME) :])
                 tenant = self._tenant_of.get(shown)
                 if tenant is not None:
-                    return tenant, shown
+                    return Caller(tenant, shown)
                 raise Unauthenticated("the bearer token is not known to this server")
         raise Unauthenticated('the call carries no token; expected metadata "authorization: Bearer TOKEN"')
 

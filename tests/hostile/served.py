@@ -65,6 +65,12 @@ class Server:
         except psutil.Error:
             return 0.0
 
+    def cpu_seconds(self) -> float:
+        try:
+            return sum(psutil.Process(self.popen.pid).cpu_times()[:2])
+        except psutil.Error:
+            return 0.0
+
     def hold_ms(self, begin: float, end: float) -> tuple[float, str]:
         """The longest callback of the loop that ended from begin to end, and which it was."""
         longest, which = 0.0, ""

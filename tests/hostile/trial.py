@@ -13,6 +13,10 @@ from tests.hostile.target import Pattern
 
 ALONE_SECONDS = 1.0
 LATER_SECONDS = 2.0
+REST_SECONDS = 0.5
+LONGEST_SECONDS = 20.0
+AT_REST = 0.5
+"""Of a CPU: with a neighbour, a server that works nothing off any more takes less."""
 ATTACK_SECONDS = 120.0
 MOST_MIB = 3_000.0
 """Where a server has so much it is ended: a pattern must not take the machine along."""
@@ -24,7 +28,7 @@ class Trial:
 
     Attributes:
         hold_ms: the longest callback of the server's loop, in CPU time of its thread; and which it was.
-        before_mib: memory before; at its peak; some seconds later.
+        before_mib: memory before; at its peak; some seconds later, when the server has worked off what came.
         alone: what the neighbour saw before.
         beside: what it saw from the beginning of the pattern to its end.
         violations: each bound that was broken, with what was seen; empty: all held.
@@ -79,7 +83,7 @@ def attempt(pattern: Pattern, server: Server, scale: float = 1.0) -> Trial:
         ended = time.time()
         beside = server.seen(attacked, ended)
     hold_ms, held_by = server.hold_ms(attacked, time.time())
-    time.sleep(LATER_SECONDS)
+    _rest(server)
     return Trial(
         pattern,
         done,
@@ -92,6 +96,16 @@ def attempt(pattern: Pattern, server: Server, scale: float = 1.0) -> Trial:
         beside,
         server.alive,
     )
+
+
+def _rest(server: Server) -> None:
+    """Wait some seconds, and until the server has worked off what came, if that is not for ever."""
+    begin, took = time.monotonic(), server.cpu_seconds()
+    while time.monotonic() - begin < LONGEST_SECONDS:
+        time.sleep(REST_SECONDS)
+        before, took = took, server.cpu_seconds()
+        if took - before < AT_REST * REST_SECONDS and time.monotonic() - begin >= LATER_SECONDS:
+            break
 
 
 def untried(pattern: Pattern, why: str) -> Trial:

@@ -12,16 +12,16 @@ TOKEN = "a-token-of-some-length"
 
 def test_without_tokens_everyone_is_one_tenant() -> None:
     tenants = Tenants(None)
-    assert tenants.of([]) == tenants.of([("authorization", "Bearer whatever")]) == ""
+    assert tenants.caller([]).tenant == tenants.caller([("authorization", "Bearer whatever")]).tenant == ""
 
 
 def test_a_token_stands_for_its_tenant(tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text(f'"{TOKEN}" = "acme"\n"{TOKEN}-2" = "acme"\n"another-token-of-length" = "globex"\n')
     tenants = Tenants(path)
-    assert tenants.of([("authorization", f"Bearer {TOKEN}")]) == "acme"
-    assert tenants.of([("other", "x"), ("authorization", f"bearer {TOKEN}-2")]) == "acme"
-    assert tenants.of([("authorization", "Bearer another-token-of-length")]) == "globex"
+    assert tenants.caller([("authorization", f"Bearer {TOKEN}")]).tenant == "acme"
+    assert tenants.caller([("other", "x"), ("authorization", f"bearer {TOKEN}-2")]).tenant == "acme"
+    assert tenants.caller([("authorization", "Bearer another-token-of-length")]).tenant == "globex"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_call_without_a_known_token_is_refused(tmp_path: Path, metadata: list[
     path = tmp_path / "tokens.toml"
     path.write_text(f'"{TOKEN}" = "acme"\n')
     with pytest.raises(Unauthenticated, match="token"):
-        Tenants(path).of(metadata)
+        Tenants(path).caller(metadata)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_file_that_every_user_can_read_is_warned_of(tmp_path: Path, mode: int,
     path.write_text(f'"{TOKEN}" = "acme"\n')
     path.chmod(mode)
     with capture_logs() as logs:
-        assert Tenants(path).of([("authorization", f"Bearer {TOKEN}")]) == "acme"
+        assert Tenants(path).caller([("authorization", f"Bearer {TOKEN}")]).tenant == "acme"
     assert [line["event"] for line in logs] == warnings * ["every user of this machine can read the tokens file"]
 
 
@@ -106,9 +106,9 @@ def test_a_bad_file_keeps_what_was_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         tenants.refresh()
     assert not tenants.refresh()
-    assert tenants.of([("authorization", f"Bearer {TOKEN}")]) == "acme"
+    assert tenants.caller([("authorization", f"Bearer {TOKEN}")]).tenant == "acme"
     path.write_text(f'"{TOKEN}-2" = "globex"\n')
     assert tenants.refresh()
-    assert tenants.of([("authorization", f"Bearer {TOKEN}-2")]) == "globex"
+    assert tenants.caller([("authorization", f"Bearer {TOKEN}-2")]).tenant == "globex"
     with pytest.raises(Unauthenticated):
-        tenants.of([("authorization", f"Bearer {TOKEN}")])
+        tenants.caller([("authorization", f"Bearer {TOKEN}")])
