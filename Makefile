@@ -57,7 +57,7 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
 	$(BIN)/python -m tests.hostile $(ARGS)
-	$(BIN)/pytest -m slow tests/cli/test_hostile_files.py
+	$(BIN)/pytest -m slow tests/cli
 
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers

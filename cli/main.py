@@ -1,6 +1,7 @@
 """`gatestream`: one command. A subcommand is imported when it is called, so that none pays for another's imports."""
 
 import importlib
+import os
 from typing import ClassVar
 
 import click
@@ -45,3 +46,5 @@ def main(ctx: click.Context, traceback: bool) -> None:
     """Recurrent models, live: train, export to ONNX with the gates preserved, serve with per-session state."""
     assert isinstance(ctx.command, _LazyGroup)  # it is this one
     ctx.command.traceback = traceback
+    if traceback:
+        os.environ["GATESTREAM_TRACEBACK"] = "1"  # Of the processes that it starts, too: workers of `serve`.

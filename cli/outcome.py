@@ -74,9 +74,9 @@ class Outcome(click.Command):
         if isinstance(error, BrokenPipeError | _BrokenPipe):
             return BROKEN_PIPE
         if self.traceback and not isinstance(error, click.UsageError):
-            traceback.print_exception(error)
+            say("".join(traceback.format_exception(error)).rstrip())
         status, text = _line_of(error, unflushed)
-        _say(f"Error: {line(text)}")
+        say(f"Error: {line(text)}")
         return status
 
 
@@ -106,6 +106,14 @@ class OutcomeGroup(Outcome, click.Group):
     def __init__(self, *args: Any, **settings: Any) -> None:
         # Called with nothing, a group says what is missing, as a command does.
         super().__init__(*args, **({"no_args_is_help": False} | settings))
+
+
+def say(text: str) -> None:
+    """Print a line on standard error. Where it cannot be written there is nobody to tell, and the command goes on."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _line_of(error: BaseException, unflushed: OSError | None) -> tuple[int, str]:
@@ -141,14 +149,6 @@ def _unflushed() -> OSError | None:
     return None
 
 
-def _say(text: str) -> None:
-    try:
-        click.echo(text, err=True)
-    except OSError:
-        # There is nobody to tell. The status says it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
 def _hold_descriptors() -> None:
     """Have something at descriptors 0, 1 and 2, so that no file that is opened gets into the place of a closed one.
 
@@ -161,7 +161,9 @@ def _hold_descriptors() -> None:
             if error.errno != errno.EBADF:
                 raise
             os.dup2(os.open(os.devnull, flags), descriptor)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (as long as the process lives)
+    if sys.stdout is sys.__stdout__:
+        # Buffered, also where Python is told not to: what did not leave is there still, and `_unflushed` says why.
+        encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else (None, None)
+        sys.stdout = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115 (lives as we do)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (likewise)

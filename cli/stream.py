@@ -12,7 +12,7 @@ import click
 
 from gatestream.cli.connection import credentials, tls_options
 from gatestream.cli.numbers import SECONDS
-from gatestream.cli.outcome import Outcome
+from gatestream.cli.outcome import Outcome, say
 from gatestream.cli.table_options import table_options
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def command(
         ):
             spec = gs.models[session.model]
             form = reads or _EXTENSIONS.get(Path(file).suffix.lower()) or _natural(spec)
-            reader = Reader(spec, form, table, unknown=unknown, live=live, note=lambda what: click.echo(what, err=True))
+            reader = Reader(spec, form, table, unknown=unknown, live=live, note=say)
             tokens = bool(spec.outputs[0].vocabulary) and not gates
             writer = Writer(spec, writes or (form if form != "text" or tokens else "jsonl"), gates=gates)
             _stream(session, reader, pieces, writer)

@@ -1,6 +1,7 @@
 """The command as a whole: what it lists, what it imports, how it refuses."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 import gatestream.cli
 from gatestream.cli.main import main
+from tests.support.wire import PATIENCE
 
 COMMANDS = main.list_commands(click.Context(main))
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "grpc", "numpy", "matplotlib", "structlog"}
@@ -99,3 +101,31 @@ def test_the_installed_script_knows_its_version() -> None:
     script = Path(sys.executable).with_name("gatestream")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == gatestream.__version__
+
+
+def ended(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed script, as a process."""
+    script = Path(sys.executable).with_name("gatestream")
+    return subprocess.run(
+        [script, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, env=os.environ | environment
+    )
+
+
+def test_a_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
+    called = ("health", f"unix:{tmp_path}/none")
+    plain = ended(*called)
+    assert (plain.returncode, plain.stdout, plain.stderr.count("\n")) == (1, "", 1)
+    for shown in (ended("--traceback", *called), ended(*called, GATESTREAM_TRACEBACK="1")):
+        assert (shown.returncode, shown.stdout) == (1, "")
+        assert shown.stderr.startswith("Traceback (most recent call last):\n")
+        assert "health.py" in shown.stderr
+        assert shown.stderr.endswith(f"\n{plain.stderr}")
+
+
+def test_so_is_that_of_a_worker(tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt.onnx"
+    spoilt.write_bytes(b"nothing")
+    shown = ended("--traceback", "serve", spoilt, "--listen=127.0.0.1:0", "--workers=2")
+    assert shown.returncode == 1
+    assert "in load_models" in shown.stderr
+    assert shown.stderr.splitlines()[-1].startswith(f"Error: {spoilt}: ")

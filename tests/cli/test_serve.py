@@ -202,3 +202,24 @@ def test_cuda_that_cannot_be_had(artifact: Path, workers: int) -> None:
     assert code == 1
     assert "CUDA" in error
     assert "gatestream[cuda]" in error
+
+
+def test_an_artifact_that_no_worker_can_read(tmp_path: Path) -> None:
+    path = tmp_path / "text.onnx"
+    path.write_text("not a model")
+    script = Path(sys.executable).with_name("gatestream")
+    # A session of its own, so that all that it has started can be found.
+    with subprocess.Popen(
+        [script, "serve", path, "--listen=127.0.0.1:0", "--workers=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        # Until the last process that could write there has ended.
+        out, error = server.communicate(timeout=60)
+    assert (server.returncode, out) == (1, "")
+    assert error.startswith(f"Error: {path}: cannot be read as an ONNX file: ")
+    assert error.count("\n") == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(server.pid, 0)
