@@ -8,9 +8,10 @@ from typing import Any, Final
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 64 * 2**20
-# What is larger is a table that grows, whose old memory is not to stay.
-_MAPPED_BYTES: Final = 3 * 2**20
+_NEVER: Final = -1
+_READY: Final = 4
+# What is larger is a table that grows, whose old memory is not to stay. A message is smaller.
+_MAPPED_BYTES: Final = 8 * 2**20
 # So much more that is free is worth returning.
 _WORTH_BYTES: Final = 32 * 2**20
 # How often is looked whether memory can be given back, which is done when it was found so twice in a row.
@@ -18,14 +19,22 @@ _LOOK_SECONDS: Final = 0.5
 
 
 def keep_freed() -> None:
-    """Have freed memory kept for the next message, up to 64 MiB.
+    """Have freed memory kept for the next message, until `give_back`.
 
     A message of some hundred kilobytes is allocated several times on its way; given back to the kernel each time, its
-    pages are faulted in anew, which took up to a seventh of the time of 512 packed steps. Only glibc can be told.
+    pages are faulted in anew, which took up to a seventh of the time of 512 packed steps. And whoever frees what is
+    next to the end of the heap would give back all that is free before it: 20 ms of the loop, for 64 MiB. Only glibc
+    can be told.
     """
-    if (mallopt := _glibc("mallopt")) is not None:
+    if (mallopt := _glibc("mallopt")) is not None and _glibc("mallinfo2") is not None:
         mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def fault_in() -> None:
+    """Have some memory ready: to fault in the pages of a first large message would hold up everyone."""
+    blocks = [b"\1" * size for size in [_MAPPED_BYTES // 2] * _READY]
+    del blocks
 
 
 class _Allocated(ctypes.Structure):

@@ -19,7 +19,7 @@ from gatestream.server.errors import Draining, Refused
 from gatestream.server.models import Models
 from gatestream.server.open_inference_answer import Template, error_answer
 from gatestream.server.open_inference_request import Message, read, request_id
-from gatestream.server.outbox import Outbox
+from gatestream.server.outbox import Outbox, Pieces
 from gatestream.server.slots import Ints
 
 # What a request takes until it is answered, besides its id and the begin of its answer.
@@ -155,6 +155,7 @@ class _Requests(ABC):
         """As `Owner`: a request is answered when all of its steps are."""
         known = self._waiting[handle]
         columns = [*outputs, *gates]
+        answer: bytes | Pieces
         if length < known.steps:
             parts = self._parts.setdefault(handle, [])
             parts.append((length, columns))
@@ -162,15 +163,20 @@ class _Requests(ABC):
             if sum(steps for steps, _ in parts) < known.steps:
                 return
             self._forget_parts(handle)
-            columns = [b"".join(column) for column in zip(*(part for _, part in parts), strict=True)]
         del self._waiting[handle]
         if known.weight:
             self.account.hold(-known.weight)
-        if len(columns) == 1:
+        if length < known.steps:
+            pieces: list[bytes] = []
+            for before, k in zip(known.before, known.columns, strict=True):
+                pieces.append(before)
+                pieces += [part[k] for _, part in parts]
+            answer = Pieces(pieces)
+        elif len(columns) == 1:
             answer = known.before[0] + columns[0]
         else:
-            pieces = zip(known.before, [columns[k] for k in known.columns], strict=True)
-            answer = b"".join(itertools.chain.from_iterable(pieces))
+            each = zip(known.before, [columns[k] for k in known.columns], strict=True)
+            answer = b"".join(itertools.chain.from_iterable(each))
         self.outbox.put(answer, known.steps, handle)
         if self._ending:
             self._end_when_done()
@@ -310,7 +316,7 @@ class InferenceCall(_Requests):
         self._take(message)
         item = await self.outbox.take()
         if item is not None:
-            return item[0]
+            return bytes(item[0])
         error = self._refusal or self.outbox.failure
         assert error is not None, "a call without an answer has failed"
         raise error

@@ -28,7 +28,7 @@ _RAW: Final = oip.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_content
 # Of a request without its raw_input_contents. What protobuf makes of more would hold up everyone.
 _HEAD_BYTES: Final = 2**16
 # Of a request, without those of its inputs, outputs and parameters.
-_FIELDS: Final = 1024
+_FIELDS: Final = 256
 # An answer repeats the id of its request.
 _ID_BYTES: Final = 1024
 _SHOWN: Final = 140

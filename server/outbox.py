@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -17,6 +18,26 @@ _FULL_BYTES: Final = 2**20
 _SMALL: Final = 4096
 
 _log = structlog.get_logger(__name__)
+
+
+class Pieces:
+    """A message that is joined when it leaves, since many that are large may be complete at the same time.
+
+    Args:
+        pieces: of it.
+    """
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self, pieces: Sequence[bytes]):
+        self._pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._pieces)
 
 
 class Outbox:
@@ -39,12 +60,12 @@ class Outbox:
     def __init__(self, account: Account) -> None:
         self._account = account
         # Each with its rows, and the bytes that it is counted for.
-        self._messages: deque[tuple[bytes, int, int]] = deque()
+        self._messages: deque[tuple[bytes | Pieces, int, int]] = deque()
         # What came before its turn, and whose turn it is.
-        self._early: dict[int, tuple[bytes, int, int]] = {}
+        self._early: dict[int, tuple[bytes | Pieces, int, int]] = {}
         self._turn = 0
         self._others = 0
-        self._taker: asyncio.Future[tuple[bytes, int] | None] | None = None
+        self._taker: asyncio.Future[tuple[bytes | Pieces, int] | None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
@@ -53,7 +74,7 @@ class Outbox:
         self.quiet = True
         self.sending = 0
 
-    def put(self, message: bytes, rows: int = 0, number: int = -1) -> None:
+    def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1) -> None:
         """Append a message that carries so many rows.
 
         Args:
@@ -134,7 +155,7 @@ class Outbox:
         self._early.clear()
         self.sending = 0
 
-    async def take(self) -> tuple[bytes, int] | None:
+    async def take(self) -> tuple[bytes | Pieces, int] | None:
         """The next message and its rows; None at the end."""
         if sent := self.sending:
             account = self._account

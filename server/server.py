@@ -24,7 +24,7 @@ from gatestream.server.drain import drain
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.garbage import collect, keep_loaded
 from gatestream.server.health_socket import HealthSocket
-from gatestream.server.memory import give_back
+from gatestream.server.memory import fault_in, give_back
 from gatestream.server.models import Model, Models, load_models
 from gatestream.server.open_inference_service import OpenInferenceService
 from gatestream.server.reload import keep_fresh
@@ -49,7 +49,7 @@ _OPEN_TO_ALL: Final = frozenset(
 )
 _PENDING: Final = 16_384
 # Of one connection, besides `streams`; its client has what is over it wait.
-_CALLS_OF_CONNECTION: Final = 1_024
+_CALLS_OF_CONNECTION: Final = 256
 # As long as a client may take to say something, and to acknowledge what it was told of this server's bounds.
 _GREETING_MS: Final = 10_000
 # A call that gRPC holds for so long, since the calls before it take the server that long, is cancelled by it.
@@ -128,6 +128,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
             await _warm_up(model, models, config)
             _log_model(model)
         keep_loaded()
+        fault_in()
         await serving.start()
         # Alone among them it may end the server: one that nobody can connect to is better begun again.
         tasks.append(background.create_task(serving.watch()))
@@ -192,7 +193,7 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
         stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])).SerializeToString())
         while (item := await stream.outbox.take()) is not None:
             stream.rows -= item[1]
-            message = pb.ServerMessage.FromString(item[0])
+            message = pb.ServerMessage.FromString(bytes(item[0]))
             if message.HasField("error"):
                 raise ServerError(f"model {model.spec.name!r} failed its warm-up: {message.error.message}")
             if message.HasField("closed"):

@@ -1,7 +1,7 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from gatestream.server.outbox import Outbox
 from gatestream.server.parsing import parse
 from gatestream.server.slots import Array, Ints
 from gatestream.server.steps import Same, SameStep, input_columns, number_column
-from gatestream.server.wire import handles_and_lengths, results, results_of_one
+from gatestream.server.wire import handles_and_lengths, results, results_of_one, with_columns
 from gatestream.server.work import Entries
 
 _NOTHING: Final = np.empty(0, np.int64)
@@ -358,15 +358,13 @@ class ClientStream:
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `Owner`."""
-        done = pb.ResetDone(handle=handles.tolist(), position=positions.tolist())
-        self._say(pb.ServerMessage(reset_done=done))
+        self.outbox.put(with_columns(pb.ResetDone(), handle=handles, position=positions))
 
     def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
         """As `Owner`."""
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
-        closed = pb.Closed(handle=handles.tolist(), position=positions.tolist(), reason=reason)
-        self._say(pb.ServerMessage(closed=closed))
+        self.outbox.put(with_columns(pb.Closed(reason=reason), handle=handles, position=positions))
         self._end_when_done()
 
     def failed(self, error: Exception) -> None:
@@ -380,21 +378,21 @@ class ClientStream:
         if self._ending and self._held == 0:
             self.outbox.end()
 
-    def _refuse(self, error: Refused, handles: Any, positions: Any = (), first: Any = (), lengths: Any = ()) -> None:
-        handle, position, first_sent, length = (
-            column.tolist() if isinstance(column, np.ndarray) else column
-            for column in (handles, positions, first, lengths)
-        )
-        self._say(
-            pb.ServerMessage(
-                error=pb.Error(
-                    handle=handle,
-                    position=position,
-                    first=first_sent,
-                    length=length,
-                    reason=error.reason,
-                    message=str(error),
-                    retry_after_ms=int(np.ceil(1000 * error.retry_after)),
-                )
-            )
-        )
+    def _refuse(
+        self,
+        error: Refused,
+        handles: Sequence[int] | Ints,
+        positions: Ints = _NOTHING,
+        first: Sequence[int] | Ints = _NOTHING,
+        lengths: Sequence[int] | Ints = _NOTHING,
+    ) -> None:
+        said = pb.Error(reason=error.reason, message=str(error), retry_after_ms=int(np.ceil(1000 * error.retry_after)))
+        columns = {"handle": handles, "position": positions, "first": first, "length": lengths}
+        arrays = {}
+        for name, column in columns.items():
+            if isinstance(column, np.ndarray):
+                arrays[name] = column
+            else:
+                # As it came, and few: numbers of 64 bits may be among them.
+                getattr(said, name).extend(column)
+        self.outbox.put(with_columns(said, **arrays))

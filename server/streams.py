@@ -132,7 +132,7 @@ class Streams:
                 message, rows = item
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
-                yield message
+                yield bytes(message)
             if outbox.failure is None and not reader.done():
                 # Its client may send more. Who only reads wakes up by this.
                 outbox.failure = Draining("the server stops; go on with another")

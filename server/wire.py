@@ -5,7 +5,7 @@ https://protobuf.dev/programming-guides/encoding
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from gatestream.server.slots import Array, Ints
 
 _LENGTH_DELIMITED: Final = 2
 _SHIFTS: Final = 7 * np.arange(10)
-_RESULTS: Final = pb.ServerMessage.DESCRIPTOR.fields_by_name["results"].number
+_KINDS: Final[dict[Any, int]] = {item.message_type: item.number for item in pb.ServerMessage.DESCRIPTOR.fields}
+_RESULTS: Final = _KINDS[pb.Results.DESCRIPTOR]
 _HANDLE, _LENGTH, _FIRST, _OUTPUT, _GATE = (
     pb.Results.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "output", "gate")
 )
@@ -165,6 +166,23 @@ def varints(numbers: Ints) -> bytes:
     exists = np.ones(octets.shape, np.bool_)
     exists[:, 1:] = follows[:, :-1]
     return bytes(octets[exists])
+
+
+def with_columns(message: pb.Error | pb.ResetDone | pb.Closed, **columns: Ints) -> bytes:
+    """A ServerMessage with a message and columns of it. protobuf would take their numbers one by one.
+
+    Args:
+        message: without the columns.
+        columns: numbers of 0 or more, by the names of their fields. One of no numbers is left out.
+    """
+    fields = message.DESCRIPTOR.fields_by_name
+    body = b""
+    for name, numbers in columns.items():
+        if len(numbers):
+            column = varints(numbers)
+            body += head(fields[name].number, len(column)) + column
+    body += message.SerializeToString()
+    return head(_KINDS[message.DESCRIPTOR], len(body)) + body
 
 
 def handles_and_lengths(handles: Ints, lengths: Ints | None) -> bytes:

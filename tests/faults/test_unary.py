@@ -101,7 +101,7 @@ def test_fields_are_counted_before_they_are_listed(server: ServerProcess) -> Non
         # 200,000 empty inputs.
         code, details, _ = called(opened, INFER, b"\x2a\x00" * 200_000)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "more than 1024 inputs" in details
+    assert "more than 256 inputs" in details
     assert memory.grown < 16 * MIB
 
 

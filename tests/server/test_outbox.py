@@ -75,7 +75,7 @@ async def test_messages_that_wait_for_their_turn_leave_no_room() -> None:
 async def _all(outbox: Outbox) -> list[tuple[bytes, int]]:
     taken = []
     while (item := await outbox.take()) is not None:
-        taken.append(item)
+        taken.append((bytes(item[0]), item[1]))
     return taken
 
 

@@ -13,6 +13,7 @@ from gatestream.server.wire import (
     results_of_one,
     varint,
     varints,
+    with_columns,
 )
 
 columns = st.lists(st.binary(max_size=300), max_size=3)
@@ -114,3 +115,20 @@ def test_what_is_no_field_of_bytes_has_no_number(data: bytes) -> None:
     # Protobuf finds it too, or says that it goes on behind the end.
     if end <= len(data):
         assert begin + len(data[begin:end]) == end
+
+
+small = st.lists(st.integers(0, 2**32 - 1), max_size=20)
+large = st.lists(st.integers(0, 2**63 - 1), max_size=20)
+
+
+@given(small, large, small)
+def test_a_message_with_columns_is_the_one_that_protobuf_writes(
+    handle: list[int], position: list[int], length: list[int]
+) -> None:
+    said = pb.Error(reason=pb.REASON_NOT_FINITE, message="text", retry_after_ms=7)
+    columns = [np.array(column, np.int64) for column in (handle, position, length)]
+    data = with_columns(said, handle=columns[0], position=columns[1], length=columns[2])
+    said.MergeFrom(pb.Error(handle=handle, position=position, length=length))
+    assert pb.ServerMessage.FromString(data) == pb.ServerMessage(error=said)
+    done = pb.ServerMessage(reset_done=pb.ResetDone(handle=handle))
+    assert with_columns(pb.ResetDone(), handle=columns[0]) == done.SerializeToString()
