@@ -22,7 +22,7 @@ from tests.client.artifacts import counter
 from tests.support.artifacts import accumulator
 from tests.support.hostile_files import CHECKPOINT
 from tests.support.process import ServerProcess, serving, start_under
-from tests.support.wire import PATIENCE, Stream
+from tests.support.wire import Stream
 
 SCRIPT = Path(sys.executable).with_name("gatestream")
 
@@ -99,8 +99,12 @@ SHORT = {("stream", end) for end in ENDS} | {
     ("stream file", "stdin closed"),
 }
 
-# An export takes long; all that it does with them is print.
-LONG = {(name, end) for name in COMMANDS for end, how in ENDS.items() if name != "export" or "stdout" in dict(how)}
+# These take long; all that they do with them is print.
+SLOW = {"export", "train reber"}
+LONG = {(name, end) for name in COMMANDS for end, how in ENDS.items() if name not in SLOW or "stdout" in dict(how)}
+
+# Not about time: an export alone takes a quarter of a minute of the CPU.
+SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +141,7 @@ def reber(artifact: Path) -> Iterator[ServerProcess]:
 
 
 def script(*arguments: object) -> None:
-    subprocess.run([SCRIPT, *map(str, arguments)], check=False, capture_output=True, timeout=PATIENCE)
+    subprocess.run([SCRIPT, *map(str, arguments)], check=False, capture_output=True, timeout=SECONDS)
 
 
 def run(
@@ -167,7 +171,7 @@ def run(
                 stderr=how["stderr"],
                 cwd=cwd,
                 text=True,
-                timeout=PATIENCE,
+                timeout=SECONDS,
                 check=False,
                 env=os.environ | {"PYTHONWARNINGS": "default"},
             )
@@ -181,6 +185,7 @@ def test_how_a_command_ends(inputs: dict[str, object], tmp_path: Path, name: str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.parametrize(("name", "end"), sorted(LONG - SHORT))
 def test_so_ends_every_other(
     inputs: dict[str, object], artifact: Path, reber: ServerProcess, tmp_path: Path, name: str, end: str

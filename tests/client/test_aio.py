@@ -114,6 +114,22 @@ async def test_a_quick_source_and_one_that_ends_badly(gs: aio.Client) -> None:
             await anext(answers)
 
 
+@pytest.mark.parametrize("bad", [0, 13])
+async def test_rows_before_one_that_fails_are_answered(narrow: ServerProcess, bad: int) -> None:
+    # In messages of eight, of which each fails as a whole: what came with the bad row is stepped again, row by row.
+    xs = [[1.0, 2.0]] * 20
+    xs[bad] = [POISON, 0]
+    async with aio.connect(narrow.address) as gs, gs.session() as s:
+        answers = s.stream(rows(*xs))
+        for k in range(bad):
+            np.testing.assert_array_equal(await anext(answers), [k + 1, 2 * k + 2])
+            assert s.last.position == k
+        with pytest.raises(StepFailedError):
+            await anext(answers)
+        assert s.position == bad
+        np.testing.assert_array_equal(await s.step([1, 2]), [bad + 1, 2 * bad + 2])
+
+
 async def test_the_calls_beside_the_stream(gs: aio.Client) -> None:
     async with gs.session("accumulator", id="here") as s:
         await s.run(np.ones((5, 2)))

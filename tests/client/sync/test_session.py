@@ -101,6 +101,21 @@ def test_a_bad_row_comes_after_the_answers_before_it(gs: Client) -> None:
         np.testing.assert_array_equal(s.step([1, 1]), [4, 4])
 
 
+@pytest.mark.parametrize("bad", [0, 13])
+def test_rows_before_one_that_fails_are_answered(narrow: ServerProcess, bad: int) -> None:
+    # In messages of eight, of which each fails as a whole: what came with the bad row is stepped again, row by row.
+    xs = np.ones((20, 2))
+    xs[bad] = POISON
+    with connect(narrow.address) as gs, gs.session() as s:
+        answers = s.stream(xs)
+        for k in range(bad):
+            np.testing.assert_array_equal(next(answers), [k + 1, k + 1])
+        with pytest.raises(StepFailedError):
+            next(answers)
+        assert s.position == bad
+        np.testing.assert_array_equal(s.step([1, 1]), [bad + 1, bad + 1])
+
+
 def test_a_source_that_fails(gs: Client) -> None:
     def source() -> Iterator[list[int]]:
         yield [1, 1]

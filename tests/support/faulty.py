@@ -1,0 +1,44 @@
+"""A server of which a part fails where what comes tells it to.
+
+`start_under(FAULTY, ...)` runs `gatestream serve` with such parts in it, in the same process.
+"""
+
+import struct
+import sys
+from typing import Any, Final
+
+FAULTY: Final = (sys.executable, "-m", "tests.support.faulty")
+
+UNANSWERABLE: Final = 31337.0
+"""An answer that holds this number, as little-endian float32, cannot be put where it waits to be sent."""
+UNSPEAKABLE: Final = "unspeakable"
+"""A session of this id cannot be looked for."""
+
+
+def _main(command: list[str]) -> None:
+    from gatestream.server.outbox import Outbox
+    from gatestream.server.sessions import SessionTable
+
+    put, get = Outbox.put, SessionTable.get
+    mark = struct.pack("<f", UNANSWERABLE)
+
+    def put_or_fail(outbox: Outbox, message: bytes, *more: Any, **named: Any) -> None:
+        if mark in message:
+            raise MemoryError("no room for an answer")
+        put(outbox, message, *more, **named)
+
+    def get_or_fail(table: SessionTable, tenant: str, session_id: str) -> int | None:
+        if session_id.endswith(UNSPEAKABLE):
+            raise RuntimeError("a table is broken")
+        return get(table, tenant, session_id)
+
+    Outbox.put = put_or_fail  # type: ignore[assignment, method-assign]
+    SessionTable.get = get_or_fail  # type: ignore[assignment, method-assign]
+
+    from gatestream.cli.main import main
+
+    main(command[command.index("gatestream.cli") + 1 :], prog_name="gatestream")
+
+
+if __name__ == "__main__":
+    _main(sys.argv)
