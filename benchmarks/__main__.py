@@ -1,6 +1,5 @@
 """`python -m benchmarks`: measure the server against its limits, on this machine."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Final
@@ -14,8 +13,9 @@ from benchmarks.harness.generator import NoCompilerError, build
 from benchmarks.harness.pictures import draw
 from benchmarks.harness.processes import ROOT, ContenderError
 from benchmarks.harness.report import Report
-from benchmarks.harness.table import put_between_marks, render, render_section
+from benchmarks.harness.table import put_on_page, render, render_section
 from benchmarks.targets.registry import TARGETS
+from gatestream.files.writing import write
 
 RESULTS: Final = Path(__file__).parent / "results"
 PUBLISHED: Final = Path(__file__).parent / "published.json"
@@ -58,7 +58,7 @@ def main(context: click.Context, quick: bool, only: tuple[str, ...]) -> None:
         raise click.ClickException(str(error)) from error
     report.settings["took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
     report.save(RESULTS / "latest.json")
-    (RESULTS / "latest.md").write_text(render(report))
+    write(RESULTS / "latest.md", render(report).encode())
     pictures = draw(report, RESULTS)
     click.echo(f"{(time.monotonic() - began) / 60:.1f} minutes. Written: ", nl=False)
     click.echo(", ".join(str(path) for path in (RESULTS / "latest.md", RESULTS / "latest.json", *pictures)))
@@ -70,8 +70,7 @@ def publish() -> None:
     report = Report.load(RESULTS / "latest.json")
     if missing := TARGETS.keys() - {section.key for section in report.sections}:
         raise click.ClickException(f"the last run lacks {', '.join(sorted(missing))}; run without --only first")
-    shutil.copy(RESULTS / "latest.json", PUBLISHED)
-    PAGE.write_text(put_between_marks(PAGE.read_text(), render(report)))
+    put_on_page(report, PAGE, PUBLISHED)
     draw(report, ROOT / "docs" / "images")
 
 

@@ -19,7 +19,7 @@ from benchmarks.harness.bench import Bench, Case, Pace
 from benchmarks.harness.processes import ROOT
 from benchmarks.harness.report import Report, Section, Verdict
 from benchmarks.harness.statistics import column, ratios, summarise
-from benchmarks.harness.table import put_between_marks, render
+from benchmarks.harness.table import put_on_page, render
 from benchmarks.models import FORMS, SHAPES, ModelShape
 from gatestream.server.artifact import Artifact
 from gatestream.server.errors import ServerError
@@ -78,13 +78,7 @@ def main(provider: str, publish: bool) -> None:
     if not rehearsal:
         report.save(RESULT)
     if publish:
-        put_on_page(report, PAGE, PUBLISHED)
-
-
-def put_on_page(report: Report, page: Path, published: Path) -> None:
-    """Make a report the one on the page, and keep its figures."""
-    report.save(published)
-    page.write_text(put_between_marks(page.read_text(), render(report), MARK))
+        put_on_page(report, PAGE, PUBLISHED, MARK)
 
 
 def _measure(shape: ModelShape, batches: Sequence[int], pace: Pace, rehearsal: bool) -> Section:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from benchmarks.harness.report import Report
 from benchmarks.targets.curves import LATENCY, THROUGHPUT
+from gatestream.files.writing import replacing
 
 # Of a rate asked for, what must have been answered for the point to be a latency and not a queue.
 _KEPT_UP: Final = 0.97
@@ -47,8 +48,8 @@ def _save(lines: dict[str, list[dict[str, float]]], paint: Any, path: Path) -> P
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
+        with replacing(path) as draft:
+            figure.savefig(draft, metadata={"Date": None})
         plt.close(figure)
     return path
 

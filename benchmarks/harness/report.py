@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.statistics import Spread
+from gatestream.files.writing import write
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> "Report":

@@ -1,7 +1,10 @@
 """A report as Markdown. Every number in the documentation comes through here."""
 
+from pathlib import Path
+
 from benchmarks.harness.report import Report, Section, Verdict
 from benchmarks.harness.statistics import Spread
+from gatestream.files.writing import write
 
 FIGURES = {
     "messages_per_s": "messages/s",
@@ -51,6 +54,24 @@ def put_between_marks(page: str, text: str, mark: str = BEGIN) -> str:
     if not begin or not end:
         raise ValueError(f"the page has no lines {mark!r} and {END!r} for the text to stand between")
     return f"{before}{mark}\n\n{text}\n{END}{after}"
+
+
+def put_on_page(report: Report, page: Path, published: Path, mark: str = BEGIN) -> None:
+    """Make a report the one on a page, and keep its figures.
+
+    Args:
+        report: to publish.
+        page: with a generated part.
+        published: where the figures are kept.
+        mark: what the generated part begins with.
+
+    Raises:
+        ValueError: as `put_between_marks`; nothing is written.
+        OSError: one of the files cannot be written; it is as it was.
+    """
+    text = put_between_marks(page.read_text(), render(report), mark)
+    report.save(published)
+    write(page, text.encode())
 
 
 def _machine(report: Report) -> str:

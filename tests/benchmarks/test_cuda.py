@@ -13,13 +13,13 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import models
-from benchmarks.cuda.__main__ import _LIMIT, MARK, PAGE, PUBLISHED, main, put_on_page
+from benchmarks.cuda.__main__ import _LIMIT, MARK, PAGE, PUBLISHED, main
 from benchmarks.cuda.contenders import Arena, Limit
 from benchmarks.cuda.crossings import CrossedError, Profile, bus_bytes, check, check_bus, profile
 from benchmarks.harness.processes import ROOT
 from benchmarks.harness.report import Report, Section, Verdict
 from benchmarks.harness.statistics import Spread
-from benchmarks.harness.table import put_between_marks, render
+from benchmarks.harness.table import put_between_marks, put_on_page, render
 from benchmarks.models import Form, ModelShape
 from gatestream.server.artifact import Artifact
 from gatestream.server.runner import CPU, CUDA, ArenaRunner, Placement
@@ -132,7 +132,7 @@ def test_a_published_report_stands_on_the_page_and_in_a_file(tmp_path: Path) -> 
     section = Section("cuda-512", 0, "Hidden 512", "One step.")
     section.verdicts.append(Verdict("batch 256, fused", Spread(0.9, 0.8, 1.0), 0.8, at_most=False))
     report = Report({"GPU": "one"}, {"windows": "7"}, [section])
-    put_on_page(report, tmp_path / "page.md", tmp_path / "published.json")
+    put_on_page(report, tmp_path / "page.md", tmp_path / "published.json", MARK)
     page = (tmp_path / "page.md").read_text()
     assert "- Hit: batch 256, fused: 0.90 (0.80 to 1.00); target at least 0.8." in page
     assert "Nothing has been measured" not in page

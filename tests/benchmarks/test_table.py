@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from benchmarks.__main__ import PAGE, PUBLISHED
 from benchmarks.harness.report import Report, Section, Verdict
 from benchmarks.harness.statistics import Spread
-from benchmarks.harness.table import put_between_marks, render
+from benchmarks.harness.table import put_between_marks, put_on_page, render
 
 SECTION = Section(
     "single",
@@ -54,6 +55,44 @@ def test_a_page_keeps_what_is_written_by_hand() -> None:
     assert again.replace("generated once more", "generated") == page
     with pytest.raises(ValueError, match="no lines"):
         put_between_marks("a page without marks", "generated")
+
+
+@pytest.mark.parametrize("most", [None, 10, 4000])
+def test_what_is_published_is_written_whole_or_not_at_all(tmp_path: Path, most: int | None) -> None:
+    page, published = tmp_path / "page.md", tmp_path / "published.json"
+    for link, text in ((page, PAGE.read_text()), (published, "{}")):
+        (tmp_path / f"real-{link.name}").write_text(text)
+        link.symlink_to(f"real-{link.name}")
+    before = page.read_text(), published.read_text()
+    if most is None:
+        put_on_page(REPORT, page, published)
+    else:
+        # As of a disk that is full: a file gets no longer than this. The figures would fit, the page does not.
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                put_on_page(REPORT, page, published)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = put_between_marks(before[0], render(REPORT))
+    assert page.read_text() == (after if most is None else before[0])
+    if most == 10:
+        assert published.read_text() == before[1]
+    else:
+        assert Report.load(published) == REPORT
+    assert page.is_symlink()
+    assert published.is_symlink()
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "page.md", "published.json", "real-page.md", "real-published.json"
+    }  # fmt: skip
+
+
+def test_a_page_without_marks_publishes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("by hand")
+    with pytest.raises(ValueError, match="no lines"):
+        put_on_page(REPORT, tmp_path / "page.md", tmp_path / "published.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["page.md"]
 
 
 def test_no_published_number_was_typed_by_hand() -> None:

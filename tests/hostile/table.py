@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 import numpy as np
 
+from gatestream.files.writing import write
 from tests.hostile.fuzz import Fuzzed
 from tests.hostile.trial import Trial
 
@@ -81,4 +82,4 @@ def publish(text: str, path: Path = MEASURED) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{path} has not the lines {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
