@@ -88,9 +88,10 @@ class ClientStream:
 
     def disconnect(self) -> None:
         """The client has gone: end its sessions, without the steps that are pending."""
-        for number, _, slots in self._handles.by_model(self._handles.held(closing=True)):
-            self._models[number].register.detach(self, slots)
-        self._handles.mark(slice(None), FREE)
+        if self._held:
+            for number, _, slots in self._handles.by_model(self._handles.held(closing=True)):
+                self._models[number].register.detach(self, slots)
+            self._handles.mark(slice(None), FREE)
         self.outbox.discard()
 
     @property

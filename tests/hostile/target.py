@@ -67,7 +67,7 @@ class Pattern:
         hold_ms: CPU of the loop's thread in one callback.
         peak_mib: how far the server's memory may rise.
         later_mib: what of that may be left some seconds later.
-        p99_ms: the neighbour's beside it; infinite where docs/operations.md says why.
+        p99_ms: the neighbour's beside it; more than `P99_MS` where docs/operations.md says why.
         allowed: statuses and reasons that may come.
         short: a hundredth of it says something, in a few tenths of a second.
     """

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from tests.hostile import http2
 from tests.hostile.calls import OIP, OWN, Call, opening, stepping, unary
 from tests.hostile.http2 import Connection, frame, headers, literal
-from tests.hostile.target import Target, channel, pattern
+from tests.hostile.target import TAKEN_MS, Target, channel, pattern
 from tests.support.http2 import PREFACE
 
 DESCRIBE = OWN + "Describe"
 ENDED = ("CANCELLED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL")
-# docs/operations.md: what must stand in front where clients may do this.
-IN_FRONT = float("inf")
+# gRPC keeps 16 KB of each call that the server has not seen, and the pages between them stay: docs/operations.md.
+UNSEEN_MIB, UNSEEN_LATER_MIB = 352.0, 80.0
 
 
 def new_client_is_served(target: Target) -> None:
@@ -81,9 +81,15 @@ for name, path, body in (
     ("ModelStreamInfer without a message", OIP + "ModelStreamInfer", False),
     ("an unknown method", "/a/b", True),
 ):
-    pattern(f"20,000 rapid resets of {name}", *ENDED, "UNIMPLEMENTED", "INVALID_ARGUMENT", "OK", p99_ms=IN_FRONT)(
-        resets(path, body=body)
-    )
+    pattern(
+        f"20,000 rapid resets of {name}",
+        *ENDED,
+        "UNIMPLEMENTED",
+        "INVALID_ARGUMENT",
+        "OK",
+        peak_mib=UNSEEN_MIB,
+        later_mib=UNSEEN_LATER_MIB,
+    )(resets(path, body=body))
 
 
 def flood(make: Callable[[int], bytes], count: int, connections: int = 1) -> Callable[[Target], None]:
@@ -116,10 +122,10 @@ for what, made, count, connections in (
     ("frames of an unknown kind", lambda _: frame(0x77, 0, 1, b"x" * 10), 100_000, 1),
     ("RST_STREAM of streams that never were", lambda k: frame(3, 0, 1 + 2 * k, struct.pack(">I", 8)), 20_000, 1),
 ):
-    pattern(f"{count:,} {what}", *ENDED, p99_ms=IN_FRONT)(flood(made, count, connections))
+    pattern(f"{count:,} {what}", *ENDED)(flood(made, count, connections))
 
 
-@pattern("empty DATA frames, 50,000 on one call", *ENDED, "OK", p99_ms=IN_FRONT)
+@pattern("empty DATA frames, 50,000 on one call", *ENDED, "OK")
 def empty_data(target: Target) -> None:
     with Connection(target) as connection:
         stream = connection.next_stream()
@@ -146,7 +152,7 @@ def continuation(fragment: bytes, count: int) -> Callable[[Target], None]:
 
 
 pattern("CONTINUATION without end, 20,000 of 1 KB", *ENDED)(continuation(literal("a", "v" * 1000), 20_000))
-pattern("CONTINUATION without end, 50,000 empty ones", *ENDED, p99_ms=IN_FRONT)(continuation(b"", 50_000))
+pattern("CONTINUATION without end, 50,000 empty ones", *ENDED)(continuation(b"", 50_000))
 
 
 @pattern("metadata of 1 MB", *ENDED)
@@ -162,7 +168,8 @@ def large_metadata(target: Target) -> None:
             time.sleep(0.01)
 
 
-@pattern("a header of 4 KB named 4,000 times in one byte each (HPACK)", *ENDED, "OK")
+# gRPC makes Python objects of 14 MB of metadata before anyone can look at them: docs/operations.md.
+@pattern("a header of 4 KB named 4,000 times in one byte each (HPACK)", *ENDED, "OK", hold_ms=TAKEN_MS)
 def hpack_bomb(target: Target) -> None:
     indexed = b"\x40" + literal("bomb", "v" * 3_500)[1:]
     for _ in range(target.times(40, 2)):
@@ -208,7 +215,7 @@ for what, hello in (
     pattern(f"500 connections that say {what}")(half_open(hello))
 
 
-@pattern("4,000 connections, opened and closed", p99_ms=IN_FRONT)
+@pattern("4,000 connections, opened and closed")
 def many_connections(target: Target) -> None:
     for _ in range(target.times(4_000, 50)):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", target.port), 5) as opened:

@@ -131,9 +131,13 @@ def unread(streams: int) -> Callable[[Target], None]:
 
 
 for streams in (1, 4, 100):
-    pattern(f"own wire: {streams} streams of answers that nobody reads", hold_ms=TAKEN_MS, peak_mib=768)(
-        unread(streams)
-    )
+    # A hundred take all that their tenant may have.
+    pattern(
+        f"own wire: {streams} streams of answers that nobody reads",
+        served="tokens" if streams == 100 else "open",
+        hold_ms=TAKEN_MS,
+        peak_mib=768,
+    )(unread(streams))
 
 
 @pattern("malformed messages behind good ones", "INVALID_ARGUMENT", hold_ms=TAKEN_MS, short=True)
@@ -158,7 +162,8 @@ def cancelled(target: Target) -> None:
     together(run, 2)
 
 
-@pattern("10,000 unary calls at once, of each door", "OK", "RESOURCE_EXHAUSTED", hold_ms=TAKEN_MS, p99_ms=float("inf"))
+# Of both doors' calls hundreds are in one turn of the loop: docs/operations.md.
+@pattern("10,000 unary calls at once, of each door", "OK", "RESOURCE_EXHAUSTED", hold_ms=TAKEN_MS, p99_ms=400.0)
 def unary_at_once(target: Target) -> None:
     count = target.times(10_000, 100)
     with channel(target) as opened:
