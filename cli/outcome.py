@@ -6,12 +6,16 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gatestream.files.names import line
 from gatestream.files.outputs import OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 REFUSED, USAGE, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 128 + 2, 128 + 13
 
@@ -75,7 +79,7 @@ class Outcome(click.Command):
             return BROKEN_PIPE
         if self.traceback and not isinstance(error, click.UsageError):
             say("".join(traceback.format_exception(error)).rstrip())
-        status, text = _line_of(error, unflushed)
+        status, text = _line_of(error)
         say(f"Error: {line(text)}")
         return status
 
@@ -84,6 +88,17 @@ class Interrupted(click.ClickException):
     """The user has interrupted it; the message says what of it is there."""
 
     exit_code = INTERRUPTED
+
+
+class _StandardOutput(FileIO):
+    """Standard output, whose errors say that it is it."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """As FileIO's."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 class _BrokenPipe(Exception):
@@ -116,9 +131,7 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _line_of(error: BaseException, unflushed: OSError | None) -> tuple[int, str]:
-    if unflushed is not None and isinstance(error, OSError) and error.filename is None:
-        return REFUSED, f"standard output: {unflushed.strerror}"
+def _line_of(error: BaseException) -> tuple[int, str]:
     match error:
         case click.UsageError(ctx=click.Context(command_path=path)):
             said = " ".join(error.format_message().split("\n")).removesuffix(".")
@@ -162,8 +175,8 @@ def _hold_descriptors() -> None:
                 raise
             os.dup2(os.open(os.devnull, flags), descriptor)
     if sys.stdout is sys.__stdout__:
-        # Buffered, also where Python is told not to: what did not leave is there still, and `_unflushed` says why.
         encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else (None, None)
-        sys.stdout = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115 (lives as we do)
+        raw = _StandardOutput(1, "w", closefd=False)
+        sys.stdout = TextIOWrapper(BufferedWriter(raw), encoding, errors, line_buffering=raw.isatty())
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (likewise)
