@@ -211,7 +211,7 @@ def large_states(target: Target) -> None:
 def two_doors(target: Target) -> None:
     with channel(target) as opened:
         for k in range(target.times(40, 4)):
-            own = Call(target, opened).send(opening(0, f"sequence:doors-{k}"))
+            own = Call(target, opened).send(opening(0, f"sequence:s:doors-{k}"))
             assert own.answers(1) == {"opened": 1}
             own.send(*[stepping([0], 16_384)] * 3)
             time.sleep(0.02)
