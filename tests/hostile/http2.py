@@ -58,6 +58,8 @@ class Connection:
     """
 
     def __init__(self, target: Target, settings: bytes = b"", *, hello: bool = True):
+        # Python's TLS sockets are not to be read and written by two threads.
+        assert not target.ca
         self._target = target
         self._socket = socket.create_connection(("127.0.0.1", target.port), _SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,7 +1,8 @@
 """The watched neighbour: one session, a step when it is due and not when the last was answered, checked against NumPy.
 
-`python -m tests.hostile.neighbour ADDRESS DOOR RATE FILE [TOKEN]` appends a line for each answer, or for the error that
-ended it: when the step was due, milliseconds from then to its answer, how far its numbers are from NumPy's.
+`python -m tests.hostile.neighbour ADDRESS DOOR RATE FILE TOKEN CA` appends a line for each answer, or for the error
+that ended it: when the step was due, milliseconds from then to its answer, how far its numbers are from NumPy's. TOKEN
+and CA may be empty.
 """
 
 import queue
@@ -19,6 +20,7 @@ import numpy as np
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from tests.hostile.model import FEATURES, NAME, TOLERANCE, Reference
+from tests.hostile.target import connect
 from tests.support.lstm import Floats
 
 DOORS: Final = {
@@ -51,12 +53,12 @@ def answer(door: str, data: bytes) -> Floats | str | None:
     return told.error_message or np.frombuffer(told.infer_response.raw_output_contents[0], "<f4")
 
 
-def main(address: str, door: str, rate: str, path: str, token: str = "") -> None:
+def main(address: str, door: str, rate: str, path: str, token: str, ca: str) -> None:
     period, rng, reference = 1 / float(rate), np.random.default_rng(7), Reference()
     outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     due: queue.SimpleQueue[tuple[float, Floats]] = queue.SimpleQueue()
     metadata = [("authorization", f"Bearer {token}")] if token else None
-    method: Any = grpc.insecure_channel(address).stream_stream(DOORS[door])
+    method: Any = connect(address, ca).stream_stream(DOORS[door])
     call = method(iter(outgoing.get, None), metadata=metadata)
     if door == "own":
         outgoing.put(pb.ClientMessage(open=pb.Open(handle=0, model=NAME)).SerializeToString())

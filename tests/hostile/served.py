@@ -17,6 +17,7 @@ import psutil
 from tests.hostile.model import artifact
 from tests.hostile.neighbour import Seen, answered, seen
 from tests.hostile.target import Served, Target
+from tests.support import tls
 
 RATE: Final = 100.0
 HOSTILE, GOOD = "hostile-token-0123456789", "good-token-0123456789abc"
@@ -35,6 +36,7 @@ class Server:
 
     Attributes:
         served: which it is.
+        ca: a file with the authority of its certificate; empty: it speaks no TLS.
         door: the neighbour's.
     """
 
@@ -42,13 +44,14 @@ class Server:
     popen: subprocess.Popen[bytes]
     port: int
     folder: Path
+    ca: str = ""
     neighbour: subprocess.Popen[bytes] | None = None
     door: str = "own"
 
     @property
     def target(self) -> Target:
         tokens = (HOSTILE, GOOD) if self.served == "tokens" else ("", "")
-        return Target(f"127.0.0.1:{self.port}", *tokens)
+        return Target(f"127.0.0.1:{self.port}", *tokens, ca=self.ca)
 
     @property
     def alive(self) -> bool:
@@ -88,7 +91,7 @@ class Server:
         token = GOOD if self.served == "tokens" else ""
         self.door = door
         self._steps = self.folder / f"neighbour-{time.time_ns()}"
-        arguments = [self.target.address, door, str(RATE), str(self._steps), token]
+        arguments = [self.target.address, door, str(RATE), str(self._steps), token, self.ca]
         self.neighbour = subprocess.Popen([sys.executable, "-m", "tests.hostile.neighbour", *arguments])
         begin = time.monotonic()
         while not answered(self._steps, 0.0):
@@ -119,6 +122,13 @@ def start(served: Served) -> Server:
         tokens.write_text(f'"{HOSTILE}" = "hostile"\n"{GOOD}" = "good"\n')
         tokens.chmod(0o600)
         flags.append(f"--tokens={tokens}")
+    ca = ""
+    if served == "tls":
+        files = tls.Files(folder)
+        ca, (chain, key) = str(files.ca), files.issue("server")
+        flags += [f"--tls-cert={chain}", f"--tls-key={key}"]
+    if served == "workers":
+        flags.append("--workers=2")
     if served.startswith("log"):
         # What is left must expire while it is watched.
         flags.append("--idle-timeout=2")
@@ -150,7 +160,7 @@ def start(served: Served) -> Server:
             time.sleep(0.02)
     finally:
         os.close(reader)
-    return Server(served, popen, int(port.read_text()), folder)
+    return Server(served, popen, int(port.read_text()), folder, ca)
 
 
 @contextmanager

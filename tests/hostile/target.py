@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import grpc
 
-Served = Literal["open", "tokens", "log full", "log closed"]
+Served = Literal["open", "tokens", "log full", "log closed", "tls", "workers"]
 """Which server it is for: `open` to everyone; with `tokens`, of which the neighbour has another tenant's; with a log
-that takes nothing any more."""
+that takes nothing any more. One with TLS, and one of two workers, are for the short form alone."""
 
 REFUSED_MS: Final = 5.0
 TAKEN_MS: Final = 20.0
@@ -26,6 +27,7 @@ class Target:
         token: the client's; empty: it has none.
         other_token: of the neighbour's tenant, for looking whether it still gets what is its own.
         scale: share of the full pattern.
+        ca: a file with the authority of its certificate; empty: it speaks no TLS.
         sent: bytes of messages, and of frames written by hand.
         statuses: with which its calls ended, and what its messages were answered with.
     """
@@ -34,6 +36,7 @@ class Target:
     token: str = ""
     other_token: str = ""
     scale: float = 1.0
+    ca: str = ""
     sent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,8 +114,15 @@ def channel(target: Target, **options: int) -> Iterator[grpc.Channel]:
     """A connection of its own that takes and sends messages of any size."""
     more = [(f"grpc.{name.replace('__', '.')}", value) for name, value in options.items()]
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(target.address, [("grpc.use_local_subchannel_pool", 1), *unlimited, *more]) as opened:
+    with connect(target.address, target.ca, [("grpc.use_local_subchannel_pool", 1), *unlimited, *more]) as opened:
         yield opened
+
+
+def connect(address: str, ca: str, options: Sequence[tuple[str, int]] = ()) -> grpc.Channel:
+    """A channel, with TLS where an authority is given."""
+    if not ca:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(Path(ca).read_bytes()), options)
 
 
 def together(does: Callable[[int], None], count: int) -> None:
