@@ -1,5 +1,6 @@
 """What each tenant holds, and what all of them hold together, against their bounds."""
 
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 from gatestream.server.config import Limits, Share
@@ -69,6 +70,11 @@ class Account:
         self.everyone.bytes += size
 
     @property
+    def holds(self) -> bool:
+        """Whether the tenant holds anything."""
+        return bool(self.streams or self.rows or self.bytes)
+
+    @property
     def over(self) -> bool:
         """Whether more bytes are held than may be, by this tenant or by all."""
         return self.bytes > self.most_bytes or self.everyone.bytes > self.everyone.most_bytes
@@ -103,6 +109,10 @@ class Accounts:
         if account is None:
             account = self._of[tenant] = Account(self)
         return account
+
+    def forget_all_but(self, known: Container[str]) -> None:
+        """Drop the accounts of tenants that are not known any more, and hold nothing."""
+        self._of = {tenant: account for tenant, account in self._of.items() if tenant in known or account.holds}
 
     def divide(self, *, several: bool) -> None:
         """Set what each may hold.

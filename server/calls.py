@@ -64,6 +64,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._unread: Handlers = {}
         self._receiving: dict[str, Receiving] = defaultdict(Receiving)
         self._place: dict[asyncio.Task[Any], Receiving] = {}
+        tenants.changed.append(self._forget_idle)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call, or one that refuses it."""
@@ -111,6 +112,12 @@ class Calls(grpc.aio.ServerInterceptor):
     def _answered(self, tenant: str, _task: asyncio.Task[Any]) -> None:
         self.unanswered -= 1
         self._unanswered_of[tenant] -= 1
+
+    def _forget_idle(self) -> None:
+        """Keep of tenants, who come and go, only those who are calling."""
+        self._unanswered_of = +self._unanswered_of
+        for tenant in [tenant for tenant, receiving in self._receiving.items() if receiving.idle]:
+            del self._receiving[tenant]
 
     def _received(self, task: asyncio.Task[Any] | None) -> None:
         if task is not None and (receiving := self._place.pop(task, None)) is not None:

@@ -1,7 +1,7 @@
 """The models that one server serves."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -67,6 +67,12 @@ class Models:
         self.accounts.divide(several=several)
         for model in self._models:
             model.engine.sessions.share = self.accounts.most.sessions
+
+    def forget_all_but(self, known: Container[str]) -> None:
+        """Drop what is kept of tenants that are not known any more, and hold nothing."""
+        self.accounts.forget_all_but(known)
+        for model in self._models:
+            model.engine.sessions.forget_all_but(known)
 
     def find(self, name: str, version: str = "") -> Model:
         """The model of a name (empty: the only one) and version (empty: any).

@@ -27,6 +27,11 @@ class Receiving:
         self._line: deque[tuple[_Task, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is no call here."""
+        return not (self._since or self._slow or self._line)
+
     async def enter(self, task: _Task) -> None:
         """Wait for a place.
 

@@ -1,7 +1,9 @@
 """The sessions of one model, in columns: a session is an integer, its slot."""
 
+import itertools
 import re
 import secrets
+from collections.abc import Container
 from typing import Final
 
 import numpy as np
@@ -61,7 +63,8 @@ class SessionTable:
         self.share = capacity
         self.ends = 0
         self._slots = Slots(capacity)
-        self._tenants: list[_Tenant] = []
+        self._numbers = itertools.count()
+        self._tenants: dict[int, _Tenant] = {}
         self._by_name: dict[str, _Tenant] = {}
         self._id = np.full(capacity, None, object)
         self._tenant = np.full(capacity, _NOBODY, np.int32)
@@ -75,7 +78,7 @@ class SessionTable:
         self.leaving = np.zeros(capacity, np.bool_)
 
     def __len__(self) -> int:
-        return sum(len(tenant.slot_of) for tenant in self._tenants)
+        return sum(len(tenant.slot_of) for tenant in self._tenants.values())
 
     def create(self, tenant: str, session_id: str, now: float) -> int:
         """A new session at position 0, owned by nobody.
@@ -102,8 +105,8 @@ class SessionTable:
             )
         mine = self._by_name.get(tenant)
         if mine is None:
-            mine = self._by_name[tenant] = _Tenant(len(self._tenants))
-            self._tenants.append(mine)
+            mine = self._by_name[tenant] = _Tenant(next(self._numbers))
+            self._tenants[mine.number] = mine
         key = session_id.encode()
         if key in mine.slot_of:
             raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
@@ -165,6 +168,12 @@ class SessionTable:
         self.owner[slots] = None
         self.leaving[slots] = False
         self.answered_at[slots] = np.inf
+
+    def forget_all_but(self, known: Container[str]) -> None:
+        """Drop the tenants that are not known any more, and have no session."""
+        for name, tenant in list(self._by_name.items()):
+            if name not in known and tenant.sessions == 0:
+                del self._by_name[name], self._tenants[tenant.number]
 
     def free(self, slots: Ints) -> None:
         """Let new sessions have the slots of removed ones."""

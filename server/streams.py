@@ -97,7 +97,7 @@ class Streams:
         self._limits = limits
         self._tenants = tenants
         self._open: dict[Conversation, _Open] = {}
-        tenants.changed = self._tokens_changed
+        tenants.changed.append(self._tokens_changed)
         self._none = asyncio.Event()
         self._none.set()
         self._long = asyncio.Lock()
@@ -161,6 +161,7 @@ class Streams:
     def _tokens_changed(self) -> None:
         """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
         self._models.divide(several=self._tenants.several)
+        self._models.forget_all_but(self._tenants.names)
         for conversation, opened in list(self._open.items()):
             if not self._tenants.knows(opened.tenant, opened.shown):
                 _end(conversation, opened, Unauthenticated("the stream's bearer token is not known any more"))

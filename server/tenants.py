@@ -53,16 +53,18 @@ class Tenants(Reloaded):
         ConfigError: as `read`.
 
     Attributes:
-        changed: called when other tokens are known than before.
-        several: there is more than one tenant.
+        changed: each is called when other tokens are known than before.
+        names: of the tenants.
+        several: there is more than one.
     """
 
     def __init__(self, path: Path | None):
         super().__init__("tokens", [] if path is None else [path])
         # Looked up by digest: the time that a lookup takes tells nothing of the tokens, which are kept nowhere.
         self._tenant_of: dict[bytes, str] = {}
+        self.names = frozenset({_ANYONE.tenant})
         self.several = False
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: list[Callable[[], None]] = []
         self.refresh()
 
     def read(self) -> None:
@@ -75,8 +77,10 @@ class Tenants(Reloaded):
         for path in self.files:
             known = {_digest(token): tenant for token, tenant in _read(path).items()}
             self._tenant_of = known
-            self.several = len(set(known.values())) > 1
-            self.changed()
+            self.names = frozenset(known.values())
+            self.several = len(self.names) > 1
+            for tell in self.changed:
+                tell()
 
     def caller(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Whom a call's metadata speaks for.

@@ -19,8 +19,9 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from tests.support.counted import counted, objects
 from tests.support.open_inference import request, sums
-from tests.support.process import ServerProcess, serving
+from tests.support.process import ServerProcess, serving, start_under
 from tests.support.tls import Files
 from tests.support.wire import PATIENCE, SMALL_WINDOW, Stream, bearer, until
 
@@ -150,6 +151,47 @@ def test_a_removed_token_ends_its_streams_of_the_open_inference_protocol(
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
         answer = door.ModelInfer(request([[1, 2]], 7, start=True), metadata=bearer(GLOBEX), timeout=PATIENCE)
         assert sums(answer) == [[1, 2]]
+
+
+def test_tenants_that_come_and_go_leave_nothing(accumulator_path: Path, tmp_path: Path) -> None:
+    path, counts = tmp_path / "tokens.toml", tmp_path / "counts.json"
+
+    def known(*tenants: str) -> None:
+        before = len(logged(server, "reloaded"))
+        path.write_text("".join(f'"token-of-{tenant}-0123456789" = "{tenant}"\n' for tenant in tenants))
+        until(lambda: len(logged(server, "reloaded")) > before, "it was read")
+
+    def infer(tenant: str, **what: Any) -> list[list[float]]:
+        shown = bearer(f"token-of-{tenant}-0123456789")
+        return sums(door.ModelInfer(request([[1, 2]], **what), metadata=shown, timeout=PATIENCE))
+
+    path.write_text(f'"{ACME}" = "acme"\n')
+    server = start_under(counted(counts), accumulator_path, tokens=path)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            door = oip_grpc.GRPCInferenceServiceStub(channel)
+            known("stays", "first")
+            infer("first", sequence=1, start=True, end=True)
+            assert infer("stays", sequence=7, start=True) == [[1, 2]]
+            known("others")
+            infer("others", sequence=1, start=True, end=True)
+            before = objects(server, counts)
+            for number in range(2):
+                tenants = [f"tenant-{number}-{each}" for each in range(50)]
+                known(*tenants)
+                for tenant in tenants:
+                    infer(tenant, sequence=1, start=True, end=True)
+                    with Stream(server.address, token=f"token-of-{tenant}-0123456789") as stream:
+                        stream.opened(0)
+                        assert stream.stepped(0, [[1, 2]]).tolist() == [[1, 2]]
+            # There is something of every one of them, and then of none; but who has left a sequence finds it again.
+            assert sum((objects(server, counts) - before).values()) > 50
+            known("others", "stays")
+            until(lambda: sum((objects(server, counts) - before).values()) < 10, "they are forgotten")
+            assert infer("stays", sequence=7, end=True) == [[2, 4]]
+            assert server.terminate() == 0
+    finally:
+        server.close()
 
 
 # ---- Certificates --------------------------------------------------------------------------------
