@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.hostile.fuzz import Fuzzed, fuzz
+from tests.hostile.fuzz import Fuzzed, fuzz, replay
 from tests.hostile.patterns import PATTERNS
 from tests.hostile.served import NotServing, serving
 from tests.hostile.table import publish, report
@@ -13,6 +13,7 @@ from tests.hostile.trial import Trial, attempt, untried
 
 MUCH_MIB = 800.0
 SERVERS: Sequence[Served] = ("open", "tokens", "log full", "log closed")
+BOTH: Sequence[tuple[Served, str]] = ("open", "oip"), ("tokens", "own")
 
 
 def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
@@ -37,12 +38,23 @@ def tried(patterns: Sequence[Pattern], scale: float) -> Iterator[Trial]:
 
 def fuzz_both(messages: int, seed: int) -> Iterator[Fuzzed]:
     """Without tokens, the neighbour at the second door; with tokens, the neighbour another tenant on the own wire."""
-    both: Sequence[tuple[Served, str]] = ("open", "oip"), ("tokens", "own")
-    for k, (served, door) in enumerate(both):
+    for k, (served, door) in enumerate(BOTH):
         with serving(served, door) as server:
             found = fuzz(server, messages // 2, seed + k)
         print(found.line, flush=True)
         yield found
+
+
+def replayed(seed: int) -> int:
+    """One round of the fuzzer again, for a server of each kind."""
+    broken = []
+    for served, door in BOTH:
+        with serving(served, door) as server:
+            broken += [f"{served}: {each}" for each in replay(server, seed)]
+            if not server.alive:
+                broken.append(f"{served}: the server ended")
+    print("\n".join(broken) or "as it should be")
+    return int(bool(broken))
 
 
 def _line(trial: Trial) -> str:
@@ -62,12 +74,15 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of each pattern; default: 1")
     parser.add_argument("--messages", type=int, default=320_000, help="that the fuzzer sends; 0: none")
     parser.add_argument("--seed", type=int, default=8, help="of the fuzzer; default: 8")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="only what a round of the fuzzer sent")
     parser.add_argument("--publish", action="store_true", help="write what was seen into docs/measured.md")
     arguments = parser.parse_args()
     chosen = [each for each in PATTERNS.values() if not arguments.names or any(n in each.name for n in arguments.names)]
     if arguments.list:
         print("\n".join(each.name for each in chosen))
         return 0
+    if arguments.replay is not None:
+        return replayed(arguments.replay)
     begin = time.monotonic()
     trials = list(tried(chosen, arguments.scale))
     fuzzed = list(fuzz_both(arguments.messages, arguments.seed)) if arguments.messages else []

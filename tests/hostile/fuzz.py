@@ -27,6 +27,8 @@ SPOILED: Final = 0.001
 """Of the messages of a stream: it ends with the first that is none."""
 FLAT_MIB: Final = 64.0
 _PILOT: Final = 4_321
+# From the seed of a round to that of its client's next.
+_NEXT: Final = 10_000_000_000
 _STREAM_STATUSES: Final = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
 _UNARY_STATUSES: Final = {
     *("OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"),
@@ -103,6 +105,13 @@ def fuzz(server: Server, messages: int, seed: int) -> Fuzzed:
     return found
 
 
+def replay(server: Server, seed: int) -> list[str]:
+    """Send what one round of a client has sent; what was wrong with the answers."""
+    found = Fuzzed(server.served, seed)
+    _round(server.target, found, seed)
+    return found.violations
+
+
 def _run(server: Server, found: Fuzzed, messages: int) -> None:
     """Two clients at once; what they found is added."""
     parts = [Fuzzed(server.served, 1_000_000 * found.seed + found.messages + k) for k in range(2)]
@@ -115,14 +124,23 @@ def _run(server: Server, found: Fuzzed, messages: int) -> None:
 
 
 def _client(target: Target, found: Fuzzed, messages: int) -> None:
-    """Streams of both doors and unary calls in turn, each round on a connection of its own."""
-    source = Messages(found.seed)
+    """Rounds, each with a seed of its own."""
+    seed = found.seed
     while found.messages < messages and len(found.violations) < 20:
-        with channel(target) as opened:
-            _own_stream(target, opened, source, found)
-            _oip_stream(target, opened, source, found)
-            _unary_calls(target, opened, source, found)
-        found.messages += UNARY_MESSAGES
+        before = len(found.violations)
+        _round(target, found, seed)
+        found.violations[before:] = [f"{each} (--replay {seed})" for each in found.violations[before:]]
+        seed += _NEXT
+
+
+def _round(target: Target, found: Fuzzed, seed: int) -> None:
+    """Streams of both doors and unary calls in turn, on one connection."""
+    source = Messages(seed)
+    with channel(target) as opened:
+        _own_stream(target, opened, source, found)
+        _oip_stream(target, opened, source, found)
+        _unary_calls(target, opened, source, found)
+    found.messages += UNARY_MESSAGES
 
 
 def _own_message(source: Messages) -> bytes:
