@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="patterns whose names hold this; default: all")
     parser.add_argument("--list", action="store_true", help="only list the patterns")
     parser.add_argument("--scale", type=float, default=1.0, help="share of each pattern; default: 1")
-    parser.add_argument("--messages", type=int, default=320_000, help="that the fuzzer sends; 0: none")
+    parser.add_argument("--messages", type=int, default=304_000, help="that the fuzzer sends; 0: none")
     parser.add_argument("--seed", type=int, default=8, help="of the fuzzer; default: 8")
     parser.add_argument("--replay", type=int, metavar="SEED", help="only what a round of the fuzzer sent")
     parser.add_argument("--publish", action="store_true", help="write what was seen into docs/measured.md")

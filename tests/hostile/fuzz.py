@@ -26,6 +26,7 @@ UNARY_MESSAGES: Final = 40
 SPOILED: Final = 0.001
 """Of the messages of a stream: it ends with the first that is none."""
 FLAT_MIB: Final = 64.0
+_CLIENTS: Final = 4
 _PILOT: Final = 4_321
 # From the seed of a round to that of its client's next.
 _NEXT: Final = 10_000_000_000
@@ -83,7 +84,7 @@ class Fuzzed:
 
 
 def fuzz(server: Server, messages: int, seed: int) -> Fuzzed:
-    """Send so many messages, of two clients, to a server with a neighbour."""
+    """Send so many messages, of some clients, to a server with a neighbour."""
     found = Fuzzed(server.served, seed)
     begin = time.time()
     with Memory(server, server.rss_mib() + MOST_MIB):
@@ -113,9 +114,9 @@ def replay(server: Server, seed: int) -> list[str]:
 
 
 def _run(server: Server, found: Fuzzed, messages: int) -> None:
-    """Two clients at once; what they found is added."""
-    parts = [Fuzzed(server.served, 1_000_000 * found.seed + found.messages + k) for k in range(2)]
-    together(lambda k: _client(server.target, parts[k], messages // 2), 2)
+    """Some clients at once; what they found is added."""
+    parts = [Fuzzed(server.served, 1_000_000 * found.seed + found.messages + k) for k in range(_CLIENTS)]
+    together(lambda k: _client(server.target, parts[k], messages // _CLIENTS), _CLIENTS)
     for part in parts:
         found.messages += part.messages
         found.steps += part.steps
