@@ -238,6 +238,32 @@ def is_whole(path: Path) -> None:
             assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3 * SECONDS)
+@pytest.mark.parametrize("name", ["train series", "export", "inspect"])
+def test_an_output_for_which_there_is_no_room(
+    inputs: dict[str, object], artifact: Path, tmp_path: Path, name: str
+) -> None:
+    arguments = COMMANDS[name].arguments.format(**inputs, artifact=artifact, out=tmp_path).split()
+    old = {}
+    if name == "inspect":
+        script(*arguments)
+        old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert len(old) == 1
+    # As of a disk that is full: no file gets longer than 1 KiB.
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 1, done
+    assert done.stderr.endswith(": File too large\n")
+    assert done.stderr.startswith(f"Error: {tmp_path}/new.")
+    assert done.stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_with_none_of_them_serves(tmp_path: Path, workers: int) -> None:
     # A connection, and what a worker keeps open, gets none of the free places.
