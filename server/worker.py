@@ -52,9 +52,15 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What a worker says that cannot serve."""
+    """What a worker says that cannot serve.
+
+    Attributes:
+        message: why.
+        fault: it is one of gatestream's own.
+    """
 
     message: str
+    fault: bool
 
 
 class Worker:
@@ -123,11 +129,10 @@ def main(descriptor: int) -> None:
         run(serve(orders.config, Worker(link, orders)), busy_poll(orders.config))
     except Exception as error:
         first = first_of(error)
+        if isinstance(first, ServerError):
+            link.send(Failed(str(first), fault=False))
+        else:
+            link.send(Failed(f"worker {orders.worker}: {type(first).__name__}: {first}", fault=True))
         if os.environ.get("GATESTREAM_TRACEBACK"):
             traceback.print_exception(error)
-        if isinstance(first, ServerError):
-            link.send(Failed(str(first)))
-        else:
-            # What it is a fault of is told by the supervisor, in its one line.
-            link.send(Failed(f"worker {orders.worker}: internal error: {type(first).__name__}: {first}"))
         sys.exit(1)

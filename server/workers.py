@@ -37,6 +37,10 @@ _PATIENCE_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
+class WorkerFault(Exception):
+    """A worker cannot serve, by a fault of gatestream's own."""
+
+
 async def supervise(config: ServerConfig) -> None:
     """Serve with `config.workers` workers until the process is told to stop.
 
@@ -45,6 +49,7 @@ async def supervise(config: ServerConfig) -> None:
 
     Raises:
         ServerError: a worker cannot serve as configured, dies early again and again, or does not end in order.
+        WorkerFault: one cannot serve at all.
     """
     began = time.monotonic()
     write_port(config.port_file, "")
@@ -217,7 +222,7 @@ class _Team:
         """Have a worker running until the server is told to stop.
 
         Raises:
-            ServerError: as `supervise`.
+            ServerError, WorkerFault: as `supervise`.
         """
         if worker > 1 and self._config.threads == "auto" and cpus_available() >= 2 * self._config.workers:
             # The first one measures for all, while nothing disturbs it.
@@ -238,8 +243,10 @@ class _Team:
                     raise ServerError(f"worker {worker} did not end in order: {running.message}")
                 return
             if not self._served[worker].is_set():
-                word = isinstance(running.said.result(), Failed)
-                raise ServerError(running.message if word else f"worker {worker} did not start: {running.message}")
+                said = running.said.result()
+                if isinstance(said, Failed):
+                    raise WorkerFault(said.message) if said.fault else ServerError(said.message)
+                raise ServerError(f"worker {worker} did not start: {running.message}")
             early = 0 if seconds is not None and seconds >= _EARLY_SECONDS else early + 1
             _log.error("worker died", worker=worker, pid=running.process.pid, how=running.message)
             if early == _MOST_EARLY_ENDS:

@@ -204,6 +204,25 @@ def test_cuda_that_cannot_be_had(artifact: Path, workers: int) -> None:
     assert "gatestream[cuda]" in error
 
 
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [(1, "RuntimeError: it is broken"), (2, "WorkerFault: worker 1: RuntimeError: it is broken")],
+)
+def test_a_fault_of_its_own(artifact: Path, tmp_path: Path, workers: int, says: str) -> None:
+    # Python runs this at the start of every process.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import gatestream.server.models as models\n"
+        "def broken(*_):\n"
+        "    raise RuntimeError('it is\\nbroken')\n"
+        "models.load_models = broken\n"
+    )
+    code, error = refused(artifact, f"--workers={workers}", PYTHONPATH=str(tmp_path))
+    assert code == 70
+    assert error.replace("worker 2", "worker 1") == (
+        f"Error: internal error: {says}; `gatestream --traceback ...` shows where"
+    )
+
+
 def test_an_artifact_that_no_worker_can_read(tmp_path: Path) -> None:
     path = tmp_path / "text.onnx"
     path.write_text("not a model")
