@@ -55,6 +55,8 @@ class ClientStream:
         self._inputs = max((len(model.spec.inputs) for model in models), default=0)
         # No session will come: the stream ends with the last one.
         self._ending = False
+        # Nobody is told anything any more.
+        self._gone = False
 
     # ---- From the client ----------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class ClientStream:
 
     def disconnect(self) -> None:
         """The client has gone: end its sessions, without the steps that are pending."""
+        self._gone = True
         if self._held:
             for number, _, slots in self._handles.by_model(self._handles.held(closing=True)):
                 self._models[number].register.detach(self, slots)
@@ -355,7 +358,8 @@ class ClientStream:
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""
-        self._refuse(error, handles, positions, first, lengths)
+        if not self._gone:
+            self._refuse(error, handles, positions, first, lengths)
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `Owner`."""

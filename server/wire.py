@@ -13,6 +13,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.slots import Array, Ints
 
 _LENGTH_DELIMITED: Final = 2
+_FEW: Final = 64
 _SHIFTS: Final = 7 * np.arange(10)
 _KINDS: Final[dict[Any, int]] = {item.message_type: item.number for item in pb.ServerMessage.DESCRIPTOR.fields}
 _RESULTS: Final = _KINDS[pb.Results.DESCRIPTOR]
@@ -169,16 +170,18 @@ def varints(numbers: Ints) -> bytes:
 
 
 def with_columns(message: pb.Error | pb.ResetDone | pb.Closed, **columns: Ints) -> bytes:
-    """A ServerMessage with a message and columns of it. protobuf would take their numbers one by one.
+    """A ServerMessage with a message and columns of it, whose numbers protobuf takes one by one: that pays for few.
 
     Args:
-        message: without the columns.
+        message: without the columns, which it may have afterwards.
         columns: numbers of 0 or more, by the names of their fields. One of no numbers is left out.
     """
     fields = message.DESCRIPTOR.fields_by_name
     body = b""
     for name, numbers in columns.items():
-        if len(numbers):
+        if len(numbers) < _FEW:
+            getattr(message, name).extend(numbers.tolist())
+        else:
             column = varints(numbers)
             body += head(fields[name].number, len(column)) + column
     body += message.SerializeToString()

@@ -117,8 +117,8 @@ def test_what_is_no_field_of_bytes_has_no_number(data: bytes) -> None:
         assert begin + len(data[begin:end]) == end
 
 
-small = st.lists(st.integers(0, 2**32 - 1), max_size=20)
-large = st.lists(st.integers(0, 2**63 - 1), max_size=20)
+small = st.lists(st.integers(0, 2**32 - 1), max_size=100)
+large = st.lists(st.integers(0, 2**63 - 1), max_size=100)
 
 
 @given(small, large, small)
@@ -128,7 +128,8 @@ def test_a_message_with_columns_is_the_one_that_protobuf_writes(
     said = pb.Error(reason=pb.REASON_NOT_FINITE, message="text", retry_after_ms=7)
     columns = [np.array(column, np.int64) for column in (handle, position, length)]
     data = with_columns(said, handle=columns[0], position=columns[1], length=columns[2])
-    said.MergeFrom(pb.Error(handle=handle, position=position, length=length))
-    assert pb.ServerMessage.FromString(data) == pb.ServerMessage(error=said)
+    told = pb.Error(handle=handle, position=position, length=length)
+    told.MergeFrom(pb.Error(reason=pb.REASON_NOT_FINITE, message="text", retry_after_ms=7))
+    assert pb.ServerMessage.FromString(data) == pb.ServerMessage(error=told)
     done = pb.ServerMessage(reset_done=pb.ResetDone(handle=handle))
     assert with_columns(pb.ResetDone(), handle=columns[0]) == done.SerializeToString()

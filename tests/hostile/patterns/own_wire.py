@@ -77,6 +77,18 @@ def ten_thousand_sessions(target: Target) -> None:
         time.sleep(0.5)
 
 
+@pattern("10,000 sessions with six steps in line each, their client gone", hold_ms=TAKEN_MS, short=True)
+def steps_left(target: Target) -> None:
+    count = target.times(9_900, 100)
+    with channel(target) as opened:
+        call = Call(target, opened).send(*map(opening, range(count)))
+        assert call.answers(count) == {"opened": count}
+        call.send(*[stepping(range(count))] * 6)
+        assert call.read().HasField("results")
+        call.leave()
+        time.sleep(0.5)
+
+
 def one_message(make: Callable[[int], bytes]) -> Callable[[Target], None]:
     """A message as large as is taken, three times, each on a stream of its own; and one that is larger."""
 
