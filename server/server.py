@@ -47,7 +47,8 @@ _OPEN_TO_ALL: Final = frozenset(
     {f"/{_HEALTH.full_name}/{name}" for name in ("Check", "Watch")}
     | {f"/{_OPEN_INFERENCE.full_name}/{name}" for name in ("ServerLive", "ServerReady")}
 )
-_PENDING: Final = 32_768
+# Of each method. gRPC keeps 16 KB of each, also of those that were reset; a connection may have fewer.
+_PENDING: Final = 8_192
 # Of one connection, besides `streams`; its client has what is over it wait.
 _CALLS_OF_CONNECTION: Final = 256
 # As long as a client may take to say something, and to acknowledge what it was told of this server's bounds.
