@@ -88,6 +88,7 @@ def start_under(launcher: Sequence[str], *artifacts: Path, **settings: object) -
     while not (port_file.exists() and port_file.read_text().endswith("\n")):
         if popen.poll() is not None or time.monotonic() > deadline:
             popen.kill()
+            popen.wait()
             raise RuntimeError(f"the server did not start:\n{log.read_text()}")
         time.sleep(0.02)
     return ServerProcess(popen, int(port_file.read_text()), log)
