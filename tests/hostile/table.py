@@ -65,7 +65,7 @@ def report(trials: Sequence[Trial], fuzzed: Sequence[Fuzzed], minutes: float) ->
         "each by a client in a process of its own on the same machine. The neighbour took "
         f"{steps:,} steps meanwhile, of which {wrong} had a wrong number. The loop is held for the CPU time of its "
         "thread in one callback: at most 5 ms for what is refused, 20 ms for what is taken. The neighbour's p99 is at "
-        "most 100 ms where operations.md gives no reason. Bold: over its bound."
+        "most 100 ms. More of either is for what operations.md gives a reason. Bold: over its bound."
     )
     return "\n".join([*textwrap.wrap(said, 120), "", table(trials), "", *(each.line for each in fuzzed)])
 
