@@ -21,11 +21,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## train, export, serve, stream a live session, draw its gates
 	$(BIN)/gatestream demo
 
+# More processes than two cores: a test often waits for a server to start or to end.
 test: install  ## lint, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 artifacts: install  ## the reference model in ./artifacts: checkpoint, and both ONNX forms, verified
 	$(BIN)/gatestream train reber -o artifacts/reber.safetensors

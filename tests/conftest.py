@@ -1,11 +1,18 @@
+import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.once import once
 from tests.support.reference import Demo
 from tests.support.reference import demo as run_demo
+
+# Tests run side by side: small tensors gain nothing from a second thread, and it would take the next test's core. Torch
+# and NumPy read this when they are imported, and what tests start inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what it runs in the background with SIGINT ignored, and the processes that tests start and interrupt
 # would inherit that.
@@ -19,7 +26,7 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """A demo that was run."""
-    return run_demo(tmp_path_factory.mktemp("demo"), symbols=400)
+    return once(tmp_path_factory, "demo", partial(run_demo, symbols=400))
 
 
 @pytest.fixture(scope="session")

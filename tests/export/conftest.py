@@ -1,8 +1,8 @@
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -12,6 +12,7 @@ from gatestream.export.precision import Precision
 from gatestream.export.report import Report
 from gatestream.export.trace import trace
 from tests.export import networks
+from tests.support.once import once
 
 PROOF = [
     "model",
@@ -38,15 +39,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     Torch's trace of a network takes most of an export's time, and is the same whatever becomes of it then: it is made
     once for each network. Nor is it of interest here how fast a file is: it is timed as shortly as can be.
     """
-    folder = tmp_path_factory.mktemp("exported")
-    traced = cache(lambda name: ir.to_proto(trace(networks.random(networks.ALL[name]))))
+
+    def traced(name: str) -> ir.Model:
+        def make(_: Path) -> bytes:
+            return ir.to_proto(trace(networks.random(networks.ALL[name]))).SerializeToString()
+
+        return ir.from_proto(onnx.ModelProto.FromString(once(tmp_path_factory, f"trace-{name}", make)))
 
     @cache
-    def once(name: str, form: Form, weights: Precision = "float32") -> tuple[Path, Report]:
-        path = folder / f"{name}-{form}-{weights}.onnx"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporter, "trace", lambda _: ir.from_proto(deepcopy(traced(name))))
-            patch.setattr(accuracy, "_SECONDS", 0.0)
-            return path, exporter.export(networks.random(networks.ALL[name]), path, form, weights=weights)
+    def find(name: str, form: Form, weights: Precision = "float32") -> tuple[Path, Report]:
+        def make(folder: Path) -> tuple[Path, Report]:
+            path = folder / "model.onnx"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exporter, "trace", lambda _: traced(name))
+                patch.setattr(accuracy, "_SECONDS", 0.0)
+                return path, exporter.export(networks.random(networks.ALL[name]), path, form, weights=weights)
 
-    return once
+        return once(tmp_path_factory, f"{name}-{form}-{weights}", make)
+
+    return find

@@ -202,6 +202,7 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.timeout(600)  # four exports
 @settings(
     max_examples=4,
     derandomize=True,

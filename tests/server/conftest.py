@@ -6,6 +6,7 @@ import torch
 from gatestream.export.exporter import Form, export
 from gatestream.model.network import Network, NetworkConfig
 from tests.support.artifacts import accumulator
+from tests.support.once import once
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,10 @@ def network() -> Network:
 @pytest.fixture(scope="session", params=["gates", "fused"])
 def lstm_path(request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     form: Form = request.param
-    path = tmp_path_factory.mktemp("artifacts") / f"{form}.onnx"
-    export(network, path, form)
-    return path
+
+    def make(folder: Path) -> Path:
+        path = folder / f"{form}.onnx"
+        export(network, path, form)
+        return path
+
+    return once(tmp_path_factory, f"small-{form}", make)

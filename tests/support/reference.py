@@ -27,7 +27,7 @@ def demo(folder: Path, symbols: int) -> Demo:
     checkpoint = ROOT / "artifacts" / "reber.safetensors"
     checkpoint.parent.mkdir(exist_ok=True)
     gatestream("train", "reber", "-o", checkpoint)
-    (folder / "artifacts").mkdir()
+    (folder / "artifacts").mkdir(exist_ok=True)
     shutil.copy(checkpoint, folder / "artifacts")
     return Demo(folder, gatestream("demo", f"--symbols={symbols}", cwd=folder).stdout)
 
