@@ -84,6 +84,7 @@ def shell(folder: Path, commands: list[str], **env: str) -> None:
     subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": path} | env, check=True, timeout=170)
 
 
+@pytest.mark.slow
 def test_commands_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").mkdir()

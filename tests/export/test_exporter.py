@@ -202,9 +202,10 @@ def test_a_file_that_differs_is_refused_and_the_old_one_stays(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.timeout(600)  # four exports
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @settings(
-    max_examples=4,
+    max_examples=16,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],  # an export takes seconds: too long to shrink by
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -39,7 +39,9 @@ KINDS: tuple[tuple[Form, Precision], ...] = (("gates", "float16"), ("fused", "fl
 
 
 @pytest.mark.parametrize(("form", "stored"), KINDS)
-@pytest.mark.parametrize("name", networks.ALL)
+@pytest.mark.parametrize(
+    "name", ["tokens", "numbers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("embedding", "series"))]
+)
 def test_every_encoder_is_proved_and_measured(exported: Exported, name: str, form: Form, stored: Precision) -> None:
     path, report = exported(name, form, stored)
     assert [check.name for check in report.checks if check.passed] == [*PROOF, "accuracy"]
