@@ -31,10 +31,12 @@ def keep_freed() -> None:
         mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
-def fault_in() -> None:
+async def fault_in() -> None:
     """Have some memory ready: to fault in the pages of a first large message would hold up everyone."""
-    blocks = [b"\1" * size for size in [_MAPPED_BYTES // 2] * _READY]
-    del blocks
+    blocks = []
+    for _ in range(_READY):
+        blocks.append(b"\1" * (_MAPPED_BYTES // 2))
+        await asyncio.sleep(0)
 
 
 class _Allocated(ctypes.Structure):
@@ -72,6 +74,7 @@ async def give_back() -> None:
         least, before, above = min(least, now), above, now - least > _WORTH_BYTES
         if above and before:
             await asyncio.to_thread(trim, 0)
+            await fault_in()
             least, above = now, False
 
 

@@ -26,7 +26,7 @@ _NONE = np.empty(0, np.int64)
 # Far enough below 2^63 that no session steps past it.
 _POSITIONS = 2**62
 # Sessions that are ended at once, before the loop has its next turn.
-_PIECE: Final = 128
+_PIECE: Final = 32
 # And for the sake of a new one, of those whose time is over.
 _ROOM: Final = 16
 # When there was none, nobody looks again for so long.

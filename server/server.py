@@ -129,7 +129,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
             await _warm_up(model, models, config)
             _log_model(model)
         keep_loaded()
-        fault_in()
+        await fault_in()
         await serving.start()
         # Alone among them it may end the server: one that nobody can connect to is better begun again.
         tasks.append(background.create_task(serving.watch()))

@@ -28,6 +28,7 @@ from gatestream.server.tenants import CALLER, Caller, Tenants
 # for that; it is not timed.
 _LONG_SECONDS: Final = 1e-3
 _SHORT_BYTES: Final = 512
+_LARGE_BYTES: Final = 256 * 2**10
 # So many times in a row nothing has happened on a stream that ends for it.
 _LOOKS: Final = 8
 
@@ -198,15 +199,21 @@ class Streams:
     async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
         outbox, receive, clock = conversation.outbox, conversation.receive, time.perf_counter
         async for message in messages:
-            if len(message) <= _SHORT_BYTES:
+            size = len(message)
+            if size <= _SHORT_BYTES:
                 receive(message)
-            else:
+            elif size <= _LARGE_BYTES:
                 began = clock()
                 receive(message)
                 if clock() - began > _LONG_SECONDS:
                     # Of those who send such messages one goes on in each turn of the loop. The others are not held up.
                     async with self._long:
                         await asyncio.sleep(0)
+            else:
+                # Many may have come in the same turn.
+                async with self._long:
+                    receive(message)
+                    await asyncio.sleep(0)
             if outbox.full:
                 await outbox.room()
 
