@@ -256,7 +256,8 @@ class Engine:
         if short:
             # What came meanwhile is to be in the next tick. To read it takes the loop some turns; where a single step
             # may be among it, no chunk's run comes in between.
-            for _ in range(1 if tick.steps == 1 or self._scheduler.calm else _READING_TURNS):
+            waits = tick.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
+            for _ in range(1 if waits else _READING_TURNS):
                 await asyncio.sleep(0)
         return True
 

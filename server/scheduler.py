@@ -184,6 +184,11 @@ class Scheduler:
         return steps == 1 or self.calm
 
     @property
+    def singles_wait(self) -> bool:
+        """Whether the next run can be one of single steps."""
+        return len(self._singles) > 0
+
+    @property
     def calm(self) -> bool:
         """Whether no single steps have come for a while."""
         return self._turns_without_singles >= _CALM_TURNS

@@ -264,7 +264,7 @@ def bad_deadlines(target: Target) -> None:
         time.sleep(0.5)
 
 
-@pattern("answers that cannot leave: 5,000 calls with a window of none", *ENDED, "OK", hold_ms=TAKEN_MS)
+@pattern("answers that cannot leave: 5,000 calls with a window of none", *ENDED, "OK", hold_ms=TAKEN_MS, p99_ms=400.0)
 def no_window(target: Target) -> None:
     with Connection(target, struct.pack(">HI", 4, 0)) as connection:
         for _ in range(target.times(5_000, 50)):
