@@ -119,7 +119,7 @@ def export(network: "Network", form: Form, path: Path, weights: Weights = "float
     import torch
 
     from gatestream.export import artifact, exporter
-    from gatestream.export.narrow import narrow
+    from gatestream.export.rewriting.narrow import narrow
 
     torch.set_num_threads(1)
     path.parent.mkdir(parents=True, exist_ok=True)

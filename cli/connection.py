@@ -39,8 +39,8 @@ def credentials(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
-    from gatestream.server.certificates import read_authorities, read_pair
     from gatestream.server.errors import ConfigError
+    from gatestream.server.transport.certificates import read_authorities, read_pair
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together; only one is given")

@@ -70,7 +70,7 @@ def command(
     try:
         from gatestream.export.errors import ArtifactError
         from gatestream.export.exporter import export
-        from gatestream.export.report import VerificationError
+        from gatestream.export.proof.report import VerificationError
         from gatestream.model.checkpoint import CheckpointError, load
     except ModuleNotFoundError as error:
         raise click.ClickException(

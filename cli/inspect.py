@@ -19,10 +19,10 @@ def command(artifact: Path, svg: Path | None, as_json: bool, force: bool) -> Non
     Its gates are found by data flow, not by name; its weights are hashed; its numbers are compared with those that its
     own weights give in NumPy. Exits with 1, and one line of what is wrong, when any of it does not hold.
     """
-    from gatestream.export import text
-    from gatestream.export.draw import draw
+    from gatestream.export.drawing import text
+    from gatestream.export.drawing.draw import draw
+    from gatestream.export.drawing.inspection import inspect
     from gatestream.export.errors import ArtifactError
-    from gatestream.export.inspection import inspect
     from gatestream.files import outputs, writing
     from gatestream.protos.spec import SpecError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-import gatestream.server.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
+import gatestream.server.process.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
 from gatestream.cli.outcome import Outcome
 from gatestream.files.names import shown
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
@@ -141,13 +141,13 @@ def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -
     configure(config.log_format)
     try:
         if config.workers == 1:
-            from gatestream.server.loop import run
-            from gatestream.server.polling import busy_poll
-            from gatestream.server.server import serve
+            from gatestream.server.app import serve
+            from gatestream.server.process.busy_poll import busy_poll
+            from gatestream.server.process.event_loop import run
 
             run(serve(config), busy_poll(config))
         else:
-            from gatestream.server.workers import supervise
+            from gatestream.server.process.supervisor import supervise
 
             asyncio.run(supervise(config))
     except (ServerError, BaseExceptionGroup) as error:

@@ -11,11 +11,11 @@
         ys = group.step(xs)           # arrays for many sessions: [sessions, ...] in, [sessions, ...] out
 
 `connect` blocks; `gatestream.client.aio.connect` is the same for asyncio. All sessions of one client share one
-stream, on which their steps leave together (`packer`). Errors are drawn in `errors`.
+stream, on which their steps leave together (`protocol.batcher`). Errors are drawn in `errors`.
 """
 
 from gatestream.client import aio, errors
-from gatestream.client.session import Answer
+from gatestream.client.results import Answer
 from gatestream.client.sync import Client, Group, Session, connect
 from gatestream.client.unary import State
 

@@ -10,16 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from gatestream.client.errors import InputError, ModelError, ProtocolError
 from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
+from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Array = NDArray[Any]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 """One array; for a model of several inputs, one under each input's name."""
 
-_DTYPES: dict[pb.DataType, np.dtype[Any]] = {
-    pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
-    pb.DATA_TYPE_INT64: np.dtype("<i8"),
-}
 # Bytes that an entry of one row needs besides its columns: handle, length and positions as varints.
 _ENTRY_BYTES = 30
 
@@ -30,9 +27,9 @@ def dtype_of(name: str, dtype: pb.DataType) -> np.dtype[Any]:
     Raises:
         ModelError: a type that this client does not know.
     """
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise ModelError(f"'{name}' is of data type {dtype}, which this client does not know: install a newer one")
-    return _DTYPES[dtype]
+    return DTYPES[dtype]
 
 
 @dataclass(frozen=True, slots=True)

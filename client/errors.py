@@ -41,16 +41,14 @@ A class with a `reason` is the server's `Reason` of that name (docs/protocol.md)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from gatestream.client.results import Answer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-if TYPE_CHECKING:
-    from gatestream.client.session import Answer
 
 
 class GatestreamError(Exception):

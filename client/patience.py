@@ -3,10 +3,10 @@
 import random
 from collections.abc import Callable, Iterator
 
-from gatestream.client.conversation import Conversation
 from gatestream.client.errors import DeadlineExceededError, ExhaustedError
-from gatestream.client.lane import Lane
-from gatestream.client.work import Chunk, Control
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Control
+from gatestream.client.protocol.stream import Conversation
 
 _LEAST_PAUSE = 0.005
 

@@ -1,50 +1,19 @@
 """What the synchronous and the asyncio session have in common: everything but waiting."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError
-from gatestream.client.lane import Lane
 from gatestream.client.numbers import Unfit, ids_of, numbers_of
-from gatestream.client.work import Chunk, Control, Ints, Kind
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
+from gatestream.client.results import Answer
 
 GATHERED = 1024
 """Rows of a live source that are read ahead at most, and that leave together at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """All that came back for one call of `step` or `run`.
-
-    Attributes:
-        position: of the first step answered: the steps that the session had consumed before it; of a group,
-            [members] int64.
-        outputs: by name. One step of a session: [*shape] of the spec; a chunk: [time, *shape]; of a group,
-            with [members] in front.
-        gates: activations by gate name ("input", "forget", "candidate", "output"), [layers, hidden] float32
-            for one step, with the same axes in front; empty unless the session was opened with `gates=True`.
-    """
-
-    position: Any
-    outputs: Mapping[str, Array]
-    gates: Mapping[str, Array]
-
-    @property
-    def y(self) -> Array:
-        """The model's first output; of no size where the session was opened with `outputs=False`."""
-        return next(iter(self.outputs.values()), np.empty(0, np.float32))
-
-    def at(self, step: int) -> "Answer":
-        """One step of a chunk's answer, of a session."""
-        return Answer(
-            self.position + step,
-            {name: array[step] for name, array in self.outputs.items()},
-            {name: array[step] for name, array in self.gates.items()},
-        )
 
 
 # Which of [members, time] a call returns.

@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 
 from gatestream.export.errors import ArtifactError, NoGatesError
-from gatestream.export.initializers import TRANSPOSED, constant
-from gatestream.export.structure import Structure
+from gatestream.export.finder.structure import Structure
+from gatestream.export.graph.initializers import TRANSPOSED, constant
 from gatestream.files.reading import read
 from gatestream.protos import spec as specs
 from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds

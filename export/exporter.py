@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from onnx_ir.passes import InvariantError, PassError
 
 from gatestream.export import artifact
-from gatestream.export.accuracy import measure
-from gatestream.export.describe import describe
 from gatestream.export.errors import ArtifactError, PrecisionError, StructureError
-from gatestream.export.fuse import Fuse
-from gatestream.export.naming import NameCells
-from gatestream.export.narrow import narrow
-from gatestream.export.parity import Reference
-from gatestream.export.passes import tidy
-from gatestream.export.precision import Precision, rounded
-from gatestream.export.report import Check, Report, VerificationError
-from gatestream.export.trace import OPSET, trace
-from gatestream.export.verify import examine, verify
+from gatestream.export.formats import Precision, rounded
+from gatestream.export.graph.passes import tidy
+from gatestream.export.proof.accuracy import measure
+from gatestream.export.proof.parity import Reference
+from gatestream.export.proof.report import Check, Report, VerificationError
+from gatestream.export.proof.verify import examine, verify
+from gatestream.export.rewriting.fuse import Fuse
+from gatestream.export.rewriting.naming import NameCells
+from gatestream.export.rewriting.narrow import narrow
+from gatestream.export.sources.checkpoint import OPSET, trace
+from gatestream.export.spec import describe
 from gatestream.files.writing import replacing
 from gatestream.model.network import Network
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb

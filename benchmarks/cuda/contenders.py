@@ -13,7 +13,7 @@ from benchmarks.harness.bench import Pace
 from benchmarks.harness.statistics import Figures
 from gatestream.model.cell import LSTMCell
 from gatestream.model.network import Network
-from gatestream.server.runner import Runner
+from gatestream.server.backend.runner import Runner
 
 Array = npt.NDArray[Any]
 Step = Callable[[], object]

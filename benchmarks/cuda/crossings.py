@@ -16,8 +16,8 @@ import onnxruntime as ort
 import torch
 
 from benchmarks.cuda.contenders import Step
-from gatestream.server.artifact import Artifact, arena_graph
-from gatestream.server.runner import Placement
+from gatestream.server.backend.artifact import Artifact, arena_graph
+from gatestream.server.backend.runner import Placement
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _ARENA_ROWS = 8192

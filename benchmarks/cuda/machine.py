@@ -8,7 +8,7 @@ import onnxruntime as ort
 import torch
 
 from benchmarks.harness import machine
-from gatestream.server.runner import CUDA
+from gatestream.server.backend.runner import CUDA
 
 
 def missing() -> list[str]:

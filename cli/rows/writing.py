@@ -12,7 +12,7 @@ import numpy as np
 
 from gatestream.cli.rows import Form, RowsError
 from gatestream.client.columns import Array
-from gatestream.client.session import Answer
+from gatestream.client.results import Answer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 

@@ -16,9 +16,9 @@ from gatestream.client.aio.link import Link
 from gatestream.client.aio.session import Group, Session
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
-from gatestream.client.lane import Lane
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
+from gatestream.client.protocol.queue import Lane
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 

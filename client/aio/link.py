@@ -15,11 +15,11 @@ import grpc
 
 from gatestream.client.channel import Settings, from_stream, stream_method
 from gatestream.client.columns import Layout
-from gatestream.client.conversation import Conversation
 from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
-from gatestream.client.lane import Lane
 from gatestream.client.patience import waits
-from gatestream.client.work import Chunk, Control, Kind, Work
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Control, Kind, Work
+from gatestream.client.protocol.stream import Conversation
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _SECONDS_TO_PART = 2.0

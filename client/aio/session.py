@@ -13,7 +13,8 @@ from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.lane import Lane
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
     ALL_RUN,
     ALL_STEP,
@@ -26,7 +27,6 @@ from gatestream.client.session import (
     SessionView,
 )
 from gatestream.client.unary import State
-from gatestream.client.work import Chunk, Ints, Kind
 
 
 class _Open(LaneView):

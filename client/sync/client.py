@@ -10,9 +10,9 @@ import grpc
 
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
-from gatestream.client.lane import Lane
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
+from gatestream.client.protocol.queue import Lane
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
 from gatestream.client.sync.session import Group, Session

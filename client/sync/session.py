@@ -9,7 +9,8 @@ from typing import Self
 
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.lane import Lane
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
     ALL_RUN,
     ALL_STEP,
@@ -24,7 +25,6 @@ from gatestream.client.session import (
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
 from gatestream.client.unary import State
-from gatestream.client.work import Chunk, Ints, Kind
 
 
 class _Open(LaneView):

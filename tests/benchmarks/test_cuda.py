@@ -21,8 +21,8 @@ from benchmarks.harness.report import Report, Section, Verdict
 from benchmarks.harness.statistics import Spread
 from benchmarks.harness.table import put_between_marks, put_on_page, render
 from benchmarks.models import Form, ModelShape
-from gatestream.server.artifact import Artifact
-from gatestream.server.runner import CPU, CUDA, ArenaRunner, Placement
+from gatestream.server.backend.artifact import Artifact
+from gatestream.server.backend.runner import CPU, CUDA, ArenaRunner, Placement
 
 NO_GPU = not torch.cuda.is_available() or CUDA not in onnxruntime.get_available_providers()
 STATE = 1000

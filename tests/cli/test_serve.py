@@ -12,7 +12,7 @@ import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
-from gatestream.server.cpus import cpus_available
+from gatestream.server.backend.cpus import cpus_available
 from tests.support.artifacts import accumulator
 from tests.support.process import serving
 
@@ -211,7 +211,7 @@ def test_cuda_that_cannot_be_had(artifact: Path, workers: int) -> None:
 def test_a_fault_of_its_own(artifact: Path, tmp_path: Path, workers: int, says: str) -> None:
     # Python runs this at the start of every process.
     (tmp_path / "sitecustomize.py").write_text(
-        "import gatestream.server.models as models\n"
+        "import gatestream.server.core.catalog as models\n"
         "def broken(*_):\n"
         "    raise RuntimeError('it is\\nbroken')\n"
         "models.load_models = broken\n"

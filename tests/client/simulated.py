@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gatestream.client.columns import Layout
-from gatestream.client.conversation import Conversation
-from gatestream.client.lane import Lane
 from gatestream.client.models import Models, opens
-from gatestream.client.work import Chunk, Control, Kind
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Control, Kind
+from gatestream.client.protocol.stream import Conversation
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 SPEC = pb.ModelSpec(

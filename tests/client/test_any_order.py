@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gatestream.client.errors import DeadlineExceededError
-from gatestream.client.lane import Lane
-from gatestream.client.work import Chunk, Control, Kind
+from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.client.simulated import Pair
 

@@ -18,7 +18,7 @@ from gatestream.cli.health import command
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.errors import ConfigError
-from gatestream.server.health_socket import HealthSocket
+from gatestream.server.transport.health_socket import HealthSocket
 from tests.support.process import serving
 from tests.support.tls import Files
 from tests.support.wire import PATIENCE, Stream, until

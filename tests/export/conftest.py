@@ -6,11 +6,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from gatestream.export import accuracy, exporter
+from gatestream.export import exporter
 from gatestream.export.exporter import Form
-from gatestream.export.precision import Precision
-from gatestream.export.report import Report
-from gatestream.export.trace import trace
+from gatestream.export.formats import Precision
+from gatestream.export.proof import accuracy
+from gatestream.export.proof.report import Report
+from gatestream.export.sources.checkpoint import trace
 from tests.export import networks
 from tests.support.once import once
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from gatestream.export.drawing.inspection import inspect
 from gatestream.export.errors import ArtifactError
 from gatestream.export.exporter import Form
-from gatestream.export.inspection import inspect
-from gatestream.export.precision import Precision
+from gatestream.export.formats import Precision
 from tests.export.conftest import Exported
 from tests.export.mutations import body
 

@@ -6,7 +6,7 @@ import pytest
 from gatestream.export import artifact
 from gatestream.export.errors import ArtifactError
 from gatestream.export.exporter import weights_of
-from gatestream.export.finder import find
+from gatestream.export.finder.finder import find
 from gatestream.protos.spec import SpecError
 from tests.export import networks
 from tests.export.conftest import Exported

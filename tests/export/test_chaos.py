@@ -10,15 +10,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from gatestream.export import parity, samples
 from gatestream.export.artifact import load, save
-from gatestream.export.comparison import DifferenceError
 from gatestream.export.exporter import build, reference, spec_of, weights_of
-from gatestream.export.oracle import Oracle
-from gatestream.export.parity import Model
-from gatestream.export.rounding import FACTOR, TOLERANCE, Rounding
-from gatestream.export.runtime import Session
-from gatestream.export.verify import verify
+from gatestream.export.proof import parity, samples
+from gatestream.export.proof.comparison import DifferenceError
+from gatestream.export.proof.oracle import Oracle
+from gatestream.export.proof.parity import Model
+from gatestream.export.proof.rounding import FACTOR, TOLERANCE, Rounding
+from gatestream.export.proof.runtime import Session
+from gatestream.export.proof.verify import verify
 from gatestream.model.network import Network, NetworkConfig
 from tests.export import mutations as m
 from tests.export.mutations import Mutation

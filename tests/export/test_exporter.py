@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gatestream.export.artifact import load
-from gatestream.export.comparison import FLOW
 from gatestream.export.errors import NoGatesError
 from gatestream.export.exporter import Form, build, export, weights_of
-from gatestream.export.finder import find
-from gatestream.export.report import VerificationError
+from gatestream.export.finder.finder import find
+from gatestream.export.proof.comparison import FLOW
+from gatestream.export.proof.report import VerificationError
 from gatestream.model.cell import Gates, LSTMCell
 from gatestream.model.config import Encoder
 from gatestream.model.network import Network, NetworkConfig

@@ -6,15 +6,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from gatestream.export import parity
 from gatestream.export.artifact import load
-from gatestream.export.comparison import DifferenceError
+from gatestream.export.drawing.inspection import inspect
 from gatestream.export.errors import ArtifactError
 from gatestream.export.exporter import reference, weights_of
-from gatestream.export.inspection import inspect
-from gatestream.export.parity import Model
-from gatestream.export.rounding import Rounding
-from gatestream.export.runtime import Session
+from gatestream.export.proof import parity
+from gatestream.export.proof.comparison import DifferenceError
+from gatestream.export.proof.parity import Model
+from gatestream.export.proof.rounding import Rounding
+from gatestream.export.proof.runtime import Session
 from gatestream.protos.spec import SpecError
 from tests.export import mutations as m
 from tests.export import networks

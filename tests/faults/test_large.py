@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.wire import head
+from gatestream.server.transport.wire import head
 from tests.support.process import ServerProcess
 from tests.support.wire import PATIENCE, channel, encode
 

@@ -16,8 +16,8 @@ UNSPEAKABLE: Final = "unspeakable"
 
 
 def _main(command: list[str]) -> None:
-    from gatestream.server.outbox import Outbox
-    from gatestream.server.sessions import SessionTable
+    from gatestream.server.core.outbox import Outbox
+    from gatestream.server.core.sessions import SessionTable
 
     put, get = Outbox.put, SessionTable.get
     mark = struct.pack("<f", UNANSWERABLE)

@@ -18,8 +18,8 @@ from typing import Any, Self
 _IMPORTS = (
     "gatestream.cli.serve", "gatestream.cli.train", "gatestream.cli.export", "gatestream.cli.inspect",
     "gatestream.cli.stream", "gatestream.cli.health", "gatestream.cli.demo", "gatestream.export.exporter",
-    "gatestream.export.inspection", "gatestream.model.checkpoint", "gatestream.model.training",
-    "gatestream.model.curve", "gatestream.server.server", "gatestream.cli.rows", "onnxruntime",
+    "gatestream.export.drawing.inspection", "gatestream.model.checkpoint", "gatestream.model.training",
+    "gatestream.model.curve", "gatestream.server.app", "gatestream.cli.rows", "onnxruntime",
 )  # fmt: skip
 
 

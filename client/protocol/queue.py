@@ -1,0 +1,248 @@
+"""What one session, or one group of sessions, was asked for, in order, and the part of it that is on its way.
+
+A lane is the unit of order: at most one message of it is on its way, and what comes behind waits. Its members
+step together; a session is a lane of one member. No asyncio, no gRPC, no clock: arrays go in and come out.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from gatestream.client.columns import Array, Layout
+from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError
+from gatestream.client.protocol.codec import varints
+from gatestream.client.protocol.in_flight import Flight
+from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
+
+
+class Lane:
+    """Sessions that step together, and what was asked of them, in order.
+
+    Attributes:
+        handles: of the members, [n].
+        members: 0 to n - 1.
+        positions: of each member's next step, as far as the answers tell, [n].
+        ids: the members' session ids; empty until they are opened.
+        closed: why a member is closed, by member.
+        unopened: members that the server refused to open, until their handles are given back.
+        queue: what has not left, or not wholly.
+        flight: what is on its way, or was refused and waits for its caller to try again.
+    """
+
+    def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
+        self.layout = layout
+        self.handles = handles
+        self._handle_bytes = varints(handles)
+        self.members: Ints = np.arange(len(handles))
+        self.positions: Ints = np.zeros(len(handles), np.int64)
+        self.ids = [""] * len(handles)
+        self.closed: dict[int, SessionClosedError] = {}
+        self.unopened: Ints = np.empty(0, np.int64)
+        self.queue: deque[Chunk | Control] = deque()
+        self.flight: Flight | None = None
+        self._chunk_length = chunk_length
+
+    def handle_bytes(self, members: Ints) -> bytes:
+        """The members' handles, as the wire has them."""
+        return self._handle_bytes if len(members) == len(self.members) else varints(self.handles[members])
+
+    def head(self) -> Chunk | Control | None:
+        """What comes next; what can no longer be done, since a member is closed, is answered on the way."""
+        while self.closed and self.queue:
+            work = self.queue[0]
+            gone = np.isin(work.members, list(self.closed))
+            if not gone.any():
+                break
+            if isinstance(work, Control) and work.kind is Kind.CLOSE:
+                work.members = work.members[~gone]
+                if len(work.members):
+                    break
+                self.queue.popleft()
+                work.finish()
+            else:
+                self.queue.popleft()
+                self._fail(work, self.why_closed(work.members[gone]), work.members[gone])
+        return self.queue[0] if self.queue else None
+
+    def why_closed(self, members: Ints) -> SessionClosedError:
+        """The error for a caller who asks for something of closed members."""
+        first = self.closed[int(members[0])]
+        return SessionClosedError(str(first), first.close_reason)
+
+    def start_control(self) -> Flight:
+        """Put the control at the head of the queue on its way."""
+        work = self.queue.popleft()
+        self.flight = Flight([work], [1], work.members, self.positions[work.members], [])
+        return self.flight
+
+    def start_steps(self, rows: int) -> Flight | None:
+        """Put steps at the head of the queue on their way, at most `rows` rows in all.
+
+        Consecutive chunks of the same members leave together; of a long one, as much as one message holds.
+        None when there is room for less than one step of each member.
+        """
+        chunk = self.queue[0]
+        assert isinstance(chunk, Chunk)
+        members = chunk.members
+        room = min(self._chunk_length, rows // len(members))
+        if room <= 0:
+            return None
+        if chunk.lengths is not None:
+            return self._start_ragged(chunk, chunk.lengths, room)
+        base = self.positions.copy() if len(members) == len(self.members) else self.positions[members]
+        chunks: list[Chunk] = []
+        ends: list[int] = []
+        pieces: list[list[Array]] = []
+        at = 0
+        while at < room and self.queue:
+            chunk = self.queue[0]
+            if isinstance(chunk, Control) or chunk.lengths is not None or not _same(chunk.members, members):
+                break
+            begin, end = chunk.sent, min(chunk.length, chunk.sent + room - at)
+            if begin == 0:
+                chunk.first = base + at if at else base
+            whole = end - begin == chunk.length
+            pieces.append(chunk.columns if whole else [column[:, begin:end] for column in chunk.columns])
+            chunks.append(chunk)
+            at += end - begin
+            ends.append(at)
+            chunk.sent = end
+            if end == chunk.length:
+                self.queue.popleft()
+        columns = (
+            pieces[0] if len(pieces) == 1 else [np.concatenate(each, axis=1) for each in zip(*pieces, strict=True)]
+        )
+        self.flight = Flight(chunks, ends, members, base, columns)
+        return self.flight
+
+    def _start_ragged(self, chunk: Chunk, lengths: Ints, room: int) -> Flight:
+        """Members with fewer steps than the piece begins at take no part in it."""
+        begin, end = chunk.sent, min(chunk.length, chunk.sent + room)
+        if begin == 0:
+            chunk.first = self.positions[chunk.members]
+        part = np.flatnonzero(lengths > begin)
+        members = chunk.members[part]
+        columns = [column[part, begin:end] for column in chunk.columns]
+        self.flight = Flight(
+            [chunk], [end - begin], members, self.positions[members], columns, np.minimum(lengths[part], end) - begin
+        )
+        chunk.sent = end
+        if end == chunk.length:
+            self.queue.popleft()
+        return self.flight
+
+    def settle(self) -> None:
+        """Give the callers their answers, once nothing of the flight waits for the server."""
+        flight = self.flight
+        if flight is None or flight.waiting or flight.due:
+            return
+        if flight.refusal is not None and flight.again.any():
+            caller = next((work for work in flight.works if not work.done), None)
+            if caller is not None:
+                caller.refuse(flight.refusal)
+                return
+            flight.fail(np.flatnonzero(flight.again), flight.refusal)
+        self.flight = None
+        if flight.failures:
+            self._settle_failed(flight)
+        else:
+            begin = 0
+            for work, end in zip(flight.works, flight.ends, strict=True):
+                self._finish(flight, work, begin, end)
+                begin = end
+        control = flight.control
+        if control is not None and control.kind is Kind.OPEN and control.error is not None:
+            self._disown(flight)
+
+    def _settle_failed(self, flight: Flight) -> None:
+        failure = next(iter(flight.failures.values()))
+        for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
+            short = flight.taken < np.minimum(flight.lengths, end)
+            if not short.any():
+                self._finish(flight, work, begin, end)
+                continue
+            if isinstance(work, Chunk):
+                self._note_taken(flight, work, begin, end)
+            if (flight.taken[short] < begin).any():
+                self._fail(work, _preceding_failed(), flight.members[short])
+            else:
+                failure.failures = flight.failures
+                self._fail(work, failure, flight.members[short])
+
+    def withdraw(self, work: Chunk | Control, error: GatestreamError) -> None:
+        """The caller waits no longer: what has not left stays here; what has left is still accounted for.
+
+        It may have been answered just now, and its caller not know yet.
+        """
+        kind = work.kind if isinstance(work, Control) else None
+        if kind is Kind.OPEN and work.done and work.error is None:
+            self.queue.append(Control(kind=Kind.CLOSE, members=work.members))
+        if self.flight is not None and self.flight.paused and work in self.flight.works:
+            self.flight = None
+        work.finish(error)
+        if work in self.queue and kind is not Kind.CLOSE:
+            at = self.queue.index(work)
+            del self.queue[at]
+            if isinstance(work, Chunk):
+                self._fail_from(at)
+        if work.refusal is not None and self.flight is not None:
+            self.flight.fail(np.flatnonzero(self.flight.again), work.refusal)
+            self.settle()
+
+    def _disown(self, flight: Flight) -> None:
+        """Nobody has these sessions: their caller waits no longer, or was refused others of its group."""
+        self.unopened = flight.members[flight.taken == 0]
+        self.closed |= dict.fromkeys(self.unopened.tolist(), SessionClosedError("it was not opened"))
+        opened = flight.members[flight.taken > 0]
+        if len(opened):
+            self.queue.append(Control(kind=Kind.CLOSE, members=opened))
+
+    def _finish(self, flight: Flight, work: Chunk | Control, begin: int, end: int) -> None:
+        if isinstance(work, Chunk):
+            self._add_part(flight, work, begin, end)
+            if work.sent < work.length:
+                return
+        work.finish()
+
+    def _add_part(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
+        if flight.results is None:
+            return
+        part = flight.results if end - begin == flight.length else [each[:, begin:end] for each in flight.results]
+        if len(flight.members) < len(work.members):
+            rows = np.searchsorted(work.members, flight.members)
+            among = [np.zeros((len(work.members), *each.shape[1:]), each.dtype) for each in part]
+            for every, some in zip(among, part, strict=True):
+                every[rows] = some
+            part = among
+        work.parts.append(part)
+
+    def _note_taken(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
+        """Of work that failed, keep what was taken."""
+        before = work.sent - (end - begin)
+        work.taken = np.full(len(work.members), before) if work.lengths is None else np.minimum(work.lengths, before)
+        work.taken[np.searchsorted(work.members, flight.members)] += np.clip(flight.taken - begin, 0, end - begin)
+        self._add_part(flight, work, begin, end)
+
+    def _fail(self, work: Chunk | Control, error: GatestreamError, members: Ints) -> None:
+        error.members = members
+        work.finish(error)
+        if isinstance(work, Chunk):
+            if self.queue and self.queue[0] is work:
+                self.queue.popleft()
+            self._fail_from(0)
+
+    def _fail_from(self, at: int) -> None:
+        """Steps asked for behind one that was not taken would be taken out of order."""
+        while at < len(self.queue) and isinstance(chunk := self.queue[at], Chunk):
+            del self.queue[at]
+            error = _preceding_failed()
+            error.members = chunk.members
+            chunk.finish(error)
+
+
+def _preceding_failed() -> PrecedingFailedError:
+    return PrecedingFailedError("not taken: a step asked for before it was not taken")
+
+
+def _same(some: Ints, others: Ints) -> bool:
+    return some is others or np.array_equal(some, others)

@@ -1,0 +1,84 @@
+"""The state rows of one model: which are fresh, what advances them, and how long that takes."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from gatestream.protos.dtypes import DTYPES
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.backend.run_time import RunTime
+from gatestream.server.backend.runner import Runner
+
+_ONE: Final = np.ones(1, np.int32)
+
+
+class StateRows:
+    """One row of state for each slot. Nothing else is called while a run is under way.
+
+    Args:
+        spec: of the model.
+        runner: that has the rows.
+        count: of rows.
+        clock: seconds, monotonic.
+
+    Attributes:
+        runner: as given.
+        run_time: expected, from the runs so far.
+        seconds: of the latest run.
+    """
+
+    def __init__(self, spec: pb.ModelSpec, runner: Runner, count: int, clock: Callable[[], float]):
+        self.runner = runner
+        self.run_time = RunTime()
+        self.seconds = 0.0
+        self._clock = clock
+        # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
+        self._fresh = np.zeros(count, np.bool_)
+        self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
+
+    def make_fresh(self, slots: int | Ints) -> None:
+        """Put rows into the initial state before they are next looked at."""
+        self._fresh[slots] = True
+
+    def is_fresh(self, slot: int) -> bool:
+        """Whether it has yet to be set."""
+        return bool(self._fresh[slot])
+
+    def read(self, slot: int) -> list[Array]:
+        """A copy of a row, in the spec's order, each [1, *shape]."""
+        if self._fresh[slot]:
+            return [row.copy() for row in self._initial]
+        return self.runner.read(np.array([slot]))
+
+    def write(self, slot: int, state: Sequence[Array]) -> None:
+        """Set a row; shapes as `read` gives them."""
+        self.runner.write(np.array([slot]), state)
+        self._fresh[slot] = False
+
+    def step(
+        self, slots: Ints, inputs: Sequence[Array], lengths: Ints, *, gates: bool
+    ) -> tuple[list[Array], list[Array]]:
+        """As `Runner.step`."""
+        started = self._clock()
+        fresh = self._fresh[slots]
+        if np.count_nonzero(fresh):
+            # Whether or not the run fails, they hold the initial state from here on.
+            anew = slots[fresh]
+            self.runner.write(anew, [np.repeat(row, len(anew), axis=0) for row in self._initial])
+            self._fresh[anew] = False
+        result = self.runner.step(slots, inputs, lengths.astype(np.int32), gates)
+        self._took(len(slots), inputs[0].shape[1], started)
+        return result
+
+    def step_one(self, slot: int, inputs: Sequence[Array], *, gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `step`, for one step of one row that is not fresh."""
+        started = self._clock()
+        result = self.runner.step(np.array((slot,)), inputs, _ONE, gates)
+        self._took(1, 1, started)
+        return result
+
+    def _took(self, batch: int, steps: int, started: float) -> None:
+        self.seconds = self._clock() - started
+        self.run_time.note(batch, steps, self.seconds)

@@ -1,0 +1,200 @@
+"""What comes: what is wrong with it, what is accepted of it, and what of that came since the last tick."""
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import compress
+from operator import or_
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.admission import Admission
+from gatestream.server.core.inputs import Input, faults
+from gatestream.server.core.owner import Owner
+from gatestream.server.core.requests import GATES, OUTPUTS, Chunks, Entries, Singles, Steps, compact, refuse_one
+from gatestream.server.core.sessions import SessionTable
+from gatestream.server.errors import Refused, StepFailed
+
+_log = structlog.get_logger(__name__)
+
+
+class Packet(NamedTuple):
+    """Accepted entries, which are computed together or put in line.
+
+    Attributes:
+        slots: [entries], each at most once.
+        lengths: [entries], steps of each.
+        offsets: [entries], where in the item's inputs each begins.
+        steps: of the longest entry.
+        rows: of all entries.
+    """
+
+    item: Steps
+    slots: Ints
+    lengths: Ints
+    offsets: Ints
+    steps: int
+    rows: int
+
+
+Step = tuple[Owner, int, int, int, Sequence[bytes], int]
+"""A message of one entry: owner, handle, length, first, columns and wants, as `Engine.submit_one` has them. A plain
+tuple, since one is made for each message."""
+
+
+class Intake:
+    """What came since the last tick: one message, or messages of one entry, whose numbers nobody has looked at yet.
+
+    Args:
+        inputs: of the model.
+        sessions: of the model.
+        admission: of the model.
+        wants: by slot, OUTPUTS and GATES as its owner asked.
+
+    Attributes:
+        message: of many entries, with nothing wrong; None: none.
+        steps: messages of one entry, by slot.
+        rows: of these.
+    """
+
+    def __init__(
+        self, inputs: Sequence[Input], sessions: SessionTable, admission: Admission, wants: npt.NDArray[np.uint8]
+    ):
+        self._inputs = inputs
+        self._sessions = sessions
+        self._admission = admission
+        self._wants = wants
+        self.message: Packet | None = None
+        self.steps: dict[int, Step] = {}
+        self.rows = 0
+
+    def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Packet]:
+        """Check and admit a message's chunks; the owner hears of each entry that is refused.
+
+        Args:
+            owner: who holds the sessions.
+            entries: of the message.
+            first: [entries], the position that each is meant for; None: whatever position it is.
+            inputs: in the spec's order, each [rows, *shape].
+
+        Returns:
+            What was accepted, a packet for each kind of answer.
+        """
+        accepted = self._sessions.accepted[entries.slots]
+        meant = accepted if first is None else first
+        if refusals := faults(self._inputs, inputs, entries.lengths, entries.offsets, accepted, meant):
+            good = np.ones(len(accepted), np.bool_)
+            for bad, error in refusals:
+                refused = (column[bad] for column in (entries.handles, accepted, meant, entries.lengths))
+                owner.refused(error(int(bad.argmax())), *refused)
+                good &= ~bad
+            if not good.any():
+                return []
+            accepted, meant, entries = accepted[good], meant[good], self._only(good, entries)
+        if entries.rows < len(inputs[0]):
+            # Without the refused rows: a message must not stay in memory for the sake of a few.
+            inputs = [compact(column, entries.offsets, entries.lengths) for column in inputs]
+            entries = entries._replace(offsets=np.cumsum(entries.lengths) - entries.lengths)
+        # As if all wanted all that any wants.
+        admitted = reduce(or_, entries.kinds)
+        try:
+            self._admission.take(owner, entries.rows, admitted)
+        except Refused as error:
+            owner.refused(error, entries.handles, accepted, meant, entries.lengths)
+            return []
+        self._sessions.accepted[entries.slots] = accepted + entries.lengths
+        if len(entries.kinds) == 1:
+            return [self._packet(owner, entries, inputs, admitted)]
+        wants = self._wants[entries.slots]
+        return [self._packet(owner, self._only(wants == kind, entries), inputs, admitted) for kind in entries.kinds]
+
+    def accept_one(
+        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
+    ) -> bool:
+        """Admit a message of one entry, as `Engine.submit_one`; whether there was room for it."""
+        try:
+            self._admission.take(owner, length, wants)
+        except Refused as error:
+            accepted = int(self._sessions.accepted[slot])
+            refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
+            return False
+        self.steps[slot] = (owner, handle, length, first, columns, wants)
+        self.rows += length
+        return True
+
+    def take(self) -> Packet | None:
+        """All of it; owners hear what is wrong with single entries. None: there is nothing."""
+        if self.message is not None:
+            packet, self.message = self.message, None
+            return packet
+        if not self.steps:
+            return None
+        slots, steps = np.fromiter(self.steps, np.int64, len(self.steps)), list(self.steps.values())
+        self.clear()
+        try:
+            return self._put_together(slots, steps)
+        except Exception as error:
+            # As where there is too little memory for all of them together.
+            _log.exception("taking steps in failed")
+            failure = StepFailed(f"the server failed before the model ran, no state has changed: {error}")
+            for slot, step in zip(slots.tolist(), steps, strict=True):
+                accepted = int(self._sessions.accepted[slot])
+                self._refuse(failure, step, accepted, accepted if step[3] < 0 else step[3])
+            return None
+
+    def clear(self) -> None:
+        """Forget the messages of one entry."""
+        self.steps = {}
+        self.rows = 0
+
+    def _put_together(self, slots: Ints, steps: list[Step]) -> Packet | None:
+        owners, handles, lengths_given, firsts, columns, wants = zip(*steps, strict=True)
+        inputs = [
+            item.rows(b"".join(parts)) for item, parts in zip(self._inputs, zip(*columns, strict=True), strict=True)
+        ]
+        longest = max(lengths_given)
+        lengths = np.array(lengths_given) if longest > 1 else np.ones(len(steps), np.int64)
+        offsets = np.cumsum(lengths) - lengths if longest > 1 else np.arange(len(steps))
+        accepted = meant = self._sessions.accepted[slots]
+        if max(firsts) >= 0:
+            first = np.array(firsts)
+            meant = np.where(first < 0, accepted, first)
+        found = faults(self._inputs, inputs, lengths, offsets, accepted, meant)
+        if found:
+            good = ~np.logical_or.reduce([bad for bad, _ in found])
+            refusals = [
+                (error(k), steps[k], int(accepted[k]), int(meant[k]))
+                for bad, error in found
+                for k in np.flatnonzero(bad).tolist()
+            ]
+            slots, lengths, offsets, accepted = (column[good] for column in (slots, lengths, offsets, accepted))
+            inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
+            # From here on nothing fails.
+            for refusal in refusals:
+                self._refuse(*refusal)
+            if not good.any():
+                return None
+            owners, handles, wants = (tuple(compress(given, good)) for given in (owners, handles, wants))
+            longest = int(lengths.max())
+        self._sessions.accepted[slots] = accepted + lengths
+        item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
+        return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
+
+    def _refuse(self, error: Refused, step: Step, accepted: int, meant: int) -> None:
+        owner, handle, length, *_, wants = step
+        self._admission.withdrawn(owner, length, wants)
+        refuse_one(owner, error, handle, accepted, meant, length)
+
+    def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
+        handles, slots, lengths, offsets = (column[which] for column in entries[:4])
+        return Entries.of(handles, slots, lengths, offsets, self._wants[slots])
+
+    def _packet(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Packet:
+        """Of entries of which all want the same kind of answer."""
+        handles, slots, lengths, offsets, rows, longest, (kind,) = entries
+        outputs, gates = bool(kind & OUTPUTS), bool(kind & GATES)
+        item = Chunks(self._admission, owner, handles, inputs, outputs, gates, len(slots), admitted)
+        return Packet(item, slots, lengths, offsets, longest, rows)

@@ -1,0 +1,194 @@
+"""What waits to be sent on one stream."""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from gatestream.server.core.accounts import ITEM_BYTES, Account
+from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
+
+# A peer that leaves so many messages unread is not read from until it has taken some.
+_FULL: Final = 256
+# Nor one that leaves so many bytes unread which no accepted row stands for: of errors, and of what opened or closed.
+_FULL_BYTES: Final = 2**20
+_SMALL: Final = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+class Pieces:
+    """A message that is joined when it leaves, since many that are large may be complete at the same time.
+
+    Args:
+        pieces: of it.
+    """
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self, pieces: Sequence[bytes]):
+        self._pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class Outbox:
+    """Messages as they go over the wire, in order, from the engine to the transport.
+
+    One task takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
+    is accepted from a stream while its outbox is full.
+
+    Args:
+        account: of the tenant, which every message is counted for until the next one is taken, for then it was sent.
+            Not so a small one that leaves at once: one of each stream is not worth the time.
+
+    Attributes:
+        full: whether `room` would wait.
+        failure: what the stream ends with when all has been sent; None: it ends well.
+        quiet: nothing has been put or taken since this was last set.
+        sending: bytes counted for the message that was taken last.
+    """
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        # Each with its rows, and the bytes that it is counted for.
+        self._messages: deque[tuple[bytes | Pieces, int, int]] = deque()
+        # What came before its turn, and whose turn it is.
+        self._early: dict[int, tuple[bytes | Pieces, int, int]] = {}
+        self._turn = 0
+        self._others = 0
+        self._taker: asyncio.Future[tuple[bytes | Pieces, int] | None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ended = False
+        self.full = False
+        self.failure: Refused | Unauthenticated | Failed | Idle | None = None
+        self.quiet = True
+        self.sending = 0
+
+    def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1) -> None:
+        """Append a message that carries so many rows.
+
+        Args:
+            message: as it goes over the wire.
+            rows: of it.
+            number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
+                goes behind what is there.
+        """
+        if self._ended:
+            return
+        self.quiet = False
+        taker = self._taker
+        if taker is not None and not self._early and len(message) <= _SMALL and (number < 0 or number == self._turn):
+            # It leaves at once.
+            if number >= 0:
+                self._turn += 1
+            self._taker = None
+            if not taker.done():
+                taker.set_result((message, rows))
+            return
+        size = len(message) + ITEM_BYTES
+        account = self._account
+        everyone = account.everyone
+        account.bytes = held = account.bytes + size
+        everyone.bytes = held_by_all = everyone.bytes + size
+        if rows == 0:
+            self._others += size
+        if number != self._turn and number >= 0:
+            self._early[number] = message, rows, size
+        else:
+            self._messages.append((message, rows, size))
+            if number >= 0:
+                self._turn += 1
+                if self._early:
+                    self._put_early()
+        if (
+            len(self._messages) >= _FULL
+            or len(self._early) >= _FULL
+            or self._others >= _FULL_BYTES
+            or held > account.most_bytes
+            or held_by_all > everyone.most_bytes
+        ):
+            self.full = True
+            self._room.clear()
+        if taker is not None and self._messages:
+            self._taker = None
+            if not taker.done():
+                taker.set_result(None)
+
+    def _put_early(self) -> None:
+        """Append those whose turn has come."""
+        while (early := self._early.pop(self._turn, None)) is not None:
+            self._messages.append(early)
+            self._turn += 1
+
+    def fail(self, error: Exception) -> None:
+        """End with INTERNAL, and log why: something that was to be answered here could not be."""
+        if self._ended and self.failure is not None:
+            return
+        _log.error("a stream failed", exc_info=error)
+        self.failure = Failed("the server failed at this call; its log says how")
+        self.end()
+
+    def end(self) -> None:
+        """After what is there, nothing more comes."""
+        self._ended = True
+        self.full = False
+        self._room.set()
+        if self._taker is not None and not self._taker.done():
+            self._taker.set_result(None)
+
+    def discard(self) -> None:
+        """End, without what is there: nobody takes any more."""
+        self.end()
+        waiting = itertools.chain(self._messages, self._early.values())
+        self._account.hold(-self.sending - sum(size for _, _, size in waiting))
+        self._messages.clear()
+        self._early.clear()
+        self.sending = 0
+
+    async def take(self) -> tuple[bytes | Pieces, int] | None:
+        """The next message and its rows; None at the end."""
+        if sent := self.sending:
+            account = self._account
+            account.bytes -= sent
+            account.everyone.bytes -= sent
+            self.sending = 0
+        while not self._messages:
+            if self._ended:
+                return None
+            if self.full and len(self._early) < _FULL // 2:
+                self._let_in()
+            self._taker = asyncio.get_running_loop().create_future()
+            if (item := await self._taker) is not None:
+                return item
+        self.quiet = False
+        message, rows, size = self._messages.popleft()
+        self.sending = size
+        if rows == 0:
+            self._others -= size
+        if self.full and len(self._messages) + len(self._early) < _FULL // 2 and self._others < _FULL_BYTES // 2:
+            self._let_in()
+        return message, rows
+
+    @property
+    def unread(self) -> bool:
+        """Whether the message that was taken last is still on its way."""
+        return self._taker is None
+
+    def _let_in(self) -> None:
+        if not (self._messages and self._account.over):
+            self.full = False
+            self._room.set()
+
+    async def room(self) -> None:
+        """Return when the peer has taken enough of what it was sent."""
+        await self._room.wait()

@@ -1,0 +1,76 @@
+"""Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.accounts import Account
+from gatestream.server.core.outbox import Outbox
+from gatestream.server.errors import Refused
+
+
+class Holder(Protocol):
+    """Who has rows in line.
+
+    Attributes:
+        rows: its rows that were accepted and are not yet on their way back to it.
+        account: of its tenant.
+        outbox: what waits to be sent to it.
+    """
+
+    rows: int
+    account: Account
+    outbox: Outbox
+
+
+class Owner(Holder, Protocol):
+    """All calls come on the event loop and return at once."""
+
+    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
+        """A session is this owner's."""
+
+    def lost(self, handle: int) -> None:
+        """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""
+
+    def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
+        """As `results`, for the one entry of a message."""
+
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+        """Steps were taken.
+
+        Args:
+            handles: [entries].
+            first: [entries], position of each entry's first step answered here.
+            lengths: [entries], steps answered here.
+            outputs: a contiguous column for each of the model's outputs, [rows, *shape]; none where not wanted.
+            gates: the same for each gate.
+        """
+
+    def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
+        """Something will not be done.
+
+        Args:
+            error: why.
+            handles: [entries].
+            positions: [entries], where each session takes its next step.
+            first: [entries], position of each entry's first step not taken; empty for what was not about steps.
+            lengths: [entries], steps not taken; empty for what was not about steps.
+        """
+
+    def reset_done(self, handles: Ints, positions: Ints) -> None:
+        """Sessions are back in their initial state."""
+
+    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+        """Sessions are no longer this owner's."""
+
+    def failed(self, error: Exception) -> None:
+        """Something of this owner's could not be answered: it hears no more, and its sessions end."""
+
+
+def tell(owner: Owner, say: Callable[..., None], *what: Any) -> None:
+    """Call a method of an owner. Whatever it raises is that owner's end, and nobody else's affair."""
+    try:
+        say(*what)
+    except Exception as error:
+        owner.failed(error)

@@ -1,0 +1,273 @@
+"""Who runs in the next tick: plain data, no clock, no event loop, no model.
+
+Each session has a line of entries, in order of arrival; only the first of a line can be ready. Ready entries wait in
+one of two queues, single steps and chunks, and go to the end of their queue again after each turn. So:
+
+1. A session's entries run in order and one at a time.
+2. Sessions take turns, however much any of them has sent.
+3. A single step never shares a run with a chunk, for which it would have to wait. Where both are ready they take
+   turns; and while single steps come, a chunk's turns are cut shorter, for the step that comes in the middle of one.
+
+No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.server.arrays import Ints
+from gatestream.server.config import TickLimits
+from gatestream.server.core.slots import Queue, Slots
+
+# Sessions whose chunks run together though `TickLimits.rows` says fewer: below this a run is mostly overhead.
+_LEAST_CHUNKS: Final = 32
+# A chunk's turn is cut to this part of `TickLimits.steps` while single steps come: until so many turns went without.
+_CONTENDED_PART: Final = 4
+_CALM_TURNS: Final = 64
+# Controls that are done at once, and of how many works: a turn of the loop is to have time for several such lots.
+_MOST_CONTROLS: Final = 512
+_MOST_WORKS: Final = 32
+_NONE: Final = -1
+_NO_SLOTS: Final = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one run of the model computes, one element of each array for each member.
+
+    Attributes:
+        ids: the members' places in the scheduler.
+        slots: their state rows.
+        lengths: steps that each takes, 1 or more.
+        offsets: where in its work's input columns each begins.
+        entries: which entry of its work each is.
+        parts: (work, start, stop): members start..stop-1 belong to that work.
+    """
+
+    ids: Ints
+    slots: Ints
+    lengths: Ints
+    offsets: Ints
+    entries: Ints
+    parts: list[tuple[int, int, int]]
+
+    @property
+    def steps(self) -> int:
+        """The longest member's steps: the run's time axis."""
+        return int(self.lengths.max())
+
+
+class Dropped(NamedTuple):
+    """An entry that will not run. A control has 0 steps left."""
+
+    slot: int
+    work: int
+    entry: int
+    left: int
+
+
+class Scheduler:
+    """The lines of one model's sessions.
+
+    An entry is a chunk of steps, or a control: something to be done to its session between two runs, when its turn
+    comes.
+
+    Args:
+        slots: how many state rows there are.
+        entries: how many can be pending, and for each slot one that was dropped; the caller admits no more.
+        limits: of one tick.
+    """
+
+    def __init__(self, slots: int, entries: int, limits: TickLimits):
+        self._limits = limits
+        self._ids = Slots(entries)
+        # Columns of the entries, by id. A dropped entry that still waits in a queue or a tick has the slot _NONE.
+        self._slot, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
+        # Ends of each slot's line; both _NONE when it is empty.
+        self._first = np.full(slots, _NONE, np.int32)
+        self._last = np.full(slots, _NONE, np.int32)
+        self._singles = Queue(entries)
+        self._chunks = Queue(entries)
+        self._controls = Queue(entries)
+        self._chunk_turn = False
+        self._turns_without_singles = _CALM_TURNS
+
+    def add(self, work: int, slots: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
+        """Append one entry to each slot's line.
+
+        Args:
+            work: the caller's number for what they belong to.
+            slots: each at most once.
+            lengths: steps, at least 1; 0 for a control.
+            offsets: as in `Tick`.
+            entries: as in `Tick`.
+        """
+        ids = self._ids.take(len(slots))
+        self._slot[ids] = slots
+        self._left[ids] = lengths
+        self._offset[ids] = offsets
+        self._entry[ids] = entries
+        self._work[ids] = work
+        self._next[ids] = _NONE
+        before = self._last[slots]
+        self._last[slots] = ids
+        behind = before != _NONE
+        self._next[before[behind]] = ids[behind]
+        starts = ids[~behind]
+        self._first[slots[~behind]] = starts
+        self._make_ready(starts)
+
+    def add_controls(self, work: int, slots: Ints, entries: Ints) -> None:
+        """Append a control to each slot's line; arguments as in `add`."""
+        zeros = np.zeros(len(slots), np.int64)
+        self.add(work, slots, zeros, zeros, entries)
+
+    def controls(self) -> tuple[Ints, list[tuple[int, Ints]]]:
+        """Take out controls whose turn has come, each of another session; not all at once where there are many.
+
+        Returns:
+            Their slots, and one after another those of each work: its number, and which entries of it they are.
+        """
+        slots = _NO_SLOTS
+        parts: list[tuple[int, Ints]] = []
+        # Again where all that was taken out had been dropped.
+        while len(self._controls) and not parts:
+            ids = self._controls.peek(_MOST_CONTROLS)
+            cuts = np.flatnonzero(np.diff(self._work[ids])) + 1
+            ids = self._pop(self._controls, int(cuts[_MOST_WORKS - 1]) if len(cuts) >= _MOST_WORKS else len(ids))
+            if len(ids):
+                work, slots, entries = self._work[ids], self._slot[ids], self._entry[ids]
+                self._finish(ids)
+                parts = [(int(work[a]), entries[a:b]) for a, b in pairwise(_bounds(work))]
+        return slots, parts
+
+    def tick(self) -> Tick | None:
+        """The next run, or None when nothing is ready. It must be completed before the next one is asked for."""
+        limits = self._limits
+        ids = np.empty(0, np.int64)
+        # Again where all that was taken out had been dropped.
+        while len(ids) == 0:
+            singles_wait, chunks_wait = len(self._singles) > 0, len(self._chunks) > 0
+            if chunks_wait and (self._chunk_turn or not singles_wait):
+                contended = singles_wait or not self.calm
+                cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
+                ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
+                self._chunk_turn = False
+                self._turns_without_singles += 1
+            elif singles_wait:
+                ids = self._pop(self._singles, limits.rows)
+                cut = 1
+                self._chunk_turn = True
+                self._turns_without_singles = 0
+            else:
+                return None
+        work = self._work[ids]
+        return Tick(
+            ids=ids,
+            slots=self._slot[ids],
+            lengths=np.minimum(self._left[ids], cut),
+            offsets=self._offset[ids],
+            entries=self._entry[ids],
+            parts=[(int(work[a]), a, b) for a, b in pairwise(_bounds(work))],
+        )
+
+    def pass_by(self, steps: int) -> bool:
+        """Note a run of single steps, or of chunks, that is made while nothing stands in line; whether it may be.
+
+        Args:
+            steps: of the longest chunk.
+        """
+        if steps == 1:
+            self._turns_without_singles = 0
+        return steps == 1 or self.calm
+
+    @property
+    def singles_wait(self) -> bool:
+        """Whether the next run can be one of single steps."""
+        return len(self._singles) > 0
+
+    @property
+    def calm(self) -> bool:
+        """Whether no single steps have come for a while."""
+        return self._turns_without_singles >= _CALM_TURNS
+
+    def complete(self, tick: Tick) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Note that the tick's steps are taken.
+
+        Returns:
+            For each member, whether its entry is still wanted (was not dropped meanwhile), and whether it is finished.
+        """
+        ids = tick.ids
+        self._left[ids] -= tick.lengths
+        self._offset[ids] += tick.lengths
+        wanted = self._slot[ids] != _NONE
+        finished = self._left[ids] == 0
+        if finished.all() and wanted.all():
+            self._finish(ids)
+        else:
+            self._ids.give_back(ids[~wanted])
+            self._finish(ids[wanted & finished])
+            self._make_ready(ids[wanted & ~finished])
+        return wanted, finished
+
+    def abandon(self, tick: Tick) -> list[Dropped]:
+        """Note that the tick failed: drops its members' lines, since what stands behind a failed step cannot run."""
+        slots = tick.slots[self._slot[tick.ids] != _NONE]
+        dropped = self.drop(slots)
+        self._ids.give_back(tick.ids)
+        return dropped
+
+    def drop(self, slots: Ints) -> list[Dropped]:
+        """Empty these slots' lines, of entries in the running tick too; line by line, in order."""
+        dropped, behind = [], []
+        for slot in slots[~self.idle(slots)].tolist():
+            first = entry = int(self._first[slot])
+            while entry != _NONE:
+                dropped.append(Dropped(slot, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry])))
+                if entry != first:
+                    behind.append(entry)
+                self._slot[entry] = _NONE
+                entry = int(self._next[entry])
+        # The first ones are in a queue or in the tick, and given back when they come out.
+        self._ids.give_back(np.array(behind, np.int64))
+        self._first[slots] = self._last[slots] = _NONE
+        return dropped
+
+    def idle(self, slots: Ints | int) -> npt.NDArray[np.bool_]:
+        """Whether each slot's line is empty."""
+        empty: npt.NDArray[np.bool_] = self._first[slots] == _NONE
+        return empty
+
+    def _pop(self, queue: Queue, count: int) -> Ints:
+        ids = queue.pop(count)
+        wanted = self._slot[ids] != _NONE
+        if not wanted.all():
+            self._ids.give_back(ids[~wanted])
+            ids = ids[wanted]
+        return ids
+
+    def _finish(self, ids: Ints) -> None:
+        slots, following = self._slot[ids], self._next[ids]
+        self._first[slots] = following
+        ended = following == _NONE
+        self._last[slots[ended]] = _NONE
+        self._ids.give_back(ids)
+        self._make_ready(following[~ended])
+
+    def _make_ready(self, ids: Ints) -> None:
+        left = self._left[ids]
+        single = left == 1
+        if single.all():
+            self._singles.push(ids)
+            return
+        self._singles.push(ids[single])
+        self._chunks.push(ids[left > 1])
+        self._controls.push(ids[left == 0])
+
+
+def _bounds(work: Ints) -> list[int]:
+    """Where in a column each stretch of one number begins, and where the last one ends."""
+    return [0, *(np.flatnonzero(np.diff(work)) + 1).tolist(), len(work)]

@@ -1,0 +1,257 @@
+"""Every stream that is open, whichever door it came through: admission, reading, writing, the end."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits
+from gatestream.server.core.accounts import Account
+from gatestream.server.core.catalog import Models
+from gatestream.server.core.outbox import Outbox
+from gatestream.server.errors import (
+    Draining,
+    Exhausted,
+    Failed,
+    Idle,
+    InvalidRequest,
+    NotOffered,
+    Refused,
+    Unauthenticated,
+)
+from gatestream.server.transport.auth import CALLER, Caller, Tenants
+
+# A message that took the loop longer than this has its sender wait for a turn. One of so few bytes names too little
+# for that; it is not timed.
+_LONG_SECONDS: Final = 1e-3
+_SHORT_BYTES: Final = 512
+_LARGE_BYTES: Final = 256 * 2**10
+# So many times in a row nothing has happened on a stream that ends for it.
+_LOOKS: Final = 8
+
+
+class Conversation(Protocol):
+    """One stream's side of its protocol.
+
+    Attributes:
+        rows: accepted and not yet on their way back.
+        account: of the tenant.
+        outbox: what waits to be sent.
+    """
+
+    rows: int
+    account: Account
+    outbox: Outbox
+
+    def receive(self, message: bytes) -> None:
+        """A message came, as it was on the wire.
+
+        Raises:
+            InvalidRequest: it is none of this protocol.
+        """
+
+    def half_close(self) -> None:
+        """No more will come; the outbox ends when all is answered."""
+
+    def disconnect(self) -> None:
+        """The peer has gone, or all is said."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds no session, and nothing that came is to be answered yet."""
+
+    def going_away(self, seconds: float) -> None:
+        """The server will stop."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open stream.
+
+    Attributes:
+        tenant: whose it is.
+        shown: the token that it showed, as `Tenants.caller` gives it.
+        call: what carries it.
+        quiet: how often in a row nothing was found to have happened on it.
+    """
+
+    tenant: str
+    shown: bytes
+    call: asyncio.Task[Any] | None
+    quiet: int = 0
+
+
+class Streams:
+    """The streams of one server.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+        tenants: who may call.
+    """
+
+    def __init__(self, models: Models, limits: Limits, tenants: Tenants):
+        self._models = models
+        self._limits = limits
+        self._tenants = tenants
+        self._open: dict[Conversation, _Open] = {}
+        tenants.changed.append(self._tokens_changed)
+        self._none = asyncio.Event()
+        self._none.set()
+        self._long = asyncio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def hold(
+        self, make: Callable[[str], Conversation], messages: AsyncIterator[bytes], context: Any
+    ) -> AsyncIterator[bytes]:
+        """Carry one stream from its admission to its end.
+
+        Args:
+            make: what talks to this peer, given its tenant.
+            messages: what the peer sends.
+            context: of the call.
+        """
+        try:
+            caller = self._admit()
+            conversation = make(caller.tenant)
+        except (Refused, Unauthenticated) as error:
+            await abort(context, error)
+            raise
+        self._open[conversation] = _Open(*caller, asyncio.current_task())
+        conversation.account.streams += 1
+        self._none.clear()
+        reader = asyncio.create_task(self._read(conversation, messages))
+        outbox = conversation.outbox
+        take = outbox.take
+        try:
+            while (item := await take()) is not None:
+                message, rows = item
+                # Before it goes out: who waits for an answer and then sends may send as much as before.
+                conversation.rows -= rows
+                yield bytes(message)
+            if outbox.failure is None and not reader.done():
+                # Its client may send more. Who only reads wakes up by this.
+                outbox.failure = Draining("the server stops; go on with another")
+            if outbox.failure is not None:
+                await abort(context, outbox.failure)
+        finally:
+            del self._open[conversation]
+            conversation.account.streams -= 1
+            if not self._open:
+                self._none.set()
+            conversation.disconnect()
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reader
+
+    def going_away(self, seconds: float) -> None:
+        """Tell every peer that the server will stop."""
+        for conversation in self._open:
+            conversation.going_away(seconds)
+
+    def end(self) -> None:
+        """End every stream once it has sent what it has."""
+        for conversation in self._open:
+            conversation.outbox.end()
+
+    def _tokens_changed(self) -> None:
+        """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
+        self._models.divide(several=self._tenants.several)
+        self._models.forget_all_but(self._tenants.names)
+        for conversation, opened in list(self._open.items()):
+            if not self._tenants.knows(opened.tenant, opened.shown):
+                _end(conversation, opened, Unauthenticated("the stream's bearer token is not known any more"))
+
+    async def end_idle(self) -> None:
+        """End each stream on which nothing has happened for too long, until cancelled."""
+        seconds = self._limits.idle_stream_timeout
+        while True:
+            await asyncio.sleep(seconds / _LOOKS)
+            for conversation, opened in list(self._open.items()):
+                outbox = conversation.outbox
+                opened.quiet = opened.quiet + 1 if outbox.quiet and conversation.idle else 0
+                outbox.quiet = True
+                if opened.quiet < _LOOKS:
+                    continue
+                why = Idle(f"the stream held no session and had no message for {seconds:g} s; open another")
+                _end(conversation, opened, why)
+
+    async def none(self) -> None:
+        """Return when no stream is open."""
+        await self._none.wait()
+
+    async def _read(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+        try:
+            try:
+                await self._receive_all(conversation, messages)
+            except InvalidRequest as error:
+                # What was accepted before it is answered first.
+                conversation.outbox.failure = error
+            conversation.half_close()
+        except Exception as error:
+            conversation.outbox.fail(error)
+
+    async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+        outbox, receive, clock = conversation.outbox, conversation.receive, time.perf_counter
+        async for message in messages:
+            size = len(message)
+            if size <= _SHORT_BYTES:
+                receive(message)
+            elif size <= _LARGE_BYTES:
+                began = clock()
+                receive(message)
+                if clock() - began > _LONG_SECONDS:
+                    # Of those who send such messages one goes on in each turn of the loop. The others are not held up.
+                    async with self._long:
+                        await asyncio.sleep(0)
+            else:
+                # Many may have come in the same turn.
+                async with self._long:
+                    receive(message)
+                    await asyncio.sleep(0)
+            if outbox.full:
+                await outbox.room()
+
+    def _admit(self) -> Caller:
+        caller = CALLER.get()
+        if self._models.draining:
+            raise Draining("the server is about to stop; connect to another")
+        if len(self._open) >= self._limits.streams:
+            raise Exhausted(
+                f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
+                pb.REASON_STREAMS_EXHAUSTED,
+                retry_after=1.0,
+            )
+        accounts = self._models.accounts
+        if accounts.of(caller.tenant).streams >= accounts.most.streams:
+            raise Exhausted(
+                f"all {accounts.most.streams} of this tenant's streams are taken; put more sessions on one stream, or "
+                "try later",
+                pb.REASON_STREAMS_EXHAUSTED,
+                retry_after=1.0,
+            )
+        return caller
+
+
+def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticated | Idle) -> None:
+    outbox = conversation.outbox
+    outbox.failure = why
+    outbox.end()
+    if outbox.unread and opened.call is not None:
+        # Its client reads nothing, so neither would it read this.
+        opened.call.cancel()
+
+
+async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:
+    """End a call with an error's status; its reason goes into the trailing metadata."""
+    trailing: list[tuple[str, str]] = []
+    if isinstance(error, Refused):
+        trailing.append(("gatestream-reason", pb.Reason.Name(error.reason)))
+        if error.retry_after:
+            trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
+    await context.abort(error.code, str(error), tuple(trailing))

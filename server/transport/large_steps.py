@@ -1,0 +1,113 @@
+"""A large message, read where it lies: protobuf would copy its columns, and list numbers before they are counted."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.arrays import Ints
+from gatestream.server.errors import InvalidRequest
+from gatestream.server.transport.parsing import malformed
+from gatestream.server.transport.wire import field, numbers, varint_at
+
+_STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
+_HANDLE, _LENGTH, _FIRST, _INPUT = (
+    pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input")
+)
+_NAMES: Final = {_HANDLE: "handle", _LENGTH: "length", _FIRST: "first"}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Of a message that has its numbers in columns, as protobuf writes them, these are many.
+_MOST_FIELDS: Final = 256
+_LONGEST_VARINT: Final = 10
+
+
+class LargeSteps(NamedTuple):
+    """What a Steps message says, by the same names.
+
+    Attributes:
+        handle: [entries].
+        length: [entries], or empty.
+        first: [entries], or empty.
+        input: the columns, in the message.
+    """
+
+    handle: Ints
+    length: Ints
+    first: Ints
+    input: list[memoryview]
+
+    @classmethod
+    def read(cls, message: bytes, entries: int, inputs: int) -> "LargeSteps":
+        """Read a ClientMessage.
+
+        Args:
+            message: of some KiB at least.
+            entries: that it may have.
+            inputs: columns that it may have.
+
+        Raises:
+            InvalidRequest: it has more, is no Steps, or is not written in columns.
+            Malformed: it is no message.
+        """
+        number, at, stop = field(message, 0)
+        if number != _STEPS or stop != len(message):
+            raise InvalidRequest(f"a message of {len(message)} bytes is not one Steps message; no other is so large")
+        whole = memoryview(message)
+        columns: dict[int, list[memoryview]] = {_HANDLE: [], _LENGTH: [], _FIRST: []}
+        sizes = dict.fromkeys(columns, 0)
+        input_: list[memoryview] = []
+        for _ in range(_MOST_FIELDS):
+            if at == stop:
+                break
+            number, kind, begin, at = _field(message, at)
+            if kind == _BYTES and number == _INPUT:
+                input_.append(whole[begin:at])
+                if len(input_) > inputs:
+                    raise InvalidRequest(f"steps.input has over {inputs} columns; expected one for each of the inputs")
+            elif kind in (_BYTES, _VARINT) and number in columns:
+                columns[number].append(whole[begin:at])
+                sizes[number] += at - begin
+                # Then there are more of them, however they are written.
+                if sizes[number] > _LONGEST_VARINT * entries:
+                    raise InvalidRequest(
+                        f"steps.{_NAMES[number]} has over {entries} entries; expected at most {entries}, "
+                        "the sessions that one stream may hold"
+                    )
+        else:
+            raise InvalidRequest(
+                f"steps has over {_MOST_FIELDS} fields; expected packed columns, as protobuf writes them"
+            )
+        handle, length, first = (_numbers(number, b"".join(pieces)) for number, pieces in columns.items())
+        # As protobuf reads what is too long for a uint32.
+        return cls(handle & 0xFFFFFFFF, length & 0xFFFFFFFF, first, input_)
+
+
+def _field(message: bytes, at: int) -> tuple[int, int, int, int]:
+    """The field that begins at some place: its number, its kind, and where its contents begin and end."""
+    try:
+        tag, at = varint_at(message, at)
+        number, kind = divmod(tag, 8)
+        begin = at
+        if kind == _VARINT:
+            _, at = varint_at(message, at)
+        elif kind == _BYTES:
+            size, begin = varint_at(message, at)
+            at = begin + size
+        elif kind in (_FIXED32, _FIXED64):
+            at += 4 if kind == _FIXED32 else 8
+        else:
+            at = len(message) + 1
+    except (IndexError, ValueError):
+        at = len(message) + 1
+    if at > len(message):
+        raise malformed(pb.ClientMessage, message)
+    return number, kind, begin, at
+
+
+def _numbers(field_number: int, data: bytes) -> Ints:
+    if not data:
+        return np.empty(0, np.int64)
+    column = numbers(data)
+    if column is None:
+        raise InvalidRequest(f"steps.{_NAMES[field_number]} holds a number that is not below 2^63")
+    return column

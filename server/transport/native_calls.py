@@ -1,0 +1,149 @@
+"""The gRPC service: streams, and the unary calls."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import gatestream
+from gatestream.protos.dtypes import DTYPES
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.server.config import Limits
+from gatestream.server.core.catalog import Model, Models
+from gatestream.server.errors import InvalidRequest
+from gatestream.server.transport.auth import CALLER
+from gatestream.server.transport.calls import MOST_BYTES
+from gatestream.server.transport.connection import Streams
+from gatestream.server.transport.native import ClientStream
+
+_PAGE = 100
+_LARGEST_PAGE = 1000
+
+
+class Service(pb_grpc.GatestreamServicer):
+    """Version 1 of the gatestream wire.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+        streams: where open streams are kept.
+    """
+
+    Stream: Any = None
+
+    def __init__(self, models: Models, limits: Limits, streams: Streams):
+        self._models = models
+        self._limits = limits
+        # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
+        self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
+
+    def request_bytes(self) -> Mapping[str, int]:
+        """The most that a message may have, by method, of those that take more than names."""
+        return {"SetState": MOST_BYTES + max(_state_bytes(model) for model in self._models)}
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
+        """What is served, where it runs and what the bounds are."""
+        tenant = CALLER.get().tenant
+        models = [self._models.find(request.model)] if request.model else list(self._models)
+        limits, most = self._limits, self._models.accounts.most
+        return pb.DescribeResponse(
+            models=[_served(model, tenant) for model in models],
+            limits=pb.Limits(
+                sessions=limits.sessions,
+                sessions_per_stream=limits.sessions_per_stream,
+                streams=limits.streams,
+                rows=limits.rows,
+                rows_per_stream=limits.rows_per_stream,
+                chunk_length=limits.chunk_length,
+                message_bytes=limits.message_bytes,
+                reply_bytes_per_stream=limits.reply_bytes_per_stream,
+                idle_timeout_s=limits.idle_timeout,
+                reply_bytes=limits.reply_bytes,
+                tenant_sessions=most.sessions,
+                tenant_streams=most.streams,
+                tenant_rows=most.rows,
+                tenant_reply_bytes=most.reply_bytes,
+                sequence_timeout_s=limits.sequence_timeout,
+                idle_stream_timeout_s=limits.idle_stream_timeout,
+            ),
+            server_version=gatestream.__version__,
+        )
+
+    async def ListSessions(  # noqa: N802
+        self, request: pb.ListSessionsRequest, context: Any
+    ) -> pb.ListSessionsResponse:
+        """One page of sessions. The token says behind which of the tenant's sessions of which model the next begins."""
+        models = [self._models.find(request.model)] if request.model else list(self._models)
+        tenant = CALLER.get().tenant
+        size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token):
+            raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
+        number, after = (int(part) for part in (request.page_token or "0:-1").split(":"))
+        found: list[tuple[Model, int]] = []
+        for model in models:
+            if model.number >= number and len(found) < size:
+                behind = after if model.number == number else -1
+                slots = model.engine.sessions.page(tenant, behind, size - len(found))
+                found += [(model, slot) for slot in slots]
+        token = ""
+        if len(found) == size:
+            model, slot = found[-1]
+            token = f"{model.number}:{model.engine.sessions.serial[slot]}"
+        return pb.ListSessionsResponse(
+            sessions=[_session_info(model, slot) for model, slot in found], next_page_token=token
+        )
+
+    async def CloseSession(  # noqa: N802
+        self, request: pb.CloseSessionRequest, context: Any
+    ) -> pb.CloseSessionResponse:
+        """End a session, after the steps accepted before."""
+        lifecycle = self._models.find(request.model).lifecycle
+        return pb.CloseSessionResponse(position=await lifecycle.close_by_id(CALLER.get().tenant, request.session_id))
+
+    async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
+        """Copy a session's state, after the steps accepted before."""
+        lifecycle = self._models.find(request.model).lifecycle
+        return await lifecycle.state(CALLER.get().tenant, request.session_id)
+
+    async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
+        """Put a session into a state."""
+        lifecycle = self._models.find(request.state.model).lifecycle
+        position = await lifecycle.set_state(CALLER.get().tenant, request.session_id, request.state)
+        return pb.SetStateResponse(position=position)
+
+    async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
+        """Copy a session into a new one."""
+        lifecycle = self._models.find(request.model).lifecycle
+        session_id, position = await lifecycle.fork(CALLER.get().tenant, request.session_id, request.new_session_id)
+        return pb.ForkResponse(session_id=session_id, position=position)
+
+
+def _served(model: Model, tenant: str) -> pb.ServedModel:
+    runner = model.engine.rows.runner
+    return pb.ServedModel(
+        spec=model.spec,
+        execution_provider=runner.provider,
+        placements=[
+            pb.NodePlacement(execution_provider=item.execution_provider, nodes=item.nodes, operators=item.operators)
+            for item in runner.placements
+        ],
+        sessions=model.engine.sessions.count(tenant),
+    )
+
+
+def _session_info(model: Model, slot: int) -> pb.SessionInfo:
+    sessions = model.engine.sessions
+    return pb.SessionInfo(
+        session_id=sessions.session_id(slot),
+        model=model.spec.name,
+        position=int(sessions.position[slot]),
+        idle_s=model.engine.clock() - float(sessions.answered_at[slot]),
+        attached=sessions.owner[slot] is not None,
+    )
+
+
+def _state_bytes(model: Model) -> int:
+    return sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in model.spec.states)

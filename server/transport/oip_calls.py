@@ -1,0 +1,223 @@
+"""The gRPC service of the Open Inference Protocol."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+import gatestream
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from gatestream.server.config import Limits
+from gatestream.server.core.catalog import Models
+from gatestream.server.errors import ModelsFixed, NotFound, NotOffered
+from gatestream.server.transport.auth import CALLER
+from gatestream.server.transport.connection import Streams
+from gatestream.server.transport.oip import InferenceCall, InferenceStream
+from gatestream.server.transport.oip_models import configuration, index, metadata
+
+# In the words of the protocol's best-known servers, whose clients read it.
+EXTENSIONS: Final = (
+    "sequence",
+    "sequence(string_id)",
+    "model_stream_infer",
+    "model_configuration",
+    "model_repository",
+    "binary_tensor_data",
+)
+_NO_SHARED_MEMORY: Final = "this server does not map its clients' memory; send raw_input_contents"
+_TRACE: Final = {
+    "trace_level": "OFF",
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_file": "",
+    "trace_mode": "triton",
+}
+"""What is traced: nothing."""
+_SHOWN: Final = 140
+
+
+class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
+    """Health, metadata and inference in the words of that protocol. Tokens are checked before any of it.
+
+    Args:
+        models: what is served.
+        limits: of the server.
+        streams: where open streams are kept.
+    """
+
+    ModelInfer: Any = None
+    ModelStreamInfer: Any = None
+
+    def __init__(self, models: Models, limits: Limits, streams: Streams):
+        self._models = models
+        self._limits = limits
+        self.ModelInfer = self._infer
+        # As in the other service: gRPC wants to see an async generator function.
+        self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
+
+    def request_bytes(self) -> Mapping[str, int]:
+        """The most that a message may have, by method, of those that take more than names."""
+        return {"ModelInfer": self._limits.message_bytes}
+
+    async def ServerLive(self, request: oip.ServerLiveRequest, context: Any) -> oip.ServerLiveResponse:  # noqa: N802
+        """Whether it answers."""
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: oip.ServerReadyRequest, context: Any) -> oip.ServerReadyResponse:  # noqa: N802
+        """Whether it takes new sequences. It listens when its models are warm."""
+        return oip.ServerReadyResponse(ready=not self._models.draining)
+
+    async def ModelReady(self, request: oip.ModelReadyRequest, context: Any) -> oip.ModelReadyResponse:  # noqa: N802
+        """Whether a model is served."""
+        try:
+            self._models.find(request.name, request.version)
+        except NotFound:
+            return oip.ModelReadyResponse(ready=False)
+        return oip.ModelReadyResponse(ready=not self._models.draining)
+
+    async def ServerMetadata(  # noqa: N802
+        self, request: oip.ServerMetadataRequest, context: Any
+    ) -> oip.ServerMetadataResponse:
+        """What this server is."""
+        return oip.ServerMetadataResponse(name="gatestream", version=gatestream.__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: oip.ModelMetadataRequest, context: Any
+    ) -> oip.ModelMetadataResponse:
+        """A model's tensors."""
+        return metadata(self._models.find(request.name, request.version).spec)
+
+    async def ModelConfig(  # noqa: N802
+        self, request: oip.ModelConfigRequest, context: Any
+    ) -> oip.ModelConfigResponse:
+        """How a model is served."""
+        model = self._models.find(request.name, request.version)
+        return oip.ModelConfigResponse(config=configuration(model, self._limits))
+
+    # ---- Which models there are ----------------------------------------------------------------
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: oip.RepositoryIndexRequest, context: Any
+    ) -> oip.RepositoryIndexResponse:
+        """The models that are served."""
+        if request.repository_name:
+            raise NotOffered(f"repository_name is {request.repository_name[:_SHOWN]!r}; this server has one, unnamed")
+        models = index(self._models)
+        return oip.RepositoryIndexResponse(
+            models=[item for item in models if item.state == "READY"] if request.ready else models
+        )
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: oip.RepositoryModelLoadRequest, context: Any
+    ) -> oip.RepositoryModelLoadResponse:
+        """Refused."""
+        raise ModelsFixed(_fixed("load", request.model_name))
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: oip.RepositoryModelUnloadRequest, context: Any
+    ) -> oip.RepositoryModelUnloadResponse:
+        """Refused."""
+        raise ModelsFixed(_fixed("unload", request.model_name))
+
+    # ---- Shared memory: none -------------------------------------------------------------------
+
+    async def SystemSharedMemoryStatus(  # noqa: N802
+        self, request: oip.SystemSharedMemoryStatusRequest, context: Any
+    ) -> oip.SystemSharedMemoryStatusResponse:
+        """No regions."""
+        _check_none(request.name)
+        return oip.SystemSharedMemoryStatusResponse()
+
+    async def SystemSharedMemoryRegister(  # noqa: N802
+        self, request: oip.SystemSharedMemoryRegisterRequest, context: Any
+    ) -> oip.SystemSharedMemoryRegisterResponse:
+        """Refused."""
+        raise NotOffered(f"system shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
+
+    async def SystemSharedMemoryUnregister(  # noqa: N802
+        self, request: oip.SystemSharedMemoryUnregisterRequest, context: Any
+    ) -> oip.SystemSharedMemoryUnregisterResponse:
+        """Done: no region is left."""
+        return oip.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(  # noqa: N802
+        self, request: oip.CudaSharedMemoryStatusRequest, context: Any
+    ) -> oip.CudaSharedMemoryStatusResponse:
+        """No regions."""
+        _check_none(request.name)
+        return oip.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: oip.CudaSharedMemoryRegisterRequest, context: Any
+    ) -> oip.CudaSharedMemoryRegisterResponse:
+        """Refused."""
+        raise NotOffered(f"CUDA shared memory region {request.name[:_SHOWN]!r}: {_NO_SHARED_MEMORY}")
+
+    async def CudaSharedMemoryUnregister(  # noqa: N802
+        self, request: oip.CudaSharedMemoryUnregisterRequest, context: Any
+    ) -> oip.CudaSharedMemoryUnregisterResponse:
+        """Done: no region is left."""
+        return oip.CudaSharedMemoryUnregisterResponse()
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: oip.ModelStatisticsRequest, context: Any
+    ) -> oip.ModelStatisticsResponse:
+        """Refused."""
+        raise NotOffered("this server keeps no statistics of its models; measure at the client")
+
+    # ---- Tracing and logging: to be read -------------------------------------------------------
+
+    async def TraceSetting(  # noqa: N802
+        self, request: oip.TraceSettingRequest, context: Any
+    ) -> oip.TraceSettingResponse:
+        """Nothing is traced."""
+        if request.model_name:
+            self._models.find(request.model_name)
+        if request.settings:
+            raise NotOffered(f"trace settings {_names(request.settings)} cannot be set: this server traces nothing")
+        value = oip.TraceSettingResponse.SettingValue
+        return oip.TraceSettingResponse(settings={name: value(value=[text]) for name, text in _TRACE.items()})
+
+    async def LogSettings(self, request: oip.LogSettingsRequest, context: Any) -> oip.LogSettingsResponse:  # noqa: N802
+        """What is logged is settled at the server's start."""
+        if request.settings:
+            raise NotOffered(
+                f"log settings {_names(request.settings)} cannot be set: they are those of the server's start"
+            )
+        value = oip.LogSettingsResponse.SettingValue
+        return oip.LogSettingsResponse(
+            settings={
+                "log_file": value(string_param=""),
+                "log_info": value(bool_param=True),
+                "log_warning": value(bool_param=True),
+                "log_error": value(bool_param=True),
+                "log_verbose_level": value(uint32_param=0),
+                "log_format": value(string_param="default"),
+            }
+        )
+
+    async def _infer(self, request: bytes, context: Any) -> bytes:
+        """ModelInfer: one request, of a sequence or by itself. Its messages are not made into objects to be bytes."""
+        call = InferenceCall(self._models, self._limits, CALLER.get().tenant)
+        # Its answer is counted until the client has it, or has gone.
+        context.add_done_callback(lambda _: call.end())
+        return await call.infer(request)
+
+
+def _check_none(region: str) -> None:
+    if region:
+        raise NotFound(f"no shared memory region {region[:_SHOWN]!r} is registered", pb.REASON_UNSPECIFIED)
+
+
+def _fixed(what: str, name: str) -> str:
+    return (
+        f"explicit model load / unload is not allowed: cannot {what} {name[:_SHOWN]!r}; which models are served is "
+        "settled at the start of the server"
+    )
+
+
+def _names(settings: Iterable[str]) -> list[str]:
+    return [name[:40] for name in islice(settings, 8)]

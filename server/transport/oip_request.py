@@ -1,0 +1,310 @@
+"""What a request of the Open Inference Protocol asks for: its bytes read, its bounds and parameters checked.
+
+Extensions as in the protocol's best-known servers: https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from gatestream.protos.dtypes import DTYPES
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.server.config import Limits
+from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.inputs import Input
+from gatestream.server.core.requests import GATES, OUTPUTS
+from gatestream.server.errors import InvalidRequest
+from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
+from gatestream.server.transport.wire import field
+
+DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
+_NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
+_EMPTY: Final = oip.ModelInferRequest()
+_RAW: Final = oip.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+
+# Of a request without its raw_input_contents. What protobuf makes of more would hold up everyone.
+_HEAD_BYTES: Final = 2**16
+# Of a request, without those of its inputs, outputs and parameters.
+_FIELDS: Final = 256
+# An answer repeats the id of its request.
+_ID_BYTES: Final = 1024
+_SHOWN: Final = 140
+
+_SEQUENCE_KINDS: Final = ("int64_param", "uint64_param", "string_param")
+_KINDS: Final[Mapping[str, Sequence[str]]] = {
+    "sequence_id": _SEQUENCE_KINDS,
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param", "uint64_param"),
+    "triton_enable_empty_final_response": ("bool_param",),
+}
+"""The parameters of a request that have a meaning, and which of InferParameter's fields may hold them."""
+_RESERVED: Final = "triton_"
+_NOT_DONE: Final = {
+    "classification": "the scores come whole; choose the highest in the client",
+    "shared_memory_region": "this server does not map its clients' memory; numbers travel in the messages",
+    "shared_memory_byte_size": "this server does not map its clients' memory; numbers travel in the messages",
+    "shared_memory_offset": "this server does not map its clients' memory; numbers travel in the messages",
+}
+"""Parameters of an input or an output that ask for what is not done."""
+
+
+class Message(NamedTuple):
+    """A request as it came.
+
+    Attributes:
+        head: all but the raw contents; empty where there is too much of it.
+        raw: the raw contents.
+        before: what stands before the raw contents, where they are one element, not empty, and the message's end.
+            Every message of the same length that begins so differs in the numbers alone.
+        excess: what there is too much of; empty: nothing.
+    """
+
+    head: oip.ModelInferRequest
+    raw: Sequence[bytes]
+    before: bytes | None
+    excess: str
+
+    @classmethod
+    def read(cls, data: bytes) -> "Message":
+        """Take a request apart, in a time that grows with nothing but copying its raw contents.
+
+        Raises:
+            InvalidRequest: it is none.
+        """
+        # Where the raw contents lie: their fields begin, their bytes begin, both end.
+        spans: list[tuple[int, int, int]] = []
+        at = fields = 0
+        size = len(data)
+        while at < len(data):
+            number, begin, end = field(data, at)
+            if not number:
+                # A field of a later version of the protocol, or none at all: protobuf knows.
+                break
+            if end > len(data):
+                raise _no_message(data)
+            fields += 1
+            if fields > _FIELDS:
+                return cls(_EMPTY, (), None, f"more than {_FIELDS} inputs, outputs, parameters and raw_input_contents")
+            if number == _RAW:
+                spans.append((at, begin, end))
+                size -= end - at
+            at = end
+        if size > _HEAD_BYTES:
+            return cls(
+                *(_EMPTY, (), None),
+                f"{size} bytes beside its raw_input_contents, of which {_HEAD_BYTES} are taken: send numbers in "
+                "raw_input_contents, not in the contents of the inputs",
+            )
+        raw = [data[begin:end] for _, begin, end in spans]
+        heads, behind = [], 0
+        for at, _, end in spans:
+            heads.append(data[behind:at])
+            behind = end
+        heads.append(data[behind:])
+        try:
+            head = oip.ModelInferRequest.FromString(b"".join(heads))
+        except DecodeError as error:
+            raise _no_message(data) from error
+        # What stands behind a field that was not known may be more of them.
+        raw += head.raw_input_contents
+        recognisable = len(raw) == 1 and bool(raw[0]) and behind == len(data)
+        return cls(head, raw, data[: len(data) - len(raw[0])] if recognisable else None, "")
+
+
+def _no_message(data: bytes) -> InvalidRequest:
+    return InvalidRequest(f"what came is not a ModelInferRequest: its {len(data)} bytes cannot be parsed")
+
+
+class Asked(NamedTuple):
+    """What a request asks for, whatever its numbers.
+
+    Attributes:
+        steps: that it has.
+        wants: OUTPUTS and GATES.
+        outputs: names of what is to come back, in this order.
+        session: that its sequence is; empty: none.
+        starts: the sequence begins with it.
+        ends: the sequence ends behind it.
+    """
+
+    model: Model
+    id: str
+    steps: int
+    wants: int
+    outputs: Sequence[str]
+    session: str
+    starts: bool
+    ends: bool
+
+
+def read(message: Message, models: Models, limits: Limits) -> tuple[Asked, list[bytes]]:
+    """What a request asks for, and the bytes of each of the model's inputs.
+
+    Args:
+        message: the request.
+        models: what is served.
+        limits: of the server.
+
+    Raises:
+        InvalidRequest: it contradicts the protocol, the model or itself.
+        NotFound: there is no such model.
+    """
+    head = message.head
+    if message.excess:
+        raise InvalidRequest(f"the request has {message.excess}")
+    if (size := len(head.id.encode())) > _ID_BYTES:
+        raise InvalidRequest(f"id has {size} bytes; expected at most {_ID_BYTES}")
+    model = models.find(head.model_name, head.model_version)
+    session, starts, ends = _sequence(_parameters(head.parameters))
+    outputs = _outputs(model.spec, head.outputs)
+    columns, steps = _columns(model, head.inputs, message.raw, limits)
+    return Asked(model, head.id, steps, _wants(model.spec, outputs), outputs, session, starts, ends), columns
+
+
+def request_id(message: Message) -> str:
+    """What an error's answer repeats of the request's id."""
+    return message.head.id[:_ID_BYTES]
+
+
+# ---- Parameters -------------------------------------------------------------------------------
+
+
+def _parameters(given: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
+    """The values of the known parameters. Others are a model's own, and these models have none: nothing changes."""
+    values = {}
+    for name in given:
+        kinds = _KINDS.get(name)
+        if kinds is None:
+            if name.startswith(_RESERVED):
+                allowed = [known for known in _KINDS if known.startswith(_RESERVED)]
+                raise InvalidRequest(f"parameter {name[:_SHOWN]!r} is not known; of {_RESERVED}* there is: {allowed}")
+            continue
+        kind = given[name].WhichOneof("parameter_choice")
+        if kind not in kinds:
+            raise InvalidRequest(f"parameter {name} is {_shown(given[name], kind)}; expected {' or '.join(kinds)}")
+        values[name] = getattr(given[name], kind)
+    return values
+
+
+def _sequence(values: Mapping[str, Any]) -> tuple[str, bool, bool]:
+    """The session of the sequence (empty: none), and whether it starts and ends here."""
+    sequence_id = values.get("sequence_id", 0)
+    starts, ends = values.get("sequence_start", False), values.get("sequence_end", False)
+    if sequence_id in (0, ""):
+        if starts or ends:
+            name = "sequence_start" if starts else "sequence_end"
+            raise InvalidRequest(f"parameter {name} is true without a sequence_id; 0 and the empty string name none")
+        return "", False, False
+    if isinstance(sequence_id, str) and (size := len(sequence_id.encode())) > MOST_BYTES:
+        raise InvalidRequest(
+            f"parameter sequence_id is {sequence_id[:40]!r}... of {size} bytes; expected at most {MOST_BYTES}"
+        )
+    return sequence_session(sequence_id), starts, ends
+
+
+def _shown(parameter: oip.InferParameter, kind: str | None) -> str:
+    return "empty" if kind is None else f"{getattr(parameter, kind)!r:.40} ({kind})"
+
+
+def _check_done(what: str, name: str, parameters: Collection[str]) -> None:
+    """Refuse parameters of an input or an output that ask for what is not done."""
+    for parameter, why in _NOT_DONE.items():
+        if parameter in parameters:
+            raise InvalidRequest(f"{what} {name[:_SHOWN]!r} has the parameter {parameter}, which is not done: {why}")
+
+
+# ---- Outputs ----------------------------------------------------------------------------------
+
+
+def _outputs(spec: pb.ModelSpec, asked: Sequence[oip.ModelInferRequest.InferRequestedOutputTensor]) -> list[str]:
+    """The names of what is to come back."""
+    if not asked:
+        return [item.name for item in spec.outputs]
+    known = [item.name for item in spec.outputs] + [item.output for item in spec.gates]
+    if len(asked) > len(known):
+        raise InvalidRequest(f"outputs has {len(asked)} entries; expected each of {known} once at most")
+    names: list[str] = []
+    for item in asked:
+        if item.name not in known:
+            raise InvalidRequest(f"outputs names {item.name[:_SHOWN]!r}; this model has {known}")
+        if item.name in names:
+            raise InvalidRequest(f"outputs names {item.name!r} twice; expected each of {known} once at most")
+        _check_done("output", item.name, item.parameters)
+        names.append(item.name)
+    return names
+
+
+def _wants(spec: pb.ModelSpec, names: Sequence[str]) -> int:
+    gates = {item.output for item in spec.gates}
+    return OUTPUTS * any(name not in gates for name in names) + GATES * any(name in gates for name in names)
+
+
+# ---- Inputs -----------------------------------------------------------------------------------
+
+
+def _columns(
+    model: Model, tensors: Sequence[oip.ModelInferRequest.InferInputTensor], raw: Sequence[bytes], limits: Limits
+) -> tuple[list[bytes], int]:
+    """The bytes of each of the model's inputs, and the steps that they hold."""
+    given = {item.name: k for k, item in enumerate(tensors)}
+    named = [item.name for item in model.engine.inputs]
+    if given.keys() != set(named) or len(given) != len(tensors):
+        names = [item.name[:40] for item in tensors[: len(named) + 1]]
+        more = f" and {len(tensors) - len(names)} more" if len(names) < len(tensors) else ""
+        raise InvalidRequest(f"inputs are {names}{more}; expected {named}, each once")
+    for tensor in tensors:
+        _check_done("input", tensor.name, tensor.parameters)
+    if raw and len(raw) != len(tensors):
+        raise InvalidRequest(f"raw_input_contents has {len(raw)} elements for {len(tensors)} inputs")
+    columns: list[bytes] = []
+    lengths = set()
+    for item in model.engine.inputs:
+        tensor = tensors[given[item.name]]
+        steps = _steps(item, tensor)
+        if steps > limits.chunk_length:
+            raise InvalidRequest(
+                f"the request has {steps} steps; expected at most {limits.chunk_length}", pb.REASON_CHUNK_TOO_LONG
+            )
+        if not raw:
+            columns.append(_typed(item, tensor, steps))
+        elif tensor.HasField("contents"):
+            raise InvalidRequest(f"input {item.name!r} has contents beside raw_input_contents; expected one of them")
+        else:
+            columns.append(raw[given[item.name]])
+            _check_size(item, len(columns[-1]), steps)
+        lengths.add(steps)
+    if len(lengths) != 1:
+        raise InvalidRequest(f"the inputs have {sorted(lengths)} steps; expected as many in each")
+    return columns, lengths.pop()
+
+
+def _typed(item: Input, tensor: oip.ModelInferRequest.InferInputTensor, steps: int) -> bytes:
+    """The bytes of numbers that came one by one."""
+    numbers = getattr(tensor.contents, _NAMES[item.dtype][1])
+    _check_size(item, len(numbers) * item.dtype.itemsize, steps)
+    return np.fromiter(numbers, item.dtype, len(numbers)).tobytes()
+
+
+def _check_size(item: Input, size: int, steps: int) -> None:
+    if size != steps * item.row_bytes:
+        raise InvalidRequest(f"input {item.name!r} has {size} bytes; its shape says {steps * item.row_bytes}")
+
+
+def _steps(item: Input, tensor: oip.ModelInferRequest.InferInputTensor) -> int:
+    """How many steps a tensor says that it has."""
+    datatype, tail = _NAMES[item.dtype][0], list(item.shape)
+    if tensor.datatype != datatype:
+        raise InvalidRequest(f"input {item.name!r} is {tensor.datatype[:20]!r}; expected {datatype!r}")
+    shape = list(tensor.shape[: len(tail) + 3])
+    ahead = shape[: len(shape) - len(tail)]
+    if shape[len(ahead) :] != tail or ahead[:1] != [1] or len(ahead) > 2 or (len(ahead) == 2 and ahead[1] < 1):
+        raise InvalidRequest(
+            f"input {item.name!r} has the shape {shape[:8]}; expected [1, time, {', '.join(map(str, tail))}] "
+            "or, for one step, the same without time"
+        )
+    return ahead[1] if len(ahead) == 2 else 1

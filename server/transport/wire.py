@@ -1,0 +1,215 @@
+"""The bytes of the protobuf messages that are written and read by hand: those that carry steps and their answers.
+
+https://protobuf.dev/programming-guides/encoding
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.arrays import Array, Ints
+
+_LENGTH_DELIMITED: Final = 2
+_FEW: Final = 64
+_SHIFTS: Final = 7 * np.arange(10)
+_KINDS: Final[dict[Any, int]] = {item.message_type: item.number for item in pb.ServerMessage.DESCRIPTOR.fields}
+_RESULTS: Final = _KINDS[pb.Results.DESCRIPTOR]
+_HANDLE, _LENGTH, _FIRST, _OUTPUT, _GATE = (
+    pb.Results.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "output", "gate")
+)
+
+
+def varint(number: int) -> bytes:
+    """A number of 0 or more, in base 128."""
+    if number < 0x80:
+        return bytes((number,))
+    groups = []
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def varint_at(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at some place, and where it ends.
+
+    Raises:
+        IndexError, ValueError: there is none.
+    """
+    value = 0
+    for shift in range(0, 70, 7):
+        octet = data[at]
+        at += 1
+        value |= (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value, at
+    raise ValueError("a number of over ten bytes")
+
+
+def field(message: bytes, at: int) -> tuple[int, int, int]:
+    """The field of bytes that begins at some place: its number, and where its contents begin and end.
+
+    Returns:
+        Number 0 where there is no such field, or its number is over 15. It may end behind the message.
+    """
+    number, kind = divmod(message[at], 8)
+    size = shift = 0
+    for at in range(at + 1, min(at + 6, len(message))):  # noqa: B020
+        byte = message[at]
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number if kind == _LENGTH_DELIMITED and number < 16 else 0, at + 1, at + 1 + size
+        shift += 7
+    return 0, at, at
+
+
+def number(data: bytes) -> int | None:
+    """The one number that these bytes are, of up to 63 bits; None where they are not one."""
+    if not data or len(data) > 9 or data[-1] >= 0x80:
+        return None
+    value = data[-1]
+    for octet in data[-2::-1]:
+        if octet < 0x80:
+            return None
+        value = value << 7 | octet & 0x7F
+    return value
+
+
+def numbers(data: bytes) -> Ints | None:
+    """The numbers of a packed field; None where one is 2^63 or more, or there is none, or no end."""
+    size = next((size for size, octet in enumerate(data[:9], 1) if octet < 0x80), 0)
+    if size == 0:
+        return None
+    if data == data[:size] * (len(data) // size):
+        # Sessions that are stepped together are mostly at the same position.
+        value = sum((octet & 0x7F) << 7 * place for place, octet in enumerate(data[:size]))
+        return np.full(len(data) // size, value, np.int64)
+    octets = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(octets < 0x80)
+    if ends[-1] != len(octets) - 1:
+        return None
+    if size * len(ends) == len(octets) and np.count_nonzero(octets[size - 1 :: size] < 0x80) == len(ends):
+        # All are as long, as those of long sessions mostly are.
+        read = octets[size - 1 :: size].astype(np.int64)
+        for place in range(size - 2, -1, -1):
+            read = read << 7 | octets[place::size] & 0x7F
+        return read
+    begins = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - begins + 1
+    if sizes.max() > 9:
+        return None
+    places = np.arange(len(octets)) - np.repeat(begins, sizes)
+    whole: Ints = np.add.reduceat((octets & 0x7F).astype(np.int64) << 7 * places, begins)
+    return whole
+
+
+@lru_cache(4096)
+def head(field: int, size: int) -> bytes:
+    """What stands before the contents of a field of bytes, or of a message, of this size."""
+    return varint(field << 3 | _LENGTH_DELIMITED) + varint(size)
+
+
+def results_of_one(handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> bytes:
+    """A ServerMessage with the Results of one entry, as protobuf writes it, in a third of its time."""
+    position = varint(first)
+    if len(outputs) == 1 and not gates:
+        begin, middle = _around_position(handle, length, len(position), len(outputs[0]))
+        return b"".join((begin, position, middle, outputs[0]))
+    parts = [_entry(handle, length), head(_FIRST, len(position)), position]
+    for column in outputs:
+        parts += head(_OUTPUT, len(column)), column
+    for column in gates:
+        parts += head(_GATE, len(column)), column
+    body = b"".join(parts)
+    return head(_RESULTS, len(body)) + body
+
+
+@lru_cache(4096)
+def _entry(handle: int, length: int) -> bytes:
+    """The first two columns of Results of one entry."""
+    column = varint(handle)
+    columns = head(_HANDLE, len(column)) + column
+    if length > 1:
+        column = varint(length)
+        columns += head(_LENGTH, len(column)) + column
+    return columns
+
+
+@lru_cache(4096)
+def _around_position(handle: int, length: int, position: int, output: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the position in Results of one entry whose only column is an output.
+
+    Args:
+        handle: of the entry.
+        length: of the entry.
+        position: how many bytes it has.
+        output: how many bytes it has.
+    """
+    begin, middle = _entry(handle, length) + head(_FIRST, position), head(_OUTPUT, output)
+    return head(_RESULTS, len(begin) + position + len(middle) + output) + begin, middle
+
+
+def varints(numbers: Ints) -> bytes:
+    """Numbers of 0 or more, each in base 128, one after another."""
+    least, greatest = int(numbers.min()), int(numbers.max())
+    if least == greatest:
+        return varint(least) * len(numbers)
+    groups = numbers[:, None] >> _SHIFTS[: len(varint(greatest)) + 1]
+    # What is left behind each group of bits: another one follows, if it is not 0.
+    follows = groups[:, 1:] != 0
+    octets = (groups[:, :-1] & 0x7F).astype(np.uint8) | follows.view(np.uint8) << 7
+    if least >> _SHIFTS[octets.shape[1] - 1]:
+        return bytes(octets)
+    exists = np.ones(octets.shape, np.bool_)
+    exists[:, 1:] = follows[:, :-1]
+    return bytes(octets[exists])
+
+
+def with_columns(message: pb.Error | pb.ResetDone | pb.Closed, **columns: Ints) -> bytes:
+    """A ServerMessage with a message and columns of it, whose numbers protobuf takes one by one: that pays for few.
+
+    Args:
+        message: without the columns, which it may have afterwards.
+        columns: numbers of 0 or more, by the names of their fields. One of no numbers is left out.
+    """
+    fields = message.DESCRIPTOR.fields_by_name
+    body = b""
+    for name, numbers in columns.items():
+        if len(numbers) < _FEW:
+            getattr(message, name).extend(numbers.tolist())
+        else:
+            column = varints(numbers)
+            body += head(fields[name].number, len(column)) + column
+    body += message.SerializeToString()
+    return head(_KINDS[message.DESCRIPTOR], len(body)) + body
+
+
+def handles_and_lengths(handles: Ints, lengths: Ints | None) -> bytes:
+    """The first two columns of Results, which are those of Steps too. No lengths: all are 1."""
+    numbers = varints(handles)
+    column = head(_HANDLE, len(numbers)) + numbers
+    if lengths is None:
+        return column
+    numbers = varints(lengths)
+    return column + head(_LENGTH, len(numbers)) + numbers
+
+
+def results(begin: bytes, first: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> bytes:
+    """A ServerMessage with Results, whose columns are copied once: protobuf would copy megabytes three times.
+
+    Args:
+        begin: as `handles_and_lengths` gives it.
+        first: position of each entry's first step.
+        outputs: the columns of the outputs, contiguous.
+        gates: the columns of the gates, contiguous.
+    """
+    positions = varints(first)
+    parts = [memoryview(part) for part in (begin, head(_FIRST, len(positions)), positions)]
+    for field, columns in ((_OUTPUT, outputs), (_GATE, gates)):
+        for column in columns:
+            parts += memoryview(head(field, column.nbytes)), column.data
+    return b"".join([head(_RESULTS, sum(part.nbytes for part in parts)), *parts])

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits
+from gatestream.server.core.admission import Admission
+from gatestream.server.core.inputs import inputs_of
+from gatestream.server.core.intake import Intake
+from gatestream.server.core.requests import OUTPUTS, Singles
+from gatestream.server.core.sessions import SessionTable
+from tests.support.engine import Recorder
+
+SPEC = pb.ModelSpec(name="m", inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[1])])
+
+
+def intake(sessions: int) -> Intake:
+    table = SessionTable(sessions)
+    for _ in range(sessions):
+        table.create("tenant", "", 0.0)
+    return Intake(inputs_of(SPEC), table, Admission(SPEC, Limits(), (4, 4)), np.full(sessions, OUTPUTS, np.uint8))
+
+
+def test_of_nothing_there_is_nothing() -> None:
+    assert intake(1).take() is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["good", "strays", "nan"])), min_size=1, max_size=6))
+def test_what_is_good_is_taken_and_each_owner_hears_of_its_own(arrivals: list[tuple[int, str]]) -> None:
+    box = intake(len(arrivals))
+    owners = [Recorder(rows=length) for length, _ in arrivals]
+    box._admission.rows = sum(length for length, _ in arrivals)
+    for slot, (owner, (length, kind)) in enumerate(zip(owners, arrivals, strict=True)):
+        x = np.full(length, slot, np.float32)
+        if kind == "nan":
+            x[-1] = np.nan
+        box.steps[slot] = (owner, 10 + slot, length, 7 if kind == "strays" else -1, (x.tobytes(),), OUTPUTS)
+    packet = box.take()
+    good = [slot for slot, (_, kind) in enumerate(arrivals) if kind == "good"]
+    lengths = [arrivals[slot][0] for slot in good]
+    if packet is None:
+        assert not good
+    else:
+        assert isinstance(packet.item, Singles)
+        assert packet.slots.tolist() == good
+        assert packet.lengths.tolist() == lengths
+        assert list(packet.item.handles) == [10 + slot for slot in good]
+        assert [owner is owners[slot] for owner, slot in zip(packet.item.owners, good, strict=True)] == [True] * len(
+            good
+        )
+        assert packet.item.inputs[0].ravel().tolist() == [slot for slot in good for _ in range(arrivals[slot][0])]
+        assert (packet.steps, packet.rows) == (max(lengths), sum(lengths))
+    assert box._admission.rows == sum(lengths)
+    for slot, (owner, (length, kind)) in enumerate(zip(owners, arrivals, strict=True)):
+        assert int(box._sessions.accepted[slot]) == (length if kind == "good" else 0)
+        reason = {"strays": "POSITION_MISMATCH", "nan": "NOT_FINITE"}.get(kind)
+        first = 7 if kind == "strays" else 0
+        assert owner.take() == ([] if reason is None else [(reason, [10 + slot], [0], [first], [length])])
+        assert owner.rows == (length if kind == "good" else 0)
+    assert box.take() is None
+
+
+def test_steps_that_cannot_be_put_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = intake(2)
+    owners = [Recorder(rows=1), Recorder(rows=1)]
+    box._admission.rows = 2
+    for slot, owner in enumerate(owners):
+        box.steps[slot] = (owner, 10 + slot, 1, -1, (np.zeros(1, np.float32).tobytes(),), OUTPUTS)
+
+    def lacking(*_: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("gatestream.server.core.intake.faults", lacking)
+    assert box.take() is None
+    for slot, owner in enumerate(owners):
+        assert owner.take() == [("STEP_FAILED", [10 + slot], [0], [0], [1])]
+        assert owner.rows == 0
+    assert box._admission.rows == 0
+    assert box.take() is None

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatestream.server.errors import NotFound
+from gatestream.server.transport.handles import FREE, LEAVING, Handles
+
+# A handle, and its session's model and row; a negative one: as marked.
+sessions = st.dictionaries(st.integers(0, 60), st.tuples(st.integers(0, 2), st.integers(-2, 100)), min_size=1)
+
+
+def table(held: dict[int, tuple[int, int]]) -> Handles:
+    handles = Handles()
+    for handle, (model, slot) in held.items():
+        handles.reserve(handle, model)
+        handles.mark(handle, slot)
+    return handles
+
+
+@given(sessions)
+def test_a_handle_stands_for_what_it_was_given(held: dict[int, tuple[int, int]]) -> None:
+    handles = table(held)
+    for handle in range(200):
+        model, slot = held.get(handle, (0, FREE))
+        assert handles.slot(handle) == slot
+        if handle in held:
+            assert handles.model(handle) == model
+    taking = sorted(handle for handle, (_, slot) in held.items() if slot >= 0)
+    assert handles.held().tolist() == taking
+    by_model = {
+        number: [(handle, held[handle][1]) for handle in taking if held[handle][0] == number]
+        for number in {held[handle][0] for handle in taking}
+    }
+
+    def told() -> dict[int, list[tuple[int, int]]]:
+        every = handles.by_model(handles.held(closing=True))
+        return {number: list(zip(some.tolist(), slots.tolist(), strict=True)) for number, some, slots in every}
+
+    assert told() == by_model
+    # Closing, they take no more steps, and it is known whose they are.
+    handles.close(np.array(taking[::2], np.int64))
+    assert handles.held().tolist() == taking[1::2]
+    assert all(handles.slot(handle) < 0 for handle in taking[::2])
+    assert told() == by_model
+
+
+def test_what_a_handle_stands_for_is_not_changed_unnoticed() -> None:
+    handles = table({3: (0, 7)})
+    seen = {handles.changes}
+    for slot in (LEAVING, FREE, 9):
+        handles.mark(3, slot)
+        seen.add(handles.changes)
+    assert len(seen) == 4
+
+
+def test_handles_none_of_which_is_known() -> None:
+    with pytest.raises(NotFound, match="handle 40 has no session on this stream"):
+        table({3: (0, 7), 4: (0, LEAVING)}).look_up(np.array([40, 4]))
+
+
+@given(sessions, st.lists(st.integers(0, 70), min_size=1, max_size=12))
+def test_faults_are_those_of_each_entry_by_itself(held: dict[int, tuple[int, int]], asked: list[int]) -> None:
+    handles, sent = table(held), np.array(asked)
+    models = [held[handle][0] for handle in asked if held.get(handle, (0, FREE))[1] >= 0]
+    if not models:
+        with pytest.raises(NotFound):
+            handles.look_up(sent)
+        return
+    slots, model = handles.look_up(sent)
+    assert model == models[0]
+    assert [max(slot, FREE) for slot in slots.tolist()] == [
+        max(held.get(handle, (0, FREE))[1], FREE) for handle in asked
+    ]
+    unknown, other, repeated = (fault.tolist() for fault, _ in handles.faults(sent, slots, model))
+    for k, handle in enumerate(asked):
+        its_model, slot = held.get(handle, (0, FREE))
+        assert unknown[k] == (slot < 0)
+        assert other[k] == (slot >= 0 and its_model != model)
+        assert repeated[k] == (slot >= 0 and asked.count(handle) > 1)
+    assert handles.all_right(sent, slots, model) == (not any(unknown + other + repeated))

@@ -1,0 +1,122 @@
+"""An engine on a real model, with an owner that writes down what it is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.backend.artifact import Artifact
+from gatestream.server.backend.run_time import RunTime
+from gatestream.server.backend.runner import HostRunner
+from gatestream.server.config import Limits, TickLimits
+from gatestream.server.core.accounts import Account, Accounts
+from gatestream.server.core.engine import Engine
+from gatestream.server.core.lifecycle import Lifecycle
+from gatestream.server.core.outbox import Outbox
+from gatestream.server.core.requests import Entries
+from gatestream.server.errors import Refused
+
+
+@dataclass(eq=False)
+class Recorder:
+    """An owner whose memory is a list."""
+
+    rows: int = 0
+    account: Account = field(default_factory=lambda: Accounts(Limits(), models=1).of("tenant"))
+    heard: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.account)
+
+    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
+        self.heard.append(("opened", handle, position, created))
+
+    def lost(self, handle: int) -> None:
+        self.heard.append(("lost", handle))
+
+    def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
+        columns = [[np.frombuffer(column, np.float32) for column in given] for given in (outputs, gates)]
+        self.results(np.array([handle]), np.array([first]), np.array([length]), *columns)
+
+    def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
+        y = [] if not outputs else outputs[0].ravel()[::2].tolist()
+        self.rows -= int(lengths.sum())
+        # The parts of one chunk's answer as one: how it was cut is the scheduler's affair.
+        if len(handles) == 1 and self.heard and self.heard[-1][:2] == ("results", handles.tolist()):
+            _, _, begin, length, before = self.heard[-1]
+            if begin[0] + length[0] == first[0]:
+                self.heard[-1] = ("results", handles.tolist(), begin, [length[0] + int(lengths[0])], before + y)
+                return
+        self.heard.append(("results", handles.tolist(), first.tolist(), lengths.tolist(), y))
+
+    def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
+        name = pb.Reason.Name(error.reason).removeprefix("REASON_")
+        self.heard.append((name, handles.tolist(), positions.tolist(), first.tolist(), lengths.tolist()))
+
+    def reset_done(self, handles: Ints, positions: Ints) -> None:
+        self.heard.append(("reset", handles.tolist(), positions.tolist()))
+
+    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+        name = pb.CloseReason.Name(reason).removeprefix("CLOSE_REASON_")
+        self.heard.append(("closed", name, handles.tolist(), positions.tolist()))
+
+    def failed(self, error: Exception) -> None:
+        self.heard.append(("failed", str(error)))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        heard, self.heard = self.heard, []
+        return heard
+
+
+@dataclass
+class Bench:
+    """An engine, its lifecycle, and the clock that it goes by."""
+
+    engine: Engine
+    lifecycle: Lifecycle
+    now: float = 0.0
+
+    def open(self, owner: Recorder, handle: int, **fields: Any) -> int:
+        return self.lifecycle.open(owner, "", pb.Open(handle=handle, **fields))
+
+    def steps(self, owner: Recorder, handles: list[int], slots: list[int], values: list[list[float]]) -> None:
+        lengths = np.array([len(chunk) for chunk in values])
+        x = np.repeat(np.concatenate(values).astype(np.float32)[:, None], 2, axis=1)
+        offsets = np.cumsum(lengths) - lengths
+        entries = Entries.of(np.array(handles), np.array(slots), lengths, offsets, self.engine.wants[slots])
+        self.engine.submit(owner, entries, None, [x])
+
+
+@asynccontextmanager
+async def bench(path: Path, *, idle_timeout: float = 0.0, **limits: Any) -> AsyncIterator[Bench]:
+    artifact = Artifact.load(path)
+    bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
+    runner = HostRunner(artifact, bounds.sessions, 1)
+    holder: list[Bench] = []
+    engine = Engine(artifact.spec, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
+    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds, models=1))))
+    task = asyncio.create_task(engine.run())
+    try:
+        yield holder[0]
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+class Slow(RunTime):
+    """However fast a run was, the next one is expected to be long."""
+
+    def expected(self, batch: int, steps: int) -> float:
+        return float("inf")
+
+
+def expect_long_runs(engine: Engine) -> None:
+    """Have the next runs made on the other thread, so that the loop goes on meanwhile."""
+    engine.rows.run_time = Slow()
