@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-export test-hostile test-clients test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-proofs test-hostile test-clients test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -56,8 +56,8 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[cuda,train]'
 	@touch $@
 
-test-export: install  ## the long proofs of the export: networks of any size, every encoder in fewer bits; some five minutes
-	$(BIN)/pytest -m slow -n 3 tests/export tests/cli/test_inspect.py
+test-proofs: install  ## the long proofs: exports of any size and in fewer bits, determinism in a crowd; some five minutes
+	$(BIN)/pytest -m slow -n 3 tests/export tests/e2e tests/cli/test_inspect.py
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
 	$(BIN)/python -m tests.hostile $(ARGS)

@@ -15,7 +15,7 @@ from tests.support.process import serving
 from tests.support.reference import gatestream
 from tests.support.wire import Stream
 
-pytestmark = pytest.mark.timeout(600)  # the model may have to be trained first
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the model may have to be trained first
 
 
 def export(reference: Path, folder: Path, weights: str, form: str) -> Path:

@@ -6,7 +6,7 @@ from gatestream.export.exporter import weights_of
 from gatestream.model.checkpoint import load
 from gatestream.protos.weights import fingerprint
 
-FIXTURE = Path(__file__).parent / "fixtures" / "small.safetensors"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "small.safetensors"
 
 
 def test_fingerprint_of_a_known_checkpoint() -> None:
