@@ -2,18 +2,24 @@
 
 import asyncio
 import ctypes
+import mmap
 import sys
 from typing import Any, Final
+
+import numpy as np
 
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _NEVER: Final = -1
-_READY: Final = 4
 # What is larger is a table that grows, whose old memory is not to stay. A message is smaller.
 _MAPPED_BYTES: Final = 8 * 2**20
+# What is ready: NumPy has the kernel make huge pages of larger blocks.
+_BLOCKS: Final = 8
+_BLOCK_BYTES: Final = 2 * 2**20
+_PIECE_BYTES: Final = 2**18
 # So much more that is free is worth returning.
-_WORTH_BYTES: Final = 32 * 2**20
+_WORTH_BYTES: Final = 48 * 2**20
 # How often is looked whether memory can be given back, which is done when it was found so twice in a row.
 _LOOK_SECONDS: Final = 0.5
 
@@ -32,11 +38,15 @@ def keep_freed() -> None:
 
 
 async def fault_in() -> None:
-    """Have some memory ready: to fault in the pages of a first large message would hold up everyone."""
-    blocks = []
-    for _ in range(_READY):
-        blocks.append(b"\1" * (_MAPPED_BYTES // 2))
-        await asyncio.sleep(0)
+    """Have some memory ready: to fault in the pages of a first large message would hold up everyone.
+
+    A fault takes some microseconds; between two pieces the loop has its turn.
+    """
+    blocks = [np.empty(_BLOCK_BYTES, np.uint8) for _ in range(_BLOCKS)]
+    for block in blocks:
+        for begin in range(0, _BLOCK_BYTES, _PIECE_BYTES):
+            block[begin : begin + _PIECE_BYTES : mmap.PAGESIZE] = 0
+            await asyncio.sleep(0)
 
 
 class _Allocated(ctypes.Structure):

@@ -38,11 +38,17 @@ def probe(path: str) -> None:
         begin = clock()
         run(handle)
         if (took := clock() - begin) >= LEAST:
-            name = f"{' '.join(repr(handle._callback).split())[:160]}, collector {collected * 1e3:.1f} ms"
-            os.write(out, f"{time.time():.3f} {took * 1e3:.3f} {name}\n".encode())
+            what = f"{_name(handle._callback)}, collector {collected * 1e3:.1f} ms"
+            os.write(out, f"{time.time():.3f} {took * 1e3:.3f} {what}\n".encode())
 
     gc.callbacks.append(collecting)
     handle_class._run = timed
+
+
+def _name(callback: Any) -> str:
+    """A callback's name; of a task's step that of its coroutine."""
+    task = getattr(callback, "__self__", None)
+    return str(task.get_coro() if isinstance(task, asyncio.Task) else callback)[:160]
 
 
 if __name__ == "__main__":
