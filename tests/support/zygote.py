@@ -46,7 +46,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+            env=os.environ | {"PYTHONWARNINGS": "default"},
         )
 
     def run(self, arguments: Sequence[str], seconds: float = 60.0) -> Ended:
