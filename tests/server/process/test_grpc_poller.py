@@ -10,7 +10,7 @@ from tests.support.wire import Stream
 
 MESSAGES = 1_000
 HANDED_OVER = 2 * MESSAGES
-"""Where the event engine hands messages over, its threads sleep three times for each; idle, some forty times a second."""
+"""Where the event engine hands messages over, its threads sleep thrice for each; idle, forty times a second."""
 
 
 def sleeps(server: ServerProcess, thread: str) -> int:
