@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tests.hostile.attack import Done
 from tests.hostile.neighbour import Seen
@@ -31,7 +32,7 @@ class Trial:
         before_mib: memory before; at its peak; some seconds later, when the server has worked off what came.
         alone: what the neighbour saw before.
         beside: what it saw from the beginning of the pattern to its end.
-        violations: each bound that was broken, with what was seen; empty: all held.
+        tries: of how many this is what counts.
     """
 
     pattern: Pattern
@@ -44,6 +45,7 @@ class Trial:
     alone: Seen
     beside: Seen
     alive: bool
+    tries: int = 1
 
     @property
     def served_on(self) -> bool:
@@ -52,7 +54,13 @@ class Trial:
 
     @property
     def violations(self) -> list[str]:
-        p, found = self.pattern, []
+        """Each bound that was broken, with what was seen; empty: all held."""
+        return self.lasting + self.passing
+
+    @property
+    def lasting(self) -> list[str]:
+        """Of the violations those that once is too often."""
+        found = []
         if not self.alive:
             found.append("the server ended")
         if self.done.wrong:
@@ -61,15 +69,31 @@ class Trial:
             found.append(f"the neighbour got {self.beside.wrong + self.alone.wrong} wrong numbers")
         if self.beside.errors:
             found.append(f"the neighbour's stream ended: {self.beside.errors[0]}")
-        for what, got, bound, unit in (
-            ("the loop was held for", self.hold_ms, p.hold_ms, "ms"),
-            ("memory rose by", self.peak_mib - self.before_mib, p.peak_mib, "MiB"),
-            ("memory kept", self.later_mib - self.before_mib, p.later_mib, "MiB"),
-            ("the neighbour's p99 was", self.beside.p99, p.p99_ms, "ms"),
-        ):
-            if got > bound:
-                found.append(f"{what} {got:.1f} {unit}, bound {bound:g}")
-        return found
+        return found + _over(
+            ("memory rose by", self.peak_mib - self.before_mib, self.pattern.peak_mib, "MiB"),
+            ("memory kept", self.later_mib - self.before_mib, self.pattern.later_mib, "MiB"),
+        )
+
+    @property
+    def passing(self) -> list[str]:
+        """Of the violations those of a time: a machine that does something else meanwhile makes them too."""
+        return _over(
+            ("the loop was held for", self.hold_ms, self.pattern.hold_ms, "ms"),
+            ("the neighbour's p99 was", self.beside.p99, self.pattern.p99_ms, "ms"),
+        )
+
+
+def _over(*seen: tuple[str, float, float, str]) -> list[str]:
+    return [f"{what} {got:.1f} {unit}, bound {bound:g}" for what, got, bound, unit in seen if got > bound]
+
+
+def median(trials: Sequence[Trial]) -> Trial:
+    """What three tries of a pattern say: of each time the median, and what once is too often."""
+    if broken := [trial for trial in trials if trial.lasting]:
+        return replace(broken[0], tries=len(trials))
+    held = sorted(trials, key=lambda trial: trial.hold_ms)[len(trials) // 2]
+    slow = sorted(trials, key=lambda trial: trial.beside.p99)[len(trials) // 2]
+    return replace(held, alone=slow.alone, beside=slow.beside, tries=len(trials))
 
 
 def attempt(pattern: Pattern, server: Server, scale: float = 1.0) -> Trial:
