@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gatestream.cli.rows import RowsError
 from gatestream.cli.rows.dialect import Dialect
@@ -17,6 +18,19 @@ LOOKED_AT = 1000
 # Else one quote too many holds everything behind it.
 _LONGEST_CELL = csv.field_size_limit()
 _LONGEST_ROW = 8 * _LONGEST_CELL
+
+
+def _quoted(data: NDArray[np.uint8], delimiter: int, quote: int) -> NDArray[np.bool_] | None:
+    """Which bytes of a block stand inside quotes; None: not every quote opens or closes a whole cell."""
+    quotes = np.flatnonzero(data == quote)
+    opening, closing = quotes[::2], quotes[1::2]
+    if len(opening) != len(closing):
+        return None
+    edge = (data == delimiter) | (data == ord("\n"))
+    # What is before the first byte is the block's last one, a line's end.
+    if not (edge[opening - 1].all() and edge[closing + 1].all()):
+        return None
+    return np.bitwise_xor.accumulate(data == quote)
 
 
 class Records:
@@ -53,16 +67,19 @@ class Records:
         self._empty: list[Record] = []
 
     def plain(self, block: str) -> bool:
-        """Whether each line of the block is a row of the table's width, so that splitting it is reading it."""
-        delimiter, inner = self._dialect.delimiter, self.width - 1
-        if self._open or self._empty or not self.width or (self._dialect.quote and self._dialect.quote in block):
-            return False
-        if not delimiter.isascii():
+        """Whether each line of the block is a row of the width, and quoted so that every reader reads it alike."""
+        delimiter, quote, inner = self._dialect.delimiter, self._dialect.quote, self.width - 1
+        if self._open or self._empty or not self.width or not (delimiter + quote).isascii():
             return False
         data = np.frombuffer(block.encode(), np.uint8)
         ends = np.flatnonzero(data == ord("\n"))
         begins = np.concatenate(([0], ends[:-1] + 1))
         between = np.flatnonzero(data == ord(delimiter))
+        if quote and quote in block:
+            quoted = _quoted(data, ord(delimiter), ord(quote))
+            if quoted is None or quoted[ends].any():
+                return False
+            between = between[~quoted[between]]
         if len(between) != len(ends) * inner or (begins == ends).any():
             return False
         if not inner:
@@ -70,17 +87,6 @@ class Records:
         # As many as must be; are they where they must be?
         rows = between.reshape(len(ends), inner)
         return bool((rows[:, 0] >= begins).all() and (rows[:, -1] < ends).all())
-
-    def split(self, block: str) -> list[list[str]] | None:
-        """The rows of a block if each of its lines is a row of the table's width, with quoted cells or not."""
-        if self._open or self._empty or not self.width:
-            return None
-        lines = block.split("\n")[:-1]
-        try:
-            rows = list(csv.reader(lines, **self._dialect.arguments()))
-        except csv.Error:
-            return None
-        return rows if len(rows) == len(lines) and {len(row) for row in rows} == {self.width} else None
 
     def skip(self, lines: int) -> None:
         """Leave out a block of so many lines that was read otherwise."""

@@ -12,13 +12,12 @@ from gatestream.cli.rows import RowsError, short
 from gatestream.cli.rows import dialect as dialects
 from gatestream.cli.rows import header as headers
 from gatestream.cli.rows import missing as missings
+from gatestream.cli.rows.dialect import Dialect
 from gatestream.cli.rows.lines import blocks, decoded, pieces_of
 from gatestream.cli.rows.numbers import LARGEST, CellError, Numbers, looks_numeric
 from gatestream.cli.rows.options import TableOptions
 from gatestream.cli.rows.records import LOOKED_AT, Records
 
-# The separator that no cell holds, nearly: one that does is no number.
-_UNIT = "\x1f"
 # Of the changes from row to row, the share that float32 may lose.
 _LOST = 0.01
 
@@ -71,7 +70,7 @@ def _read(source: Iterator[str], options: TableOptions) -> Table:
     numbers = Numbers(options.decimal, dialect.delimiter, options.missing_values)
     layout = _Layout(Records(dialect, line), first, options, numbers)
     records = Records(dialect, line, keep_empty=options.missing == "hold")
-    column = _Column(layout, records, numbers)
+    column = _Column(layout, dialect, records, numbers)
     for block in itertools.chain([first], source):
         column.read(block)
     records.finish()
@@ -135,8 +134,9 @@ def _mostly_numbers(cells: Sequence[str], numbers: Numbers) -> bool:
 class _Column:
     """Collects the numbers of the columns used."""
 
-    def __init__(self, layout: _Layout, records: Records, numbers: Numbers) -> None:
+    def __init__(self, layout: _Layout, dialect: Dialect, records: Records, numbers: Numbers) -> None:
         self._layout = layout
+        self._dialect = dialect
         self._records = records
         self._numbers = numbers
         self._values: list[NDArray[np.float64]] = []
@@ -182,13 +182,8 @@ class _Column:
 
     def _plain(self, block: str) -> NDArray[np.float64] | None:
         """The numbers of a block of plain rows, [rows, columns]; None: they must be looked at one by one."""
-        places, delimiter = self._layout.places, self._numbers.delimiter
         if not self._records.plain(block):
-            rows = self._records.split(block)
-            if rows is None:
-                return None
-            block = "".join(_UNIT.join([row[place] for place in places]) + "\n" for row in rows)
-            places, delimiter = list(range(len(places))), _UNIT
+            return None
         block, sure = self._numbers.with_points(block)
         # NumPy warns, on the user's standard error, of a block without anything.
         if not sure or block.isspace():
@@ -199,8 +194,9 @@ class _Column:
                 block.split("\n")[:-1],
                 np.float64,
                 comments=None,
-                delimiter=delimiter,
-                usecols=places,
+                delimiter=self._dialect.delimiter,
+                quotechar=self._dialect.quote or None,
+                usecols=self._layout.places,
                 ndmin=2,
             )
         except ValueError:

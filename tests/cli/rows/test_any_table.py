@@ -145,7 +145,6 @@ def test_blocks_read_at_once_are_read_as_row_by_row(tmp_path: Path, table: Any, 
             patch.setattr(tables, "blocks", lambda texts: (each + "\n" for each in "".join(texts).splitlines()))
             if slow:
                 patch.setattr(Records, "plain", never)
-                patch.setattr(Records, "split", never)
             try:
                 read = read_table(file, options)
             except RowsError as error:
