@@ -56,8 +56,8 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[cuda,train]'
 	@touch $@
 
-test-proofs: install  ## the long proofs: exports of any size and in fewer bits, determinism in a crowd; some five minutes
-	$(BIN)/pytest -m slow -n 3 tests/export tests/e2e tests/cli/test_inspect.py
+test-proofs: install  ## the long proofs: exports of any size and in fewer bits, the CI job's steps, determinism in a crowd; some six minutes
+	$(BIN)/pytest -m slow -n 3 tests/benchmarks tests/cli/test_export.py tests/cli/test_inspect.py tests/e2e tests/export
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
 	$(BIN)/python -m tests.hostile $(ARGS)

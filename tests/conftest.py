@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.support.reference import demo as run_demo
 # Tests run side by side: small tensors gain nothing from a second thread, and it would take the next test's core. Torch
 # and NumPy read this when they are imported, and what tests start inherits it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hundreds of processes import the package: compiled once, each starts in two thirds of the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell starts what it runs in the background with SIGINT ignored, and the processes that tests start and interrupt
 # would inherit that.

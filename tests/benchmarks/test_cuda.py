@@ -28,6 +28,7 @@ NO_GPU = not torch.cuda.is_available() or CUDA not in onnxruntime.get_available_
 STATE = 1000
 
 
+@pytest.mark.slow
 def test_a_rehearsal_says_that_it_is_one() -> None:
     done = CliRunner().invoke(main, ["--provider=cpu"], catch_exceptions=False)
     assert done.exit_code == 0
@@ -60,7 +61,7 @@ def test_without_a_gpu_make_installs_nothing() -> None:
     assert "pip" not in done.stdout
 
 
-@pytest.mark.parametrize("form", models.FORMS)
+@pytest.mark.parametrize("form", ["gates", pytest.param("fused", marks=pytest.mark.slow)])
 def test_both_contenders_take_the_same_steps(form: Form, tmp_path: Path) -> None:
     shape = ModelShape("tiny", hidden=6, inputs=3, outputs=2)
     network = models.network(shape).eval()

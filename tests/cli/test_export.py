@@ -80,6 +80,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     assert result.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_weights_in_fewer_bits_are_measured(checkpoint: Path, tmp_path: Path) -> None:
     output, report = tmp_path / "model.onnx", tmp_path / "report.json"
     arguments = [str(checkpoint), "-o", str(output), "--weights", "int8", "--report", str(report)]

@@ -103,6 +103,7 @@ def test_commands_of_the_document_work(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "theirs.onnx").exists()
 
 
+@pytest.mark.slow
 def test_steps_of_the_workflow_work(tmp_path: Path) -> None:
     workflow = (ROOT / ".github" / "workflows" / "export.yml").read_text()
     (default,) = set(re.findall(r"(?:default: |\|\| ')(\S+\.safetensors)", workflow))

@@ -157,5 +157,5 @@ def test_each_session_gives_what_it_gives_alone(served: tuple[ServerProcess, Ora
 
     run_state_machine_as_test(
         Served,
-        settings=settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=15, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )

@@ -158,6 +158,7 @@ def test_a_weight_beyond_float16_is_refused_and_the_old_file_stays(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_what_is_too_far_from_float32_is_refused(exported: Exported, tmp_path: Path) -> None:
     _, report = exported("numbers", "gates", "int8")
     assert report.accuracy is not None
