@@ -27,7 +27,7 @@ FORMS: tuple[Form, ...] = ("gates", "fused")
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", networks.ALL)
+@pytest.mark.parametrize("name", ["numbers", "series", "tokens", pytest.param("embedding", marks=pytest.mark.slow)])
 def test_every_encoder_in_both_forms_is_proved(exported: Exported, name: str, form: Form) -> None:
     _, report = exported(name, form)
     assert [check.name for check in report.checks if check.passed] == PROOF
@@ -142,6 +142,7 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all((array == before[name]).all() for name, array in weights_of(network).items())
 
 
+@pytest.mark.slow
 def test_weights_of_an_nn_lstm(tmp_path: Path) -> None:
     """A model of torch's own classes, taken over by the weights map, and its numbers in the end."""
     torch.manual_seed(3)

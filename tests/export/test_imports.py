@@ -35,7 +35,7 @@ def test_passes_import_no_torch() -> None:
 
 @pytest.mark.parametrize("module", sorted(TORCH_HALF))
 def test_the_torch_half_is_as_small_as_it_is_said_to_be(module: str) -> None:
-    assert "torch" in python(f"import gatestream.export.{module}")
+    assert "\nimport torch\n" in (FOLDER / f"{module.replace('.', '/')}.py").read_text()
 
 
 def test_the_map_names_every_module() -> None:

@@ -124,6 +124,7 @@ def test_a_row_of_zeros_is_one(exported: Exported) -> None:
     np.testing.assert_allclose(found["g"][0, 0, 0], np.tanh(bias), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_files_are_smaller() -> None:
     """Where weights are most of it."""
     config = NetworkConfig(name="wide", task="own", encoder="none", inputs=64, hidden=96, outputs=4)
