@@ -1,8 +1,6 @@
 """Arrays in, arrays out: what a caller passes, checked against the model's spec, and the wire's columns."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gatestream.client.errors import InputError, ModelError, ProtocolError
 from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column, Input, LayoutError, ModelLayout
 
 Array = NDArray[Any]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
@@ -21,48 +19,16 @@ Inputs = ArrayLike | Mapping[str, ArrayLike]
 _ENTRY_BYTES = 30
 
 
-def dtype_of(name: str, dtype: pb.DataType) -> np.dtype[Any]:
-    """The NumPy type of a tensor on the wire.
+def layout_of(spec: pb.ModelSpec) -> ModelLayout:
+    """The columns of a model.
 
     Raises:
-        ModelError: a type that this client does not know.
+        ModelError: one of a type that this client does not know.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"'{name}' is of data type {dtype}, which this client does not know: install a newer one")
-    return DTYPES[dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One input, output or gate: what a row of it is.
-
-    Attributes:
-        size: numbers in a row, which is one time step of one session.
-        row_bytes: bytes of it.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    size: int = field(init=False)
-    row_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", math.prod(self.shape))
-        object.__setattr__(self, "row_bytes", self.dtype.itemsize * self.size)
-
-    def decode(self, data: bytes, rows: int) -> Array:
-        """Read a column of the wire, [rows, *shape]; the array is read-only.
-
-        Raises:
-            ProtocolError: it does not hold that many rows.
-        """
-        if len(data) != rows * self.row_bytes:
-            raise ProtocolError(
-                f"the server's column '{self.name}' holds {len(data)} bytes; "
-                f"{rows} rows of {self.row_bytes} were expected"
-            )
-        return np.frombuffer(data, self.dtype).reshape(rows, *self.shape)
+    try:
+        return ModelLayout.of(spec)
+    except LayoutError as error:
+        raise ModelError(str(error)) from None
 
 
 Lead = tuple[str | int, ...]
@@ -72,11 +38,11 @@ Ints = NDArray[np.int64]
 class InputColumn:
     """One input of a model: turns what a caller passes into rows."""
 
-    def __init__(self, model: str, spec: pb.TensorSpec) -> None:
-        self.column = Column(spec.name, dtype_of(spec.name, spec.dtype), tuple(spec.shape))
+    def __init__(self, model: str, column: Input) -> None:
+        self.column = column
         self._model = model
-        self._names = list(spec.columns)
-        self._ids = {token: index for index, token in enumerate(spec.vocabulary)}
+        self._names = column.columns
+        self._ids = {token: index for index, token in enumerate(column.vocabulary)}
 
     def encode(self, value: ArrayLike, lead: Lead, members: Ints | None = None, lengths: Ints | None = None) -> Array:
         """The rows as an array [*lead, *shape] of the input's type, contiguous.
@@ -180,17 +146,14 @@ class Layout:
         Raises:
             ModelError: a tensor of a type that this client does not know.
         """
-        self.model = spec.name
-        self.inputs = [InputColumn(spec.name, tensor) for tensor in spec.inputs]
-        every_output = [
-            Column(tensor.name, dtype_of(tensor.name, tensor.dtype), tuple(tensor.shape)) for tensor in spec.outputs
-        ]
-        every_gate = [Column(gate.name, np.dtype("<f4"), (spec.layers, spec.hidden)) for gate in spec.gates]
-        self.outputs = every_output if outputs else []
-        self.gates = every_gate if gates else []
-        self.request_bytes = _ENTRY_BYTES + sum(each.column.row_bytes for each in self.inputs)
+        model = layout_of(spec)
+        self.model = model.name
+        self.inputs = [InputColumn(model.name, each) for each in model.inputs]
+        self.outputs = model.outputs if outputs else ()
+        self.gates = model.gates if gates else ()
+        self.request_bytes = _ENTRY_BYTES + model.input_bytes
         # As the server counts: all that a row could return, asked for or not.
-        self.reply_bytes = _ENTRY_BYTES + sum(each.row_bytes for each in [*every_output, *every_gate])
+        self.reply_bytes = _ENTRY_BYTES + model.output_bytes + model.gate_bytes
 
     def encode(
         self, value: Inputs, lead: Lead, members: Ints | None = None, lengths: Ints | None = None
@@ -231,8 +194,17 @@ class Layout:
                 f"{len(outputs)} output and {len(gates)} gate columns of '{self.model}' came; "
                 f"{len(self.outputs)} and {len(self.gates)} were expected"
             )
-        columns = [each.decode(data, rows) for each, data in zip(self.outputs, outputs, strict=True)]
-        return columns + [each.decode(data, rows) for each, data in zip(self.gates, gates, strict=True)]
+        columns = [_decode(each, data, rows) for each, data in zip(self.outputs, outputs, strict=True)]
+        return columns + [_decode(each, data, rows) for each, data in zip(self.gates, gates, strict=True)]
+
+
+def _decode(column: Column, data: bytes, rows: int) -> Array:
+    if len(data) != rows * column.row_bytes:
+        raise ProtocolError(
+            f"the server's column '{column.name}' holds {len(data)} bytes; "
+            f"{rows} rows of {column.row_bytes} were expected"
+        )
+    return column.rows(data)
 
 
 def _behind(lengths: Ints, shape: tuple[int, ...]) -> NDArray[np.bool_]:

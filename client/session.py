@@ -79,7 +79,7 @@ class LaneView:
         layout = self._lane.layout
         columns = [each[index] for each in results]
         outputs = {each.name: array for each, array in zip(layout.outputs, columns, strict=False)}
-        gates = {each.name: array for each, array in zip(layout.gates, columns[len(outputs) :], strict=True)}
+        gates = {each.gate: array for each, array in zip(layout.gates, columns[len(outputs) :], strict=True)}
         one = index in (ONE_STEP, ONE_RUN)
         return Answer(int(first[0]) if one else first, outputs, gates)
 

@@ -7,10 +7,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
-from gatestream.client.columns import Array, dtype_of
+from gatestream.client.columns import Array, layout_of
 from gatestream.client.errors import InputError, StateMismatchError
 from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column
 
 R = TypeVar("R")
 
@@ -62,10 +63,8 @@ def get_state(spec: pb.ModelSpec, session_id: str) -> Call[State]:
     """Read a session's state."""
 
     def read(answer: pb.SessionState) -> State:
-        arrays = {
-            each.input: np.frombuffer(data, dtype_of(each.input, each.dtype)).reshape(tuple(each.shape)).copy()
-            for each, data in zip(spec.states, answer.state, strict=True)
-        }
+        states = zip(layout_of(spec).states, answer.state, strict=True)
+        arrays = {each.name: each.rows(data)[0].copy() for each, data in states}
         return State(answer.model, answer.weights_fingerprint, int(answer.position), arrays)
 
     return Call("GetState", pb.GetStateRequest(model=spec.name, session_id=session_id), read)
@@ -80,10 +79,11 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     """
     if state.model != spec.name:
         raise StateMismatchError(f"a state of model '{state.model}' came; one of '{spec.name}' was expected")
-    names = [each.input for each in spec.states]
+    states = layout_of(spec).states
+    names = [each.name for each in states]
     if sorted(state.arrays) != sorted(names):
         raise StateMismatchError(f"states {sorted(state.arrays)} came; '{spec.name}' has {sorted(names)}")
-    rows = [_row(f"state '{each.input}' of '{spec.name}'", each, state.arrays[each.input]) for each in spec.states]
+    rows = [_row(f"state '{each.name}' of '{spec.name}'", each, state.arrays[each.name]) for each in states]
     counts = isinstance(state.position, int | np.integer) and not isinstance(state.position, bool)
     if not counts or not 0 <= state.position < 2**64:
         raise InputError(f"position: {shown(state.position)} came; steps consumed, 0 or more, were expected")
@@ -94,13 +94,13 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     return Call("SetState", request, lambda answer: int(answer.position))
 
 
-def _row(said: str, spec: pb.StateSpec, value: Any) -> bytes:
+def _row(said: str, column: Column, value: Any) -> bytes:
     """One state's bytes."""
-    dtype = dtype_of(spec.input, spec.dtype)
+    dtype = column.dtype
     try:
         array = numbers_of(value, whole=dtype.kind == "i")
-        if array.shape != tuple(spec.shape):
-            raise StateMismatchError(f"{said}: shape {list(array.shape)} came; {list(spec.shape)} was expected")
+        if array.shape != column.shape:
+            raise StateMismatchError(f"{said}: shape {list(array.shape)} came; {list(column.shape)} was expected")
         if array.dtype.kind == "U":
             raise Unfit("text", ())
         return (floats_of(array, dtype) if dtype.kind == "f" else ids_of(array, dtype, 0)).tobytes()

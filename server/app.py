@@ -8,12 +8,10 @@ from functools import partial
 from typing import Any, Final
 
 import grpc
-import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2
 
 import gatestream
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend.threads import Measured
@@ -186,9 +184,10 @@ async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
     """Send steps the way that a client's go, so that the first client does not wait for first runs."""
     stream = ClientStream(models, config.limits, tenant="gatestream.warm-up")
     chunk = min(config.tick.steps, config.limits.chunk_length)
-    for gates, most in itertools.product({False, bool(model.spec.gates)}, (1, chunk)):
+    layout = model.engine.layout
+    for gates, most in itertools.product({False, bool(layout.gates)}, (1, chunk)):
         steps = min(most, model.engine.admission.most_rows(gates))
-        columns = [np.zeros((steps, *item.shape), DTYPES[item.dtype]).tobytes() for item in model.spec.inputs]
+        columns = [bytes(steps * item.row_bytes) for item in layout.inputs]
         stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)).SerializeToString())
         stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)).SerializeToString())
         stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])).SerializeToString())

@@ -1,6 +1,6 @@
 """An ONNX file made by the export, as the server sees it: its spec, and the graphs that are run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gatestream.files.reading import read
 from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout, State
 from gatestream.protos.spec import SpecError, from_metadata
 from gatestream.protos.weights import WeightsError, stored_fingerprint
 from gatestream.server.errors import ArtifactError
@@ -30,10 +31,15 @@ class Artifact:
     Attributes:
         spec: what the file says of itself, checked against its graph.
         model: the graph as it is in the file.
+        layout: of the model.
     """
 
     spec: pb.ModelSpec
     model: onnx.ModelProto
+    layout: ModelLayout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", ModelLayout.of(self.spec))
 
     @classmethod
     def load(cls, path: Path) -> "Artifact":
@@ -59,19 +65,19 @@ class Artifact:
         return cls(spec, model)
 
 
-def arena_name(state: pb.StateSpec) -> str:
+def arena_name(state: State) -> str:
     """What `arena_graph` calls the arena of a state."""
-    return _PREFIX + state.input
+    return _PREFIX + state.name
 
 
-def arena_output_name(state: pb.StateSpec) -> str:
+def arena_output_name(state: State) -> str:
     """What `arena_graph` calls the arena of a state after the step."""
-    return _PREFIX + state.output
+    return _PREFIX + state.after
 
 
-def due_name(state: pb.StateSpec) -> str:
+def due_name(state: State) -> str:
     """What `arena_graph` calls the rows of a state that are written before the step."""
-    return f"{_PREFIX}due_{state.input}"
+    return f"{_PREFIX}due_{state.name}"
 
 
 def arena_graph(artifact: Artifact) -> onnx.ModelProto:
@@ -85,13 +91,13 @@ def arena_graph(artifact: Artifact) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(artifact.model)
     graph = model.graph
-    states = {state.input: state for state in artifact.spec.states}
+    states = {state.name: state for state in artifact.layout.states}
     inputs = [item for item in graph.input if item.name not in states]
-    write_inputs, write_outputs, write_nodes = _write(artifact.spec, graph)
+    write_inputs, write_outputs, write_nodes = _write(artifact.layout, graph)
     del graph.input[:]
     graph.input.extend([*inputs, helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"]), *write_inputs])
     graph.output.extend(write_outputs)
-    gathers = [helper.make_node("Gather", [arena_output_name(s), SLOTS], [s.input]) for s in states.values()]
+    gathers = [helper.make_node("Gather", [arena_output_name(s), SLOTS], [s.name]) for s in states.values()]
     nodes = [*write_nodes, *gathers, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -100,18 +106,18 @@ def arena_graph(artifact: Artifact) -> onnx.ModelProto:
 
 def rows_graphs(artifact: Artifact) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Two small graphs on the arenas: one reads rows (outputs named as the state inputs), one writes what is due."""
-    states = artifact.spec.states
+    states = artifact.layout.states
     read = helper.make_graph(
-        [helper.make_node("Gather", [arena_name(state), SLOTS], [state.input]) for state in states],
+        [helper.make_node("Gather", [arena_name(state), SLOTS], [state.name]) for state in states],
         "read",
         [
             helper.make_tensor_value_info(SLOTS, TensorProto.INT64, ["batch"]),
             *(_tensor(arena_name(state), state, "capacity") for state in states),
         ],
-        [_tensor(state.input, state, "batch") for state in states],
+        [_tensor(state.name, state, "batch") for state in states],
     )
     write = onnx.GraphProto(name="write")
-    inputs, outputs, nodes = _write(artifact.spec, write)
+    inputs, outputs, nodes = _write(artifact.layout, write)
     write.input.extend(inputs)
     write.output.extend(outputs)
     write.node.extend(nodes)
@@ -122,7 +128,7 @@ def rows_graphs(artifact: Artifact) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def _write(
-    spec: pb.ModelSpec, graph: onnx.GraphProto
+    layout: ModelLayout, graph: onnx.GraphProto
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
     """Inputs, outputs and nodes of `arena[due_slots] = due`; their constant is put into the graph."""
     axis, indices = _PREFIX + "axis", _PREFIX + "indices"
@@ -130,7 +136,7 @@ def _write(
     inputs = [helper.make_tensor_value_info(DUE_SLOTS, TensorProto.INT64, ["due"])]
     outputs = []
     nodes = [helper.make_node("Unsqueeze", [DUE_SLOTS, axis], [indices])]
-    for state in spec.states:
+    for state in layout.states:
         before, rows, after = arena_name(state), due_name(state), arena_output_name(state)
         inputs += [_tensor(before, state, "capacity"), _tensor(rows, state, "due")]
         outputs.append(_tensor(after, state, "capacity"))
@@ -138,9 +144,9 @@ def _write(
     return inputs, outputs, nodes
 
 
-def _tensor(name: str, state: pb.StateSpec, rows: str) -> onnx.ValueInfoProto:
+def _tensor(name: str, state: State, rows: str) -> onnx.ValueInfoProto:
     shape: list[str | int | None] = [rows, *state.shape]
-    return helper.make_tensor_value_info(name, _ELEMENT[state.dtype], shape)
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(state.dtype), shape)
 
 
 def _check_fingerprint(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:

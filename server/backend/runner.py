@@ -14,8 +14,7 @@ import numpy.typing as npt
 import onnx
 import structlog
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout, State
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.artifact import (
     DUE_SLOTS,
@@ -63,17 +62,17 @@ class Runner(Protocol):
 
         Args:
             slots: [batch], each at most once.
-            inputs: in the spec's order, each [batch, time, *shape].
+            inputs: in the layout's order, each [batch, time, *shape].
             lengths: [batch], how many steps of each row are real, 1 to time.
             gates: whether the gate activations are wanted.
 
         Returns:
-            The outputs and the gates, in the spec's order, each [batch, time, *shape]; rows past a length are
+            The outputs and the gates, in the layout's order, each [batch, time, *shape]; rows past a length are
             unspecified. No gates where none are wanted. They are good until the next call.
         """
 
     def read(self, slots: Ints) -> list[Array]:
-        """Copies of rows of state, in the spec's order, each [batch, *shape]."""
+        """Copies of rows of state, in the layout's order, each [batch, *shape]."""
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """Set rows of state; shapes as `read` gives them."""
@@ -108,17 +107,17 @@ class HostRunner:
     provider = CPU
 
     def __init__(self, artifact: Artifact, capacity: int, threads: int):
-        spec = artifact.spec
-        self._session = _session(artifact.model, CPU, threads, spec.name)
+        layout = artifact.layout
+        self._session = _session(artifact.model, CPU, threads, layout.name)
         self.placements = _placements(self._session)
-        self._inputs = [item.name for item in spec.inputs]
-        self._states = [item.input for item in spec.states]
-        self._length = spec.length_input
-        self._outputs = len(spec.outputs)
-        plain = [item.name for item in spec.outputs] + [item.output for item in spec.states]
-        self._wanted = (plain, plain + [gate.output for gate in spec.gates])
-        self._arenas = [_empty_arena(state, capacity) for state in spec.states]
-        self._one_step = [_OneStep(self._session, spec, self._arenas, gates) for gates in (False, True)]
+        self._inputs = [item.name for item in layout.inputs]
+        self._states = [item.name for item in layout.states]
+        self._length = layout.length
+        self._outputs = len(layout.outputs)
+        plain = [item.name for item in layout.outputs] + [item.after for item in layout.states]
+        self._wanted = (plain, plain + [gate.name for gate in layout.gates])
+        self._arenas = [_empty_arena(state, capacity) for state in layout.states]
+        self._one_step = [_OneStep(self._session, layout, self._arenas, gates) for gates in (False, True)]
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
@@ -142,7 +141,7 @@ class HostRunner:
         Args:
             inputs: as in `Runner.step`.
             lengths: as in `Runner.step`.
-            states: before the run, in the spec's order, each [batch, *shape].
+            states: before the run, in the layout's order, each [batch, *shape].
             gates: as in `Runner.step`.
 
         Returns:
@@ -177,20 +176,18 @@ def _neighbours(slots: Ints) -> slice | None:
 class _OneStep:
     """One step of one row, in buffers that are bound once: what a lone live session waits for."""
 
-    def __init__(self, session: Any, spec: pb.ModelSpec, arenas: Sequence[Array], gates: bool):
+    def __init__(self, session: Any, layout: ModelLayout, arenas: Sequence[Array], gates: bool):
         self._session = session
         self._arenas = arenas
         self._binding = session.io_binding()
-        self._inputs = [self._bound("input", i.name, DTYPES[i.dtype], (1, 1, *i.shape)) for i in spec.inputs]
-        if spec.length_input:
-            self._bound("input", spec.length_input, np.dtype(np.int32), (1,))[:] = 1
-        states = [(s.input, s.output, DTYPES[s.dtype], (1, *s.shape)) for s in spec.states]
-        self._before = [self._bound("input", before, dtype, shape) for before, _, dtype, shape in states]
-        self._outputs = [self._bound("output", o.name, DTYPES[o.dtype], (1, 1, *o.shape)) for o in spec.outputs]
-        self._after = [self._bound("output", after, dtype, shape) for _, after, dtype, shape in states]
-        shape = (1, 1, spec.layers, spec.hidden)
-        shown = spec.gates if gates else ()
-        self._gates = [self._bound("output", g.output, np.dtype(np.float32), shape) for g in shown]
+        self._inputs = [self._bound("input", i.name, i.dtype, (1, 1, *i.shape)) for i in layout.inputs]
+        if layout.length:
+            self._bound("input", layout.length, np.dtype(np.int32), (1,))[:] = 1
+        self._before = [self._bound("input", s.name, s.dtype, (1, *s.shape)) for s in layout.states]
+        self._outputs = [self._bound("output", o.name, o.dtype, (1, 1, *o.shape)) for o in layout.outputs]
+        self._after = [self._bound("output", s.after, s.dtype, (1, *s.shape)) for s in layout.states]
+        shown = layout.gates if gates else ()
+        self._gates = [self._bound("output", g.name, g.dtype, (1, 1, *g.shape)) for g in shown]
 
     def run(self, slot: int, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """As `Runner.step`; the arrays are good until the next run."""
@@ -222,16 +219,16 @@ class ArenaRunner:
         self.provider = provider
         self._ort = _onnxruntime()
         self._device = "cuda" if provider == CUDA else "cpu"
-        self._spec = spec = artifact.spec
-        self._session = _session(arena_graph(artifact), provider, threads, spec.name)
-        self._reader, self._writer = (_session(g, provider, threads, spec.name) for g in rows_graphs(artifact))
+        self._layout = layout = artifact.layout
+        self._session = _session(arena_graph(artifact), provider, threads, layout.name)
+        self._reader, self._writer = (_session(g, provider, threads, layout.name) for g in rows_graphs(artifact))
         self.placements = _placements(self._session)
-        self._arenas = [self._on_device(_empty_arena(state, capacity)) for state in spec.states]
-        self._outputs = [item.name for item in spec.outputs]
-        self._gates = [gate.output for gate in spec.gates]
+        self._arenas = [self._on_device(_empty_arena(state, capacity)) for state in layout.states]
+        self._outputs = [item.name for item in layout.outputs]
+        self._gates = [gate.name for gate in layout.gates]
         # Without and with gates. To bind the arenas anew in each step makes a small one a quarter slower.
         self._bindings = [self._on_arenas(self._session, writes=True) for _ in range(2)]
-        nothing = [np.empty((0, *state.shape), DTYPES[state.dtype]) for state in spec.states]
+        nothing = [np.empty((0, *state.shape), state.dtype) for state in layout.states]
         self._nothing_due = self._due_names(*map(self._on_device, (np.empty(0, np.int64), *nothing)))
         self._due = self._nothing_due
 
@@ -239,16 +236,16 @@ class ArenaRunner:
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        feed = {item.name: array for item, array in zip(self._spec.inputs, inputs, strict=True)}
-        if self._spec.length_input:
-            feed[self._spec.length_input] = lengths
+        feed = {item.name: array for item, array in zip(self._layout.inputs, inputs, strict=True)}
+        if self._layout.length:
+            feed[self._layout.length] = lengths
         wanted = self._outputs + (self._gates if gates else [])
         # A copy: the caller may use its array again before these rows are written.
         here = self._on_device(slots.copy())
         binding = self._bindings[gates]
         self._bind(binding, feed, {SLOTS: here, **self._due}, wanted)
-        for state in self._spec.states:
-            binding.bind_output(state.output, self._device)
+        for state in self._layout.states:
+            binding.bind_output(state.after, self._device)
         self._session.run_with_iobinding(binding)
         got = binding.get_outputs()[len(self._arenas) :]
         self._due = self._due_names(here, *got[len(wanted) :])
@@ -259,7 +256,7 @@ class ArenaRunner:
         """As `Runner`."""
         self._write_due()
         binding = self._on_arenas(self._reader, writes=False)
-        self._bind(binding, {SLOTS: slots}, {}, [state.input for state in self._spec.states])
+        self._bind(binding, {SLOTS: slots}, {}, [state.name for state in self._layout.states])
         self._reader.run_with_iobinding(binding)
         return [value.numpy() for value in binding.get_outputs()]
 
@@ -278,7 +275,10 @@ class ArenaRunner:
             self._due = self._nothing_due
 
     def _due_names(self, slots: Any, *rows: Any) -> dict[str, Any]:
-        return {DUE_SLOTS: slots, **{due_name(state): row for state, row in zip(self._spec.states, rows, strict=True)}}
+        return {
+            DUE_SLOTS: slots,
+            **{due_name(state): row for state, row in zip(self._layout.states, rows, strict=True)},
+        }
 
     def _on_device(self, array: Array) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
@@ -286,7 +286,7 @@ class ArenaRunner:
     def _on_arenas(self, session: Any, writes: bool) -> Any:
         """A binding with the arenas as inputs and, for a graph that writes them, as its first outputs."""
         binding = session.io_binding()
-        for state, arena in zip(self._spec.states, self._arenas, strict=True):
+        for state, arena in zip(self._layout.states, self._arenas, strict=True):
             binding.bind_ortvalue_input(arena_name(state), arena)
             if writes:
                 binding.bind_ortvalue_output(arena_output_name(state), arena)
@@ -349,8 +349,7 @@ def _placements(session: Any) -> list[Placement]:
     return [Placement(name, len(kinds), tuple(sorted(set(kinds)))) for name, kinds in sorted(nodes.items())]
 
 
-def _empty_arena(state: pb.StateSpec, capacity: int) -> Array:
+def _empty_arena(state: State, capacity: int) -> Array:
     # numpy.zeros takes pages from the kernel only when they are first written: an empty arena costs no memory.
     shape = (capacity, *state.shape)
-    dtype = DTYPES[state.dtype]
-    return np.full(shape, state.initial, dtype) if state.initial else np.zeros(shape, dtype)
+    return np.full(shape, state.initial, state.dtype) if state.initial else np.zeros(shape, state.dtype)

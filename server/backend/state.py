@@ -5,8 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.run_time import RunTime
 from gatestream.server.backend.runner import Runner
@@ -18,7 +17,7 @@ class StateRows:
     """One row of state for each slot. Nothing else is called while a run is under way.
 
     Args:
-        spec: of the model.
+        layout: of the model.
         runner: that has the rows.
         count: of rows.
         clock: seconds, monotonic.
@@ -29,14 +28,14 @@ class StateRows:
         seconds: of the latest run.
     """
 
-    def __init__(self, spec: pb.ModelSpec, runner: Runner, count: int, clock: Callable[[], float]):
+    def __init__(self, layout: ModelLayout, runner: Runner, count: int, clock: Callable[[], float]):
         self.runner = runner
         self.run_time = RunTime()
         self.seconds = 0.0
         self._clock = clock
         # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
         self._fresh = np.zeros(count, np.bool_)
-        self._initial = [np.full((1, *state.shape), state.initial, DTYPES[state.dtype]) for state in spec.states]
+        self._initial = [np.full((1, *state.shape), state.initial, state.dtype) for state in layout.states]
 
     def make_fresh(self, slots: int | Ints) -> None:
         """Put rows into the initial state before they are next looked at."""
@@ -47,7 +46,7 @@ class StateRows:
         return bool(self._fresh[slot])
 
     def read(self, slot: int) -> list[Array]:
-        """A copy of a row, in the spec's order, each [1, *shape]."""
+        """A copy of a row, in the layout's order, each [1, *shape]."""
         if self._fresh[slot]:
             return [row.copy() for row in self._initial]
         return self.runner.read(np.array([slot]))

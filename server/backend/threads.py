@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.runner import CPU, Runner
 
 _BATCHES: Final = (1, 32, 128)
@@ -37,14 +36,14 @@ class Measured:
     seconds: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
 
-def measure(make: Callable[[int], Runner], spec: pb.ModelSpec, largest: int, cpus: int) -> tuple[Runner, Measured]:
+def measure(make: Callable[[int], Runner], layout: ModelLayout, largest: int, cpus: int) -> tuple[Runner, Measured]:
     """Time single steps with 1, 2, 4 and so on threads and choose (see `choose`).
 
     It takes a quarter of a second; a model so large that four steps of every kind take longer, as long as those.
 
     Args:
         make: a runner with so many threads.
-        spec: of the model.
+        layout: of the model.
         largest: batch that the server runs, within the state rows of a runner.
         cpus: that this process may use.
 
@@ -57,7 +56,7 @@ def measure(make: Callable[[int], Runner], spec: pb.ModelSpec, largest: int, cpu
         return runners[1], Measured(1)
     runners |= {count: make(count) for count in counts[1:]}
     batches = sorted({min(batch, largest) for batch in (*_BATCHES, largest)})
-    steps = {batch: _step(spec, batch) for batch in batches}
+    steps = {batch: _step(layout, batch) for batch in batches}
     taken: dict[int, dict[int, list[float]]] = {count: {batch: [] for batch in batches} for count in counts}
     # The first round warms up.
     began = time.perf_counter()
@@ -90,7 +89,7 @@ def choose(seconds: Mapping[int, Mapping[int, float]]) -> int:
     return taken
 
 
-def _step(spec: pb.ModelSpec, batch: int) -> Callable[[Runner], object]:
-    inputs = [np.zeros((batch, 1, *item.shape), DTYPES[item.dtype]) for item in spec.inputs]
+def _step(layout: ModelLayout, batch: int) -> Callable[[Runner], object]:
+    inputs = [np.zeros((batch, 1, *item.shape), item.dtype) for item in layout.inputs]
     slots, lengths = np.arange(batch), np.ones(batch, np.int32)
     return lambda runner: runner.step(slots, inputs, lengths, False)

@@ -1,11 +1,9 @@
 """How much may be pending: of one model, of each tenant and of each stream."""
 
-from collections.abc import Sequence
-from math import ceil, log2, prod
+from math import ceil, log2
 from typing import Final
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account
 from gatestream.server.core.outbox import Outbox
@@ -35,9 +33,8 @@ class Admission:
     Every row that `take` lets in is given back once, by `computed` or by `withdrawn`.
 
     Args:
-        spec: of the model.
+        layout: of the model.
         limits: of the server.
-        row_bytes: of the answer to one row, without gates and with them.
 
     Raises:
         ConfigError: not even one row fits the limits.
@@ -47,20 +44,19 @@ class Admission:
         seconds_per_row: what one takes, by the latest ticks.
     """
 
-    def __init__(self, spec: pb.ModelSpec, limits: Limits, row_bytes: Sequence[int]):
-        if limits.reply_bytes_per_stream < row_bytes[True]:
+    def __init__(self, layout: ModelLayout, limits: Limits):
+        inputs, outputs, gates = layout.input_bytes, layout.output_bytes, layout.gate_bytes
+        if limits.reply_bytes_per_stream < outputs + gates:
             raise ConfigError(
                 f"reply_bytes_per_stream is {limits.reply_bytes_per_stream}; the answer to one row of model "
-                f"{spec.name!r} is {row_bytes[True]} bytes"
+                f"{layout.name!r} is {outputs + gates} bytes"
             )
         self.rows = 0
         self.seconds_per_row = 0.0
         self._most = limits.rows
         self._most_of_a_stream = [
-            min(limits.rows_per_stream, limits.reply_bytes_per_stream // row_bytes[gates]) for gates in (False, True)
+            min(limits.rows_per_stream, limits.reply_bytes_per_stream // size) for size in (outputs, outputs + gates)
         ]
-        inputs = sum(prod(item.shape) * DTYPES[item.dtype].itemsize for item in spec.inputs)
-        outputs, gates = row_bytes[False], row_bytes[True] - row_bytes[False]
         # By what is wanted back, as bits: 1 the outputs, 2 the gates.
         self._row_bytes = [ITEM_BYTES + inputs + answer for answer in (0, outputs, gates, outputs + gates)]
         self._stream_rows = [self._most_of_a_stream[wants >= 2] for wants in range(4)]

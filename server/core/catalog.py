@@ -115,7 +115,7 @@ def load_models(config: ServerConfig, leases: Leases | None = None, threads: Map
         if any(model.spec.name == artifact.spec.name for model in models):
             raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
         runner, measured = _runner(artifact, config, None if threads is None else threads.get(artifact.spec.name))
-        engine = Engine(artifact.spec, runner, config.limits, config.tick, time.monotonic)
+        engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic)
         lifecycle = Lifecycle(engine, config.limits, accounts, leases)
         models.append(Model(len(models), artifact.spec, engine, lifecycle, measured))
     return Models(models, accounts)
@@ -137,7 +137,7 @@ def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tupl
 
     if known is None and config.threads == "auto":
         cpus = max(1, cpus_available() // config.workers)
-        runner, measured = measure(load, artifact.spec, min(capacity, config.tick.rows), cpus)
+        runner, measured = measure(load, artifact.layout, min(capacity, config.tick.rows), cpus)
     else:
         threads = known or max(1, int(config.threads) // config.workers)
         runner, measured = load(threads), Measured(threads)

@@ -17,14 +17,13 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.inputs import inputs_of
 from gatestream.server.core.intake import Intake, Packet
 from gatestream.server.core.owner import Holder, Owner
 from gatestream.server.core.requests import GATES, OUTPUTS, Control, Do, Entries, Fail, Refusals, Steps, gather
@@ -55,7 +54,7 @@ class Engine:
     """The step loop of one model. All methods are called on the event loop.
 
     Args:
-        spec: of the model.
+        layout: of the model.
         runner: its state rows, `limits.sessions` of them.
         limits: what is taken on.
         tick: what one run takes on.
@@ -68,37 +67,35 @@ class Engine:
         rows: of state.
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
-        inputs: of the model.
         admission: how much is pending.
     """
 
     def __init__(
-        self, spec: pb.ModelSpec, runner: Runner, limits: Limits, tick: TickLimits, clock: Callable[[], float]
+        self, layout: ModelLayout, runner: Runner, limits: Limits, tick: TickLimits, clock: Callable[[], float]
     ):
-        self.spec = spec
-        self.rows = StateRows(spec, runner, limits.sessions, clock)
+        self.layout = layout
+        self.rows = StateRows(layout, runner, limits.sessions, clock)
         self.clock = clock
         self.sessions = SessionTable(limits.sessions)
         self.wants = np.zeros(limits.sessions, np.uint8)
-        self.inputs = inputs_of(spec)
         # One answer stays below what every gRPC client takes by default (4 MiB).
-        self._row_bytes = _row_bytes(spec)
-        self.admission = Admission(spec, limits, self._row_bytes)
+        self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
+        self.admission = Admission(layout, limits)
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
         self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
-        self._intake = Intake(self.inputs, self.sessions, self.admission, self.wants)
+        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
-        self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // sum(item.row_bytes for item in self.inputs)))
+        self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
         # So many ticks in a row had one step.
         self._alone_ticks = 0
         self._running = False
         self._leaving: list[Ints] = []
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, f"tick-{spec.name}")
+        self._thread = ThreadPoolExecutor(1, f"tick-{layout.name}")
 
     async def quiet(self) -> None:
         """Return when everything accepted has been answered."""
@@ -224,7 +221,7 @@ class Engine:
                         pass
                 except Exception:
                     # Whatever it was, the other sessions are to go on.
-                    _log.exception("a turn failed", model=self.spec.name)
+                    _log.exception("a turn failed", model=self.layout.name)
                     await asyncio.sleep(_FAILED_SECONDS)
                     self._wake.set()
         finally:
@@ -315,7 +312,7 @@ class Engine:
         ):
             return False
         inputs = []
-        for item, column in zip(self.inputs, columns, strict=True):
+        for item, column in zip(self.layout.inputs, columns, strict=True):
             rows = item.rows(column)
             if not item.all_good(rows):
                 return False
@@ -378,7 +375,7 @@ class Engine:
 
     def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
         inputs = []
-        for k in range(len(self.inputs)):
+        for k in range(len(self.layout.inputs)):
             pieces = [gather(item.inputs[k], tick.offsets[start:stop], tick.steps) for item, start, stop in parts]
             inputs.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
         gates = any(item.gates for item, _, _ in parts)
@@ -427,7 +424,7 @@ class Engine:
                 yield work, begin, min(begin + most, stop)
 
     def _fail(self, tick: Tick, error: Exception) -> None:
-        _log.error("tick failed", model=self.spec.name, members=len(tick.slots), exc_info=error)
+        _log.error("tick failed", model=self.layout.name, members=len(tick.slots), exc_info=error)
         failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
         behind = OutOfStep("the step before this one in the session failed", pb.REASON_PRECEDING_FAILED)
@@ -457,7 +454,7 @@ class Engine:
                 try:
                     do(owner, mine, handles)
                 except Exception as error:
-                    _log.exception("control failed", model=self.spec.name)
+                    _log.exception("control failed", model=self.layout.name)
                     members[0][0].fail(
                         StepFailed(f"the server failed between two ticks: {error}"), owner, mine, handles
                     )
@@ -518,9 +515,3 @@ class Engine:
     def _count_off_control(self, work: int, item: Control, finished: int) -> None:
         self.admission.withdrawn(item.holder, finished)
         self._count_off(work, item, finished)
-
-
-def _row_bytes(spec: pb.ModelSpec) -> tuple[int, int]:
-    """Bytes of the answer to one row, without gates and with them."""
-    outputs = sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.outputs)
-    return outputs, outputs + len(spec.gates) * spec.layers * spec.hidden * 4

@@ -1,67 +1,18 @@
-"""The inputs of a model, and what can be wrong with the steps that come for it."""
+"""What can be wrong with the steps that come for a model."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.errors import InvalidRequest, OutOfStep, Refused
 
 Fault = tuple[npt.NDArray[np.bool_], Callable[[int], Refused]]
 """Which entries of a message have it, and what to say of one of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One input of a model, out of its specification.
-
-    Attributes:
-        tokens: how many there are; 0: the input takes any finite number.
-        row_bytes: of one step of one session.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    tokens: int
-    row_bytes: int
-
-    def rows(self, data: bytes | memoryview) -> Array:
-        """The steps that lie in these bytes, [rows, *shape]."""
-        return np.frombuffer(data, self.dtype).reshape(-1, *self.shape)
-
-    def good(self, column: Array) -> npt.NDArray[np.bool_]:
-        """For each number, whether the model takes it."""
-        if self.tokens:
-            # Below 0 is far above as an unsigned number.
-            return column.view(np.uint64) < self.tokens
-        return np.isfinite(column)
-
-    def all_good(self, column: Array) -> bool:
-        """Whether the model takes all of these numbers."""
-        # On few numbers in a third of the time of ndarray.all().
-        return int(np.count_nonzero(self.good(column))) == column.size
-
-
-def inputs_of(spec: pb.ModelSpec) -> list[Input]:
-    """The inputs of a model, in its order."""
-    return [
-        Input(
-            item.name,
-            DTYPES[item.dtype],
-            tuple(item.shape),
-            len(item.vocabulary) if item.dtype == pb.DATA_TYPE_INT64 else 0,
-            math.prod(item.shape) * DTYPES[item.dtype].itemsize,
-        )
-        for item in spec.inputs
-    ]
 
 
 def faults(
@@ -103,8 +54,8 @@ def _bad_number(
 ) -> InvalidRequest:
     begin = int(offsets[entry])
     step = int(bad_rows[begin : begin + int(lengths[entry])].argmax())
-    if item.tokens:
-        text = f"is {column[begin + step]} at step {step} of the entry; expected 0 to {item.tokens - 1}"
+    if item.vocabulary:
+        text = f"is {column[begin + step]} at step {step} of the entry; expected 0 to {len(item.vocabulary) - 1}"
         return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
     text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
     return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)

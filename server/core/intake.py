@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.inputs import Input, faults
+from gatestream.server.core.inputs import faults
 from gatestream.server.core.owner import Owner
 from gatestream.server.core.requests import GATES, OUTPUTS, Chunks, Entries, Singles, Steps, compact, refuse_one
 from gatestream.server.core.sessions import SessionTable

@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
@@ -71,10 +70,10 @@ class Lifecycle:
             InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted: nothing has changed.
         """
         engine, sessions = self._engine, self._engine.sessions
-        if request.gates and not engine.spec.gates:
+        if request.gates and not engine.layout.gates:
             raise InvalidRequest(
-                f"gates were asked for, but the artifact of model {engine.spec.name!r} shows none "
-                f"({pb.Form.Name(engine.spec.form)}); serve the one that `gatestream export --form gates` makes",
+                f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
+                "serve the one that `gatestream export --form gates` makes",
                 pb.REASON_NO_GATES,
             )
         slot = None
@@ -254,8 +253,8 @@ class Lifecycle:
         def copy(slot: int) -> pb.SessionState:
             rows = self._engine.rows.read(slot)
             return pb.SessionState(
-                model=self._engine.spec.name,
-                weights_fingerprint=self._engine.spec.weights_fingerprint,
+                model=self._engine.layout.name,
+                weights_fingerprint=self._engine.layout.fingerprint,
                 position=int(self._engine.sessions.position[slot]),
                 state=[row.tobytes() for row in rows],
             )
@@ -269,14 +268,14 @@ class Lifecycle:
             InvalidRequest: the state is of other weights, or not of this model's shape.
             OutOfStep: steps that were accepted before it failed.
         """
-        spec = self._engine.spec
-        if state.weights_fingerprint != spec.weights_fingerprint:
+        layout = self._engine.layout
+        if state.weights_fingerprint != layout.fingerprint:
             raise InvalidRequest(
                 f"state.weights_fingerprint is {state.weights_fingerprint[:140]!r}; this model's is "
-                f"{spec.weights_fingerprint!r}: a state has a meaning for the weights that made it only",
+                f"{layout.fingerprint!r}: a state has a meaning for the weights that made it only",
                 pb.REASON_STATE_MISMATCH,
             )
-        sizes = [int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in spec.states]
+        sizes = [item.row_bytes for item in layout.states]
         if [len(column) for column in state.state] != sizes:
             raise InvalidRequest(
                 f"state.state has columns of {[len(column) for column in state.state[:8]]} bytes; expected {sizes}",
@@ -284,10 +283,7 @@ class Lifecycle:
             )
         if state.position >= _POSITIONS:
             raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
-        rows = [
-            np.frombuffer(column, DTYPES[item.dtype]).reshape(1, *item.shape)
-            for column, item in zip(state.state, spec.states, strict=True)
-        ]
+        rows = [item.rows(column) for column, item in zip(state.state, layout.states, strict=True)]
         if not all(np.isfinite(row).all() for row in rows):
             raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", pb.REASON_NOT_FINITE)
 
@@ -374,14 +370,14 @@ class Lifecycle:
 
     def _check_elsewhere(self, tenant: str, session_id: str) -> None:
         if self._leases is not None:
-            self._leases.check(self._engine.spec.name, tenant, session_id)
+            self._leases.check(self._engine.layout.name, tenant, session_id)
 
     def _create(self, tenant: str, session_id: str) -> int:
         slot = self._create_here(tenant, session_id)
         if self._leases is not None:
             session_id = self._engine.sessions.session_id(slot)
             try:
-                self._claimed[slot] = self._leases.claim(self._engine.spec.name, tenant, session_id)
+                self._claimed[slot] = self._leases.claim(self._engine.layout.name, tenant, session_id)
             except Elsewhere:
                 self._engine.remove(np.array([slot]))
                 raise

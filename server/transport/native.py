@@ -52,7 +52,7 @@ class ClientStream:
         self._held = 0
         # Bytes of a message that is read by protobuf: as many as one that names all sessions may have.
         self._parsed = max(_LARGE, 10 * limits.sessions_per_stream)
-        self._inputs = max((len(model.spec.inputs) for model in models), default=0)
+        self._inputs = max((len(model.engine.layout.inputs) for model in models), default=0)
         # No session will come: the stream ends with the last one.
         self._ending = False
         # Nobody is told anything any more.
@@ -202,9 +202,9 @@ class ClientStream:
         if slot < 0:
             return None
         engine = self._models[self._handles.model(handle)].engine
-        if len(columns) != len(engine.inputs):
+        if len(columns) != len(engine.layout.inputs):
             return None
-        for column, item in zip(columns, engine.inputs, strict=True):
+        for column, item in zip(columns, engine.layout.inputs, strict=True):
             if len(column) != length * item.row_bytes or len(column) > _LARGE:
                 return None
         engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))

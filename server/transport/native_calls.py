@@ -5,10 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 import gatestream
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.config import Limits
@@ -42,7 +39,7 @@ class Service(pb_grpc.GatestreamServicer):
 
     def request_bytes(self) -> Mapping[str, int]:
         """The most that a message may have, by method, of those that take more than names."""
-        return {"SetState": MOST_BYTES + max(_state_bytes(model) for model in self._models)}
+        return {"SetState": MOST_BYTES + max(model.engine.layout.state_bytes for model in self._models)}
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""
@@ -143,7 +140,3 @@ def _session_info(model: Model, slot: int) -> pb.SessionInfo:
         idle_s=model.engine.clock() - float(sessions.answered_at[slot]),
         attached=sessions.owner[slot] is not None,
     )
-
-
-def _state_bytes(model: Model) -> int:
-    return sum(int(np.prod(item.shape)) * DTYPES[item.dtype].itemsize for item in model.spec.states)

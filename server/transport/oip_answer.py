@@ -1,11 +1,9 @@
 """The bytes of answers of the Open Inference Protocol."""
 
-import math
 from typing import Final, NamedTuple
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.layout import Column
 from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.transport.oip_request import DATATYPES, Asked
 from gatestream.server.transport.wire import head
@@ -35,18 +33,18 @@ class Template(NamedTuple):
             asked: the request.
             streamed: ModelStreamInferResponse, else ModelInferResponse.
         """
-        spec = asked.model.spec
-        shown = [(item.name, item.dtype, list(item.shape)) for item in spec.outputs] if asked.wants & OUTPUTS else []
+        spec, layout = asked.model.spec, asked.model.engine.layout
+        shown: list[Column] = list(layout.outputs) if asked.wants & OUTPUTS else []
         if asked.wants & GATES:
-            shown += [(item.output, pb.DATA_TYPE_FLOAT32, [spec.layers, spec.hidden]) for item in spec.gates]
-        places = {name: k for k, (name, _, _) in enumerate(shown)}
+            shown += layout.gates
+        places = {item.name: k for k, item in enumerate(shown)}
         columns = [places[name] for name in asked.outputs]
         response = oip.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=asked.id)
         sizes = []
         for k in columns:
-            name, dtype, shape = shown[k]
-            response.outputs.add(name=name, datatype=DATATYPES[dtype], shape=[1, asked.steps, *shape])
-            sizes.append(asked.steps * math.prod(shape) * DTYPES[dtype].itemsize)
+            item = shown[k]
+            response.outputs.add(name=item.name, datatype=DATATYPES[item.dtype], shape=[1, asked.steps, *item.shape])
+            sizes.append(asked.steps * item.row_bytes)
         if streamed:
             response.parameters[_FINAL].bool_param = True
         before = [head(_RAW_OUTPUT, size) for size in sizes]

@@ -88,7 +88,7 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         self, request: oip.ModelMetadataRequest, context: Any
     ) -> oip.ModelMetadataResponse:
         """A model's tensors."""
-        return metadata(self._models.find(request.name, request.version).spec)
+        return metadata(self._models.find(request.name, request.version))
 
     async def ModelConfig(  # noqa: N802
         self, request: oip.ModelConfigRequest, context: Any

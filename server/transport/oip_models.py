@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
+from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.layout import Column, State
 from gatestream.server.backend.runner import CPU
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
@@ -12,10 +14,7 @@ from gatestream.server.transport.oip_request import DATATYPES
 
 PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
-_TYPES: Final[dict[pb.DataType, oip.DataType]] = {
-    pb.DATA_TYPE_FLOAT32: oip.TYPE_FP32,
-    pb.DATA_TYPE_INT64: oip.TYPE_INT64,
-}
+_TYPES: Final = {DTYPES[pb.DATA_TYPE_FLOAT32]: oip.TYPE_FP32, DTYPES[pb.DATA_TYPE_INT64]: oip.TYPE_INT64}
 _NEVER: Final = 2**63 - 1
 # Of steps: any number.
 _TIME: Final = -1
@@ -23,49 +22,50 @@ _TIME: Final = -1
 _BATCH: Final = 1
 
 
-def metadata(spec: pb.ModelSpec) -> oip.ModelMetadataResponse:
+def metadata(model: Model) -> oip.ModelMetadataResponse:
     """A model's tensors: those that a request has to bring, and those that one which names no outputs gets."""
 
-    def tensor(item: pb.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:
+    def tensor(item: Column) -> oip.ModelMetadataResponse.TensorMetadata:
         return oip.ModelMetadataResponse.TensorMetadata(
             name=item.name, datatype=DATATYPES[item.dtype], shape=[_BATCH, _TIME, *item.shape]
         )
 
+    layout = model.engine.layout
     return oip.ModelMetadataResponse(
-        name=spec.name,
-        versions=[spec.version],
+        name=model.spec.name,
+        versions=[model.spec.version],
         platform=PLATFORM,
-        inputs=[tensor(item) for item in spec.inputs],
-        outputs=[tensor(item) for item in spec.outputs],
+        inputs=[tensor(item) for item in layout.inputs],
+        outputs=[tensor(item) for item in layout.outputs],
     )
 
 
 def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
     """How a model is served. Its dims do not count the batch, which is the one sequence of a request."""
-    spec = model.spec
+    layout = model.engine.layout
     provider = model.engine.rows.runner.provider
     return oip.ModelConfig(
-        name=spec.name,
+        name=layout.name,
         platform=PLATFORM,
         backend=_BACKEND,
         max_batch_size=_BATCH,
         input=[
             oip.ModelInput(name=item.name, data_type=_TYPES[item.dtype], dims=[_TIME, *item.shape])
-            for item in spec.inputs
+            for item in layout.inputs
         ],
         output=[
             oip.ModelOutput(name=item.name, data_type=_TYPES[item.dtype], dims=[_TIME, *item.shape])
-            for item in spec.outputs
+            for item in layout.outputs
         ],
         sequence_batching=oip.ModelSequenceBatching(
             oldest=oip.ModelSequenceBatching.StrategyOldest(max_candidate_sequences=limits.sessions),
             max_sequence_idle_microseconds=int(min(1e6 * model.lifecycle.sequence_timeout, _NEVER)),
             control_input=_controls(),
-            state=[_state(item) for item in spec.states],
+            state=[_state(item) for item in layout.states],
         ),
         instance_group=[
             oip.ModelInstanceGroup(
-                name=f"{spec.name}_0",
+                name=f"{layout.name}_0",
                 kind=oip.ModelInstanceGroup.KIND_CPU if provider == CPU else oip.ModelInstanceGroup.KIND_GPU,
                 count=1,
             )
@@ -94,17 +94,17 @@ def _controls() -> Sequence[oip.ModelSequenceBatching.ControlInput]:
     return [oip.ModelSequenceBatching.ControlInput(name=name, control=[item]) for name, item in named]
 
 
-def _state(state: pb.StateSpec) -> oip.ModelSequenceBatching.State:
+def _state(state: State) -> oip.ModelSequenceBatching.State:
     kind, dims = _TYPES[state.dtype], list(state.shape)
     return oip.ModelSequenceBatching.State(
-        input_name=state.input,
-        output_name=state.output,
+        input_name=state.name,
+        output_name=state.after,
         data_type=kind,
         dims=dims,
         # The message has no word for another number than 0.
         initial_state=[]
         if state.initial
         else [
-            oip.ModelSequenceBatching.InitialState(data_type=kind, dims=dims, zero_data=True, name=f"{state.input}_0")
+            oip.ModelSequenceBatching.InitialState(data_type=kind, dims=dims, zero_data=True, name=f"{state.name}_0")
         ],
     )

@@ -12,16 +12,15 @@ from google.protobuf.message import DecodeError
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
-from gatestream.server.core.inputs import Input
 from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
 from gatestream.server.transport.wire import field
 
-DATATYPES: Final = {pb.DATA_TYPE_FLOAT32: "FP32", pb.DATA_TYPE_INT64: "INT64"}
-_NAMES: Final = {dtype: (DATATYPES[kind], f"{DATATYPES[kind].lower()}_contents") for kind, dtype in DTYPES.items()}
+DATATYPES: Final = {DTYPES[pb.DATA_TYPE_FLOAT32]: "FP32", DTYPES[pb.DATA_TYPE_INT64]: "INT64"}
 _EMPTY: Final = oip.ModelInferRequest()
 _RAW: Final = oip.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 
@@ -161,9 +160,9 @@ def read(message: Message, models: Models, limits: Limits) -> tuple[Asked, list[
         raise InvalidRequest(f"id has {size} bytes; expected at most {_ID_BYTES}")
     model = models.find(head.model_name, head.model_version)
     session, starts, ends = _sequence(_parameters(head.parameters))
-    outputs = _outputs(model.spec, head.outputs)
+    outputs = _outputs(model.engine.layout, head.outputs)
     columns, steps = _columns(model, head.inputs, message.raw, limits)
-    return Asked(model, head.id, steps, _wants(model.spec, outputs), outputs, session, starts, ends), columns
+    return Asked(model, head.id, steps, _wants(model.engine.layout, outputs), outputs, session, starts, ends), columns
 
 
 def request_id(message: Message) -> str:
@@ -221,11 +220,11 @@ def _check_done(what: str, name: str, parameters: Collection[str]) -> None:
 # ---- Outputs ----------------------------------------------------------------------------------
 
 
-def _outputs(spec: pb.ModelSpec, asked: Sequence[oip.ModelInferRequest.InferRequestedOutputTensor]) -> list[str]:
+def _outputs(layout: ModelLayout, asked: Sequence[oip.ModelInferRequest.InferRequestedOutputTensor]) -> list[str]:
     """The names of what is to come back."""
     if not asked:
-        return [item.name for item in spec.outputs]
-    known = [item.name for item in spec.outputs] + [item.output for item in spec.gates]
+        return [item.name for item in layout.outputs]
+    known = [item.name for item in (*layout.outputs, *layout.gates)]
     if len(asked) > len(known):
         raise InvalidRequest(f"outputs has {len(asked)} entries; expected each of {known} once at most")
     names: list[str] = []
@@ -239,8 +238,8 @@ def _outputs(spec: pb.ModelSpec, asked: Sequence[oip.ModelInferRequest.InferRequ
     return names
 
 
-def _wants(spec: pb.ModelSpec, names: Sequence[str]) -> int:
-    gates = {item.output for item in spec.gates}
+def _wants(layout: ModelLayout, names: Sequence[str]) -> int:
+    gates = {item.name for item in layout.gates}
     return OUTPUTS * any(name not in gates for name in names) + GATES * any(name in gates for name in names)
 
 
@@ -252,7 +251,7 @@ def _columns(
 ) -> tuple[list[bytes], int]:
     """The bytes of each of the model's inputs, and the steps that they hold."""
     given = {item.name: k for k, item in enumerate(tensors)}
-    named = [item.name for item in model.engine.inputs]
+    named = [item.name for item in model.engine.layout.inputs]
     if given.keys() != set(named) or len(given) != len(tensors):
         names = [item.name[:40] for item in tensors[: len(named) + 1]]
         more = f" and {len(tensors) - len(names)} more" if len(names) < len(tensors) else ""
@@ -263,7 +262,7 @@ def _columns(
         raise InvalidRequest(f"raw_input_contents has {len(raw)} elements for {len(tensors)} inputs")
     columns: list[bytes] = []
     lengths = set()
-    for item in model.engine.inputs:
+    for item in model.engine.layout.inputs:
         tensor = tensors[given[item.name]]
         steps = _steps(item, tensor)
         if steps > limits.chunk_length:
@@ -285,7 +284,7 @@ def _columns(
 
 def _typed(item: Input, tensor: oip.ModelInferRequest.InferInputTensor, steps: int) -> bytes:
     """The bytes of numbers that came one by one."""
-    numbers = getattr(tensor.contents, _NAMES[item.dtype][1])
+    numbers = getattr(tensor.contents, f"{DATATYPES[item.dtype].lower()}_contents")
     _check_size(item, len(numbers) * item.dtype.itemsize, steps)
     return np.fromiter(numbers, item.dtype, len(numbers)).tobytes()
 
@@ -297,7 +296,7 @@ def _check_size(item: Input, size: int, steps: int) -> None:
 
 def _steps(item: Input, tensor: oip.ModelInferRequest.InferInputTensor) -> int:
     """How many steps a tensor says that it has."""
-    datatype, tail = _NAMES[item.dtype][0], list(item.shape)
+    datatype, tail = DATATYPES[item.dtype], list(item.shape)
     if tensor.datatype != datatype:
         raise InvalidRequest(f"input {item.name!r} is {tensor.datatype[:20]!r}; expected {datatype!r}")
     shape = list(tensor.shape[: len(tail) + 3])

@@ -6,10 +6,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.catalog import Model
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.inputs import Input
 from gatestream.server.core.requests import Entries
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.large_steps import LargeSteps
@@ -153,7 +153,7 @@ def input_columns(model: Model, columns: Sequence[bytes | memoryview], rows: int
     Raises:
         InvalidRequest: there are more or fewer, or one has another size.
     """
-    inputs = model.engine.inputs
+    inputs = model.engine.layout.inputs
     if len(columns) != len(inputs):
         raise InvalidRequest(
             f"steps.input has {len(columns)} columns; model {model.spec.name!r} has {len(inputs)} inputs: "

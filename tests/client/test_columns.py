@@ -126,5 +126,5 @@ def test_what_a_server_may_not_send() -> None:
 
 def test_columns_that_were_not_asked_for_count_as_the_server_counts() -> None:
     bare = Layout(NUMBERS, outputs=False, gates=False)
-    assert (bare.outputs, bare.gates) == ([], [])
+    assert (bare.outputs, bare.gates) == ((), ())
     assert bare.reply_bytes == layout(NUMBERS).reply_bytes > 4 * (3 + 2 * 10)

@@ -99,7 +99,7 @@ async def bench(path: Path, *, idle_timeout: float = 0.0, **limits: Any) -> Asyn
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
-    engine = Engine(artifact.spec, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
+    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
     holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds, models=1))))
     task = asyncio.create_task(engine.run())
     try:

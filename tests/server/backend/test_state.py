@@ -22,7 +22,7 @@ def rows(accumulator_path: Path) -> StateRows:
     runner = HostRunner(artifact, COUNT, 1)
     runner.write(np.arange(COUNT), [np.full((COUNT, 2), 9, np.float32)])
     seconds = iter(range(1000))
-    return StateRows(artifact.spec, runner, COUNT, lambda: float(next(seconds)))
+    return StateRows(artifact.layout, runner, COUNT, lambda: float(next(seconds)))
 
 
 def ones(batch: int, steps: int) -> list[npt.NDArray[Any]]:

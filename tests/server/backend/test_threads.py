@@ -36,7 +36,7 @@ def test_every_count_is_timed_at_every_batch(accumulator_path: Path) -> None:
         made[threads] = HostRunner(artifact, 200, threads)
         return made[threads]
 
-    runner, measured = measure(make, artifact.spec, largest=200, cpus=3)
+    runner, measured = measure(make, artifact.layout, largest=200, cpus=3)
     assert list(measured.seconds) == [1, 2, 3]
     for times in measured.seconds.values():
         assert list(times) == [1, 32, 128, 200]
@@ -50,11 +50,11 @@ def test_every_count_is_timed_at_every_batch(accumulator_path: Path) -> None:
 
 def test_batches_that_no_tick_has_are_not_timed(accumulator_path: Path) -> None:
     artifact = Artifact.load(accumulator_path)
-    _, measured = measure(lambda threads: HostRunner(artifact, 16, threads), artifact.spec, largest=16, cpus=2)
+    _, measured = measure(lambda threads: HostRunner(artifact, 16, threads), artifact.layout, largest=16, cpus=2)
     assert [list(times) for times in measured.seconds.values()] == [[1, 16], [1, 16]]
 
 
 def test_with_one_cpu_there_is_nothing_to_measure(accumulator_path: Path) -> None:
     artifact = Artifact.load(accumulator_path)
-    _, measured = measure(lambda threads: HostRunner(artifact, 16, threads), artifact.spec, largest=16, cpus=1)
+    _, measured = measure(lambda threads: HostRunner(artifact, 16, threads), artifact.layout, largest=16, cpus=1)
     assert (measured.threads, measured.seconds) == (1, {})

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column, Gate, Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.core.admission import Admission, Caller
@@ -10,7 +11,12 @@ from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.errors import ConfigError, Exhausted
 
 LIMITS = Limits(rows=12, rows_per_stream=6, chunk_length=6, reply_bytes_per_stream=4096)
-SPEC = pb.ModelSpec(name="m", inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[2])])
+
+
+def layout(outputs: int, both: int) -> ModelLayout:
+    """Of a model whose answer to a row has so many bytes, without gates and with them; a row of its input has 8."""
+    y, i = (np.dtype("<f4"), (outputs // 4,)), (np.dtype("<f4"), ((both - outputs) // 4,))
+    return ModelLayout("m", "", (Input("x", np.dtype("<f4"), (2,)),), (Column("y", *y),), (), (Gate("i", *i, "input"),))
 
 
 def accounts(**limits: int) -> Accounts:
@@ -24,14 +30,14 @@ def caller(account: Account | None = None) -> Caller:
 
 
 def test_rows_are_counted_for_the_model_and_for_the_stream() -> None:
-    admission, owner = Admission(SPEC, LIMITS, (4, 8)), caller()
+    admission, owner = Admission(layout(4, 8), LIMITS), caller()
     admission.take(owner, 4)
     admission.take(caller(), 2)
     assert (admission.rows, owner.rows) == (6, 4)
 
 
 def test_a_stream_may_hold_less_than_the_model() -> None:
-    admission, owner, other = Admission(SPEC, LIMITS, (4, 8)), caller(), caller()
+    admission, owner, other = Admission(layout(4, 8), LIMITS), caller(), caller()
     admission.take(owner, 5)
     with pytest.raises(Exhausted, match="2 rows more than the 5 in flight would be over the stream's 6; wait"):
         admission.take(owner, 2)
@@ -48,7 +54,7 @@ def test_a_stream_may_hold_less_than_the_model() -> None:
 
 
 def test_the_wait_that_is_named_is_no_measure_of_what_is_pending() -> None:
-    admission = Admission(SPEC, LIMITS, (4, 8))
+    admission = Admission(layout(4, 8), LIMITS)
     waits = set()
     for pending in range(2):
         admission.take(caller(), 6 - pending)
@@ -62,7 +68,7 @@ def test_the_wait_that_is_named_is_no_measure_of_what_is_pending() -> None:
 
 
 def test_answers_with_gates_are_larger_so_fewer_rows_may_wait_for_them() -> None:
-    admission = Admission(SPEC, LIMITS, (4, 1024))
+    admission = Admission(layout(4, 1024), LIMITS)
     assert (admission.most_rows(False), admission.most_rows(True)) == (6, 4)
     with pytest.raises(Exhausted, match="over the stream's 4"):
         admission.take(caller(), 5, OUTPUTS | GATES)
@@ -72,11 +78,11 @@ def test_one_row_must_fit() -> None:
     with pytest.raises(
         ConfigError, match=r"reply_bytes_per_stream is 4096; the answer to one row of model 'm' is 5000"
     ):
-        Admission(SPEC, LIMITS, (4, 5000))
+        Admission(layout(4, 5000), LIMITS)
 
 
 def test_a_tenants_rows_have_a_bound_whatever_its_streams() -> None:
-    admission, both = Admission(SPEC, LIMITS, (4, 8)), accounts()
+    admission, both = Admission(layout(4, 8), LIMITS), accounts()
     assert both.most.rows == 6
     mine = [caller(both.of("a")) for _ in range(2)]
     admission.take(mine[0], 4)
@@ -105,7 +111,7 @@ def sized(rows: float, rows_of_tenant: float) -> tuple[Admission, Accounts]:
         reply_bytes=int(rows * ROW),
         tenant_reply_bytes=int(rows_of_tenant * ROW),
     )
-    return Admission(SPEC, limits, (ANSWER, 2 * ANSWER)), Accounts(limits, models=1)
+    return Admission(layout(ANSWER, 2 * ANSWER), limits), Accounts(limits, models=1)
 
 
 def test_bytes_have_a_bound_for_the_tenant_and_for_all() -> None:
@@ -169,7 +175,7 @@ async def test_whatever_happens_all_is_given_back(life: list[Step]) -> None:
     """Four streams of two tenants: what is held is what was taken and not given back, and in the end nothing."""
     all_ = accounts(reply_bytes_per_stream=4096, reply_bytes=20_000)
     sizes = Limits(rows=12, rows_per_stream=6, chunk_length=6, reply_bytes_per_stream=4096)
-    admission = Admission(SPEC, sizes, (100, 500))
+    admission = Admission(layout(100, 500), sizes)
     streams = [caller(all_.of("ab"[k % 2])) for k in range(4)]
     pending: list[list[tuple[int, int]]] = [[] for _ in streams]
     waiting = [0] * len(streams)

@@ -1,10 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.core.inputs import faults, inputs_of
+from gatestream.protos.layout import ModelLayout
+from gatestream.server.core.inputs import faults
 
 SPEC = pb.ModelSpec(
     inputs=[
@@ -12,29 +12,7 @@ SPEC = pb.ModelSpec(
         pb.TensorSpec(name="token", dtype=pb.DATA_TYPE_INT64, vocabulary=["a", "b", "c"]),
     ]
 )
-X, TOKEN = inputs_of(SPEC)
-
-
-def test_an_input_is_what_its_specification_says() -> None:
-    assert (X.name, X.shape, X.row_bytes, X.tokens) == ("x", (2,), 8, 0)
-    assert (TOKEN.name, TOKEN.shape, TOKEN.row_bytes, TOKEN.tokens) == ("token", (), 8, 3)
-    rows = X.rows(np.arange(6, dtype="<f4").tobytes())
-    np.testing.assert_array_equal(rows, [[0, 1], [2, 3], [4, 5]])
-
-
-@pytest.mark.parametrize("token", [-(2**63), -1, 3, 2**62])
-def test_tokens_outside_the_vocabulary_are_not_good(token: int) -> None:
-    column = np.array([0, token, 2])
-    assert TOKEN.good(column).tolist() == [True, False, True]
-    assert not TOKEN.all_good(column)
-    assert TOKEN.all_good(np.array([0, 1, 2]))
-
-
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_not_good(number: float) -> None:
-    assert not X.all_good(np.array([[0, number]], np.float32))
-    # The largest numbers are numbers, though their sum is not.
-    assert X.all_good(np.full((4, 2), np.finfo(np.float32).max))
+X, TOKEN = ModelLayout.of(SPEC).inputs
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=6))

@@ -3,23 +3,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column, Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.inputs import inputs_of
 from gatestream.server.core.intake import Intake
 from gatestream.server.core.requests import OUTPUTS, Singles
 from gatestream.server.core.sessions import SessionTable
 from tests.support.engine import Recorder
 
-SPEC = pb.ModelSpec(name="m", inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[1])])
+FLOAT = np.dtype("<f4")
+LAYOUT = ModelLayout("m", "", (Input("x", FLOAT, (1,)),), (Column("y", FLOAT, (1,)),), ())
 
 
 def intake(sessions: int) -> Intake:
     table = SessionTable(sessions)
     for _ in range(sessions):
         table.create("tenant", "", 0.0)
-    return Intake(inputs_of(SPEC), table, Admission(SPEC, Limits(), (4, 4)), np.full(sessions, OUTPUTS, np.uint8))
+    return Intake(LAYOUT.inputs, table, Admission(LAYOUT, Limits()), np.full(sessions, OUTPUTS, np.uint8))
 
 
 def test_of_nothing_there_is_nothing() -> None:

@@ -1,0 +1,76 @@
+"""The layout of a model, against a spec written out here."""
+
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column, Gate, Input, LayoutError, ModelLayout, State
+
+FLOAT, WHOLE = np.dtype("<f4"), np.dtype("<i8")
+SPEC = pb.ModelSpec(
+    name="m",
+    weights_fingerprint="0123",
+    layers=2,
+    hidden=5,
+    length_input="length",
+    inputs=[
+        pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[2], columns=["wind", "rain"]),
+        pb.TensorSpec(name="token", dtype=pb.DATA_TYPE_INT64, vocabulary=["a", "b", "c"]),
+    ],
+    # Logits have a vocabulary too, and any finite number may stand in them.
+    outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[3], vocabulary=["a", "b", "c"])],
+    states=[pb.StateSpec(input="h", output="h_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[2, 5], initial=0.5)],
+    gates=[pb.GateSpec(name="forget", symbol="f", output="f")],
+)
+LAYOUT = ModelLayout.of(SPEC)
+X, TOKEN = LAYOUT.inputs
+
+
+def test_it_is_what_the_spec_says() -> None:
+    assert (LAYOUT.name, LAYOUT.fingerprint, LAYOUT.length) == ("m", "0123", "length")
+    assert (Input("x", FLOAT, (2,), (), ("wind", "rain")), Input("token", WHOLE, (), ("a", "b", "c"))) == (X, TOKEN)
+    assert LAYOUT.outputs == (Column("y", FLOAT, (3,)),)
+    assert LAYOUT.states == (State("h", FLOAT, (2, 5), "h_next", 0.5),)
+    assert LAYOUT.gates == (Gate("f", FLOAT, (2, 5), "forget"),)
+    assert LAYOUT.constants == ()
+    assert [(each.size, each.row_bytes) for each in (*LAYOUT.inputs, *LAYOUT.states)] == [(2, 8), (1, 8), (10, 40)]
+    assert (LAYOUT.input_bytes, LAYOUT.output_bytes, LAYOUT.gate_bytes, LAYOUT.state_bytes) == (16, 12, 40, 40)
+
+
+def test_it_holds_what_a_session_is_given_when_it_opens() -> None:
+    voice = Column("voice", FLOAT, (256,))
+    layout = ModelLayout("m", "", (X,), LAYOUT.outputs, LAYOUT.states, constants=(voice,))
+    assert layout.constants == (voice,)
+    # It comes once, and is no part of a step.
+    assert layout.input_bytes == 8
+
+
+def test_rows_are_read_from_bytes() -> None:
+    rows = X.rows(np.arange(6, dtype="<f4").tobytes())
+    np.testing.assert_array_equal(rows, [[0, 1], [2, 3], [4, 5]])
+    assert TOKEN.rows(np.arange(3, dtype="<i8").tobytes()).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="cannot reshape"):
+        X.rows(bytes(12))
+
+
+@pytest.mark.parametrize("token", [-(2**63), -1, 3, 2**62])
+def test_tokens_outside_the_vocabulary_are_not_good(token: int) -> None:
+    column = np.array([0, token, 2])
+    assert TOKEN.good(column).tolist() == [True, False, True]
+    assert not TOKEN.all_good(column)
+    assert TOKEN.all_good(np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_not_good(number: float) -> None:
+    assert not X.all_good(np.array([[0, number]], np.float32))
+    # The largest numbers are numbers, though their sum is not.
+    assert X.all_good(np.full((4, 2), np.finfo(np.float32).max))
+
+
+def test_a_data_type_of_a_later_version_is_refused() -> None:
+    spec = pb.ModelSpec()
+    spec.CopyFrom(SPEC)
+    spec.outputs[0].dtype = 99  # type: ignore[assignment]
+    with pytest.raises(LayoutError, match="'y' is of data type 99"):
+        ModelLayout.of(spec)
