@@ -43,24 +43,21 @@ class Held:
     """A stream that goes on, of the tenant that a token stands for."""
 
     def __init__(self, stub: pb_grpc.GatestreamStub, token: str = ""):
-        self._open = True
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.call: Any = stub.Stream(self._requests(), metadata=bearer(token or None), timeout=PATIENCE)
-        self.steps = 0
         assert next(self.call).opened.created
 
     def _requests(self) -> Iterator[pb.ClientMessage]:
         yield pb.ClientMessage(open=pb.Open(handle=0))
-        while self._open:
-            self.wanted = True
-            until(lambda: not self.wanted, "a step is wanted")
+        while self._asked.get():
             yield pb.ClientMessage(steps=pb.Steps(handle=[0], input=[np.ones(2, "<f4").tobytes()]))
 
     def step(self) -> float:
-        self.wanted = False
+        self._asked.put(True)
         return float(np.frombuffer(next(self.call).results.output[0], "<f4")[0])
 
     def end(self) -> None:
-        self._open = self.wanted = False
+        self._asked.put(False)
         self.call.cancel()
 
 
