@@ -3,17 +3,14 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
-import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend.threads import Measured
 from gatestream.server.background import carry_on
 from gatestream.server.config import ServerConfig
@@ -26,33 +23,17 @@ from gatestream.server.process.link import Served, Worker
 from gatestream.server.process.port import warn_of_strangers, write_port
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.reload import keep_fresh
-from gatestream.server.transport import reflection
+from gatestream.server.transport import native_calls, oip_calls
 from gatestream.server.transport.auth import Tenants
-from gatestream.server.transport.calls import Calls
 from gatestream.server.transport.connection import Streams
-from gatestream.server.transport.grpc_server import Serving
-from gatestream.server.transport.health_socket import HealthSocket
+from gatestream.server.transport.grpc_server.calls import Calls
+from gatestream.server.transport.grpc_server.health import Health
+from gatestream.server.transport.grpc_server.health_socket import HealthSocket
+from gatestream.server.transport.grpc_server.reflection import reflection
+from gatestream.server.transport.grpc_server.server import GrpcServer
+from gatestream.server.transport.grpc_server.tls import Tls
 from gatestream.server.transport.native import ClientStream
-from gatestream.server.transport.native_calls import Service
-from gatestream.server.transport.oip_calls import OpenInferenceService
-from gatestream.server.transport.tls import Tls
 
-_OWN: Final[Any] = pb.DESCRIPTOR.services_by_name["Gatestream"]
-_OPEN_INFERENCE: Final[Any] = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-_HEALTH: Final[Any] = health_pb2.DESCRIPTOR.services_by_name["Health"]
-# Whoever asks whether the server lives needs no token.
-_OPEN_TO_ALL: Final = frozenset(
-    {f"/{_HEALTH.full_name}/{name}" for name in ("Check", "Watch")}
-    | {f"/{_OPEN_INFERENCE.full_name}/{name}" for name in ("ServerLive", "ServerReady")}
-)
-# Of each method. gRPC keeps 16 KB of each, also of those that were reset; a connection may have fewer.
-_PENDING: Final = 8_192
-# Of one connection, besides `streams`; its client has what is over it wait.
-_CALLS_OF_CONNECTION: Final = 256
-# As long as a client may take to say something, and to acknowledge what it was told of this server's bounds.
-_GREETING_MS: Final = 10_000
-# A call that gRPC holds for so long, since the calls before it take the server that long, is cancelled by it.
-_UNSEEN_SECONDS: Final = 120
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
 
@@ -81,39 +62,16 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     tls = Tls.of(config)
     models.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
-    health_servicer = health.aio.HealthServicer()
-    await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-    host = config.listen.rpartition(":")[0]
-    calls = Calls(
-        tenants,
-        config.unary_calls,
-        config.tenant_unary_calls,
-        most_lasting=config.limits.streams,
-        open_to_all=_OPEN_TO_ALL,
-    )
-    handlers = _handlers(
-        calls,
-        Service(models, config.limits, streams),
-        OpenInferenceService(models, config.limits, streams),
-        health_servicer,
-    )
-
-    def make() -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[calls], options=_options(config))
-        for name, methods in handlers.items():
-            server.add_registered_method_handlers(name, methods)
-        return server
-
-    def bind(server: grpc.aio.Server, address: str) -> int:
-        try:
-            if tls is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, tls.credentials())
-        except RuntimeError as error:
-            raise ConfigError(f"listen is {address!r}, which cannot be listened on: {error}") from error
-
-    serving = Serving(make, bind, config.listen)
-    health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health_servicer)
+    health = Health(item.full_name for item in (native_calls.DESCRIPTOR, oip_calls.DESCRIPTOR))
+    await health.say(serving=False)
+    calls = Calls(tenants, config.unary_calls, config.tenant_unary_calls, most_lasting=config.limits.streams)
+    services = [
+        native_calls.Service(models, config.limits, streams).definition(),
+        oip_calls.OpenInferenceService(models, config.limits, streams).definition(),
+        health.definition(),
+    ]
+    server = GrpcServer(config, tls, calls, [*services, reflection(services)])
+    health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health)
     signals = StopSignals(alone=worker is None)
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set)
@@ -128,9 +86,9 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
             _log_model(model)
         keep_loaded()
         await fault_in()
-        await serving.start()
+        await server.start()
         # Alone among them it may end the server: one that nobody can connect to is better begun again.
-        tasks.append(background.create_task(serving.watch()))
+        tasks.append(background.create_task(server.watch()))
         if health_socket is not None:
             await health_socket.start()
         run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
@@ -140,44 +98,28 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
             run_behind("the look at idle streams", streams.end_idle)
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
             run_behind("the look at idle sessions", partial(_expire, models, min(timeouts)))
-        await _say(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+        await health.say(serving=True)
         if worker is None:
             warn_of_strangers(config)
-        write_port(config.port_file, str(serving.port))
+        write_port(config.port_file, str(server.port))
         if worker is not None:
             worker.serving(tuple(_served(model) for model in models))
         _log.info(
             "serving",
-            address=f"{host}:{serving.port}",
+            address=server.address,
             models=[model.spec.name for model in models],
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
         )
         await signals.first.wait()
-        await _say(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await health.say(serving=False)
         await drain(models, streams, config.drain_seconds, signals)
-        await serving.stop(0.5)
+        await server.stop(0.5)
         if health_socket is not None:
             await health_socket.stop()
         for task in tasks:
             task.cancel()
     _log.info("stopped")
-
-
-def _handlers(
-    calls: Calls, service: Service, open_inference: OpenInferenceService, health_servicer: health.aio.HealthServicer
-) -> dict[str, dict[str, Any]]:
-    """What gRPC calls, by service and method. The two streams take and give bytes."""
-    own = calls.handlers(_OWN, service, service.request_bytes())
-    own["Stream"] = grpc.stream_stream_rpc_method_handler(service.Stream)
-    other = calls.handlers(
-        _OPEN_INFERENCE, open_inference, open_inference.request_bytes(), unparsed=("ModelInfer", "ModelStreamInfer")
-    )
-    other["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(open_inference.ModelStreamInfer)
-    served = {_OWN.full_name: own, _OPEN_INFERENCE.full_name: other}
-    served[_HEALTH.full_name] = calls.handlers(_HEALTH, health_servicer)
-    reflecting = calls.handlers(reflection.SERVICE, reflection.servicer([_OWN, _OPEN_INFERENCE, _HEALTH]))
-    return served | dict.fromkeys(reflection.NAMES, reflecting)
 
 
 async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
@@ -208,11 +150,6 @@ async def _expire(models: Models, shortest: float) -> None:
                 _log.info("idle sessions closed", model=model.spec.name, sessions=count)
 
 
-async def _say(servicer: health.aio.HealthServicer, status: int) -> None:
-    for name in ("", _OWN.full_name, _OPEN_INFERENCE.full_name):
-        await servicer.set(name, status)
-
-
 def _log_model(model: Model) -> None:
     runner = model.engine.rows.runner
     _log.info(
@@ -239,31 +176,3 @@ def _table(measured: Measured) -> dict[str, Any]:
 
 def _served(model: Model) -> Served:
     return Served(model.spec.name, model.spec.weights_fingerprint, model.measured.threads)
-
-
-def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
-    return (
-        ("grpc.max_receive_message_length", config.limits.message_bytes),
-        # What is over `unary_calls` is refused by us; gRPC, which holds what comes between two looks of ours, cancels
-        # it.
-        ("grpc.server.max_pending_requests", _PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", _PENDING),
-        ("grpc.server_max_unrequested_time_in_server", _UNSEEN_SECONDS),
-        # Two servers on one port would each hold half of the sessions. Workers know of each other.
-        ("grpc.so_reuseport", int(config.workers > 1)),
-        # A peer that vanished without a word is found out within 40 s.
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        # Clients may ping as often to learn the same of us.
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # After so many PINGs too soon gRPC would close the connection, once for each of the thousands that it has read
-        # already: tens of seconds of the thread that reads for everyone. To answer all of them is cheap.
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.max_concurrent_streams", config.limits.streams + _CALLS_OF_CONNECTION),
-        # gRPC would count calls for longer than their clients do, and refuse some of clients that keep to the bound.
-        ("grpc.http.overload_protection", 0),
-        ("grpc.server_handshake_timeout_ms", _GREETING_MS),
-        ("grpc.http2.settings_timeout", _GREETING_MS),
-        ("grpc.max_allowed_incoming_connections", config.connections),
-    )

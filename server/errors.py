@@ -21,14 +21,27 @@ ServerError
 └── ConfigError        a setting is outside its range
 """
 
+from enum import Enum, auto
 from typing import ClassVar, Final
-
-import grpc
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 # Of a refusal's text; much of it may be what the client has sent.
 _LONGEST: Final = 1000
+
+
+class Code(Enum):
+    """How a call ends that is not answered, whatever carries it; named as gRPC's statuses are."""
+
+    INVALID_ARGUMENT = auto()
+    NOT_FOUND = auto()
+    ALREADY_EXISTS = auto()
+    FAILED_PRECONDITION = auto()
+    RESOURCE_EXHAUSTED = auto()
+    UNAVAILABLE = auto()
+    UNAUTHENTICATED = auto()
+    UNIMPLEMENTED = auto()
+    INTERNAL = auto()
 
 
 def cut(text: str, most: int = 140) -> str:
@@ -44,12 +57,12 @@ class Refused(ServerError):
     """One request, or one entry of it, is refused; the state that it was about is as it was.
 
     Attributes:
-        code: the gRPC status of a unary call that ends so.
+        code: how a call ends that is refused so.
         reason: the wire's Reason.
         retry_after: seconds after which to try again; 0 where waiting does not help.
     """
 
-    code: ClassVar[grpc.StatusCode]
+    code: ClassVar[Code]
     default_reason: ClassVar[pb.Reason] = pb.REASON_UNSPECIFIED
 
     def __init__(self, message: str, reason: pb.Reason | None = None, retry_after: float = 0.0):
@@ -61,7 +74,7 @@ class Refused(ServerError):
 class InvalidRequest(Refused):
     """The request contradicts the protocol, the model or itself."""
 
-    code = grpc.StatusCode.INVALID_ARGUMENT
+    code = Code.INVALID_ARGUMENT
     default_reason = pb.REASON_MALFORMED
 
 
@@ -72,80 +85,80 @@ class Malformed(InvalidRequest):
 class NotFound(Refused):
     """What the request names is not here."""
 
-    code = grpc.StatusCode.NOT_FOUND
+    code = Code.NOT_FOUND
     default_reason = pb.REASON_SESSION_UNKNOWN
 
 
 class AlreadyExists(Refused):
     """What the request wants to make is here already."""
 
-    code = grpc.StatusCode.ALREADY_EXISTS
+    code = Code.ALREADY_EXISTS
     default_reason = pb.REASON_SESSION_EXISTS
 
 
 class Elsewhere(Refused):
     """Another worker of this server has the session, and a connection leads to one worker only."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     default_reason = pb.REASON_SESSION_ELSEWHERE
 
 
 class OutOfStep(Refused):
     """The session is not in the state that the request assumes."""
 
-    code = grpc.StatusCode.FAILED_PRECONDITION
+    code = Code.FAILED_PRECONDITION
     default_reason = pb.REASON_POSITION_MISMATCH
 
 
 class Exhausted(Refused):
     """A bound is reached. Nothing was taken."""
 
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    code = Code.RESOURCE_EXHAUSTED
     default_reason = pb.REASON_ROWS_EXHAUSTED
 
 
 class Draining(Refused):
     """The server has been told to stop."""
 
-    code = grpc.StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
     default_reason = pb.REASON_DRAINING
 
 
 class StepFailed(Refused):
     """The model failed on a tick; no state of its members was changed."""
 
-    code = grpc.StatusCode.INTERNAL
+    code = Code.INTERNAL
     default_reason = pb.REASON_STEP_FAILED
 
 
 class Idle(ServerError):
     """Nothing happened on a stream for too long."""
 
-    code = grpc.StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
 
 
 class Unauthenticated(ServerError):
     """The call carries no token, or one that is not known."""
 
-    code = grpc.StatusCode.UNAUTHENTICATED
+    code = Code.UNAUTHENTICATED
 
 
 class Failed(ServerError):
     """The server failed at a whole stream or call: a fault of its own, or too little memory."""
 
-    code = grpc.StatusCode.INTERNAL
+    code = Code.INTERNAL
 
 
 class NotOffered(ServerError):
     """What the call is for is not done by this server, whoever asks."""
 
-    code = grpc.StatusCode.UNIMPLEMENTED
+    code = Code.UNIMPLEMENTED
 
 
 class ModelsFixed(NotOffered):
     """Which models are served is settled at the server's start. The status is that of other servers in this mode."""
 
-    code = grpc.StatusCode.UNAVAILABLE
+    code = Code.UNAVAILABLE
 
 
 class ArtifactError(ServerError):

@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 import structlog
-from grpc_health.v1 import health, health_pb2
 
 import gatestream
 from gatestream.server.backend.cpus import cpus_available
@@ -24,7 +23,8 @@ from gatestream.server.errors import ServerError
 from gatestream.server.process.link import Failed, Order, Orders, Served, Serving
 from gatestream.server.process.port import reserved, warn_of_strangers, write_port
 from gatestream.server.process.signals import on_stop
-from gatestream.server.transport.health_socket import HealthSocket
+from gatestream.server.transport.grpc_server.health import Health
+from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 
 _COMMAND: Final = "from gatestream.server.worker import main; main({})"
 # A worker that has served for less has ended early.
@@ -159,7 +159,7 @@ class _Team:
         # By worker: it has served.
         self._served = {worker: asyncio.Event() for worker in range(1, config.workers + 1)}
         self._stopping = False
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         # Those that serve now.
         self._serving: set[int] = set()
 
@@ -183,8 +183,7 @@ class _Team:
     async def _tell_health(self) -> None:
         begun = all(event.is_set() for event in self._served.values())
         serves = begun and bool(self._serving) and not self._stopping
-        kinds = health_pb2.HealthCheckResponse
-        await self._health.set("", kinds.SERVING if serves else kinds.NOT_SERVING)
+        await self._health.say(serving=serves)
 
     def told_to_stop(self) -> None:
         """A signal came."""

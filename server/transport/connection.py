@@ -12,17 +12,9 @@ from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.catalog import Models
 from gatestream.server.core.outbox import Outbox
-from gatestream.server.errors import (
-    Draining,
-    Exhausted,
-    Failed,
-    Idle,
-    InvalidRequest,
-    NotOffered,
-    Refused,
-    Unauthenticated,
-)
+from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Refused, Unauthenticated
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
+from gatestream.server.transport.grpc_server.status import abort
 
 # A message that took the loop longer than this has its sender wait for a turn. One of so few bytes names too little
 # for that; it is not timed.
@@ -245,13 +237,3 @@ def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticat
     if outbox.unread and opened.call is not None:
         # Its client reads nothing, so neither would it read this.
         opened.call.cancel()
-
-
-async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:
-    """End a call with an error's status; its reason goes into the trailing metadata."""
-    trailing: list[tuple[str, str]] = []
-    if isinstance(error, Refused):
-        trailing.append(("gatestream-reason", pb.Reason.Name(error.reason)))
-        if error.retry_after:
-            trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
-    await context.abort(error.code, str(error), tuple(trailing))

@@ -1,26 +1,27 @@
 """The gRPC service: streams, and the unary calls."""
 
 import re
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
-from gatestream.server.transport.calls import MOST_BYTES
 from gatestream.server.transport.connection import Streams
+from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
 from gatestream.server.transport.native import ClientStream
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
 
 
-class Service(pb_grpc.GatestreamServicer):
+DESCRIPTOR: Final[Any] = pb.DESCRIPTOR.services_by_name["Gatestream"]
+
+
+class Service:
     """Version 1 of the gatestream wire.
 
     Args:
@@ -29,17 +30,18 @@ class Service(pb_grpc.GatestreamServicer):
         streams: where open streams are kept.
     """
 
-    Stream: Any = None
-
     def __init__(self, models: Models, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
         # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
         self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
 
-    def request_bytes(self) -> Mapping[str, int]:
-        """The most that a message may have, by method, of those that take more than names."""
-        return {"SetState": MOST_BYTES + max(model.engine.layout.state_bytes for model in self._models)}
+    def definition(self) -> ServiceDefinition:
+        """The service as gRPC is told of it."""
+        largest_state = max((model.engine.layout.state_bytes for model in self._models), default=0)
+        return ServiceDefinition(
+            DESCRIPTOR, self, bytes_of={"SetState": MOST_BYTES + largest_state}, streams=("Stream",)
+        )
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""

@@ -1,6 +1,6 @@
 """The gRPC service of the Open Inference Protocol."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -8,14 +8,16 @@ from typing import Any, Final
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
-from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Models
 from gatestream.server.errors import ModelsFixed, NotFound, NotOffered
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
+from gatestream.server.transport.grpc_server.definition import ServiceDefinition
 from gatestream.server.transport.oip import InferenceCall, InferenceStream
 from gatestream.server.transport.oip_models import configuration, index, metadata
+
+DESCRIPTOR: Final[Any] = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 # In the words of the protocol's best-known servers, whose clients read it.
 EXTENSIONS: Final = (
@@ -39,7 +41,7 @@ _TRACE: Final = {
 _SHOWN: Final = 140
 
 
-class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
+class OpenInferenceService:
     """Health, metadata and inference in the words of that protocol. Tokens are checked before any of it.
 
     Args:
@@ -48,9 +50,6 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         streams: where open streams are kept.
     """
 
-    ModelInfer: Any = None
-    ModelStreamInfer: Any = None
-
     def __init__(self, models: Models, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
@@ -58,9 +57,16 @@ class OpenInferenceService(oip_grpc.GRPCInferenceServiceServicer):
         # As in the other service: gRPC wants to see an async generator function.
         self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
 
-    def request_bytes(self) -> Mapping[str, int]:
-        """The most that a message may have, by method, of those that take more than names."""
-        return {"ModelInfer": self._limits.message_bytes}
+    def definition(self) -> ServiceDefinition:
+        """The service as gRPC is told of it. Whoever asks whether the server lives needs no token."""
+        return ServiceDefinition(
+            DESCRIPTOR,
+            self,
+            bytes_of={"ModelInfer": self._limits.message_bytes},
+            unparsed=("ModelInfer",),
+            streams=("ModelStreamInfer",),
+            open_to_all=("ServerLive", "ServerReady"),
+        )
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Any) -> oip.ServerLiveResponse:  # noqa: N802
         """Whether it answers."""

@@ -1,9 +1,7 @@
 """The Unix socket on which health alone answers: what a container's check asks, whatever the port wants to see."""
 
 import os
-import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -12,13 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 from click.testing import CliRunner
-from grpc_health.v1 import health
 
 from gatestream.cli.health import command
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
-from gatestream.server.errors import ConfigError
-from gatestream.server.transport.health_socket import HealthSocket
 from tests.support.process import serving
 from tests.support.tls import Files
 from tests.support.wire import PATIENCE, Stream, until
@@ -92,21 +87,3 @@ def test_a_server_whose_socket_cannot_be_had_says_so(accumulator_path: Path, tmp
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"Error: health_socket: {path} is there already, and is no socket"
     assert path.read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("live", "{path} is there already: another server answers there"),
-        ("folder", "there is no folder {path.parent}"),
-        ("long", "{path} has more than the 107 bytes that a socket's path may have"),
-    ],
-)
-async def test_a_place_that_cannot_be_had(tmp_path: Path, kind: str, says: str) -> None:
-    path = tmp_path / {"folder": "missing/health.sock", "long": 100 * "n"}.get(kind, "health.sock")
-    with socket.socket(socket.AF_UNIX) as live:
-        if kind == "live":
-            live.bind(str(path))
-            live.listen()
-        with pytest.raises(ConfigError, match=re.escape(f"health_socket: {says.format(path=path)}")):
-            HealthSocket(path, health.aio.HealthServicer())

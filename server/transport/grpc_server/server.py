@@ -1,14 +1,19 @@
 """The gRPC server of this process: what it is made with, whether it still serves, and the one that follows it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
 import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from gatestream.server.errors import ServerError, cut
+from gatestream.server.config import ServerConfig
+from gatestream.server.errors import ConfigError, ServerError, cut
+from gatestream.server.transport.grpc_server.calls import Calls
+from gatestream.server.transport.grpc_server.definition import ServiceDefinition
+from gatestream.server.transport.grpc_server.options import channel_options
+from gatestream.server.transport.grpc_server.tls import Tls
 
 _ASK_SECONDS: Final = 0.2
 # The port of a server that has died is free as soon as gRPC has closed its listener, on another thread.
@@ -22,33 +27,51 @@ _log = structlog.get_logger(__name__)
 # The loop does not hold its tasks.
 _unknown: set[asyncio.Task[None]] = set()
 
-Make = Callable[[], grpc.aio.Server]
-Bind = Callable[[grpc.aio.Server, str], int]
 
-
-class Serving:
+class GrpcServer:
     """A gRPC server on a port, and another in its place when it dies.
 
     grpc.aio accepts calls in one task. An exception there ends it without a word: what is open goes on, and no new
     client is served.
 
     Args:
-        make: a server, with its services.
-        bind: has a server listen at an address; the port.
-        address: HOST:PORT.
+        config: of the server.
+        tls: what it shows to those who connect; None: it is spoken to in clear.
+        calls: admits every call.
+        services: what can be called.
+
+    Attributes:
+        port: that it listens on.
+        address: HOST:PORT of that.
 
     Raises:
         ConfigError: the address cannot be listened on.
     """
 
-    def __init__(self, make: Make, bind: Bind, address: str):
-        self._make = make
-        self._bind = bind
-        self._servers = [make()]
-        self.port = bind(self._servers[0], address)
-        self._address = f"{address.rpartition(':')[0]}:{self.port}"
+    def __init__(self, config: ServerConfig, tls: Tls | None, calls: Calls, services: Iterable[ServiceDefinition]):
+        self._options = channel_options(config)
+        self._tls = tls
+        self._calls = calls
+        self._handlers = calls.handlers(services)
+        self._servers = [self._make()]
+        self.port = self._bind(self._servers[0], config.listen)
+        self.address = f"{config.listen.rpartition(':')[0]}:{self.port}"
         self._stopping = False
         self._ends: set[asyncio.Task[None]] = set()
+
+    def _make(self) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self._calls], options=self._options)
+        for name, methods in self._handlers.items():
+            server.add_registered_method_handlers(name, methods)
+        return server
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        try:
+            if self._tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._tls.credentials())
+        except RuntimeError as error:
+            raise ConfigError(f"listen is {address!r}, which cannot be listened on: {error}") from error
 
     async def start(self) -> None:
         """Accept calls."""
@@ -70,7 +93,7 @@ class Serving:
                 await self._servers[-1].wait_for_termination(_ASK_SECONDS)
             except Exception as error:
                 _log.error(
-                    "gRPC stopped accepting calls and is replaced", address=self._address, error=cut(repr(error))
+                    "gRPC stopped accepting calls and is replaced", address=self.address, error=cut(repr(error))
                 )
                 await self._replace(error)
 
@@ -84,7 +107,7 @@ class Serving:
         for _ in range(_TRIES):
             server = self._make()
             try:
-                self._bind(server, self._address)
+                self._bind(server, self.address)
             except ServerError:
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
@@ -92,7 +115,7 @@ class Serving:
             self._servers.append(server)
             return
         raise ServerError(
-            f"gRPC stopped accepting calls ({cut(repr(error))}), and {self._address} cannot be listened on again"
+            f"gRPC stopped accepting calls ({cut(repr(error))}), and {self.address} cannot be listened on again"
         )
 
     async def stop(self, grace: float) -> None:
@@ -110,7 +133,7 @@ def _prevent_death_by_path() -> bool:
 
     It decodes the name of such a method, which the client chose, in the task that accepts calls, and UnicodeDecodeError
     ends that. Each method of ours is registered with gRPC, which then matches it by itself; so what comes unregistered
-    is UNIMPLEMENTED whatever it is called. Where another grpcio has other insides, `Serving.watch` is what is left.
+    is UNIMPLEMENTED whatever it is called. Where another grpcio has other insides, `GrpcServer.watch` is what is left.
 
     Returns:
         Whether it does.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from gatestream.server.errors import ConfigError
+from gatestream.server.transport.grpc_server.health import Health
 
 # What the kernel has room for.
 _LONGEST_PATH: Final = 107
@@ -23,16 +24,16 @@ class HealthSocket:
 
     Args:
         path: of the socket. One that a dead server has left there is replaced.
-        servicer: what answers.
+        health: what is answered.
 
     Raises:
         ConfigError: another server answers there, something else is there, or nothing can be made there.
     """
 
-    def __init__(self, path: Path, servicer: health.aio.HealthServicer):
+    def __init__(self, path: Path, health: Health):
         self._path = path
         self._server = grpc.aio.server()
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)
         _make_room(path)
         before = os.umask(_OWNER_ONLY)
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -17,12 +17,11 @@ from gatestream.server.config import Share
 from gatestream.server.core.accounts import share
 from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
 from gatestream.server.transport.auth import CALLER, Tenants
-from gatestream.server.transport.connection import abort
+from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
+from gatestream.server.transport.grpc_server.receiving import Receiving
+from gatestream.server.transport.grpc_server.status import abort
 from gatestream.server.transport.parsing import parse
-from gatestream.server.transport.receiving import Receiving
 
-MOST_BYTES: Final = 4096
-"""Of a message for a method that wants some names. The longest id of a session has 400."""
 _MOST_FIELDS: Final = 4096
 _RETRY_SECONDS: Final = 1.0
 
@@ -43,21 +42,16 @@ class Calls(grpc.aio.ServerInterceptor):
         most: unary calls that have come and are not answered.
         most_of_tenant: of them, those of one tenant; "auto": all for one that is alone, else half.
         most_lasting: calls at once of health's Watch, and of reflection.
-        open_to_all: methods that need no token, by full name. From a caller without one nothing is received there
-            either: it is answered as if its message were empty.
 
     Attributes:
         unanswered: unary calls that have come and are not answered.
     """
 
-    def __init__(
-        self, tenants: Tenants, most: int, most_of_tenant: Share, most_lasting: int, open_to_all: frozenset[str]
-    ):
+    def __init__(self, tenants: Tenants, most: int, most_of_tenant: Share, most_lasting: int):
         self._tenants = tenants
         self._most = most
         self._most_of_tenant = most_of_tenant
         self._most_lasting = most_lasting
-        self._open_to_all = open_to_all
         self.unanswered = 0
         self._unanswered_of: Counter[str] = Counter()
         self._lasting: Counter[str] = Counter()
@@ -123,37 +117,33 @@ class Calls(grpc.aio.ServerInterceptor):
         if task is not None and (receiving := self._place.pop(task, None)) is not None:
             receiving.leave(task)
 
-    def handlers(
-        self, service: Any, servicer: Any, bytes_of: Mapping[str, int] | None = None, *, unparsed: Container[str] = ()
-    ) -> Handlers:
-        """What gRPC calls for each method of a service that the servicer has; all take bytes.
-
-        Args:
-            service: its descriptor.
-            servicer: its methods, as gRPC's generated classes have them.
-            bytes_of: by method, the most that its message may have; else `MOST_BYTES`.
-            unparsed: methods that take bytes themselves.
-        """
-        found: Handlers = {}
-        for method in service.methods:
-            behaviour = getattr(servicer, method.name)
-            if getattr(behaviour, "__module__", "").endswith("_pb2_grpc"):
-                continue  # Of the generated base class: not implemented.
-            most = (bytes_of or {}).get(method.name, MOST_BYTES)
-            request = _Request(GetMessageClass(method.input_type), most, parsed=method.name not in unparsed)
-            name = f"/{service.full_name}/{method.name}"
-            if name in self._open_to_all:
-                call = self._unread_call(name, behaviour, request)
-                self._unread[name] = grpc.stream_stream_rpc_method_handler(call, None, _serialised)
-            if method.client_streaming:
-                found[method.name] = grpc.stream_stream_rpc_method_handler(self._conversing(name, behaviour, request))
-            elif method.server_streaming:
-                found[method.name] = grpc.unary_stream_rpc_method_handler(
-                    self._telling(name, behaviour, request), None, _serialised
-                )
-            else:
-                found[method.name] = grpc.unary_unary_rpc_method_handler(self._answering(name, behaviour, request))
+    def handlers(self, services: Iterable[ServiceDefinition]) -> dict[str, Handlers]:
+        """What gRPC calls, by service and method; all take and give bytes."""
+        found: dict[str, Handlers] = {}
+        for service in services:
+            methods = {method.name: self._handler(service, method) for method in service.descriptor.methods}
+            names = service.names or (service.descriptor.full_name,)
+            found |= dict.fromkeys(names, {name: handler for name, handler in methods.items() if handler is not None})
         return found
+
+    def _handler(self, service: ServiceDefinition, method: Any) -> Any:
+        """Of one method, by its descriptor; None: nothing does it."""
+        behaviour = getattr(service.servicer, method.name)
+        if getattr(behaviour, "__module__", "").endswith("_pb2_grpc"):
+            return None  # Of a generated base class.
+        if method.name in service.streams:
+            return grpc.stream_stream_rpc_method_handler(behaviour)
+        most = service.bytes_of.get(method.name, MOST_BYTES)
+        request = _Request(GetMessageClass(method.input_type), most, parsed=method.name not in service.unparsed)
+        name = f"/{service.descriptor.full_name}/{method.name}"
+        if method.name in service.open_to_all:
+            call = self._unread_call(name, behaviour, request)
+            self._unread[name] = grpc.stream_stream_rpc_method_handler(call, None, _serialised)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._conversing(name, behaviour, request))
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._telling(name, behaviour, request), None, _serialised)
+        return grpc.unary_unary_rpc_method_handler(self._answering(name, behaviour, request))
 
     def _answering(self, name: str, behaviour: Any, request: "_Request") -> Any:
         async def call(data: bytes, context: Any) -> Any:

@@ -1,6 +1,6 @@
 """Server reflection, in both of its versions: which services there are, and the files that describe them."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from google.protobuf import text_format
@@ -9,23 +9,26 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
-SERVICE: Final[Any] = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-"""Of both versions: they differ in the name of the package."""
-NAMES: Final = (SERVICE.full_name, SERVICE.full_name.replace("v1alpha", "v1"))
+from gatestream.server.transport.grpc_server.definition import ServiceDefinition
+
+# Of both versions: they differ in the name of the package.
+_DESCRIPTOR: Final[Any] = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+_NAMES: Final = (_DESCRIPTOR.full_name, _DESCRIPTOR.full_name.replace("v1alpha", "v1"))
 
 
-def servicer(services: Iterable[Any]) -> aio.ReflectionServicer:
-    """What answers reflection.
+def reflection(services: Sequence[ServiceDefinition]) -> ServiceDefinition:
+    """The service that describes a server's services.
 
     Args:
-        services: descriptors of those that there are, besides reflection itself.
+        services: those that there are, besides reflection itself.
     """
     pool = DescriptorPool()
     for service in services:
-        _add(service.file, pool)
-    v1alpha = _add(SERVICE.file, pool)
+        _add(service.descriptor.file, pool)
+    v1alpha = _add(_DESCRIPTOR.file, pool)
     pool.Add(text_format.Parse(text_format.MessageToString(v1alpha).replace("v1alpha", "v1"), FileDescriptorProto()))
-    return aio.ReflectionServicer([*NAMES, *(service.full_name for service in services)], pool)
+    names = [*_NAMES, *(service.descriptor.full_name for service in services)]
+    return ServiceDefinition(_DESCRIPTOR, aio.ReflectionServicer(names, pool), names=_NAMES)
 
 
 def _add(file: Any, pool: DescriptorPool) -> FileDescriptorProto:
