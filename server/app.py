@@ -16,7 +16,7 @@ from gatestream.server.background import carry_on
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Model, Models, load_models
 from gatestream.server.drain import drain
-from gatestream.server.errors import ConfigError, ServerError
+from gatestream.server.errors import ServerError
 from gatestream.server.process.allocator import fault_in, give_back
 from gatestream.server.process.garbage import collect, keep_loaded
 from gatestream.server.process.link import Served, Worker

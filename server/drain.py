@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import structlog
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.core.catalog import Models
+from gatestream.server.core.owner import CloseReason
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.transport.connection import Streams
 
@@ -39,7 +39,7 @@ async def drain(models: Models, streams: Streams, seconds: float, signals: StopS
             await asyncio.wait_for(_first(model.engine.quiet(), signals.second.wait()), _LAST_TICKS_SECONDS)
     ended = sum(len(model.engine.sessions) for model in models)
     for model in models:
-        await model.lifecycle.end_all(pb.CLOSE_REASON_DRAINED)
+        await model.lifecycle.end_all(CloseReason.DRAINED)
     streams.end()
     _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
 

@@ -21,10 +21,8 @@ ServerError
 └── ConfigError        a setting is outside its range
 """
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import ClassVar, Final
-
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 # Of a refusal's text; much of it may be what the client has sent.
 _LONGEST: Final = 1000
@@ -42,6 +40,35 @@ class Code(Enum):
     UNAUTHENTICATED = auto()
     UNIMPLEMENTED = auto()
     INTERNAL = auto()
+
+
+class Reason(StrEnum):
+    """Why something is refused, by the names that it has on the wire."""
+
+    UNSPECIFIED = "REASON_UNSPECIFIED"
+    MALFORMED = "REASON_MALFORMED"
+    HANDLE_UNKNOWN = "REASON_HANDLE_UNKNOWN"
+    HANDLE_IN_USE = "REASON_HANDLE_IN_USE"
+    HANDLE_REPEATED = "REASON_HANDLE_REPEATED"
+    CHUNK_EMPTY = "REASON_CHUNK_EMPTY"
+    CHUNK_TOO_LONG = "REASON_CHUNK_TOO_LONG"
+    NOT_FINITE = "REASON_NOT_FINITE"
+    TOKEN_OUT_OF_RANGE = "REASON_TOKEN_OUT_OF_RANGE"
+    POSITION_MISMATCH = "REASON_POSITION_MISMATCH"
+    MODEL_UNKNOWN = "REASON_MODEL_UNKNOWN"
+    NO_GATES = "REASON_NO_GATES"
+    SESSION_UNKNOWN = "REASON_SESSION_UNKNOWN"
+    SESSION_EXISTS = "REASON_SESSION_EXISTS"
+    SESSION_ID_INVALID = "REASON_SESSION_ID_INVALID"
+    STATE_MISMATCH = "REASON_STATE_MISMATCH"
+    SESSIONS_EXHAUSTED = "REASON_SESSIONS_EXHAUSTED"
+    ROWS_EXHAUSTED = "REASON_ROWS_EXHAUSTED"
+    STREAMS_EXHAUSTED = "REASON_STREAMS_EXHAUSTED"
+    DRAINING = "REASON_DRAINING"
+    STEP_FAILED = "REASON_STEP_FAILED"
+    PRECEDING_FAILED = "REASON_PRECEDING_FAILED"
+    SESSION_CLOSED = "REASON_SESSION_CLOSED"
+    SESSION_ELSEWHERE = "REASON_SESSION_ELSEWHERE"
 
 
 def cut(text: str, most: int = 140) -> str:
@@ -63,11 +90,11 @@ class Refused(ServerError):
     """
 
     code: ClassVar[Code]
-    default_reason: ClassVar[pb.Reason] = pb.REASON_UNSPECIFIED
+    default_reason: ClassVar[Reason] = Reason.UNSPECIFIED
 
-    def __init__(self, message: str, reason: pb.Reason | None = None, retry_after: float = 0.0):
+    def __init__(self, message: str, reason: Reason | None = None, retry_after: float = 0.0):
         super().__init__(cut(message, _LONGEST))
-        self.reason: pb.Reason = self.default_reason if reason is None else reason
+        self.reason: Reason = self.default_reason if reason is None else reason
         self.retry_after = retry_after
 
 
@@ -75,7 +102,7 @@ class InvalidRequest(Refused):
     """The request contradicts the protocol, the model or itself."""
 
     code = Code.INVALID_ARGUMENT
-    default_reason = pb.REASON_MALFORMED
+    default_reason = Reason.MALFORMED
 
 
 class Malformed(InvalidRequest):
@@ -86,49 +113,49 @@ class NotFound(Refused):
     """What the request names is not here."""
 
     code = Code.NOT_FOUND
-    default_reason = pb.REASON_SESSION_UNKNOWN
+    default_reason = Reason.SESSION_UNKNOWN
 
 
 class AlreadyExists(Refused):
     """What the request wants to make is here already."""
 
     code = Code.ALREADY_EXISTS
-    default_reason = pb.REASON_SESSION_EXISTS
+    default_reason = Reason.SESSION_EXISTS
 
 
 class Elsewhere(Refused):
     """Another worker of this server has the session, and a connection leads to one worker only."""
 
     code = Code.FAILED_PRECONDITION
-    default_reason = pb.REASON_SESSION_ELSEWHERE
+    default_reason = Reason.SESSION_ELSEWHERE
 
 
 class OutOfStep(Refused):
     """The session is not in the state that the request assumes."""
 
     code = Code.FAILED_PRECONDITION
-    default_reason = pb.REASON_POSITION_MISMATCH
+    default_reason = Reason.POSITION_MISMATCH
 
 
 class Exhausted(Refused):
     """A bound is reached. Nothing was taken."""
 
     code = Code.RESOURCE_EXHAUSTED
-    default_reason = pb.REASON_ROWS_EXHAUSTED
+    default_reason = Reason.ROWS_EXHAUSTED
 
 
 class Draining(Refused):
     """The server has been told to stop."""
 
     code = Code.UNAVAILABLE
-    default_reason = pb.REASON_DRAINING
+    default_reason = Reason.DRAINING
 
 
 class StepFailed(Refused):
     """The model failed on a tick; no state of its members was changed."""
 
     code = Code.INTERNAL
-    default_reason = pb.REASON_STEP_FAILED
+    default_reason = Reason.STEP_FAILED
 
 
 class Idle(ServerError):

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -43,11 +45,116 @@ def test_a_package_has_one_name(package: str) -> None:
     assert "TID251" in done.stdout
 
 
+# What the files of a folder may not import, anywhere in it; what its own folders may not beyond that stands with them.
+_STUBS = "gatestream.v1.gatestream_pb2_grpc", "inference.open_inference_grpc_pb2_grpc"
+_GRPC = " ".join(["grpc grpc_health grpc_reflection", *(f"gatestream.protos.{stub}" for stub in _STUBS)])
+_PROTOBUF = "google.protobuf gatestream.protos.gatestream gatestream.protos.inference"
+_ONNX = "onnx onnxruntime"
+_MODELS = "gatestream.server.backend gatestream.server.core"
+_ABOVE = "gatestream.server.process gatestream.server.app gatestream.server.worker"
+BANNED = {
+    "server": "torch gatestream.model gatestream.export gatestream.client gatestream.cli",
+    "server/durability": f"{_GRPC} {_ONNX} {_ABOVE} {_MODELS} gatestream.server.transport",
+    "server/backend": f"{_GRPC} {_ABOVE} gatestream.server.core gatestream.server.transport",
+    "server/core": f"{_GRPC} {_PROTOBUF} {_ONNX} {_ABOVE} gatestream.server.transport",
+    "server/transport": f"{_ONNX} {_ABOVE} gatestream.server.backend",
+    "server/process": f"{_GRPC} {_ONNX} {_MODELS} gatestream.server.app",
+}
+# The one folder that speaks gRPC.
+WALL = "server/transport/grpc_server"
+# The catalog hands a model's spec, as the artifact has it, to who asks what is served.
+SPEC = "server/core/catalog.py imports gatestream.protos.gatestream.v1.gatestream_pb2"
+
+
+def bans() -> Iterator[tuple[str, str]]:
+    """Each folder, and what is banned there."""
+    for folder, banned in BANNED.items():
+        yield from ((folder, module) for module in banned.split())
+
+
+def outside(module: str, name: str) -> bool:
+    """Whether a module is not one of a name, or in it."""
+    return module != name and not module.startswith(f"{name}.")
+
+
+def imported(path: Path) -> set[str]:
+    """All that a file imports, in full, wherever it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def linted(folder: str, lines: list[str]) -> set[str]:
+    """Which of some imports the linter takes exception to in a file of a folder."""
+    command = [sys.executable, "-m", "ruff", "check", "--select=TID251", "--output-format=concise"]
+    done = subprocess.run(
+        [*command, f"--stdin-filename={folder}/some.py", "-"],
+        input="\n".join(lines),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    reports = [line.split(":") for line in done.stdout.splitlines() if "TID251" in line]
+    return {lines[int(row) - 1] for _, row, *_ in reports}
+
+
+@pytest.mark.parametrize("folder", [*BANNED, WALL])
+def test_the_linter_holds_the_bans_of_a_folder(folder: str) -> None:
+    banned = {module for place, module in bans() if f"{folder}/".startswith(f"{place}/")}
+    if folder != WALL:
+        banned |= set(_GRPC.split())
+    lines = [
+        f"import {module}" for module in banned | {"model", "export", "files", "server", "client", "cli", "protos"}
+    ]
+    assert linted(folder, lines) == set(lines)
+    parts = [module.rpartition(".") for module in banned if "." in module]
+    lines = [f"from {package} import {name}" for package, _, name in parts]
+    assert linted(folder, lines) == set(lines)
+    assert linted(folder, ["import grpc"]) == (set() if folder == WALL else {"import grpc"})
+
+
+@pytest.mark.parametrize("path", sorted(path.parent for path in (ROOT / "server").rglob("ruff.toml")), ids=str)
+def test_a_folders_bans_are_added_to_the_projects(path: Path) -> None:
+    bans_of = ("lint", "flake8-tidy-imports", "banned-api")
+    own = tomllib.loads((path / "ruff.toml").read_text())
+    projects = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
+    assert (path / own["extend"]).resolve() == ROOT / "pyproject.toml"
+    for name in bans_of:
+        own, projects = own[name], projects[name]
+    assert own.items() >= projects.items()
+
+
+@pytest.mark.parametrize("folder", BANNED)
+def test_a_folder_imports_nothing_that_is_banned(folder: str) -> None:
+    """Read from the sources, whatever the linter is told to overlook."""
+    banned = [module for place, module in bans() if place == folder]
+    wrong = []
+    for path in (ROOT / folder).rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        found = [m for m in imported(path) if not all(outside(m, ban) for ban in banned)]
+        wrong += [f"{name} imports {module}" for module in found]
+    assert wrong == ([SPEC] if folder == "server/core" else [])
+
+
+def test_one_folder_of_the_server_speaks_grpc() -> None:
+    speaking = {
+        path.parent.relative_to(ROOT).as_posix()
+        for path in (ROOT / "server").rglob("*.py")
+        if any(not outside(module, ban) for module in imported(path) for ban in _GRPC.split())
+    }
+    assert speaking == {WALL}
+
+
 # What each package is made of, from the ground up. A file or folder imports what stands before its own line, and
 # inside a folder no two files import each other, nor in a circle.
 LAYERS = {
     "server": [
-        "arrays background errors sequence_ids",
+        "arrays background cpus errors sequence_ids",
         "config reload",
         "logs durability backend",
         "core",

@@ -4,9 +4,8 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb  # noqa: TID251 (of a spec, for who asks what is served)
 from gatestream.server.backend.artifact import Artifact
-from gatestream.server.backend.cpus import cpus_available
 from gatestream.server.backend.deterministic import DeterministicRunner
 from gatestream.server.backend.runner import CPU, HostRunner, Runner, load_runner
 from gatestream.server.backend.threads import Measured, measure
@@ -14,8 +13,9 @@ from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
+from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import Leases
-from gatestream.server.errors import ConfigError, InvalidRequest, NotFound
+from gatestream.server.errors import ConfigError, InvalidRequest, NotFound, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class Model:
     engine: Engine
     lifecycle: Lifecycle
     measured: Measured
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether its runs are made there, and not on a GPU."""
+        return self.engine.rows.runner.provider == CPU
 
 
 class Models:
@@ -83,14 +88,14 @@ class Models:
         """
         served = ", ".join(sorted(self._by_name))
         if not name and len(self._models) > 1:
-            raise InvalidRequest(f"model is empty; name one of: {served}", pb.REASON_MODEL_UNKNOWN)
+            raise InvalidRequest(f"model is empty; name one of: {served}", Reason.MODEL_UNKNOWN)
         model = self._by_name.get(name) if name else self._models[0]
         if model is None:
-            raise NotFound(f"no model {name[:140]!r} here; there is: {served}", pb.REASON_MODEL_UNKNOWN)
+            raise NotFound(f"no model {name[:140]!r} here; there is: {served}", Reason.MODEL_UNKNOWN)
         if version and version != model.spec.version:
             raise NotFound(
                 f"model {model.spec.name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
-                pb.REASON_MODEL_UNKNOWN,
+                Reason.MODEL_UNKNOWN,
             )
         return model
 

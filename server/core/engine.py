@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.runner import Runner
@@ -29,7 +28,7 @@ from gatestream.server.core.owner import Holder, Owner
 from gatestream.server.core.requests import GATES, OUTPUTS, Control, Do, Entries, Fail, Refusals, Steps, gather
 from gatestream.server.core.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import OutOfStep, Refused, StepFailed
+from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
 
 _ANSWER_BYTES: Final = 2 * 2**20
 _GATHERED_BYTES: Final = 2**20
@@ -427,7 +426,7 @@ class Engine:
         _log.error("tick failed", model=self.layout.name, members=len(tick.slots), exc_info=error)
         failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
-        behind = OutOfStep("the step before this one in the session failed", pb.REASON_PRECEDING_FAILED)
+        behind = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
         self._answer_dropped(
             self._scheduler.abandon(tick),
             lambda entry: reason if (entry.work, entry.entry) in failed else behind,
@@ -465,7 +464,7 @@ class Engine:
     def remove(self, slots: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""
         self._take_in()
-        closed = OutOfStep("the session was closed before this step's turn came", pb.REASON_SESSION_CLOSED)
+        closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
         self._answer_dropped(self._scheduler.drop(slots), lambda _: closed, keep_musts=False)
         self.sessions.remove(slots)
         if not self._running:

@@ -6,10 +6,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
-from gatestream.server.errors import InvalidRequest, OutOfStep, Refused
+from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused
 
 Fault = tuple[npt.NDArray[np.bool_], Callable[[int], Refused]]
 """Which entries of a message have it, and what to say of one of them."""
@@ -46,7 +45,7 @@ def faults(
 
 
 def _out_of_step(meant: int, accepted: int) -> OutOfStep:
-    return OutOfStep(f"first is {meant}; the session's next step is {accepted}", pb.REASON_POSITION_MISMATCH)
+    return OutOfStep(f"first is {meant}; the session's next step is {accepted}", Reason.POSITION_MISMATCH)
 
 
 def _bad_number(
@@ -56,6 +55,6 @@ def _bad_number(
     step = int(bad_rows[begin : begin + int(lengths[entry])].argmax())
     if item.vocabulary:
         text = f"is {column[begin + step]} at step {step} of the entry; expected 0 to {len(item.vocabulary) - 1}"
-        return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_TOKEN_OUT_OF_RANGE)
+        return InvalidRequest(f"input {item.name!r} {text}", Reason.TOKEN_OUT_OF_RANGE)
     text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
-    return InvalidRequest(f"input {item.name!r} {text}", pb.REASON_NOT_FINITE)
+    return InvalidRequest(f"input {item.name!r} {text}", Reason.NOT_FINITE)

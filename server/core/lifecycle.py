@@ -4,21 +4,21 @@ Whatever concerns a session that may have steps pending is a control in its line
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.owner import Holder, Owner, tell
+from gatestream.server.core.owner import CloseReason, Holder, Owner, tell
 from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.durability.leases import Leases
-from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Refused
+from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.sequence_ids import sequence_shown
 
 _NONE = np.empty(0, np.int64)
@@ -31,6 +31,21 @@ _ROOM: Final = 16
 # When there was none, nobody looks again for so long.
 _LOOK_AGAIN_SECONDS: Final = 0.05
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session has come to, to be kept, or put into another.
+
+    Attributes:
+        weights_fingerprint: of the model; for other weights it means nothing.
+        position: steps that led to it.
+        rows: for each of the model's states the bytes of its row.
+    """
+
+    weights_fingerprint: str
+    position: int
+    rows: Sequence[bytes]
 
 
 class Lifecycle:
@@ -57,11 +72,22 @@ class Lifecycle:
         # By slot; 0: none.
         self._claimed = np.zeros(0 if leases is None else len(engine.sessions.position), np.int64)
 
-    def open(self, owner: Owner, tenant: str, request: pb.Open) -> int:
+    def open(
+        self, owner: Owner, tenant: str, session_id: str, handle: int, *, create: bool, resume: bool, wants: int
+    ) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
 
         A session that another owner holds is taken from it: the other end of a dead connection may not know yet that
         it is dead.
+
+        Args:
+            owner: who holds it from now on.
+            tenant: whose it is.
+            session_id: of the session; empty: of a new one, made here.
+            handle: what the owner calls it.
+            create: it may be made,
+            resume: it may be there already. One of them at least.
+            wants: OUTPUTS and GATES, of its steps.
 
         Returns:
             The slot. Steps may be submitted at once.
@@ -70,29 +96,29 @@ class Lifecycle:
             InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted: nothing has changed.
         """
         engine, sessions = self._engine, self._engine.sessions
-        if request.gates and not engine.layout.gates:
+        if wants & GATES and not engine.layout.gates:
             raise InvalidRequest(
                 f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
                 "serve the one that `gatestream export --form gates` makes",
-                pb.REASON_NO_GATES,
+                Reason.NO_GATES,
             )
         slot = None
-        if request.mode == pb.OPEN_MODE_RESUME:
-            slot = self._find(tenant, request.session_id)
-        elif request.mode == pb.OPEN_MODE_EITHER and request.session_id:
-            slot = sessions.get(tenant, request.session_id)
+        if not create:
+            slot = self._find(tenant, session_id)
+        elif resume and session_id:
+            slot = sessions.get(tenant, session_id)
         if slot is None:
-            slot = self._create(tenant, request.session_id)
-            tell(owner, owner.opened, request.handle, sessions.session_id(slot), 0, True)
+            slot = self._create(tenant, session_id)
+            tell(owner, owner.opened, handle, sessions.session_id(slot), 0, True)
         else:
             before, before_handle = sessions.owner[slot], int(sessions.handle[slot])
-            self._take_over(slot, owner, request.handle)
+            self._take_over(slot, owner, handle)
             if before is not None:
                 tell(before, before.lost, before_handle)
         sessions.owner[slot] = owner
         sessions.sequence[slot] = False
-        sessions.handle[slot] = request.handle
-        engine.wants[slot] = OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates
+        sessions.handle[slot] = handle
+        engine.wants[slot] = wants
         return slot
 
     def _take_over(self, slot: int, owner: Owner, handle: int) -> None:
@@ -104,7 +130,7 @@ class Lifecycle:
             position = self._answered(slot)
             if before is not None:
                 gone = np.array([before_handle]), np.array([position])
-                tell(before, before.closed, *gone, pb.CLOSE_REASON_TAKEN_OVER)
+                tell(before, before.closed, *gone, CloseReason.TAKEN_OVER)
             return position
 
         def run(*_: Any) -> None:
@@ -182,7 +208,7 @@ class Lifecycle:
         self._release(slots)
 
     def _close(self, _owner: Owner | None, slots: Ints, _handles: Ints) -> None:
-        self._end(slots, pb.CLOSE_REASON_REQUESTED)
+        self._end(slots, CloseReason.REQUESTED)
 
     def _not_closed(self, *_: Any) -> None:
         """They have ended already, and their owner has heard so."""
@@ -198,7 +224,7 @@ class Lifecycle:
         if len(others):
             asyncio.get_running_loop().call_soon(self.detach, owner, others)
 
-    async def end_all(self, reason: pb.CloseReason) -> None:
+    async def end_all(self, reason: CloseReason) -> None:
         """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
         while len(slots := self._engine.sessions.last_answered_before(np.inf)):
             self._end(slots[:_PIECE], reason)
@@ -208,7 +234,7 @@ class Lifecycle:
         """End the sessions that have had no answer for too long; how many."""
         ended = 0
         while len(slots := self._overdue()):
-            self._end(slots[:_PIECE], pb.CLOSE_REASON_IDLE)
+            self._end(slots[:_PIECE], CloseReason.IDLE)
             ended += len(slots[:_PIECE])
             await asyncio.sleep(0)
         return ended
@@ -234,7 +260,7 @@ class Lifecycle:
             slots = np.intersect1d(slots, sessions.of(tenant), assume_unique=True)
         if len(slots) == 0:
             self._looked = now
-        self._end(slots[:_ROOM], pb.CLOSE_REASON_IDLE)
+        self._end(slots[:_ROOM], CloseReason.IDLE)
         return len(slots) > 0
 
     async def close_by_id(self, tenant: str, session_id: str) -> int:
@@ -242,26 +268,22 @@ class Lifecycle:
 
         def end(slot: int) -> int:
             position = int(self._engine.sessions.position[slot])
-            self._end(np.array([slot]), pb.CLOSE_REASON_ADMINISTERED)
+            self._end(np.array([slot]), CloseReason.ADMINISTERED)
             return position
 
         return await self._in_line(tenant, session_id, end)
 
-    async def state(self, tenant: str, session_id: str) -> pb.SessionState:
+    async def state(self, tenant: str, session_id: str) -> SessionState:
         """A copy of a session's state, after all steps accepted so far."""
 
-        def copy(slot: int) -> pb.SessionState:
-            rows = self._engine.rows.read(slot)
-            return pb.SessionState(
-                model=self._engine.layout.name,
-                weights_fingerprint=self._engine.layout.fingerprint,
-                position=int(self._engine.sessions.position[slot]),
-                state=[row.tobytes() for row in rows],
-            )
+        def copy(slot: int) -> SessionState:
+            engine = self._engine
+            rows = [row.tobytes() for row in engine.rows.read(slot)]
+            return SessionState(engine.layout.fingerprint, int(engine.sessions.position[slot]), rows)
 
         return await self._in_line(tenant, session_id, copy)
 
-    async def set_state(self, tenant: str, session_id: str, state: pb.SessionState) -> int:
+    async def set_state(self, tenant: str, session_id: str, state: SessionState) -> int:
         """Put a session into a state and at its position; the position.
 
         Raises:
@@ -273,19 +295,19 @@ class Lifecycle:
             raise InvalidRequest(
                 f"state.weights_fingerprint is {state.weights_fingerprint[:140]!r}; this model's is "
                 f"{layout.fingerprint!r}: a state has a meaning for the weights that made it only",
-                pb.REASON_STATE_MISMATCH,
+                Reason.STATE_MISMATCH,
             )
         sizes = [item.row_bytes for item in layout.states]
-        if [len(column) for column in state.state] != sizes:
+        if [len(column) for column in state.rows] != sizes:
             raise InvalidRequest(
-                f"state.state has columns of {[len(column) for column in state.state[:8]]} bytes; expected {sizes}",
-                pb.REASON_STATE_MISMATCH,
+                f"state.state has columns of {[len(column) for column in state.rows[:8]]} bytes; expected {sizes}",
+                Reason.STATE_MISMATCH,
             )
         if state.position >= _POSITIONS:
             raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
-        rows = [item.rows(column) for column, item in zip(state.state, layout.states, strict=True)]
+        rows = [item.rows(column) for column, item in zip(state.rows, layout.states, strict=True)]
         if not all(np.isfinite(row).all() for row in rows):
-            raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", pb.REASON_NOT_FINITE)
+            raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", Reason.NOT_FINITE)
 
         def put(slot: int) -> int:
             self._engine.rows.write(slot, rows)
@@ -340,7 +362,7 @@ class Lifecycle:
         self._engine.sessions.answered_at[slot] = self._engine.clock()
         return int(self._engine.sessions.position[slot])
 
-    def _end(self, slots: Ints, reason: pb.CloseReason) -> None:
+    def _end(self, slots: Ints, reason: CloseReason) -> None:
         table = self._engine.sessions
         owners, which = np.unique([id(owner) for owner in table.owner[slots]], return_inverse=True)
         told = []

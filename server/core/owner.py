@@ -1,13 +1,23 @@
 """Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
 
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any, Protocol
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.errors import Refused
+
+
+class CloseReason(StrEnum):
+    """Why a session has ended, by the names that it has on the wire."""
+
+    REQUESTED = "CLOSE_REASON_REQUESTED"
+    ADMINISTERED = "CLOSE_REASON_ADMINISTERED"
+    IDLE = "CLOSE_REASON_IDLE"
+    TAKEN_OVER = "CLOSE_REASON_TAKEN_OVER"
+    DRAINED = "CLOSE_REASON_DRAINED"
 
 
 class Holder(Protocol):
@@ -61,7 +71,7 @@ class Owner(Holder, Protocol):
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """Sessions are back in their initial state."""
 
-    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+    def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """Sessions are no longer this owner's."""
 
     def failed(self, error: Exception) -> None:

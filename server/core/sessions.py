@@ -9,10 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
 from gatestream.server.core.slots import Slots
-from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound
+from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound, Reason
 from gatestream.server.sequence_ids import SEQUENCE_SESSION
 
 _ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,128}}|{SEQUENCE_SESSION}")
@@ -102,7 +101,7 @@ class SessionTable:
         if not _ID.fullmatch(session_id):
             raise InvalidRequest(
                 f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
-                pb.REASON_SESSION_ID_INVALID,
+                Reason.SESSION_ID_INVALID,
             )
         mine = self._by_name.get(tenant)
         if mine is None:
@@ -114,13 +113,13 @@ class SessionTable:
         if mine.sessions >= self.share < len(self._id):
             raise Exhausted(
                 f"all {self.share} of this tenant's sessions are taken; close some, or try again later",
-                pb.REASON_SESSIONS_EXHAUSTED,
+                Reason.SESSIONS_EXHAUSTED,
                 retry_after=1.0,
             )
         if not self._slots.free:
             raise Exhausted(
                 f"all {len(self._id)} sessions are taken; close some, or start the server with a higher --sessions",
-                pb.REASON_SESSIONS_EXHAUSTED,
+                Reason.SESSIONS_EXHAUSTED,
                 retry_after=1.0,
             )
         slot = int(self._slots.take(1)[0])

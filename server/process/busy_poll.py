@@ -4,8 +4,8 @@ import selectors
 import time
 from collections.abc import Callable
 
-from gatestream.server.backend.cpus import cpus_available
 from gatestream.server.config import ServerConfig
+from gatestream.server.cpus import cpus_available
 
 
 class BusySelector(selectors.DefaultSelector):

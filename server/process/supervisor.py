@@ -16,8 +16,8 @@ from typing import Final
 import structlog
 
 import gatestream
-from gatestream.server.backend.cpus import cpus_available
 from gatestream.server.config import ServerConfig
+from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import LeaseFiles
 from gatestream.server.errors import ServerError
 from gatestream.server.process.link import Failed, Order, Orders, Served, Serving

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.catalog import Models
 from gatestream.server.core.outbox import Outbox
-from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Refused, Unauthenticated
+from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Reason, Refused, Unauthenticated
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
 from gatestream.server.transport.grpc_server.status import abort
 
@@ -216,7 +215,7 @@ class Streams:
         if len(self._open) >= self._limits.streams:
             raise Exhausted(
                 f"all {self._limits.streams} streams are taken; put more sessions on one stream, or try later",
-                pb.REASON_STREAMS_EXHAUSTED,
+                Reason.STREAMS_EXHAUSTED,
                 retry_after=1.0,
             )
         accounts = self._models.accounts
@@ -224,7 +223,7 @@ class Streams:
             raise Exhausted(
                 f"all {accounts.most.streams} of this tenant's streams are taken; put more sessions on one stream, or "
                 "try later",
-                pb.REASON_STREAMS_EXHAUSTED,
+                Reason.STREAMS_EXHAUSTED,
                 retry_after=1.0,
             )
         return caller

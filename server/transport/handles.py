@@ -5,10 +5,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
 from gatestream.server.core.inputs import Fault
-from gatestream.server.errors import InvalidRequest, NotFound
+from gatestream.server.errors import InvalidRequest, NotFound, Reason
 
 FREE: Final = -1
 LEAVING: Final = -2
@@ -131,7 +130,7 @@ class Handles:
                 lambda k: InvalidRequest(
                     f"handle {handles[k]} stands more than once in the message; "
                     + ("name it once" if model is None else "send its steps as one chunk"),
-                    pb.REASON_HANDLE_REPEATED,
+                    Reason.HANDLE_REPEATED,
                 ),
             ),
         ]
@@ -147,4 +146,4 @@ class Handles:
 
 def unknown(handle: int) -> NotFound:
     """That a handle has no session."""
-    return NotFound(f"handle {handle} has no session on this stream; open it first", pb.REASON_HANDLE_UNKNOWN)
+    return NotFound(f"handle {handle} has no session on this stream; open it first", Reason.HANDLE_UNKNOWN)

@@ -13,8 +13,9 @@ from gatestream.server.core.catalog import Model, Models
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.inputs import Fault
 from gatestream.server.core.outbox import Outbox
-from gatestream.server.core.requests import Entries
-from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Refused
+from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.requests import GATES, OUTPUTS, Entries
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Reason, Refused
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
 from gatestream.server.transport.large_steps import LargeSteps
 from gatestream.server.transport.parsing import parse
@@ -119,7 +120,7 @@ class ClientStream:
             if self._handles.slot(handle) != FREE:
                 raise AlreadyExists(
                     f"open.handle {handle} is in use on this stream; close it and wait for Closed, or take another",
-                    pb.REASON_HANDLE_IN_USE,
+                    Reason.HANDLE_IN_USE,
                 )
             for name, kind in (("mode", pb.OpenMode), ("outputs", pb.Outputs)):
                 if (value := getattr(request, name)) not in kind.values():
@@ -128,7 +129,16 @@ class ClientStream:
             if self._models.draining:
                 raise Draining("the server is about to stop; open the session on another")
             self._handles.reserve(handle, model.number)
-            self._handles.mark(handle, model.lifecycle.open(self, self._tenant, request))
+            slot = model.lifecycle.open(
+                self,
+                self._tenant,
+                request.session_id,
+                handle,
+                create=request.mode != pb.OPEN_MODE_RESUME,
+                resume=request.mode != pb.OPEN_MODE_CREATE,
+                wants=OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates,
+            )
+            self._handles.mark(handle, slot)
             self._held += 1
         except Refused as error:
             self._refuse(error, [handle])
@@ -289,14 +299,14 @@ class ClientStream:
             (
                 lengths == 0,
                 lambda k: InvalidRequest(
-                    f"steps.length of handle {handles[k]} is 0; expected at least 1", pb.REASON_CHUNK_EMPTY
+                    f"steps.length of handle {handles[k]} is 0; expected at least 1", Reason.CHUNK_EMPTY
                 ),
             ),
             (
                 lengths > longest,
                 lambda k: InvalidRequest(
                     f"steps.length of handle {handles[k]} is {lengths[k]}; expected at most {longest}",
-                    pb.REASON_CHUNK_TOO_LONG,
+                    Reason.CHUNK_TOO_LONG,
                 ),
             ),
         ]
@@ -365,7 +375,7 @@ class ClientStream:
         """As `Owner`."""
         self.outbox.put(with_columns(pb.ResetDone(), handle=handles, position=positions))
 
-    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+    def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `Owner`."""
         self._handles.mark(handles, FREE)
         self._held -= len(handles)

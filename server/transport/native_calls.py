@@ -8,6 +8,7 @@ import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
@@ -104,13 +105,20 @@ class Service:
 
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
-        lifecycle = self._models.find(request.model).lifecycle
-        return await lifecycle.state(CALLER.get().tenant, request.session_id)
+        model = self._models.find(request.model)
+        state = await model.lifecycle.state(CALLER.get().tenant, request.session_id)
+        return pb.SessionState(
+            model=model.spec.name,
+            weights_fingerprint=state.weights_fingerprint,
+            position=state.position,
+            state=state.rows,
+        )
 
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
         """Put a session into a state."""
         lifecycle = self._models.find(request.state.model).lifecycle
-        position = await lifecycle.set_state(CALLER.get().tenant, request.session_id, request.state)
+        state = SessionState(request.state.weights_fingerprint, request.state.position, request.state.state)
+        position = await lifecycle.set_state(CALLER.get().tenant, request.session_id, state)
         return pb.SetStateResponse(position=position)
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802

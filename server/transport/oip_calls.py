@@ -6,11 +6,10 @@ from itertools import islice
 from typing import Any, Final
 
 import gatestream
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Models
-from gatestream.server.errors import ModelsFixed, NotFound, NotOffered
+from gatestream.server.errors import ModelsFixed, NotFound, NotOffered, Reason
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
@@ -215,7 +214,7 @@ class OpenInferenceService:
 
 def _check_none(region: str) -> None:
     if region:
-        raise NotFound(f"no shared memory region {region[:_SHOWN]!r} is registered", pb.REASON_UNSPECIFIED)
+        raise NotFound(f"no shared memory region {region[:_SHOWN]!r} is registered", Reason.UNSPECIFIED)
 
 
 def _fixed(what: str, name: str) -> str:

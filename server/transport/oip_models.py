@@ -7,7 +7,6 @@ from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column, State
-from gatestream.server.backend.runner import CPU
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
 from gatestream.server.transport.oip_request import DATATYPES
@@ -43,7 +42,6 @@ def metadata(model: Model) -> oip.ModelMetadataResponse:
 def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
     """How a model is served. Its dims do not count the batch, which is the one sequence of a request."""
     layout = model.engine.layout
-    provider = model.engine.rows.runner.provider
     return oip.ModelConfig(
         name=layout.name,
         platform=PLATFORM,
@@ -66,7 +64,7 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
         instance_group=[
             oip.ModelInstanceGroup(
                 name=f"{layout.name}_0",
-                kind=oip.ModelInstanceGroup.KIND_CPU if provider == CPU else oip.ModelInstanceGroup.KIND_GPU,
+                kind=oip.ModelInstanceGroup.KIND_CPU if model.on_cpu else oip.ModelInstanceGroup.KIND_GPU,
                 count=1,
             )
         ],

@@ -16,7 +16,7 @@ from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Model, Models
 from gatestream.server.core.requests import GATES, OUTPUTS
-from gatestream.server.errors import InvalidRequest
+from gatestream.server.errors import InvalidRequest, Reason
 from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
 from gatestream.server.transport.wire import field
 
@@ -267,7 +267,7 @@ def _columns(
         steps = _steps(item, tensor)
         if steps > limits.chunk_length:
             raise InvalidRequest(
-                f"the request has {steps} steps; expected at most {limits.chunk_length}", pb.REASON_CHUNK_TOO_LONG
+                f"the request has {steps} steps; expected at most {limits.chunk_length}", Reason.CHUNK_TOO_LONG
             )
         if not raw:
             columns.append(_typed(item, tensor, steps))

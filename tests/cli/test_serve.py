@@ -12,7 +12,7 @@ import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
-from gatestream.server.backend.cpus import cpus_available
+from gatestream.server.cpus import cpus_available
 from tests.support.artifacts import accumulator
 from tests.support.process import serving
 

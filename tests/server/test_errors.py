@@ -3,6 +3,7 @@ from typing import TypeVar
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server import errors
+from gatestream.server.errors import Code, Reason
 
 _E = TypeVar("_E", bound=Exception)
 
@@ -18,11 +19,16 @@ def test_every_refusal_has_a_status_and_a_reason() -> None:
     assert kinds
     for kind in kinds:
         error = kind("why")
-        assert isinstance(error.code, errors.Code)
-        assert error.reason != pb.REASON_UNSPECIFIED
-        assert kind("why", pb.REASON_NO_GATES, 2.0).reason == pb.REASON_NO_GATES
+        assert isinstance(error.code, Code)
+        assert error.reason != Reason.UNSPECIFIED
+        assert kind("why", Reason.NO_GATES, 2.0).reason == Reason.NO_GATES
 
 
 def test_the_tree_is_drawn_in_full() -> None:
     for kind in subclasses(errors.ServerError):
         assert f"─ {kind.__name__} " in (errors.__doc__ or "")
+
+
+def test_reasons_are_those_of_the_wire() -> None:
+    assert [reason.value for reason in Reason] == pb.Reason.keys()
+    assert [f"REASON_{reason.name}" for reason in Reason] == pb.Reason.keys()

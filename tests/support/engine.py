@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.run_time import RunTime
@@ -19,7 +18,8 @@ from gatestream.server.core.accounts import Account, Accounts
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.core.outbox import Outbox
-from gatestream.server.core.requests import Entries
+from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.requests import OUTPUTS, Entries
 from gatestream.server.errors import Refused
 
 
@@ -56,14 +56,14 @@ class Recorder:
         self.heard.append(("results", handles.tolist(), first.tolist(), lengths.tolist(), y))
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
-        name = pb.Reason.Name(error.reason).removeprefix("REASON_")
+        name = error.reason.name
         self.heard.append((name, handles.tolist(), positions.tolist(), first.tolist(), lengths.tolist()))
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         self.heard.append(("reset", handles.tolist(), positions.tolist()))
 
-    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
-        name = pb.CloseReason.Name(reason).removeprefix("CLOSE_REASON_")
+    def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
+        name = reason.name
         self.heard.append(("closed", name, handles.tolist(), positions.tolist()))
 
     def failed(self, error: Exception) -> None:
@@ -82,8 +82,8 @@ class Bench:
     lifecycle: Lifecycle
     now: float = 0.0
 
-    def open(self, owner: Recorder, handle: int, **fields: Any) -> int:
-        return self.lifecycle.open(owner, "", pb.Open(handle=handle, **fields))
+    def open(self, owner: Recorder, handle: int, session_id: str = "", *, create: bool = True) -> int:
+        return self.lifecycle.open(owner, "", session_id, handle, create=create, resume=True, wants=OUTPUTS)
 
     def steps(self, owner: Recorder, handles: list[int], slots: list[int], values: list[list[float]]) -> None:
         lengths = np.array([len(chunk) for chunk in values])

@@ -12,10 +12,9 @@ import structlog
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Share
 from gatestream.server.core.accounts import share
-from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffered, Refused, Unauthenticated
+from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffered, Reason, Refused, Unauthenticated
 from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
 from gatestream.server.transport.grpc_server.receiving import Receiving
@@ -99,7 +98,7 @@ class Calls(grpc.aio.ServerInterceptor):
             return
         raise Exhausted(
             f"{most} unary calls{which} wait for their answers already; send fewer at once, or use a stream",
-            pb.REASON_STREAMS_EXHAUSTED,
+            Reason.STREAMS_EXHAUSTED,
             retry_after=_RETRY_SECONDS,
         )
 
@@ -122,8 +121,9 @@ class Calls(grpc.aio.ServerInterceptor):
         found: dict[str, Handlers] = {}
         for service in services:
             methods = {method.name: self._handler(service, method) for method in service.descriptor.methods}
-            names = service.names or (service.descriptor.full_name,)
-            found |= dict.fromkeys(names, {name: handler for name, handler in methods.items() if handler is not None})
+            done = {name: handler for name, handler in methods.items() if handler is not None}
+            for name in service.names or (service.descriptor.full_name,):
+                found[name] = done
         return found
 
     def _handler(self, service: ServiceDefinition, method: Any) -> Any:
@@ -197,7 +197,7 @@ class Calls(grpc.aio.ServerInterceptor):
         if self._lasting[name] >= self._most_lasting:
             raise Exhausted(
                 f"{self._most_lasting} calls of {name} are open already; try later",
-                pb.REASON_STREAMS_EXHAUSTED,
+                Reason.STREAMS_EXHAUSTED,
                 retry_after=_RETRY_SECONDS,
             )
         self._lasting[name] += 1

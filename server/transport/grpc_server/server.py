@@ -92,9 +92,7 @@ class GrpcServer:
             try:
                 await self._servers[-1].wait_for_termination(_ASK_SECONDS)
             except Exception as error:
-                _log.error(
-                    "gRPC stopped accepting calls and is replaced", address=self.address, error=cut(repr(error))
-                )
+                _log.error("gRPC stopped accepting calls and is replaced", address=self.address, error=cut(repr(error)))
                 await self._replace(error)
 
     async def _replace(self, error: Exception) -> None:

@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import grpc
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import Code, Failed, Idle, NotOffered, Refused, Unauthenticated
 
 STATUS: Final = {
@@ -24,7 +23,7 @@ async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle |
     """End a call with an error's status; its reason goes into the trailing metadata."""
     trailing: list[tuple[str, str]] = []
     if isinstance(error, Refused):
-        trailing.append(("gatestream-reason", pb.Reason.Name(error.reason)))
+        trailing.append(("gatestream-reason", error.reason.value))
         if error.retry_after:
             trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
     await context.abort(STATUS[error.code], str(error), tuple(trailing))

@@ -15,6 +15,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits, ServerConfig, TickLimits
 from gatestream.server.core.catalog import Models, load_models
+from gatestream.server.core.owner import CloseReason
 from gatestream.server.errors import Exhausted, InvalidRequest, Refused
 from gatestream.server.transport.native import ClientStream
 from gatestream.server.transport.oip import InferenceCall, InferenceStream
@@ -135,7 +136,7 @@ async def test_all_that_was_counted_is_given_back(accumulator_path: Path, life: 
             account = accounts.of(tenant)
             assert (account.rows, account.bytes, account.streams) == (0, 0, 0)
         # Sequences alone are left, and have an end of their own.
-        await model.lifecycle.end_all(pb.CLOSE_REASON_DRAINED)
+        await model.lifecycle.end_all(CloseReason.DRAINED)
         for tenant in "ab":
             for k in range(accounts.most.sessions):
                 model.engine.sessions.create(tenant, f"after-{k}", 0.0)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.core.requests import Entries
 from gatestream.server.errors import Exhausted, OutOfStep
 from tests.support.artifacts import POISON
@@ -102,7 +101,7 @@ async def test_a_session_goes_to_whoever_opened_it_last(accumulator_path: Path) 
         before, after = Recorder(), Recorder()
         slot = b.open(before, 3, session_id="s")
         b.steps(before, [3], [slot], [[1, 2, 3, 4, 5]])
-        assert b.open(after, 0, session_id="s", mode=pb.OPEN_MODE_RESUME) == slot
+        assert b.open(after, 0, session_id="s", create=False) == slot
         b.steps(after, [0], [slot], [[6]])
         await b.engine.quiet()
         assert before.take() == [
@@ -167,13 +166,13 @@ async def test_state_moves_between_sessions_in_order(accumulator_path: Path) -> 
         await asyncio.sleep(0)
         b.steps(owner, [0], [slot], [[10]])
         copied = await state
-        assert (copied.position, np.frombuffer(copied.state[0], np.float32).tolist()) == (2, [3, 3])
+        assert (copied.position, np.frombuffer(copied.rows[0], np.float32).tolist()) == (2, [3, 3])
         await b.engine.quiet()
         twin, position = await b.lifecycle.fork("", "s", "twin")
         assert (twin, position) == ("twin", 3)
         assert await b.lifecycle.set_state("", "s", copied) == 2
         b.steps(owner, [0], [slot], [[100]])
-        b.open(owner, 1, session_id="twin", mode=pb.OPEN_MODE_RESUME)
+        b.open(owner, 1, session_id="twin", create=False)
         b.steps(owner, [1], [b.engine.sessions.find("", "twin")], [[1000]])
         await b.engine.quiet()
         answers = [heard for heard in owner.take() if heard[0] == "results"]

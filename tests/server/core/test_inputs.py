@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.core.inputs import faults
+from gatestream.server.errors import Reason
 
 SPEC = pb.ModelSpec(
     inputs=[
@@ -30,8 +31,8 @@ def test_each_entry_is_found_out_once(entries: list[tuple[int, bool, bool, bool]
     found = faults([X, TOKEN], [x, token], lengths, offsets, accepted, meant)
     by_reason = {error(int(bad.argmax())).reason: bad.tolist() for bad, error in found}
     expected = {
-        pb.REASON_POSITION_MISMATCH: [strays for _, strays, _, _ in entries],
-        pb.REASON_NOT_FINITE: [not_finite and not strays for _, strays, not_finite, _ in entries],
-        pb.REASON_TOKEN_OUT_OF_RANGE: [u and not n and not s for _, s, n, u in entries],
+        Reason.POSITION_MISMATCH: [strays for _, strays, _, _ in entries],
+        Reason.NOT_FINITE: [not_finite and not strays for _, strays, not_finite, _ in entries],
+        Reason.TOKEN_OUT_OF_RANGE: [u and not n and not s for _, s, n, u in entries],
     }
     assert by_reason == {reason: bad for reason, bad in expected.items() if any(bad)}

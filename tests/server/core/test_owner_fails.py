@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.owner import CloseReason
 from gatestream.server.core.requests import OUTPUTS
 from gatestream.server.errors import Refused
 from tests.support.artifacts import POISON
@@ -51,7 +51,7 @@ class Failing(Recorder):
         self._may("reset_done")
         super().reset_done(handles, positions)
 
-    def closed(self, handles: Ints, positions: Ints, reason: pb.CloseReason) -> None:
+    def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         self._may("closed")
         super().closed(handles, positions, reason)
 
@@ -117,7 +117,7 @@ async def test_in_whatever_else_it_is_told(accumulator_path: Path) -> None:
         b.lifecycle.reset(failing, slots[:2], np.arange(2))
         b.lifecycle.close(failing, slots[1:2])
         single(b, failing, 2, int(slots[2]), float("nan"))
-        b.open(heir, 5, session_id="s3", mode=pb.OPEN_MODE_RESUME)
+        b.open(heir, 5, session_id="s3", create=False)
         await settle(b)
         assert {what for kind, *what in failing.take() if kind == "failed" for what in what} == {
             "refused",

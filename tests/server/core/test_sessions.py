@@ -3,9 +3,8 @@ import base64
 import numpy as np
 import pytest
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound
+from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound, Reason
 
 
 def test_a_session_made_without_an_id_gets_one_of_128_bits() -> None:
@@ -31,7 +30,7 @@ def test_ids_of_another_form_are_refused(session_id: str) -> None:
     table = SessionTable(1)
     with pytest.raises(InvalidRequest, match="expected 1 to 128 characters") as caught:
         table.create("", session_id, 0.0)
-    assert caught.value.reason == pb.REASON_SESSION_ID_INVALID
+    assert caught.value.reason == Reason.SESSION_ID_INVALID
     assert len(table) == 0
 
 

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.durability.leases import LeaseFiles, Leases
-from gatestream.server.errors import Elsewhere
+from gatestream.server.errors import Elsewhere, Reason
 
 # Does what it reads, one expression a line, and says what came of it.
 WORKER = """
@@ -85,7 +84,7 @@ def test_a_session_is_one_workers_until_it_lets_go(files: LeaseFiles) -> None:
         for refused in (mine.claim, mine.check):
             with pytest.raises(Elsewhere, match="session 'a' lives in worker 2 of this server") as caught:
                 refused("m", "t", "a")
-            assert caught.value.reason == pb.REASON_SESSION_ELSEWHERE
+            assert caught.value.reason == Reason.SESSION_ELSEWHERE
         second.does(f"claims.release([{claim}])")
         mine.check("m", "t", "a")
         assert str(mine.claim("m", "t", "a")) == claim

@@ -38,7 +38,9 @@ def handlers(definition: ServiceDefinition) -> dict[str, dict[str, Any]]:
 def test_every_method_of_a_proto_is_done(name: str) -> None:
     definition = service(name)
     (methods,) = handlers(definition).values()
-    kinds = {method.name: (method.client_streaming, method.server_streaming) for method in definition.descriptor.methods}
+    kinds = {
+        method.name: (method.client_streaming, method.server_streaming) for method in definition.descriptor.methods
+    }
     assert {method: (h.request_streaming, h.response_streaming) for method, h in methods.items()} == kinds
     assert all(handler.request_deserializer is None for handler in methods.values()), "gRPC hands bytes over"
 

@@ -2,8 +2,7 @@ from typing import Any
 
 import pytest
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.errors import Code, Exhausted, Idle, NotFound
+from gatestream.server.errors import Code, Exhausted, Idle, NotFound, Reason
 from gatestream.server.transport.grpc_server.status import STATUS, abort
 
 
@@ -23,7 +22,7 @@ def test_every_code_is_grpcs_status_of_its_name() -> None:
     [
         (NotFound("none"), (("gatestream-reason", "REASON_SESSION_UNKNOWN"),)),
         (
-            Exhausted("full", pb.REASON_STREAMS_EXHAUSTED, retry_after=0.0125),
+            Exhausted("full", Reason.STREAMS_EXHAUSTED, retry_after=0.0125),
             (("gatestream-reason", "REASON_STREAMS_EXHAUSTED"), ("gatestream-retry-after-ms", "13")),
         ),
         (Idle("quiet"), ()),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gatestream.server.backend.cpus import cpus_available
+from gatestream.server.cpus import cpus_available
 
 QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 
