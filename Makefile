@@ -4,9 +4,10 @@ DOCKER ?= docker
 VENV := .venv
 BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
+FLOOR_VENV := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-proofs test-hostile test-clients test-containers protos clean
+.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-floors test-proofs test-hostile test-clients test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -56,8 +57,26 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[cuda,train]'
 	@touch $@
 
-test-proofs: install  ## the long proofs: exports of any size and in fewer bits, the CI job's steps, determinism in a crowd; some six minutes
-	$(BIN)/pytest -m slow -n 3 tests/benchmarks tests/cli/test_export.py tests/cli/test_inspect.py tests/e2e tests/export
+# The fast tests that touch every dependency at least once: the wire and both doors (grpcio, protobuf, its health and
+# reflection), the commands (click), the server's runs (onnxruntime, NumPy, onnx) and its log (structlog), export and its
+# proof (torch, onnxscript, onnx-ir, safetensors), training (tqdm, matplotlib), tables (clevercsv), the generated code
+# (grpcio-tools, mypy-protobuf), the wheel (setuptools).
+FLOOR_TESTS := tests/packaging tests/protos tests/test_layers.py tests/files tests/client tests/server \
+    tests/cli/rows tests/cli/test_main.py tests/cli/test_health.py tests/cli/test_stream.py tests/cli/test_inspect.py \
+    tests/model tests/export/test_exporter.py tests/export/drawing tests/export/graph tests/export/rewriting \
+    tests/e2e/test_reflection.py tests/e2e/test_sessions.py tests/e2e/test_open_inference.py tests/faults/test_floods.py
+
+test-floors: install $(FLOOR_VENV)/.installed  ## the fast tests with the oldest versions that pyproject.toml takes, in .venv-floors
+	$(FLOOR_VENV)/bin/pytest -n 3 --dist loadfile $(FLOOR_TESTS)
+
+$(FLOOR_VENV)/.installed: pyproject.toml tests/support/floors.py $(VENV)/.installed
+	$(PYTHON) -m venv $(FLOOR_VENV)
+	$(BIN)/python -m tests.support.floors cpu train dev > $(FLOOR_VENV)/constraints.txt
+	$(FLOOR_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(FLOOR_VENV)/constraints.txt -e '.[cpu,train,dev]'
+	@touch $@
+
+test-proofs: install  ## the long proofs: exports of any size and in fewer bits, the CI job's steps, determinism in a crowd, what extras install; some six minutes
+	$(BIN)/pytest -m slow -n 3 tests/benchmarks tests/cli/test_export.py tests/cli/test_inspect.py tests/e2e tests/export tests/packaging
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
 	$(BIN)/python -m tests.hostile $(ARGS)
@@ -86,4 +105,4 @@ protos: install  ## make the Python code from the .proto files again
 	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/*.proto protos/inference/*.proto
 
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) $(CUDA_VENV) .venv-clients build dist .*_cache .hypothesis .src/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) $(FLOOR_VENV) .venv-clients build dist .*_cache .hypothesis .src/*.egg-info

@@ -1,5 +1,6 @@
 """`gatestream demo`: the whole path, from no model to a live session and a look at its gates."""
 
+import importlib
 import itertools
 import secrets
 import subprocess
@@ -16,6 +17,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from gatestream.cli.extras import EXPORTING, needing
 from gatestream.cli.numbers import SEED
 from gatestream.cli.outcome import Outcome
 from gatestream.client import connect
@@ -73,6 +75,10 @@ def command(ctx: click.Context, symbols: int, seed: int | None, address: str | N
     if address is not None:
         _tell(_stream(address, symbols, seed))
         return
+    with needing("the demo", EXPORTING):
+        # Before anything is trained.
+        for module in ("torch", "onnxscript", "onnxruntime", "structlog", "matplotlib"):
+            importlib.import_module(module)
     log, picture = FOLDER / "server.log", FOLDER / "gates.png"
     written = [outputs.Output("the server's log", log, "log"), outputs.Output("the picture", picture, "picture")]
     outputs.check(written, {}, force=force)

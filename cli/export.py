@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from gatestream.cli.extras import EXPORTING, needing
 from gatestream.cli.numbers import Number
 from gatestream.cli.outcome import Outcome
 
@@ -67,15 +68,11 @@ def command(
     if report is not None:
         written.append(outputs.Output("--report", report, "report", through=True))
     outputs.check(written, {"CHECKPOINT": checkpoint}, force=force)
-    try:
+    with needing("exporting", EXPORTING):
         from gatestream.export.errors import ArtifactError
         from gatestream.export.exporter import export
         from gatestream.export.proof.report import VerificationError
         from gatestream.model.checkpoint import CheckpointError, load
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"exporting needs {error.name}, which is not installed: pip install 'gatestream[cpu,train]'"
-        ) from error
 
     try:
         verified = export(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from gatestream.cli.extras import SERVING, needing
 from gatestream.cli.outcome import Outcome
 
 
@@ -19,10 +20,11 @@ def command(artifact: Path, svg: Path | None, as_json: bool, force: bool) -> Non
     Its gates are found by data flow, not by name; its weights are hashed; its numbers are compared with those that its
     own weights give in NumPy. Exits with 1, and one line of what is wrong, when any of it does not hold.
     """
-    from gatestream.export.drawing import text
-    from gatestream.export.drawing.draw import draw
-    from gatestream.export.drawing.inspection import inspect
-    from gatestream.export.errors import ArtifactError
+    with needing("inspecting", SERVING):
+        from gatestream.export.drawing import text
+        from gatestream.export.drawing.draw import draw
+        from gatestream.export.drawing.inspection import inspect
+        from gatestream.export.errors import ArtifactError
     from gatestream.files import outputs, writing
     from gatestream.protos.spec import SpecError
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import gatestream.server.process.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
+from gatestream.cli.extras import SERVING, needing
 from gatestream.cli.outcome import Outcome
 from gatestream.files.names import shown
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
@@ -129,7 +130,6 @@ def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -
     it cannot serve as it is set.
     """
     from gatestream.files import outputs
-    from gatestream.server.logs import configure
 
     config = _config(artifacts, values)
     if values["port_file"] is not None:
@@ -138,17 +138,20 @@ def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -
         inputs |= {f"the artifact {shown(path)}": path for path in artifacts}
         written = outputs.Output("--port-file", values["port_file"], "port", through=True)
         outputs.check([written], inputs, forcible=False)
-    configure(config.log_format)
-    try:
+    with needing("serving", SERVING):
+        from gatestream.server.logs import configure
+
         if config.workers == 1:
             from gatestream.server.app import serve
             from gatestream.server.process.busy_poll import busy_poll
             from gatestream.server.process.event_loop import run
-
-            run(serve(config), busy_poll(config))
         else:
             from gatestream.server.process.supervisor import supervise
-
+    configure(config.log_format)
+    try:
+        if config.workers == 1:
+            run(serve(config), busy_poll(config))
+        else:
             asyncio.run(supervise(config))
     except (ServerError, BaseExceptionGroup) as error:
         first = first_of(error)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatestream.cli.extras import TRAINING, needing
 from gatestream.cli.numbers import SEED, THREADS, Number
 from gatestream.cli.outcome import Interrupted, OutcomeGroup
 from gatestream.cli.table_options import table_options
@@ -145,17 +146,13 @@ def series(horizon: int, table: "TableOptions", **options: Any) -> None:
 
 
 def _run(make: "Callable[[], Task]", options: dict[str, Any], *, interval: int, patience: int | None = None) -> None:
-    try:
+    with needing("training", TRAINING):
         import torch
 
         from gatestream.model import checkpoint
         from gatestream.model.curve import draw_curve
         from gatestream.model.tasks.task import DataError
         from gatestream.model.training import Settings, Trainer, TrainingError, train
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"training needs {error.name}, which is not installed: pip install 'gatestream[train]'"
-        ) from error
 
     from gatestream.files import outputs
     from gatestream.files.names import shown

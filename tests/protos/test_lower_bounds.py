@@ -1,24 +1,16 @@
 """What the generated code demands of its libraries when it is imported is what the package asks pip for."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+from tests.support.floors import PROJECT, floors, requirements
+from tests.support.reference import ROOT
+
 MESSAGES = sorted((ROOT / "protos").rglob("*_pb2.py"))
 SERVICES = sorted((ROOT / "protos").rglob("*_pb2_grpc.py"))
-
-
-def least(name: str, requirements: list[str]) -> Version:
-    (found,) = (item for item in map(Requirement, requirements) if item.name == name)
-    (bound,) = found.specifier
-    assert bound.operator == ">="
-    return Version(bound.version)
 
 
 @pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.name)
@@ -26,7 +18,7 @@ def test_the_messages(path: Path) -> None:
     pattern = r"ValidateProtobufRuntimeVersion\(\s*_runtime_version\.Domain\.PUBLIC,\s*(\d+),\s*(\d+),\s*(\d+)"
     found = re.search(pattern, path.read_text())
     assert found is not None
-    assert least("protobuf", PROJECT["dependencies"]) >= Version(".".join(found.groups()))
+    assert floors()["protobuf"] >= Version(".".join(found.groups()))
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
@@ -34,18 +26,17 @@ def test_the_messages(path: Path) -> None:
 def test_the_services(path: Path, name: str) -> None:
     found = re.search(r"GRPC_GENERATED_VERSION = '(.+)'", path.read_text())
     assert found is not None
-    assert least(name, PROJECT["dependencies"]) >= Version(found.group(1))
+    assert floors("serving")[name] >= Version(found.group(1))
 
 
 @pytest.mark.parametrize(("extra", "name"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
 def test_the_call_that_tells_where_nodes_run(extra: str, name: str) -> None:
     # Session.get_provider_graph_assignment_info came with it.
-    assert least(name, PROJECT["optional-dependencies"][extra]) >= Version("1.24")
+    assert floors(extra)[name] >= Version("1.24")
 
 
 def test_what_is_installed_here_is_no_older() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    extras = [item for extra in PROJECT["optional-dependencies"].values() for item in extra]
-    for item in map(Requirement, PROJECT["dependencies"] + extras):
+    for item in requirements(*PROJECT["optional-dependencies"]):
         if item.name in pins:
             assert item.specifier.contains(pins[item.name]), item

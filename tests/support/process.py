@@ -62,6 +62,11 @@ def start(*artifacts: Path, **settings: object) -> ServerProcess:
 
 def start_under(launcher: Sequence[str], *artifacts: Path, **settings: object) -> ServerProcess:
     """As `start`, by a command that becomes the one that stands behind it."""
+    return start_of(Path(sys.executable), launcher, *artifacts, **settings)
+
+
+def start_of(python: Path, launcher: Sequence[str], *artifacts: Path, **settings: object) -> ServerProcess:
+    """As `start_under`, the server of the environment that this Python is of."""
     folder = Path(tempfile.mkdtemp(prefix="gatestream-test-"))
     port_file, log = folder / "port", folder / "log"
     flags = {"listen": "127.0.0.1:0", "provider": "cpu", "log_format": "json", **settings}
@@ -72,7 +77,7 @@ def start_under(launcher: Sequence[str], *artifacts: Path, **settings: object) -
         popen = subprocess.Popen(
             [
                 *launcher,
-                sys.executable,
+                python,
                 "-m",
                 "gatestream.cli",
                 "serve",
