@@ -1,14 +1,18 @@
-"""What gRPC is told of the services: every method of the .proto, and what each takes."""
+"""What gRPC is told of the services, and what becomes of a call before any message of it is received."""
 
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Models
 from gatestream.server.transport import native_calls, oip_calls
-from gatestream.server.transport.auth import Tenants
+from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.calls import Calls
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
@@ -16,17 +20,16 @@ from gatestream.server.transport.grpc_server.health import Health
 from gatestream.server.transport.grpc_server.reflection import reflection
 
 MODELS = Models([], Accounts(Limits(), models=1))
-STREAMED = (True, True)
 
 
 def service(name: str) -> ServiceDefinition:
     streams = Streams(MODELS, Limits(), Tenants(None))
-    both = [
+    offered = [
         native_calls.Service(MODELS, Limits(), streams).definition(),
         oip_calls.OpenInferenceService(MODELS, Limits(), streams).definition(),
         Health().definition(),
     ]
-    found = {item.descriptor.name: item for item in [*both, reflection(both)]}
+    found = {item.descriptor.name: item for item in [*offered, reflection(offered)]}
     return found[name]
 
 
@@ -64,3 +67,131 @@ def test_reflection_answers_by_both_of_its_names() -> None:
 
 def test_of_health_only_what_grpcs_own_servicer_does() -> None:
     assert list(handlers(service("Health"))["grpc.health.v1.Health"]) == ["Check", "Watch"]
+
+
+@dataclass
+class Details:
+    """What gRPC knows of a call by its metadata."""
+
+    method: str
+    invocation_metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Context:
+    """A call's end."""
+
+    ended: list[tuple[Any, ...]] = field(default_factory=list)
+    written: list[bytes] = field(default_factory=list)
+
+    async def abort(self, *how: Any) -> None:
+        self.ended.append(how)
+
+    async def write(self, answer: Any) -> None:
+        self.written.append(answer.SerializeToString())
+
+
+class Bench:
+    """The calls of a server of the Open Inference Protocol.
+
+    Args:
+        tokens: as `Tenants` has them.
+        most: unary calls.
+    """
+
+    def __init__(self, tokens: Path | None = None, most: int = 2):
+        self.calls = Calls(Tenants(tokens), most, most, most_lasting=1)
+        (self.methods,) = self.calls.handlers([service("GRPCInferenceService")]).values()
+
+    async def asked(self, method: str, token: str = "") -> Any:
+        """The handler that a call gets."""
+
+        async def continuation(details: Details) -> Any:
+            return self.methods.get(details.method.rpartition("/")[2])
+
+        shown = (("authorization", f"Bearer {token}"),) if token else ()
+        details = Details(f"/inference.GRPCInferenceService/{method}", shown)
+        return await self.calls.intercept_service(continuation, details)
+
+
+async def refused(handler: Any) -> tuple[str, str]:
+    """How a handler that receives nothing ends its call."""
+    context = Context()
+    # What it would receive is not there to be asked for.
+    await handler.stream_stream(None, context)
+    ((status, text, _),) = context.ended
+    return status.name, text
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens.toml"
+    path.write_text('"token-of-acme-0123456789" = "acme"\n')
+    path.chmod(0o600)
+    return path
+
+
+async def test_a_method_that_is_not_there_is_left_to_grpc() -> None:
+    assert await Bench().asked("Nothing") is None
+
+
+async def test_without_a_token_nothing_is_received(tokens: Path) -> None:
+    bench = Bench(tokens)
+    for method in ("ModelMetadata", "ModelInfer", "ModelStreamInfer"):
+        handler = await bench.asked(method)
+        assert handler is not bench.methods[method]
+        code, text = await refused(handler)
+        assert (code, text.partition(";")[0]) == ("UNAUTHENTICATED", "the call carries no token")
+    assert await refused(await bench.asked("ModelInfer", "token-of-nobody-0123456789")) == (
+        "UNAUTHENTICATED",
+        "the bearer token is not known to this server",
+    )
+    assert bench.calls.unanswered == 0
+    called = asyncio.create_task(bench.asked("ModelInfer", "token-of-acme-0123456789"))
+    assert await called is bench.methods["ModelInfer"]
+
+
+async def test_whether_it_lives_is_answered_without_a_token_and_without_receiving(tokens: Path) -> None:
+    bench, context = Bench(tokens), Context()
+    handler = await bench.asked("ServerLive")
+    await handler.stream_stream(None, context)
+    answer = oip.ServerLiveResponse.FromString(context.written[0])
+    assert (answer.live, context.ended) == (True, [])
+
+
+async def test_unary_calls_over_the_bound_are_refused_until_one_has_ended() -> None:
+    bench, end = Bench(most=2), asyncio.Event()
+
+    async def call() -> Any:
+        handler = await bench.asked("ModelMetadata")
+        await end.wait()
+        return handler, CALLER.get().tenant
+
+    calls = [asyncio.create_task(call()) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert bench.calls.unanswered == 2
+    code, text = await refused(await bench.asked("ModelMetadata"))
+    assert (code, text) == (
+        "RESOURCE_EXHAUSTED",
+        "2 unary calls wait for their answers already; send fewer at once, or use a stream",
+    )
+    assert await bench.asked("ModelStreamInfer") is bench.methods["ModelStreamInfer"], "it has a bound of its own"
+    end.set()
+    assert await asyncio.gather(*calls) == [(bench.methods["ModelMetadata"], "")] * 2
+    await asyncio.sleep(0)
+    assert bench.calls.unanswered == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff", "ServerMetadataRequest"),
+        (bytes(4097), "the ServerMetadataRequest has 4097 bytes; expected at most 4096"),
+    ],
+)
+async def test_a_message_that_is_none_ends_its_call(data: bytes, says: str) -> None:
+    context = Context()
+    await Bench().methods["ServerMetadata"].unary_unary(data, context)
+    ((status, text, _),) = context.ended
+    assert status.name == "INVALID_ARGUMENT"
+    assert says in text
