@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-import torch
+import torch  # noqa: TID251 (the only file here besides sources/ that does)
 from numpy.typing import NDArray
 from onnx_ir.passes import InvariantError, PassError
 
