@@ -1,22 +1,20 @@
 """A server's life: load, warm up, serve, drain, stop."""
 
 import asyncio
-import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
 import gatestream
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.backend.threads import Measured
 from gatestream.server.background import carry_on
 from gatestream.server.config import ServerConfig
-from gatestream.server.core.catalog import Model, Models, load_models
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.drain import drain
-from gatestream.server.errors import ServerError
+from gatestream.server.loader import Loader
 from gatestream.server.process.allocator import fault_in, give_back
 from gatestream.server.process.garbage import collect, keep_loaded
 from gatestream.server.process.link import Served, Worker
@@ -32,8 +30,9 @@ from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 from gatestream.server.transport.grpc_server.reflection import reflection
 from gatestream.server.transport.grpc_server.server import GrpcServer
 from gatestream.server.transport.grpc_server.tls import Tls
-from gatestream.server.transport.native import ClientStream
 
+_CHECK_SECONDS: Final = 1.0
+_MOST_DIFFERENCES: Final = 10
 _EXPIRY_PERIODS: Final = 10
 _LONGEST_EXPIRY_PERIOD: Final = 10.0
 
@@ -57,7 +56,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     began = time.monotonic()
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
-    models = load_models(config) if worker is None else load_models(config, worker.leases, worker.threads)
+    models = Catalog(Accounts(config.limits))
     tenants = Tenants(config.tokens)
     tls = Tls.of(config)
     models.divide(several=tenants.several)
@@ -76,23 +75,32 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set)
     async with asyncio.TaskGroup() as background:
-        tasks = [background.create_task(model.engine.run()) for model in models]
+        tasks: list[asyncio.Task[None]] = []
+
+        def spawn(task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            tasks.append(background.create_task(task))
+            return tasks[-1]
 
         def run_behind(name: str, task: Callable[[], Awaitable[None]]) -> None:
-            tasks.append(background.create_task(carry_on(name, task)))
+            spawn(carry_on(name, task))
 
-        for model in models:
-            await _warm_up(model, models, config)
-            _log_model(model)
+        loader = (
+            Loader(models, config, spawn)
+            if worker is None
+            else Loader(models, config, spawn, worker.leases, worker.threads)
+        )
+        for path in config.artifacts:
+            await loader.load(path)
         keep_loaded()
         await fault_in()
         await server.start()
         # Alone among them it may end the server: one that nobody can connect to is better begun again.
-        tasks.append(background.create_task(server.watch()))
+        spawn(server.watch())
         if health_socket is not None:
             await health_socket.start()
         run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
         run_behind("the look at memory", give_back)
+        run_behind("the look at what must add up", partial(_check, models, streams))
         run_behind("the look at garbage", partial(collect, lambda: len(streams) + calls.unanswered))
         if config.limits.idle_stream_timeout:
             run_behind("the look at idle streams", streams.end_idle)
@@ -122,56 +130,23 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     _log.info("stopped")
 
 
-async def _warm_up(model: Model, models: Models, config: ServerConfig) -> None:
-    """Send steps the way that a client's go, so that the first client does not wait for first runs."""
-    stream = ClientStream(models, config.limits, tenant="gatestream.warm-up")
-    chunk = min(config.tick.steps, config.limits.chunk_length)
-    layout = model.engine.layout
-    for gates, most in itertools.product({False, bool(layout.gates)}, (1, chunk)):
-        steps = min(most, model.engine.admission.most_rows(gates))
-        columns = [bytes(steps * item.row_bytes) for item in layout.inputs]
-        stream.receive(pb.ClientMessage(open=pb.Open(handle=0, model=model.spec.name, gates=gates)).SerializeToString())
-        stream.receive(pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)).SerializeToString())
-        stream.receive(pb.ClientMessage(close=pb.Close(handle=[0])).SerializeToString())
-        while (item := await stream.outbox.take()) is not None:
-            stream.rows -= item[1]
-            message = pb.ServerMessage.FromString(bytes(item[0]))
-            if message.HasField("error"):
-                raise ServerError(f"model {model.spec.name!r} failed its warm-up: {message.error.message}")
-            if message.HasField("closed"):
-                break
+async def _check(*parts: Catalog | Streams) -> None:
+    """Say what does not add up, when it is seen first."""
+    seen: list[str] = []
+    while True:
+        await asyncio.sleep(_CHECK_SECONDS)
+        found = [each for part in parts for each in part.check()]
+        if found and found != seen:
+            _log.error("what must add up does not", differences=found[:_MOST_DIFFERENCES])
+        seen = found
 
 
-async def _expire(models: Models, shortest: float) -> None:
+async def _expire(models: Catalog, shortest: float) -> None:
     while True:
         await asyncio.sleep(min(shortest / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
         for model in models:
             if count := await model.lifecycle.expire():
                 _log.info("idle sessions closed", model=model.spec.name, sessions=count)
-
-
-def _log_model(model: Model) -> None:
-    runner = model.engine.rows.runner
-    _log.info(
-        "loaded",
-        model=model.spec.name,
-        version=model.spec.version,
-        form=pb.Form.Name(model.spec.form),
-        weights=pb.WeightFormat.Name(model.spec.weights),
-        execution_provider=runner.provider,
-        nodes={item.execution_provider: item.nodes for item in runner.placements},
-        threads=model.measured.threads,
-        **_table(model.measured),
-    )
-
-
-def _table(measured: Measured) -> dict[str, Any]:
-    """Microseconds of one step, by threads and rows, where they were measured."""
-    rounded = {
-        threads: {rows: round(1e6 * seconds) for rows, seconds in times.items()}
-        for threads, times in measured.seconds.items()
-    }
-    return {"step_us": rounded} if rounded else {}
 
 
 def _served(model: Model) -> Served:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import structlog
 
-from gatestream.server.core.catalog import Models
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.owner import CloseReason
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.transport.connection import Streams
@@ -17,7 +17,7 @@ _LAST_TICKS_SECONDS: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
-async def drain(models: Models, streams: Streams, seconds: float, signals: StopSignals) -> None:
+async def drain(models: Catalog, streams: Streams, seconds: float, signals: StopSignals) -> None:
     """Open nothing more, and return when all streams have ended: by themselves, or at the deadline, or at a signal.
 
     Args:
@@ -26,7 +26,7 @@ async def drain(models: Models, streams: Streams, seconds: float, signals: StopS
         seconds: that they may take.
         signals: of which the second ends them at once.
     """
-    models.draining = True
+    models.drain()
     sessions = sum(len(model.engine.sessions) for model in models)
     _log.info("draining", sessions=sessions, streams=len(streams), deadline_s=seconds)
     streams.going_away(seconds)

@@ -154,7 +154,7 @@ LAYERS = {
         "core",
         "transport",
         "process",
-        "drain",
+        "drain loader",
         "app",
         "worker",
     ],

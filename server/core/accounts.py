@@ -85,23 +85,23 @@ class Accounts:
 
     Args:
         limits: of the server.
-        models: that it serves.
 
     Attributes:
+        models: that are served.
         bytes: of all tenants.
         most_bytes: that they may be.
         most: what each tenant may hold.
     """
 
-    __slots__ = ("_limits", "_models", "_of", "bytes", "most", "most_bytes")
+    __slots__ = ("_limits", "_of", "bytes", "models", "most", "most_bytes")
 
-    def __init__(self, limits: Limits, models: int):
+    def __init__(self, limits: Limits):
         self._limits = limits
-        self._models = models
+        self.models = 1
         self._of: dict[str, Account] = {}
         self.bytes = 0
         self.most_bytes = limits.reply_bytes
-        self.most = Shares.of(limits, models, several=False)
+        self.most = Shares.of(limits, self.models, several=False)
 
     def of(self, tenant: str) -> Account:
         """A tenant's."""
@@ -114,13 +114,31 @@ class Accounts:
         """Drop the accounts of tenants that are not known any more, and hold nothing."""
         self._of = {tenant: account for tenant, account in self._of.items() if tenant in known or account.holds}
 
+    def check(self, pending: int) -> list[str]:
+        """What does not add up.
+
+        Args:
+            pending: rows of all models that are not computed yet.
+        """
+        found = []
+        if (rows := sum(account.rows for account in self._of.values())) != pending:
+            found.append(f"tenants have {rows} rows pending, models {pending}")
+        if (held := sum(account.bytes for account in self._of.values())) != self.bytes:
+            found.append(f"tenants hold {held} bytes, all together {self.bytes}")
+        found += [
+            f"a tenant has {account.streams} streams, {account.rows} rows and {account.bytes} bytes"
+            for account in self._of.values()
+            if min(account.streams, account.rows, account.bytes) < 0
+        ]
+        return found
+
     def divide(self, *, several: bool) -> None:
         """Set what each may hold.
 
         Args:
             several: there is more than one tenant.
         """
-        self.most = Shares.of(self._limits, self._models, several=several)
+        self.most = Shares.of(self._limits, self.models, several=several)
         for account in self._of.values():
             account.most_rows = self.most.rows
             account.most_bytes = self.most.reply_bytes

@@ -1,10 +1,12 @@
-"""The models that one server serves."""
+"""The models that one server serves, and where each is in its life."""
 
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb  # noqa: TID251 (of a spec, for who asks what is served)
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.deterministic import DeterministicRunner
 from gatestream.server.backend.runner import CPU, HostRunner, Runner, load_runner
@@ -18,11 +20,21 @@ from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import ConfigError, InvalidRequest, NotFound, Reason
 
 
-@dataclass(frozen=True, slots=True)
+class ModelState(Enum):
+    """Where a model is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    UNLOADED = "unloaded"
+
+
+@dataclass(eq=False, slots=True)
 class Model:
     """One model, its step loop and its sessions.
 
     Attributes:
+        number: of it alone, in the life of this server.
         measured: how many threads its runs have, and what that was chosen by.
     """
 
@@ -31,37 +43,108 @@ class Model:
     engine: Engine
     lifecycle: Lifecycle
     measured: Measured
+    state: ModelState = ModelState.LOADING
+
+    @property
+    def layout(self) -> ModelLayout:
+        """Its columns, states and gates."""
+        return self.engine.layout
 
     @property
     def on_cpu(self) -> bool:
         """Whether its runs are made there, and not on a GPU."""
         return self.engine.rows.runner.provider == CPU
 
+    def drain(self, why: str) -> None:
+        """Open no more sessions, and say why; those there are may go on."""
+        self.state = ModelState.DRAINING
+        self.lifecycle.closed_for = why
 
-class Models:
+
+class Catalog:
     """All models of a server, by number and by name.
 
     Args:
-        models: in order of their numbers.
         accounts: of the tenants.
 
     Attributes:
         draining: the server is about to stop and opens no more sessions.
         stopped: nor does it take steps.
+        most_inputs: of any of the models.
+        most_state_bytes: of a session of any of them.
     """
 
-    def __init__(self, models: list[Model], accounts: Accounts):
+    def __init__(self, accounts: Accounts):
         self.accounts = accounts
-        self._models = models
-        self._by_name = {model.spec.name: model for model in models}
         self.draining = False
         self.stopped = False
+        self.most_inputs = 0
+        self.most_state_bytes = 0
+        self._by_number: dict[int, Model] = {}
+        self._by_name: dict[str, Model] = {}
+        self._loading: set[str] = set()
+        self._numbers = 0
+        self._several = False
 
     def __getitem__(self, number: int) -> Model:
-        return self._models[number]
+        return self._by_number[number]
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models)
+        return iter(list(self._by_number.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    # ---- Which there are ----------------------------------------------------------------------
+
+    def reserve(self, name: str) -> int:
+        """Keep a name for a model that is being loaded; its number.
+
+        Raises:
+            ConfigError: there is one of this name.
+        """
+        if name in self._by_name or name in self._loading:
+            raise ConfigError(f"a second model named {name!r} was to be loaded; names must differ")
+        self._loading.add(name)
+        self._numbers += 1
+        return self._numbers - 1
+
+    def release(self, name: str) -> None:
+        """The model of a reserved name was not loaded."""
+        self._loading.discard(name)
+
+    def add(self, model: Model) -> None:
+        """Have a model found."""
+        self._loading.discard(model.spec.name)
+        self._by_number[model.number] = model
+        self._by_name[model.spec.name] = model
+        self._changed()
+
+    def remove(self, model: Model) -> None:
+        """Have a model found no more; it has no sessions."""
+        assert not len(model.engine.sessions), "its sessions have ended"
+        del self._by_number[model.number], self._by_name[model.spec.name]
+        model.state = ModelState.UNLOADED
+        self._changed()
+
+    def _changed(self) -> None:
+        self.most_inputs = max((len(model.layout.inputs) for model in self), default=0)
+        self.most_state_bytes = max((model.layout.state_bytes for model in self), default=0)
+        self.accounts.models = len(self)
+        self.divide(several=self._several)
+
+    def drain(self) -> None:
+        """Open no more sessions of any model: the server is about to stop."""
+        self.draining = True
+        for model in self:
+            model.drain("the server is about to stop")
+
+    def check(self) -> list[str]:
+        """What does not add up: each difference, with the numbers."""
+        found = [f"model {model.spec.name!r}: {each}" for model in self for each in model.engine.check()]
+        return found + self.accounts.check(sum(model.engine.admission.rows for model in self))
+
+    # ---- Tenants ------------------------------------------------------------------------------
 
     def divide(self, *, several: bool) -> None:
         """Set what each tenant may have.
@@ -69,14 +152,15 @@ class Models:
         Args:
             several: there is more than one.
         """
+        self._several = several
         self.accounts.divide(several=several)
-        for model in self._models:
+        for model in self:
             model.engine.sessions.share = self.accounts.most.sessions
 
     def forget_all_but(self, known: Container[str]) -> None:
         """Drop what is kept of tenants that are not known any more, and hold nothing."""
         self.accounts.forget_all_but(known)
-        for model in self._models:
+        for model in self:
             model.engine.sessions.forget_all_but(known)
 
     def find(self, name: str, version: str = "") -> Model:
@@ -87,11 +171,11 @@ class Models:
             InvalidRequest: no name, and several models.
         """
         served = ", ".join(sorted(self._by_name))
-        if not name and len(self._models) > 1:
+        if not name and len(self) > 1:
             raise InvalidRequest(f"model is empty; name one of: {served}", Reason.MODEL_UNKNOWN)
-        model = self._by_name.get(name) if name else self._models[0]
+        model = self._by_name.get(name) if name else next(iter(self), None)
         if model is None:
-            raise NotFound(f"no model {name[:140]!r} here; there is: {served}", Reason.MODEL_UNKNOWN)
+            raise NotFound(f"no model {name[:140]!r} here; there is: {served or 'none'}", Reason.MODEL_UNKNOWN)
         if version and version != model.spec.version:
             raise NotFound(
                 f"model {model.spec.name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
@@ -100,30 +184,32 @@ class Models:
         return model
 
 
-def load_models(config: ServerConfig, leases: Leases | None = None, threads: Mapping[str, int] | None = None) -> Models:
-    """Load every artifact that the configuration names.
+def build(
+    artifact: Artifact,
+    number: int,
+    config: ServerConfig,
+    accounts: Accounts,
+    leases: Leases | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Put a model onto its execution provider, with a step loop that does not run yet.
 
     Args:
+        artifact: what to serve.
+        number: of the model.
         config: of the server.
+        accounts: of its tenants.
         leases: on sessions, where other workers serve the same models.
-        threads: by model, where another worker has measured already.
+        threads: of a run, where another worker has measured already.
 
     Raises:
-        ArtifactError: a file cannot be served.
+        ArtifactError: the graph cannot be run.
         ProviderError: the execution provider cannot be had.
-        ConfigError: two artifacts have the same model name.
+        ConfigError: not even one row fits the limits.
     """
-    models: list[Model] = []
-    accounts = Accounts(config.limits, len(config.artifacts))
-    for path in config.artifacts:
-        artifact = Artifact.load(path)
-        if any(model.spec.name == artifact.spec.name for model in models):
-            raise ConfigError(f"artifacts: {path} is a second model named {artifact.spec.name!r}; names must differ")
-        runner, measured = _runner(artifact, config, None if threads is None else threads.get(artifact.spec.name))
-        engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic)
-        lifecycle = Lifecycle(engine, config.limits, accounts, leases)
-        models.append(Model(len(models), artifact.spec, engine, lifecycle, measured))
-    return Models(models, accounts)
+    runner, measured = _runner(artifact, config, threads)
+    engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic)
+    return Model(number, artifact.spec, engine, Lifecycle(engine, config.limits, accounts, leases), measured)
 
 
 def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tuple[Runner, Measured]:

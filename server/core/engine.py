@@ -93,6 +93,7 @@ class Engine:
         self._alone_ticks = 0
         self._running = False
         self._leaving: list[Ints] = []
+        self._ended = False
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, f"tick-{layout.name}")
 
@@ -101,6 +102,13 @@ class Engine:
         # An event would have to be cleared and set with every step.
         while self.admission.rows or self._running:  # noqa: ASYNC110
             await asyncio.sleep(_QUIET_SECONDS)
+
+    def check(self) -> list[str]:
+        """What does not add up, of an engine that has nothing to do; nothing of one that has."""
+        if self._work or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
+            return []
+        pending = [f"{self.admission.rows} rows are pending, none are in line"] if self.admission.rows else []
+        return [*pending, *self._scheduler.check(), *self.sessions.check()]
 
     # ---- What is accepted ---------------------------------------------------------------------
 
@@ -210,9 +218,9 @@ class Engine:
     # ---- The step loop ------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Step sessions until cancelled."""
+        """Step sessions until cancelled, or until `end`."""
         try:
-            while True:
+            while not self._ended:
                 await self._wake.wait()
                 self._wake.clear()
                 try:
@@ -225,6 +233,11 @@ class Engine:
                     self._wake.set()
         finally:
             self._thread.shutdown(wait=True)
+
+    def end(self) -> None:
+        """Have `run` return; nothing is in line."""
+        self._ended = True
+        self._wake.set()
 
     async def _turn(self) -> bool:
         self._take_in()

@@ -59,6 +59,7 @@ class Lifecycle:
 
     Attributes:
         sequence_timeout: seconds without an answer after which a sequence may be ended; infinity: none.
+        closed_for: why no more sessions are opened; empty: they are.
     """
 
     def __init__(self, engine: Engine, limits: Limits, accounts: Accounts, leases: Leases | None = None):
@@ -67,6 +68,7 @@ class Lifecycle:
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
         self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
+        self.closed_for = ""
         self._looked = -np.inf
         self._leases = leases
         # By slot; 0: none.
@@ -93,9 +95,11 @@ class Lifecycle:
             The slot. Steps may be submitted at once.
 
         Raises:
-            InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted: nothing has changed.
+            InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted, Draining: nothing has changed.
         """
         engine, sessions = self._engine, self._engine.sessions
+        if self.closed_for:
+            raise Draining(f"{self.closed_for}; open the session on another server")
         if wants & GATES and not engine.layout.gates:
             raise InvalidRequest(
                 f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
@@ -161,7 +165,7 @@ class Lifecycle:
         if owner is not None:
             tell(owner, owner.refused, error, handles, self._engine.sessions.position[slots], _NONE, _NONE)
 
-    def sequence(self, holder: Holder, tenant: str, session_id: str, *, start: bool, draining: bool) -> int:
+    def sequence(self, holder: Holder, tenant: str, session_id: str, *, start: bool) -> int:
         """The slot of the session, held by no stream, that a sequence of the Open Inference Protocol is.
 
         Args:
@@ -169,7 +173,6 @@ class Lifecycle:
             tenant: whose it is.
             session_id: of the sequence; empty: one for a single request.
             start: put it into its initial state, or make it.
-            draining: make none.
 
         Raises:
             NotFound: it is not to start, and is not there.
@@ -186,8 +189,8 @@ class Lifecycle:
                     f"sequence_id {sequence_shown(session_id)} is not here; the first request of a sequence sets "
                     f"sequence_start{ended if self.sequence_timeout < np.inf else ''}"
                 )
-            if draining:
-                raise Draining("the server is about to stop; start the sequence on another")
+            if self.closed_for:
+                raise Draining(f"{self.closed_for}; start the sequence on another server")
             # Nobody can ask another worker for a session without a name: it has no need of a claim.
             slot = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
             self._engine.wants[slot] = OUTPUTS

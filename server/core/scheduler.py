@@ -241,6 +241,13 @@ class Scheduler:
         empty: npt.NDArray[np.bool_] = self._first[slots] == _NONE
         return empty
 
+    def check(self) -> list[str]:
+        """What does not add up, where nothing runs and every line is empty or has its first entry in a queue."""
+        waiting = len(self._singles) + len(self._chunks) + len(self._controls)
+        if waiting == self._ids.taken:
+            return []
+        return [f"{self._ids.taken} entries are taken, {waiting} wait in queues"]
+
     def _pop(self, queue: Queue, count: int) -> Ints:
         ids = queue.pop(count)
         wanted = self._slot[ids] != _NONE

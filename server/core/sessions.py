@@ -80,6 +80,21 @@ class SessionTable:
     def __len__(self) -> int:
         return sum(len(tenant.slot_of) for tenant in self._tenants.values())
 
+    def check(self) -> list[str]:
+        """What does not add up, where nothing is pending and all slots of removed sessions are free."""
+        there = self._tenant != _NOBODY
+        sessions, leaving = int(np.count_nonzero(there)), int(np.count_nonzero(self.leaving))
+        found = []
+        if self._slots.taken != sessions:
+            found.append(f"{self._slots.taken} slots are taken, {sessions} sessions are there")
+        if (counted := sum(tenant.sessions for tenant in self._tenants.values())) != sessions:
+            found.append(f"tenants have {counted} sessions, {sessions} are there")
+        if len(self) + leaving != sessions:
+            found.append(f"{len(self)} sessions have an id and {leaving} are leaving, {sessions} are there")
+        if late := int(np.count_nonzero(self.position[there] != self.accepted[there])):
+            found.append(f"{late} sessions have not consumed all steps that were accepted")
+        return found
+
     def create(self, tenant: str, session_id: str, now: float) -> int:
         """A new session at position 0, owned by nobody.
 

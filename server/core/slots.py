@@ -15,6 +15,11 @@ class Slots:
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)
         self.free = capacity
 
+    @property
+    def taken(self) -> int:
+        """How many are held."""
+        return len(self._free) - self.free
+
     def take(self, count: int) -> Ints:
         """That many slots; the caller has made sure that so many are free."""
         if count > self.free:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Account
-from gatestream.server.core.catalog import Models
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Reason, Refused, Unauthenticated
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
@@ -84,7 +84,7 @@ class Streams:
         tenants: who may call.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenants: Tenants):
+    def __init__(self, models: Catalog, limits: Limits, tenants: Tenants):
         self._models = models
         self._limits = limits
         self._tenants = tenants
@@ -139,6 +139,11 @@ class Streams:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await reader
+
+    def check(self) -> list[str]:
+        """What does not add up: each difference, with the numbers."""
+        counted = sum(account.streams for account in {each.account for each in self._open})
+        return [] if counted == len(self._open) else [f"tenants have {counted} streams, {len(self._open)} are open"]
 
     def going_away(self, seconds: float) -> None:
         """Tell every peer that the server will stop."""

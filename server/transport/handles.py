@@ -25,7 +25,7 @@ class Handles:
 
     def __init__(self) -> None:
         self.changes = 0
-        self._model = np.zeros(16, np.int16)
+        self._model = np.zeros(16, np.int32)
         # Or one of the marks above.
         self._slot = np.full(16, FREE, np.int32)
         # Scratch, for finding those that stand twice in a message. Only read where it has just been written.
@@ -65,7 +65,7 @@ class Handles:
             more = max(size, handle + 1 - size)
             self._entry = np.empty(size + more, np.int32)
             self._slot = np.concatenate((self._slot, np.full(more, FREE, np.int32)))
-            self._model = np.concatenate((self._model, np.zeros(more, np.int16)))
+            self._model = np.concatenate((self._model, np.zeros(more, np.int32)))
         self._model[handle] = model
 
     def mark(self, handles: int | slice | Ints, slot: int | Ints) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.inputs import Fault
 from gatestream.server.core.outbox import Outbox
@@ -37,7 +37,7 @@ class ClientStream:
         tenant: whose stream it is.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenant: str):
+    def __init__(self, models: Catalog, limits: Limits, tenant: str):
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.outbox = Outbox(self.account)
@@ -53,7 +53,6 @@ class ClientStream:
         self._held = 0
         # Bytes of a message that is read by protobuf: as many as one that names all sessions may have.
         self._parsed = max(_LARGE, 10 * limits.sessions_per_stream)
-        self._inputs = max((len(model.engine.layout.inputs) for model in models), default=0)
         # No session will come: the stream ends with the last one.
         self._ending = False
         # Nobody is told anything any more.
@@ -126,8 +125,6 @@ class ClientStream:
                 if (value := getattr(request, name)) not in kind.values():
                     raise InvalidRequest(f"open.{name} is {value}; expected one of {', '.join(kind.keys())}")
             model = self._models.find(request.model, request.version)
-            if self._models.draining:
-                raise Draining("the server is about to stop; open the session on another")
             self._handles.reserve(handle, model.number)
             slot = model.lifecycle.open(
                 self,
@@ -177,7 +174,7 @@ class ClientStream:
 
     def _large(self, message: bytes) -> None:
         try:
-            steps = LargeSteps.read(message, self._limits.sessions_per_stream, self._inputs)
+            steps = LargeSteps.read(message, self._limits.sessions_per_stream, self._models.most_inputs)
         except Malformed:
             raise
         except Refused as error:

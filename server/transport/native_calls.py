@@ -7,7 +7,7 @@ from typing import Any, Final
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
@@ -31,7 +31,7 @@ class Service:
         streams: where open streams are kept.
     """
 
-    def __init__(self, models: Models, limits: Limits, streams: Streams):
+    def __init__(self, models: Catalog, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
         # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
@@ -39,9 +39,11 @@ class Service:
 
     def definition(self) -> ServiceDefinition:
         """The service as gRPC is told of it."""
-        largest_state = max((model.engine.layout.state_bytes for model in self._models), default=0)
         return ServiceDefinition(
-            DESCRIPTOR, self, bytes_of={"SetState": MOST_BYTES + largest_state}, streams=("Stream",)
+            DESCRIPTOR,
+            self,
+            bytes_of={"SetState": lambda: MOST_BYTES + self._models.most_state_bytes},
+            streams=("Stream",),
         )
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802

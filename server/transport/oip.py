@@ -15,7 +15,7 @@ import numpy as np
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Models
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.outbox import Outbox, Pieces
 from gatestream.server.errors import Draining, Refused
@@ -79,7 +79,7 @@ class _Requests(ABC):
         streamed: they are answered by ModelStreamInferResponse.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenant: str, *, streamed: bool):
+    def __init__(self, models: Catalog, limits: Limits, tenant: str, *, streamed: bool):
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.outbox = Outbox(self.account)
@@ -126,8 +126,7 @@ class _Requests(ABC):
                 raise Draining("the server stops now and takes no more requests")
             asked, columns = read(message, self._models, self._limits)
             lifecycle = asked.model.lifecycle
-            draining = self._models.draining
-            slot = lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts, draining=draining)
+            slot = lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts)
         except Refused as error:
             self._last += 1
             self._fail(self._last, request_id(message), error)
@@ -222,7 +221,7 @@ class InferenceStream(_Requests):
         tenant: whose call it is.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenant: str):
+    def __init__(self, models: Catalog, limits: Limits, tenant: str):
         super().__init__(models, limits, tenant, streamed=True)
         self._half_closed = False
         # Sequences that requests were of; some have ended since.
@@ -302,7 +301,7 @@ class InferenceCall(_Requests):
         tenant: whose call it is.
     """
 
-    def __init__(self, models: Models, limits: Limits, tenant: str):
+    def __init__(self, models: Catalog, limits: Limits, tenant: str):
         super().__init__(models, limits, tenant, streamed=False)
         self._refusal: Refused | None = None
 

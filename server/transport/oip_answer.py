@@ -33,7 +33,7 @@ class Template(NamedTuple):
             asked: the request.
             streamed: ModelStreamInferResponse, else ModelInferResponse.
         """
-        spec, layout = asked.model.spec, asked.model.engine.layout
+        spec, layout = asked.model.spec, asked.model.layout
         shown: list[Column] = list(layout.outputs) if asked.wants & OUTPUTS else []
         if asked.wants & GATES:
             shown += layout.gates

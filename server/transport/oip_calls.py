@@ -8,7 +8,7 @@ from typing import Any, Final
 import gatestream
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Models
+from gatestream.server.core.catalog import Catalog, ModelState
 from gatestream.server.errors import ModelsFixed, NotFound, NotOffered, Reason
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
@@ -49,7 +49,7 @@ class OpenInferenceService:
         streams: where open streams are kept.
     """
 
-    def __init__(self, models: Models, limits: Limits, streams: Streams):
+    def __init__(self, models: Catalog, limits: Limits, streams: Streams):
         self._models = models
         self._limits = limits
         self.ModelInfer = self._infer
@@ -61,7 +61,7 @@ class OpenInferenceService:
         return ServiceDefinition(
             DESCRIPTOR,
             self,
-            bytes_of={"ModelInfer": self._limits.message_bytes},
+            bytes_of={"ModelInfer": lambda: self._limits.message_bytes},
             unparsed=("ModelInfer",),
             streams=("ModelStreamInfer",),
             open_to_all=("ServerLive", "ServerReady"),
@@ -78,10 +78,10 @@ class OpenInferenceService:
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Any) -> oip.ModelReadyResponse:  # noqa: N802
         """Whether a model is served."""
         try:
-            self._models.find(request.name, request.version)
+            model = self._models.find(request.name, request.version)
         except NotFound:
             return oip.ModelReadyResponse(ready=False)
-        return oip.ModelReadyResponse(ready=not self._models.draining)
+        return oip.ModelReadyResponse(ready=model.state is ModelState.READY)
 
     async def ServerMetadata(  # noqa: N802
         self, request: oip.ServerMetadataRequest, context: Any

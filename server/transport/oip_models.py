@@ -8,7 +8,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column, State
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.catalog import Catalog, Model, ModelState
 from gatestream.server.transport.oip_request import DATATYPES
 
 PLATFORM: Final = "onnxruntime_onnx"
@@ -72,12 +72,14 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
     )
 
 
-def index(models: Models) -> list[oip.RepositoryIndexResponse.ModelIndex]:
-    """Every model that is served. They are ready before the server listens."""
-    state, reason = ("UNAVAILABLE", "the server is about to stop") if models.draining else ("READY", "")
+def index(models: Catalog) -> list[oip.RepositoryIndexResponse.ModelIndex]:
+    """Every model that is served."""
     return [
         oip.RepositoryIndexResponse.ModelIndex(
-            name=model.spec.name, version=model.spec.version, state=state, reason=reason
+            name=model.spec.name,
+            version=model.spec.version,
+            state="READY" if model.state is ModelState.READY else "UNAVAILABLE",
+            reason=model.lifecycle.closed_for,
         )
         for model in models
     ]

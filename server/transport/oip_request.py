@@ -14,7 +14,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Model, Models
+from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.errors import InvalidRequest, Reason
 from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
@@ -141,7 +141,7 @@ class Asked(NamedTuple):
     ends: bool
 
 
-def read(message: Message, models: Models, limits: Limits) -> tuple[Asked, list[bytes]]:
+def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list[bytes]]:
     """What a request asks for, and the bytes of each of the model's inputs.
 
     Args:
@@ -160,9 +160,9 @@ def read(message: Message, models: Models, limits: Limits) -> tuple[Asked, list[
         raise InvalidRequest(f"id has {size} bytes; expected at most {_ID_BYTES}")
     model = models.find(head.model_name, head.model_version)
     session, starts, ends = _sequence(_parameters(head.parameters))
-    outputs = _outputs(model.engine.layout, head.outputs)
+    outputs = _outputs(model.layout, head.outputs)
     columns, steps = _columns(model, head.inputs, message.raw, limits)
-    return Asked(model, head.id, steps, _wants(model.engine.layout, outputs), outputs, session, starts, ends), columns
+    return Asked(model, head.id, steps, _wants(model.layout, outputs), outputs, session, starts, ends), columns
 
 
 def request_id(message: Message) -> str:
@@ -251,7 +251,7 @@ def _columns(
 ) -> tuple[list[bytes], int]:
     """The bytes of each of the model's inputs, and the steps that they hold."""
     given = {item.name: k for k, item in enumerate(tensors)}
-    named = [item.name for item in model.engine.layout.inputs]
+    named = [item.name for item in model.layout.inputs]
     if given.keys() != set(named) or len(given) != len(tensors):
         names = [item.name[:40] for item in tensors[: len(named) + 1]]
         more = f" and {len(tensors) - len(names)} more" if len(names) < len(tensors) else ""
@@ -262,7 +262,7 @@ def _columns(
         raise InvalidRequest(f"raw_input_contents has {len(raw)} elements for {len(tensors)} inputs")
     columns: list[bytes] = []
     lengths = set()
-    for item in model.engine.layout.inputs:
+    for item in model.layout.inputs:
         tensor = tensors[given[item.name]]
         steps = _steps(item, tensor)
         if steps > limits.chunk_length:

@@ -153,7 +153,7 @@ def input_columns(model: Model, columns: Sequence[bytes | memoryview], rows: int
     Raises:
         InvalidRequest: there are more or fewer, or one has another size.
     """
-    inputs = model.engine.layout.inputs
+    inputs = model.layout.inputs
     if len(columns) != len(inputs):
         raise InvalidRequest(
             f"steps.input has {len(columns)} columns; model {model.spec.name!r} has {len(inputs)} inputs: "

@@ -214,7 +214,7 @@ def test_a_fault_of_its_own(artifact: Path, tmp_path: Path, workers: int, says: 
         "import gatestream.server.core.catalog as models\n"
         "def broken(*_):\n"
         "    raise RuntimeError('it is\\nbroken')\n"
-        "models.load_models = broken\n"
+        "models.build = broken\n"
     )
     code, error = refused(artifact, f"--workers={workers}", PYTHONPATH=str(tmp_path))
     assert code == 70

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
-from tests.support.faulty import FAULTY, UNANSWERABLE, UNSPEAKABLE
+from tests.support.faulty import FAULTY, UNANSWERABLE, UNCOUNTED, UNSPEAKABLE
 from tests.support.open_inference import request, sums
 from tests.support.process import ServerProcess, start_under
-from tests.support.wire import PATIENCE, Stream
+from tests.support.wire import PATIENCE, Stream, until
 
 STATE = pb.SessionState(weights_fingerprint=ACCUMULATOR_FINGERPRINT, state=[bytes(8)])
 SAID = "the server failed at this call; its log says how"
@@ -65,6 +66,29 @@ def test_a_unary_call_ends_internal(faulty: ServerProcess, other: Stream, method
         getattr(stub, method)(asked, timeout=PATIENCE)
     assert (ended.value.code(), ended.value.details()) == (grpc.StatusCode.INTERNAL, SAID)
     assert len(failures(faulty, "a call failed")) + len(failures(faulty, "a stream failed")) > before
+
+
+def test_what_does_not_add_up_is_said_once(accumulator_path: Path) -> None:
+    server = start_under(FAULTY, accumulator_path)
+    try:
+        with Stream(server.address) as stream:
+            stream.opened(0)
+            stream.opened(1, session_id=UNCOUNTED)
+            stream.stepped(0, [[1, 2]])
+            assert failures(server, "what must add up does not") == []
+            stream.calls.CloseSession(pb.CloseSessionRequest(session_id=UNCOUNTED), timeout=PATIENCE)
+            stream.expect("closed")
+            until(lambda: bool(failures(server, "what must add up does not")), "it was seen")
+            # It goes on serving, and says no more of the same.
+            np.testing.assert_array_equal(stream.stepped(0, [[1, 2]]), [[2, 4]])
+            time.sleep(2.5)
+        (said,) = failures(server, "what must add up does not")
+        assert (said["level"], said["differences"]) == (
+            "error",
+            ["model 'accumulator': 1 rows are pending, none are in line", "tenants have 0 rows pending, models 1"],
+        )
+    finally:
+        server.close()
 
 
 @pytest.mark.usefixtures("other")

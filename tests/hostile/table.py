@@ -38,8 +38,8 @@ def _row(trial: Trial) -> str:
     later = _bounded(trial.later_mib - trial.before_mib, pattern.later_mib, trial.later_mib)
     memory = f"{trial.before_mib:.0f}, {peak}, {later}"
     dead = "" if trial.alive else " (**the server ended**)"
-    thrice = " *" if trial.tries > 1 else ""
-    return f"| {pattern.name}{thrice}{dead} | {_bytes(trial.done.sent)} | {held} | {p99} | {memory} |"
+    again = " *" if trial.tries > 1 else ""
+    return f"| {pattern.name}{again}{dead} | {_bytes(trial.done.sent)} | {held} | {p99} | {memory} |"
 
 
 def _bounded(value: float, bound: float, shown: float | None = None) -> str:
@@ -67,7 +67,8 @@ def report(trials: Sequence[Trial], fuzzed: Sequence[Fuzzed], minutes: float) ->
         f"{steps:,} steps meanwhile, of which {wrong} had a wrong number. The loop is held for the CPU time of its "
         "thread in one callback: at most 5 ms for what is refused, 20 ms for what is taken. The neighbour's p99 is at "
         "most 100 ms. More of either is for what operations.md gives a reason. What broke a bound of time was tried "
-        "twice more, and the medians count: the patterns marked with *. Bold: over its bound."
+        "again, three times at most, and the least of each time counts: the patterns marked with *. What the machine "
+        "does by itself, the pattern of nothing shows. Bold: over its bound."
     )
     return "\n".join([*textwrap.wrap(said, 120), "", table(trials), "", *(each.line for each in fuzzed)])
 

@@ -28,7 +28,7 @@ class Recorder:
     """An owner whose memory is a list."""
 
     rows: int = 0
-    account: Account = field(default_factory=lambda: Accounts(Limits(), models=1).of("tenant"))
+    account: Account = field(default_factory=lambda: Accounts(Limits()).of("tenant"))
     heard: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,10 +100,11 @@ async def bench(path: Path, *, idle_timeout: float = 0.0, **limits: Any) -> Asyn
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
     engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
-    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds, models=1))))
+    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds))))
     task = asyncio.create_task(engine.run())
     try:
         yield holder[0]
+        assert engine.check() == []
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -11,15 +11,18 @@ FAULTY: Final = (sys.executable, "-m", "tests.support.faulty")
 
 UNANSWERABLE: Final = 31337.0
 """An answer that holds this number, as little-endian float32, cannot be put where it waits to be sent."""
+UNCOUNTED: Final = "uncounted"
+"""When a session of this id has been closed, a row of its model is pending for ever."""
 UNSPEAKABLE: Final = "unspeakable"
 """A session of this id cannot be looked for."""
 
 
 def _main(command: list[str]) -> None:
+    from gatestream.server.core.lifecycle import Lifecycle
     from gatestream.server.core.outbox import Outbox
     from gatestream.server.core.sessions import SessionTable
 
-    put, get = Outbox.put, SessionTable.get
+    put, get, close = Outbox.put, SessionTable.get, Lifecycle.close_by_id
     mark = struct.pack("<f", UNANSWERABLE)
 
     def put_or_fail(outbox: Outbox, message: bytes, *more: Any, **named: Any) -> None:
@@ -32,6 +35,12 @@ def _main(command: list[str]) -> None:
             raise RuntimeError("a table is broken")
         return get(table, tenant, session_id)
 
+    async def close_and_miscount(lifecycle: Lifecycle, tenant: str, session_id: str) -> int:
+        position = await close(lifecycle, tenant, session_id)
+        lifecycle._engine.admission.rows += session_id == UNCOUNTED
+        return position
+
+    Lifecycle.close_by_id = close_and_miscount  # type: ignore[assignment, method-assign]
     Outbox.put = put_or_fail  # type: ignore[assignment, method-assign]
     SessionTable.get = get_or_fail  # type: ignore[assignment, method-assign]
 

@@ -107,3 +107,4 @@ def serving(*artifacts: Path, **settings: object) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.close()
+    assert "what must add up does not" not in server.log.read_text()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -133,7 +133,7 @@ class Calls(grpc.aio.ServerInterceptor):
             return None  # Of a generated base class.
         if method.name in service.streams:
             return grpc.stream_stream_rpc_method_handler(behaviour)
-        most = service.bytes_of.get(method.name, MOST_BYTES)
+        most = service.bytes_of.get(method.name, lambda: MOST_BYTES)
         request = _Request(GetMessageClass(method.input_type), most, parsed=method.name not in service.unparsed)
         name = f"/{service.descriptor.full_name}/{method.name}"
         if method.name in service.open_to_all:
@@ -216,7 +216,7 @@ class _Request:
         parsed: whether the method wants it parsed.
     """
 
-    def __init__(self, kind: type[Message], most: int, *, parsed: bool):
+    def __init__(self, kind: type[Message], most: Callable[[], int], *, parsed: bool):
         self._kind = kind
         self._most = most
         self._parsed = parsed
@@ -227,10 +227,8 @@ class _Request:
         Raises:
             InvalidRequest: they are none, or too many.
         """
-        if len(data) > self._most:
-            raise InvalidRequest(
-                f"the {self._kind.DESCRIPTOR.name} has {len(data)} bytes; expected at most {self._most}"
-            )
+        if len(data) > (most := self._most()):
+            raise InvalidRequest(f"the {self._kind.DESCRIPTOR.name} has {len(data)} bytes; expected at most {most}")
         if not self._parsed:
             return data
         return parse(self._kind, data, fields=_MOST_FIELDS)

@@ -20,13 +20,13 @@ def layout(outputs: int, both: int) -> ModelLayout:
 
 
 def accounts(**limits: int) -> Accounts:
-    made = Accounts(Limits(**{"rows": 12, "rows_per_stream": 6, "chunk_length": 6, **limits}), models=1)
+    made = Accounts(Limits(**{"rows": 12, "rows_per_stream": 6, "chunk_length": 6, **limits}))
     made.divide(several=True)
     return made
 
 
 def caller(account: Account | None = None) -> Caller:
-    return Caller(account or Accounts(LIMITS, models=1).of("tenant"))
+    return Caller(account or Accounts(LIMITS).of("tenant"))
 
 
 def test_rows_are_counted_for_the_model_and_for_the_stream() -> None:
@@ -111,7 +111,7 @@ def sized(rows: float, rows_of_tenant: float) -> tuple[Admission, Accounts]:
         reply_bytes=int(rows * ROW),
         tenant_reply_bytes=int(rows_of_tenant * ROW),
     )
-    return Admission(layout(ANSWER, 2 * ANSWER), limits), Accounts(limits, models=1)
+    return Admission(layout(ANSWER, 2 * ANSWER), limits), Accounts(limits)
 
 
 def test_bytes_have_a_bound_for_the_tenant_and_for_all() -> None:

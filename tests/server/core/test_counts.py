@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig, TickLimits
-from gatestream.server.core.catalog import Models, load_models
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.catalog import Catalog, build
 from gatestream.server.core.owner import CloseReason
 from gatestream.server.errors import Exhausted, InvalidRequest, Refused
 from gatestream.server.transport.native import ClientStream
@@ -76,7 +78,7 @@ def end(call: InferenceCall, _answer: asyncio.Future[Any]) -> None:
     call.end()
 
 
-async def live(models: Models, life: list[tuple[int, Operation]]) -> None:
+async def live(models: Catalog, life: list[tuple[int, Operation]]) -> None:
     """Six streams of two tenants, four of the own wire; what vanishes is followed by another."""
 
     def made(k: int) -> ClientStream | InferenceStream:
@@ -122,9 +124,11 @@ async def live(models: Models, life: list[tuple[int, Operation]]) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LIFE)
 async def test_all_that_was_counted_is_given_back(accumulator_path: Path, life: list[tuple[int, Operation]]) -> None:
-    models = load_models(
-        ServerConfig(artifacts=(accumulator_path,), provider="cpu", limits=LIMITS, tick=TickLimits(rows=8, steps=4))
+    config = ServerConfig(
+        artifacts=(accumulator_path,), provider="cpu", limits=LIMITS, tick=TickLimits(rows=8, steps=4)
     )
+    models = Catalog(Accounts(LIMITS))
+    models.add(build(Artifact.load(accumulator_path), models.reserve("accumulator"), config, models.accounts))
     models.divide(several=True)
     (model,) = models
     task = asyncio.create_task(model.engine.run())
@@ -132,6 +136,7 @@ async def test_all_that_was_counted_is_given_back(accumulator_path: Path, life: 
         await live(models, life)
         accounts = models.accounts
         assert (model.engine.admission.rows, accounts.bytes) == (0, 0)
+        assert models.check() == []
         for tenant in "ab":
             account = accounts.of(tenant)
             assert (account.rows, account.bytes, account.streams) == (0, 0, 0)
@@ -152,7 +157,7 @@ async def test_sequences_whose_time_is_over_make_room_before_they_are_swept(accu
         owner = Recorder()
 
         def start(tenant: str, name: str) -> int:
-            return b.lifecycle.sequence(owner, tenant, f"sequence:{name}", start=True, draining=False)
+            return b.lifecycle.sequence(owner, tenant, f"sequence:{name}", start=True)
 
         for name in ("1", "2"):
             start("a", name)
@@ -178,7 +183,7 @@ async def test_sequences_whose_time_is_over_make_room_before_they_are_swept(accu
 async def test_a_sweep_of_many_leaves_the_loop_its_turns(accumulator_path: Path) -> None:
     async with bench(accumulator_path, sessions=2000, sequence_timeout=10.0) as b:
         for k in range(2000):
-            b.lifecycle.sequence(Recorder(), "a", f"sequence:{k}", start=True, draining=False)
+            b.lifecycle.sequence(Recorder(), "a", f"sequence:{k}", start=True)
         b.now = 10.5
         sweep = asyncio.create_task(b.lifecycle.expire())
         left = []

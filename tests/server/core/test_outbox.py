@@ -9,7 +9,7 @@ from gatestream.server.core.outbox import Outbox
 
 
 def account(**limits: int) -> Account:
-    return Accounts(Limits(**limits), models=1).of("tenant")
+    return Accounts(Limits(**limits)).of("tenant")
 
 
 async def test_messages_come_in_order_then_the_end() -> None:

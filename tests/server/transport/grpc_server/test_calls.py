@@ -10,7 +10,7 @@ import pytest
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
-from gatestream.server.core.catalog import Models
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.transport import native_calls, oip_calls
 from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.connection import Streams
@@ -19,7 +19,7 @@ from gatestream.server.transport.grpc_server.definition import ServiceDefinition
 from gatestream.server.transport.grpc_server.health import Health
 from gatestream.server.transport.grpc_server.reflection import reflection
 
-MODELS = Models([], Accounts(Limits(), models=1))
+MODELS = Catalog(Accounts(Limits()))
 
 
 def service(name: str) -> ServiceDefinition:

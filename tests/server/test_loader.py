@@ -1,0 +1,195 @@
+"""Models that come and go while another is served: its streams do not notice."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits, ServerConfig
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.catalog import Catalog, ModelState
+from gatestream.server.errors import ArtifactError, ConfigError, NotFound
+from gatestream.server.loader import Loader
+from gatestream.server.transport.native import ClientStream
+from tests.support.artifacts import accumulator
+
+LIMITS = Limits(sessions=8)
+
+
+class Client:
+    """One stream, without a transport."""
+
+    def __init__(self, catalog: Catalog):
+        self.stream = ClientStream(catalog, LIMITS, tenant="tenant")
+
+    def say(self, **message: object) -> None:
+        self.stream.receive(pb.ClientMessage(**message).SerializeToString())  # type: ignore[arg-type]
+
+    async def hear(self) -> pb.ServerMessage:
+        item = await self.stream.outbox.take()
+        assert item is not None
+        self.stream.rows -= item[1]
+        return pb.ServerMessage.FromString(bytes(item[0]))
+
+    async def open(self, handle: int, model: str) -> pb.ServerMessage:
+        self.say(open=pb.Open(handle=handle, model=model))
+        return await self.hear()
+
+    def send(self, handle: int, value: float, length: int = 1) -> None:
+        x = np.full((length, 2), value, "<f4").tobytes()
+        self.say(steps=pb.Steps(handle=[handle], length=[length], input=[x]))
+
+    async def step(self, handle: int, value: float) -> float:
+        self.send(handle, value)
+        answer = await self.hear()
+        assert answer.HasField("results"), answer
+        return float(np.frombuffer(answer.results.output[0], "<f4")[0])
+
+
+@asynccontextmanager
+async def serving(*paths: Path) -> AsyncIterator[tuple[Catalog, Loader]]:
+    catalog = Catalog(Accounts(LIMITS))
+    tasks: list[asyncio.Task[None]] = []
+
+    def spawn(task: object) -> asyncio.Task[None]:
+        tasks.append(asyncio.ensure_future(task))  # type: ignore[call-overload]
+        return tasks[-1]
+
+    loader = Loader(catalog, ServerConfig(artifacts=paths, provider="cpu", limits=LIMITS), spawn)
+    try:
+        for path in paths:
+            await loader.load(path)
+        yield catalog, loader
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: accumulator(tmp_path / f"{name}.onnx", name=name)
+
+
+async def test_a_neighbour_does_not_notice(made: Callable[[str], Path]) -> None:
+    async with serving(made("first")) as (catalog, loader):
+        neighbour, taken = Client(catalog), 0
+        assert (await neighbour.open(0, "first")).opened.created
+        done = asyncio.Event()
+
+        async def go_on() -> None:
+            nonlocal taken
+            while not done.is_set():
+                taken += 1
+                assert await neighbour.step(0, 1.0) == taken
+                await asyncio.sleep(0)
+
+        going = asyncio.ensure_future(go_on())
+        for k in range(3):
+            before = taken
+            model = await loader.load(made("second"))
+            assert taken > before, "it was stepped while the other was loaded"
+            assert [each.spec.name for each in catalog] == ["first", "second"]
+            assert model.state is ModelState.READY
+            client = Client(catalog)
+            assert (await client.open(0, "second")).opened.created
+            assert [await client.step(0, 2.0) for _ in range(3)] == [2, 4, 6]
+            await loader.unload("second", 0.01 * k)
+            assert (await client.hear()).closed.reason == pb.CLOSE_REASON_DRAINED
+            assert catalog.find("").spec.name == "first"
+        done.set()
+        await going
+
+
+async def test_sessions_may_end_by_themselves(made: Callable[[str], Path]) -> None:
+    async with serving(made("first"), made("second")) as (catalog, loader):
+        client = Client(catalog)
+        await client.open(0, "second")
+        unloading = asyncio.ensure_future(loader.unload("second", 60.0))
+        await asyncio.sleep(0)
+        assert catalog.find("second").state is ModelState.DRAINING
+        refused = await client.open(1, "second")
+        assert refused.error.reason == pb.REASON_DRAINING
+        assert refused.error.message == "model 'second' is being unloaded; open the session on another server"
+        assert [await client.step(0, 1.0) for _ in range(2)] == [1, 2]
+        client.say(close=pb.Close(handle=[0]))
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_REQUESTED
+        await unloading
+        gone = await client.open(1, "second")
+        assert (gone.error.reason, gone.error.message) == (
+            pb.REASON_MODEL_UNKNOWN,
+            "no model 'second' here; there is: first",
+        )
+        assert (await client.open(1, "first")).opened.created
+
+
+async def test_what_was_accepted_is_answered(made: Callable[[str], Path]) -> None:
+    async with serving(made("first"), made("second")) as (catalog, loader):
+        client = Client(catalog)
+        await client.open(0, "second")
+        for _ in range(3):
+            client.send(0, 1.0, length=4)
+        await loader.unload("second", 0.0)
+        said = [await client.hear()]
+        while not said[-1].HasField("closed"):
+            said.append(await client.hear())
+        answered = sum(sum(each.results.length or [0]) for each in said)
+        refused = sum(sum(each.error.length) for each in said)
+        assert answered + refused == 12
+        assert said[-1].closed.position == [answered]
+
+
+async def test_nothing_of_it_is_kept(made: Callable[[str], Path]) -> None:
+    async with serving(made("first"), made("second")) as (catalog, loader):
+        # As a server does when it has started.
+        gc.collect()
+        gc.freeze()
+        try:
+            model = catalog.find("second")
+            kept = [weakref.ref(each) for each in (model.engine, model.engine.rows.runner, model.lifecycle)]
+            del model
+            assert (await Client(catalog).open(0, "second")).opened.created
+            most = catalog.accounts.most.rows
+            await loader.unload("second", 0.0)
+            assert [each() for each in kept] == [None] * 3
+            assert catalog.accounts.most.rows == most // 2
+        finally:
+            gc.unfreeze()
+
+
+async def test_a_name_is_taken_once(made: Callable[[str], Path], tmp_path: Path) -> None:
+    async with serving(made("first")) as (catalog, loader):
+        with pytest.raises(ConfigError, match="a second model named 'first' was to be loaded"):
+            await loader.load(made("first"))
+        twice = await asyncio.gather(loader.load(made("second")), loader.load(made("second")), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in twice) == ["ConfigError", "Model"]
+        (tmp_path / "spoilt.onnx").write_bytes(b"nothing")
+        with pytest.raises(ArtifactError):
+            await loader.load(tmp_path / "spoilt.onnx")
+        assert [each.spec.name for each in catalog] == ["first", "second"]
+        with pytest.raises(NotFound, match="no model 'third' here"):
+            await loader.unload("third", 0.0)
+
+
+async def test_one_that_cannot_be_warmed_up_leaves_its_name(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(made("first")) as (catalog, loader):
+        path = made("second")
+        with monkeypatch.context() as patch:
+            patch.setattr(Loader, "_warm_up", _fails)
+            with pytest.raises(RuntimeError, match="no warmth"):
+                await loader.load(path)
+        assert [each.spec.name for each in catalog] == ["first"]
+        assert (await loader.load(path)).state is ModelState.READY
+
+
+async def _fails(*_: object) -> None:
+    raise RuntimeError("no warmth")
