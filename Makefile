@@ -7,7 +7,7 @@ CUDA_VENV := .venv-cuda
 FLOOR_VENV := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test artifacts million counter-proof bench bench-cuda test-floors test-proofs test-hostile test-clients test-containers protos clean
+.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-hostile test-clients test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -33,6 +33,11 @@ artifacts: install  ## the reference model in ./artifacts: checkpoint, and both 
 	$(BIN)/gatestream train reber -o artifacts/reber.safetensors
 	$(BIN)/gatestream export artifacts/reber.safetensors -o artifacts/reber.gates.onnx --form gates
 	$(BIN)/gatestream export artifacts/reber.safetensors -o artifacts/reber.fused.onnx --form fused
+
+coverage: install  ## the lines that no test reaches, of one part with ARGS=tests/server; processes that tests start count
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(ARGS); tests=$$?; \
+	    $(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$tests
 
 million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a server
 	$(BIN)/python -m tests.proofs.million artifacts/reber.gates.onnx

@@ -1,14 +1,17 @@
 """What the generated code demands of its libraries when it is imported is what the package asks pip for."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.support.floors import PROJECT, floors, requirements
 from tests.support.reference import ROOT
 
+BUILT = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
 MESSAGES = sorted((ROOT / "protos").rglob("*_pb2.py"))
 SERVICES = sorted((ROOT / "protos").rglob("*_pb2_grpc.py"))
 
@@ -30,9 +33,14 @@ def test_the_services(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("extra", "name"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
-def test_the_call_that_tells_where_nodes_run(extra: str, name: str) -> None:
-    # Session.get_provider_graph_assignment_info came with it.
-    assert floors(extra)[name] >= Version("1.24")
+def test_the_states_are_right(extra: str, name: str) -> None:
+    # Of one buffer in and out. (Session.get_provider_graph_assignment_info came with 1.24.)
+    assert floors(extra)[name] >= Version("1.30")
+
+
+def test_the_wheel_is_built_with_what_tests_build_it_with() -> None:
+    (backend,) = map(Requirement, BUILT["requires"])
+    assert str(backend.specifier) == f">={floors('dev')[backend.name]}"
 
 
 def test_what_is_installed_here_is_no_older() -> None:
