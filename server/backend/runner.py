@@ -181,8 +181,10 @@ class _OneStep:
         self._arenas = arenas
         self._binding = session.io_binding()
         self._inputs = [self._bound("input", i.name, i.dtype, (1, 1, *i.shape)) for i in layout.inputs]
-        if layout.length:
-            self._bound("input", layout.length, np.dtype(np.int32), (1,))[:] = 1
+        # What is bound is kept here: until 1.30 the binding of onnxruntime does not keep it.
+        self._length = [self._bound("input", name, np.dtype(np.int32), (1,)) for name in (layout.length,) if name]
+        for length in self._length:
+            length[:] = 1
         self._before = [self._bound("input", s.name, s.dtype, (1, *s.shape)) for s in layout.states]
         self._outputs = [self._bound("output", o.name, o.dtype, (1, 1, *o.shape)) for o in layout.outputs]
         self._after = [self._bound("output", s.after, s.dtype, (1, *s.shape)) for s in layout.states]

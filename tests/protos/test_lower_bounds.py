@@ -33,8 +33,8 @@ def test_the_services(path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("extra", "name"), [("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")])
-def test_the_states_are_right(extra: str, name: str) -> None:
-    # Of one buffer in and out. (Session.get_provider_graph_assignment_info came with 1.24.)
+def test_a_binding_outlives_a_run_that_fails(extra: str, name: str) -> None:
+    # Session.get_provider_graph_assignment_info came with 1.24, and this with 1.30.
     assert floors(extra)[name] >= Version("1.30")
 
 
