@@ -7,7 +7,7 @@ CUDA_VENV := .venv-cuda
 FLOOR_VENV := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-hostile test-clients test-containers protos clean
+.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ $(FLOOR_VENV)/.installed: pyproject.toml tests/support/floors.py $(VENV)/.instal
 
 test-proofs: install  ## the long proofs: exports of any size and in fewer bits, the CI job's steps, determinism in a crowd, what extras install; some six minutes
 	$(BIN)/pytest -m slow -n 3 tests/benchmarks tests/cli/test_export.py tests/cli/test_inspect.py tests/e2e tests/export tests/packaging
+
+test-untuned: install  ## the tests with real servers again, with nothing done to the process and to gRPC for speed
+	GATESTREAM_TUNING=none $(BIN)/pytest -n 3 --dist loadfile tests/e2e tests/faults
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
 	$(BIN)/python -m tests.hostile $(ARGS)

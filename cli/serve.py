@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-import gatestream.server.process.grpc_poller  # noqa: F401  (before gRPC, which the rest imports)
 from gatestream.cli.extras import SERVING, needing
 from gatestream.cli.outcome import Outcome
 from gatestream.files.names import shown
@@ -140,17 +139,19 @@ def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -
         outputs.check([written], inputs, forcible=False)
     with needing("serving", SERVING):
         from gatestream.server.logs import configure
+        from gatestream.server.process.tuning import silence_grpc, tune
 
+        # Either is done before gRPC is imported.
         if config.workers == 1:
+            tuned = tune(config)
             from gatestream.server.app import serve
-            from gatestream.server.process.busy_poll import busy_poll
-            from gatestream.server.process.event_loop import run
         else:
+            silence_grpc()
             from gatestream.server.process.supervisor import supervise
     configure(config.log_format)
     try:
         if config.workers == 1:
-            run(serve(config), busy_poll(config))
+            tuned.run(serve(config, tuned=tuned))
         else:
             asyncio.run(supervise(config))
     except (ServerError, BaseExceptionGroup) as error:

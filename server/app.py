@@ -15,11 +15,10 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.drain import drain
 from gatestream.server.loader import Loader
-from gatestream.server.process.allocator import fault_in, give_back
-from gatestream.server.process.garbage import collect, keep_loaded
 from gatestream.server.process.link import Served, Worker
 from gatestream.server.process.port import warn_of_strangers, write_port
 from gatestream.server.process.signals import StopSignals
+from gatestream.server.process.tuning import Tuned, grpc_is_silent
 from gatestream.server.reload import keep_fresh
 from gatestream.server.transport import native_calls, oip_calls
 from gatestream.server.transport.auth import Tenants
@@ -28,7 +27,7 @@ from gatestream.server.transport.grpc_server.calls import Calls
 from gatestream.server.transport.grpc_server.health import Health
 from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 from gatestream.server.transport.grpc_server.reflection import reflection
-from gatestream.server.transport.grpc_server.server import GrpcServer
+from gatestream.server.transport.grpc_server.server import SAFE_FROM_PATHS, GrpcServer
 from gatestream.server.transport.grpc_server.tls import Tls
 
 _CHECK_SECONDS: Final = 1.0
@@ -39,7 +38,7 @@ _LONGEST_EXPIRY_PERIOD: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
-async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
+async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned | None = None) -> None:
     """Serve until the process is told to stop.
 
     The first SIGTERM, SIGINT or SIGHUP drains: health says NOT_SERVING, nothing new is opened, what is open may finish.
@@ -49,11 +48,13 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
     Args:
         config: of the server.
         worker: which of its processes this one is, where `config.workers` is more than 1 (`process.supervisor`).
+        tuned: what was done to this process for it (`process.tuning`); None: nothing, and nothing is.
 
     Raises:
         ServerError: it cannot be started as configured.
     """
     began = time.monotonic()
+    tuned = tuned or Tuned(config)
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
     models = Catalog(Accounts(config.limits))
@@ -91,17 +92,18 @@ async def serve(config: ServerConfig, worker: Worker | None = None) -> None:
         )
         for path in config.artifacts:
             await loader.load(path)
-        keep_loaded()
-        await fault_in()
+        await tuned.when_loaded()
+        guards = {"grpc-paths": SAFE_FROM_PATHS, "grpc-lines": grpc_is_silent()}
+        _log.info("tuning", active=tuned.active, inactive=tuned.inactive, guards=guards)
         await server.start()
         # Alone among them it may end the server: one that nobody can connect to is better begun again.
         spawn(server.watch())
         if health_socket is not None:
             await health_socket.start()
         run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
-        run_behind("the look at memory", give_back)
         run_behind("the look at what must add up", partial(_check, models, streams))
-        run_behind("the look at garbage", partial(collect, lambda: len(streams) + calls.unanswered))
+        for name, look in tuned.while_serving(lambda: len(streams) + calls.unanswered):
+            run_behind(name, look)
         if config.limits.idle_stream_timeout:
             run_behind("the look at idle streams", streams.end_idle)
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:

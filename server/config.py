@@ -6,14 +6,18 @@ The command line, the environment and the TOML file are read in one place (gates
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
-from gatestream.server.errors import ConfigError
+from gatestream.server.errors import ConfigError, cut
 
 Provider = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 Threads = int | Literal["auto"]
 Share = int | Literal["auto"]
+Tuning = Literal["grpc-poller", "grpc-reader", "busy-poll", "switch-interval", "allocator", "garbage"]
+
+TUNINGS: Final[tuple[Tuning, ...]] = get_args(Tuning)
+"""What can be done to the process and to gRPC for speed; gatestream.server.process.tuning does it."""
 
 
 def _setting(
@@ -159,6 +163,11 @@ class ServerConfig:
         least=0,
         most=1_000_000,
     )
+    tuning: str = _setting(
+        "What is done to the process and to gRPC for speed: all that can be here, none, or names separated by commas, "
+        f"each with a dash before it: all but those. Names: {', '.join(TUNINGS)}.",
+        "all",
+    )
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
@@ -194,6 +203,7 @@ class ServerConfig:
         _check_ranges(self)
         if not self.artifacts:
             raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
+        chosen_tunings(self.tuning)
         if self.deterministic and self.provider == "cuda":
             raise ConfigError("deterministic is promised on the CPU alone; set provider to cpu, or leave it at auto")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -203,6 +213,25 @@ class ServerConfig:
         host, _, port = self.listen.rpartition(":")
         if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
             raise ConfigError(f"listen is {self.listen!r}; expected HOST:PORT, as in 127.0.0.1:50051 or [::]:50051")
+
+
+def chosen_tunings(text: str) -> dict[Tuning, bool]:
+    """Which tunings a value of `--tuning` chooses; of each, whether by its own name.
+
+    Raises:
+        ConfigError: it is no such value.
+    """
+    if text in ("all", "none"):
+        return dict.fromkeys(TUNINGS if text == "all" else (), False)
+    items = [item.strip() for item in text.split(",")]
+    without = all(item.startswith("-") for item in items)
+    named = {item.removeprefix("-") if without else item for item in items}
+    if not named <= set(TUNINGS):
+        raise ConfigError(
+            f"tuning is {cut(text)!r}; expected all, none, or some of {', '.join(TUNINGS)}, separated by commas, each "
+            "with a dash before it for all but those"
+        )
+    return {name: not without for name in TUNINGS if (name in named) != without}
 
 
 def setting_name(config: type[Any], name: str) -> str:

@@ -25,14 +25,17 @@ def main(descriptor: int) -> None:
     except EOFError:
         sys.exit(1)
 
+    from gatestream.server.process.tuning import tune
+
+    # Before gRPC is imported.
+    tuned = tune(orders.config)
+
     from gatestream.server.app import serve
     from gatestream.server.logs import configure
-    from gatestream.server.process.busy_poll import busy_poll
-    from gatestream.server.process.event_loop import run
 
     configure(orders.config.log_format, worker=orders.worker)
     try:
-        run(serve(orders.config, Worker(link, orders)), busy_poll(orders.config))
+        tuned.run(serve(orders.config, Worker(link, orders), tuned))
     except Exception as error:
         first = first_of(error)
         if isinstance(first, ServerError):

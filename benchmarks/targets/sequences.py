@@ -4,6 +4,7 @@ from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.report import Section, Verdict
 from benchmarks.harness.statistics import Spread, column, ratios, summarise
 from benchmarks.models import Form
+from benchmarks.targets import left_out
 
 MODEL = "lstm128"
 FORM: Form = "fused"
@@ -22,7 +23,8 @@ def measure(bench: Bench) -> Section:
         "64 sequences, one stream each, one step a message",
         "Hidden 128, fused. The Open Inference Protocol, and for comparison gatestream's own wire, on one connection; "
         f"with two workers on {WORKER_CONNECTIONS}. limit-echo has messages of the same size, on one connection too. "
-        "Two limit-echoes are two such processes on one port, as the workers are.",
+        "Two limit-echoes are two such processes on one port, as the workers are. Without grpc-poller, grpc-reader: "
+        "the server leaves that of gRPC as it is (--tuning).",
     )
     server = bench.gatestream(MODEL, FORM)
     load = bench.inference_load(server, MODEL, streams=STREAMS)
@@ -39,6 +41,9 @@ def measure(bench: Bench) -> Section:
         f"limit-echo, {WORKER_CONNECTIONS} connections": bench.closed(bench.echo_load(echo, size, **spread)),
         TWO_ECHOES: bench.closed(bench.echo_load(first, size, pid=second.pid, **spread)),
     }
+    for how, tuning in left_out.WITHOUT.items():
+        as_it_is = bench.gatestream(MODEL, FORM, tuning=tuning)
+        cases[f"{ONE}, {how}"] = bench.closed(bench.inference_load(as_it_is, MODEL, streams=STREAMS))
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
 
@@ -54,4 +59,5 @@ def measure(bench: Bench) -> Section:
         f"Two limit-echoes reach {over(TWO_ECHOES, 'limit-echo')} of the messages/s of one, two workers "
         f"{over(TWO, TWO_ECHOES)} of those of the two."
     )
+    section.notes += left_out.notes(windows, ONE)
     return section

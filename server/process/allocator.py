@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+_FUNCTIONS: Final = ("mallopt", "mallinfo2", "malloc_trim")
 # https://man7.org/linux/man-pages/man3/mallopt.3.html
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
@@ -24,17 +25,22 @@ _WORTH_BYTES: Final = 48 * 2**20
 _LOOK_SECONDS: Final = 0.5
 
 
+def why_not() -> str | None:
+    """Why the C library cannot be told; None: it can."""
+    missing = [name for name in _FUNCTIONS if not hasattr(_library(), name)]
+    return f"the C library has no {', '.join(missing)}, as glibc has since 2.33" if missing else None
+
+
 def keep_freed() -> None:
     """Have freed memory kept for the next message, until `give_back`.
 
     A message of some hundred kilobytes is allocated several times on its way; given back to the kernel each time, its
     pages are faulted in anew, which took up to a seventh of the time of 512 packed steps. And whoever frees what is
-    next to the end of the heap would give back all that is free before it: 20 ms of the loop, for 64 MiB. Only glibc
-    can be told.
+    next to the end of the heap would give back all that is free before it: 20 ms of the loop, for 64 MiB.
     """
-    if (mallopt := _glibc("mallopt")) is not None and _glibc("mallinfo2") is not None:
-        mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, _NEVER)
+    mallopt = _library().mallopt
+    mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)
+    mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
 async def fault_in() -> None:
@@ -69,9 +75,7 @@ async def give_back() -> None:
     whoever allocates may wait. What has been returned stays free, and so does what is there to be used next: so what
     counts is by how much more is free than was when least was.
     """
-    trim, told = _glibc("malloc_trim"), _glibc("mallinfo2")
-    if trim is None or told is None:
-        return
+    trim, told = _library().malloc_trim, _library().mallinfo2
     told.restype = _Allocated
 
     def free() -> int:
@@ -88,6 +92,6 @@ async def give_back() -> None:
             least, above = now, False
 
 
-def _glibc(name: str) -> Any:
-    """A function of that library; None where there is another."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+def _library() -> Any:
+    """The C library; where it is none of Linux, one without functions."""
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

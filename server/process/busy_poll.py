@@ -50,6 +50,15 @@ class BusySelector(selectors.DefaultSelector):
         return ready
 
 
+def why_not(config: ServerConfig) -> str | None:
+    """Why no worker may look; None: it may."""
+    if config.busy_poll_us == 0:
+        return "busy_poll_us is 0"
+    if (cpus := cpus_available()) < 2 * config.workers:
+        return f"it would take the CPU that gRPC's own thread needs: {config.workers} workers have {cpus} CPUs"
+    return None
+
+
 def busy_poll(config: ServerConfig) -> float:
-    """Seconds that each worker may look: none where it would take the CPU that gRPC's own thread needs."""
-    return config.busy_poll_us * 1e-6 if cpus_available() >= 2 * config.workers else 0.0
+    """Seconds that each worker may look."""
+    return 0.0 if why_not(config) else config.busy_poll_us * 1e-6

@@ -3,18 +3,17 @@
 import asyncio
 import functools
 import socket
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
-from gatestream.server.process.allocator import keep_freed
 from gatestream.server.process.busy_poll import BusySelector
+
+GRPC_QUEUE: Final = "PollerCompletionQueue"
+"""The class of gRPC's whose method reads its wake-ups."""
 
 _MOST: Final = 4096
 # A message's coming and the going of an answer.
 _FEW: Final = 2
-# As long may the loop keep a model's thread from the results of its run. Python's own 5 ms is as long as many a run.
-_SWITCH_SECONDS: Final = 1e-4
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -28,18 +27,20 @@ class Loop(asyncio.SelectorEventLoop):
 
     Args:
         selector: what it waits by; it does not hold the interpreter while a thread of an executor is at work.
+        all_wake_ups: take all bytes of gRPC's at once, and not one at a time.
     """
 
-    def __init__(self, selector: BusySelector):
+    def __init__(self, selector: BusySelector, *, all_wake_ups: bool = True):
         super().__init__(selector)
         self._waiting = selector
+        self._all_wake_ups = all_wake_ups
         self._elsewhere = 0
 
     def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's, whose types no subclass can repeat."""
         handler = callback.func if isinstance(callback, functools.partial) else callback
         of = type(getattr(handler, "__self__", None))
-        if isinstance(fd, socket.socket) and of.__name__ == "PollerCompletionQueue":
+        if self._all_wake_ups and isinstance(fd, socket.socket) and of.__name__ == GRPC_QUEUE:
             callback = functools.partial(self._for_all_bytes, fd, callback)
         super().add_reader(fd, callback, *args)
 
@@ -63,16 +64,3 @@ class Loop(asyncio.SelectorEventLoop):
             # An event is there before its byte is.
             bell.recv(events - 1)
         callback(*args)
-
-
-def run(main: Coroutine[Any, Any, None], busy_poll: float) -> None:
-    """As asyncio.run, on this loop, in a process that does nothing else.
-
-    Args:
-        main: what to run.
-        busy_poll: seconds that the loop looks for what comes before it sleeps.
-    """
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    keep_freed()
-    with asyncio.Runner(loop_factory=lambda: Loop(BusySelector(busy_poll))) as runner:
-        runner.run(main)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import platform
 import time
 from collections.abc import Callable
 from typing import Final
@@ -13,6 +14,11 @@ _LONGEST_SECONDS: Final = 60.0
 _FEW_CALLS: Final = 1_000
 # Collections of younger objects that leave something to look for, as in Python's own rule.
 _YOUNGER: Final = 10
+
+
+def why_not() -> str | None:
+    """Why the collector cannot be told; None: it can."""
+    return None if hasattr(gc, "freeze") else f"{platform.python_implementation()} has no gc.freeze"
 
 
 def keep_loaded() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gatestream.server.config import Limits, ServerConfig, Share, Threads, TickLimits
+from gatestream.server.config import TUNINGS, Limits, ServerConfig, Share, Threads, TickLimits, chosen_tunings
 from gatestream.server.errors import ConfigError
 
 ARTIFACTS = (Path("model.onnx"),)
@@ -49,6 +49,38 @@ def test_the_defaults_are_a_whole_server() -> None:
 def test_a_value_outside_its_range_is_named(kind: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("all", dict.fromkeys(TUNINGS, False)),
+        ("none", {}),
+        ("garbage", {"garbage": True}),
+        ("garbage, grpc-poller,garbage", {"grpc-poller": True, "garbage": True}),
+        ("-garbage", {name: False for name in TUNINGS if name != "garbage"}),
+        ("-busy-poll, -garbage", {name: False for name in TUNINGS if name not in ("busy-poll", "garbage")}),
+        (",".join(f"-{name}" for name in TUNINGS), {}),
+    ],
+)
+def test_the_tunings_that_a_text_chooses(text: str, chosen: dict[str, bool]) -> None:
+    assert chosen_tunings(text) == chosen
+    assert list(chosen_tunings(text)) == list(chosen)  # in the order in which they are done
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "grpc_poller", "all,garbage", "none,garbage", "garbage,-busy-poll", "--garbage", "-all", ","]
+)
+def test_a_text_that_chooses_no_tunings_is_told_which_there_are(text: str) -> None:
+    says = (
+        f"tuning is {text!r}; expected all, none, or some of grpc-poller, grpc-reader, busy-poll, switch-interval, "
+        "allocator, garbage, separated by commas, each with a dash before it for all but those"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
+        ServerConfig(artifacts=ARTIFACTS, tuning=text)
+    with pytest.raises(ConfigError) as caught:
+        chosen_tunings(10_000 * "x")
+    assert len(str(caught.value)) < 2_000
 
 
 @pytest.mark.parametrize("kind", [Limits, TickLimits, ServerConfig])

@@ -69,6 +69,12 @@ def _main() -> None:
     import gc
     import importlib
 
+    from gatestream.server.process.grpc_poller import read_in_queue
+    from gatestream.server.process.tuning import silence_grpc
+
+    # As `serve` does before it imports gRPC, which the others do here.
+    silence_grpc()
+    read_in_queue()
     for name in _IMPORTS:
         importlib.import_module(name)
     gc.freeze()

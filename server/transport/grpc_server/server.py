@@ -75,7 +75,7 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Accept calls."""
-        if not _SAFE_FROM_PATHS:
+        if not SAFE_FROM_PATHS:
             _log.warning(
                 "a call's path that is not UTF-8 ends this grpcio's accepting of calls; it is then replaced",
                 grpcio=grpc.__version__,
@@ -161,4 +161,5 @@ class _NoMethods:
         """There is no handler."""
 
 
-_SAFE_FROM_PATHS: Final = _prevent_death_by_path()
+SAFE_FROM_PATHS: Final = _prevent_death_by_path()
+"""Whether no path of a call can end the accepting of calls."""

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from gatestream.server.process.busy_poll import BusySelector
-from gatestream.server.process.event_loop import Loop, run
+from gatestream.server.process.event_loop import Loop
 
 
 class Bell:
@@ -44,9 +44,9 @@ class PollerCompletionQueue(Bell):
     """As gRPC's, by its name."""
 
 
-def ring(bell: Bell) -> list[int]:
+def ring(bell: Bell, **how: bool) -> list[int]:
     """How many events it found each time that it was called."""
-    loop = Loop(BusySelector(0))
+    loop = Loop(BusySelector(0), **how)
     loop.run_until_complete(bell.ring(loop))
     loop.close()
     with pytest.raises(BlockingIOError):
@@ -63,6 +63,10 @@ def test_a_reader_is_called_once_for_all_bytes() -> None:
 
 def test_other_readers_are_left_alone() -> None:
     assert ring(Bell()) == [3, 0, 0, 1, 5, 0, 0, 0, 0]
+
+
+def test_a_reader_is_called_for_each_byte_where_that_is_not_wanted() -> None:
+    assert ring(PollerCompletionQueue(), all_wake_ups=False) == [3, 0, 0, 1, 5, 0, 0, 0, 0]
 
 
 def test_the_installed_grpc_loses_no_event_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,5 +102,6 @@ def test_the_installed_grpc_loses_no_event_by_it(monkeypatch: pytest.MonkeyPatch
             await asyncio.wait_for(asyncio.gather(*(call() for _ in range(32))), 60)
         await server.stop(None)
 
-    run(main(), busy_poll=0)
+    with asyncio.Runner(loop_factory=lambda: Loop(BusySelector(0))) as runner:
+        runner.run(main())
     assert most > 1
