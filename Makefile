@@ -71,7 +71,9 @@ FLOOR_TESTS := tests/packaging tests/protos tests/test_layers.py tests/files tes
     tests/model tests/export/test_exporter.py tests/export/drawing tests/export/graph tests/export/rewriting \
     tests/e2e/test_reflection.py tests/e2e/test_sessions.py tests/e2e/test_open_inference.py tests/faults/test_floods.py
 
-test-floors: install $(FLOOR_VENV)/.installed  ## the fast tests with the oldest versions that pyproject.toml takes, in .venv-floors
+test-floors: install $(FLOOR_VENV)/.installed  ## lint and fast tests with the oldest versions that pyproject.toml takes, in .venv-floors
+	$(FLOOR_VENV)/bin/ruff check .
+	$(FLOOR_VENV)/bin/ruff format --check .
 	$(FLOOR_VENV)/bin/pytest -n 3 --dist loadfile $(FLOOR_TESTS)
 
 $(FLOOR_VENV)/.installed: pyproject.toml tests/support/floors.py $(VENV)/.installed
