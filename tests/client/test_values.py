@@ -175,6 +175,17 @@ def test_as_the_reference_says_or_refused(value: Any, layout: Layout) -> None:
         assert numbers[int(np.ravel_multi_index(place, shape))] is None
 
 
+class Rude:
+    """Not even its text can be had."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -214,6 +225,9 @@ def test_as_the_reference_says_or_refused(value: Any, layout: Layout) -> None:
         (np.empty((0, 2)), r"shape \[0, 2\] came, a chunk of nothing"),
         ([], r"shape \[0\] came; \[time, 2\]"),
         (bytes(16), "came; numbers were expected"),
+        (Rude(), r"a value \(Rude\) came;"),
+        (np.array(object(), object), r"object object at .* came;"),
+        (nested(40), "lists nested more than 32 deep"),
         ((each for each in [[1, 2]]), "came; numbers were expected"),
     ],
 )

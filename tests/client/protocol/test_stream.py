@@ -257,6 +257,11 @@ def test_what_no_server_may_say(message: pb.ServerMessage, text: str) -> None:
         pair.tell(message)
 
 
+def test_bytes_that_are_no_message() -> None:
+    with pytest.raises(ProtocolError, match=r"^2 bytes came that are no message: "):
+        Pair().conversation.receive(b"\xff\xff")
+
+
 def test_a_whole_answer_to_other_steps() -> None:
     pair = Pair()
     pair.step(pair.open(), [[1]])

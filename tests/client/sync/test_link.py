@@ -47,6 +47,31 @@ def test_a_late_answer_is_counted_and_dropped(gs: Client, frozen: Callable[[], N
         assert s.position == 3
 
 
+def test_who_interrupts_a_call_waits_no_longer_and_the_session_goes_on(gs: Client, frozen: Callable[[], None]) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    ctrl_c = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+    with gs.session("accumulator") as s:
+
+        def interrupted() -> None:
+            ctrl_c.start()
+            s.step([10, 10])
+
+        s.step([1, 1])
+        frozen()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        frozen()
+        np.testing.assert_array_equal(s.step([1000, 1000]), [1011, 1011])
+        assert s.position == 3
+
+
+def test_a_call_beside_the_stream_that_is_not_answered_in_time(gs: Client, frozen: Callable[[], None]) -> None:
+    frozen()
+    with pytest.raises(DeadlineExceededError, match=r"^no answer from 127\.0\.0\.1:\d+ in time: "):
+        gs.describe(timeout=0.05)
+
+
 def test_an_opening_in_vain_leaves_no_session(gs: Client, frozen: Callable[[], None]) -> None:
     with gs.session("accumulator") as s:
         s.step([1, 1])
