@@ -57,7 +57,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     tuned = tuned or Tuned(config)
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
-    models = Catalog(Accounts(config.limits))
+    models = Catalog(Accounts(config.limits), straight=config.straight_path)
     tenants = Tenants(config.tokens)
     tls = Tls.of(config)
     models.divide(several=tenants.several)

@@ -171,6 +171,11 @@ class ServerConfig:
     deterministic: bool = _setting(
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
+    straight_path: bool = _setting(
+        "Take no short cuts: parse every message, put every step in line, gather every row. It is slower, and answers "
+        "are the same, bit for bit: for finding out whether a short cut is at fault.",
+        False,
+    )
     connections: int = _setting(
         "Connections open at once; one more is closed as soon as it has come.", 10_000, least=1, most=1_000_000
     )

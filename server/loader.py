@@ -120,7 +120,7 @@ class Loader:
         """Send steps the way that a client's go, so that the first client does not wait for first runs."""
         config, layout = self._config, model.layout
         # Nobody else is to find it yet.
-        alone = Catalog(Accounts(config.limits))
+        alone = Catalog(Accounts(config.limits), straight=config.straight_path)
         alone.add(model)
         stream = ClientStream(alone, config.limits, tenant="gatestream.warm-up")
         chunk = min(config.tick.steps, config.limits.chunk_length)

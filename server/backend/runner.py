@@ -78,7 +78,9 @@ class Runner(Protocol):
         """Set rows of state; shapes as `read` gives them."""
 
 
-def load_runner(artifact: Artifact, capacity: int, provider: Provider, threads: int) -> Runner:
+def load_runner(
+    artifact: Artifact, capacity: int, provider: Provider, threads: int, *, straight: bool = False
+) -> Runner:
     """Put a model onto an execution provider.
 
     Args:
@@ -86,6 +88,7 @@ def load_runner(artifact: Artifact, capacity: int, provider: Provider, threads: 
         capacity: rows of state.
         provider: `auto` takes CUDA where a session on it can be had, and says in the log why it could not.
         threads: of one run, on the CPU.
+        straight: on the CPU, gather and scatter the rows of every run.
 
     Raises:
         ProviderError: no onnxruntime, or CUDA was asked for and cannot be had.
@@ -98,15 +101,19 @@ def load_runner(artifact: Artifact, capacity: int, provider: Provider, threads: 
             if provider == "cuda":
                 raise
             _log.info("no CUDA, so the CPU", reason=str(error))
-    return HostRunner(artifact, capacity, threads)
+    return HostRunner(artifact, capacity, threads, straight=straight)
 
 
 class HostRunner:
-    """State rows in host memory, runs on the CPU."""
+    """State rows in host memory, runs on the CPU.
+
+    A single step of one row runs in buffers that are bound once, and rows that lie side by side are neither gathered
+    nor scattered, unless all is to go the `straight` way.
+    """
 
     provider = CPU
 
-    def __init__(self, artifact: Artifact, capacity: int, threads: int):
+    def __init__(self, artifact: Artifact, capacity: int, threads: int, *, straight: bool = False):
         layout = artifact.layout
         self._session = _session(artifact.model, CPU, threads, layout.name)
         self.placements = _placements(self._session)
@@ -117,15 +124,16 @@ class HostRunner:
         plain = [item.name for item in layout.outputs] + [item.after for item in layout.states]
         self._wanted = (plain, plain + [gate.name for gate in layout.gates])
         self._arenas = [_empty_arena(state, capacity) for state in layout.states]
+        self._straight = straight
         self._one_step = [_OneStep(self._session, layout, self._arenas, gates) for gates in (False, True)]
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        if len(slots) == 1 and inputs[0].shape[1] == 1:
+        if len(slots) == 1 and inputs[0].shape[1] == 1 and not self._straight:
             return self._one_step[gates].run(int(slots[0]), inputs)
-        where = _neighbours(slots)
+        where = None if self._straight else _neighbours(slots)
         # The rows of neighbours are read where they lie: no run writes to its inputs.
         before = self.read(slots) if where is None else [arena[where] for arena in self._arenas]
         outputs, states, shown = self.compute(inputs, lengths, before, gates)

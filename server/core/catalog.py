@@ -66,6 +66,7 @@ class Catalog:
 
     Args:
         accounts: of the tenants.
+        straight: streams parse every message (`ServerConfig.straight_path`).
 
     Attributes:
         draining: the server is about to stop and opens no more sessions.
@@ -74,8 +75,9 @@ class Catalog:
         most_state_bytes: of a session of any of them.
     """
 
-    def __init__(self, accounts: Accounts):
+    def __init__(self, accounts: Accounts, *, straight: bool = False):
         self.accounts = accounts
+        self.straight = straight
         self.draining = False
         self.stopped = False
         self.most_inputs = 0
@@ -208,7 +210,7 @@ def build(
         ConfigError: not even one row fits the limits.
     """
     runner, measured = _runner(artifact, config, threads)
-    engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic)
+    engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic, straight=config.straight_path)
     return Model(number, artifact.spec, engine, Lifecycle(engine, config.limits, accounts, leases), measured)
 
 
@@ -219,8 +221,8 @@ def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tupl
     def load(threads: int) -> Runner:
         nonlocal provider
         if config.deterministic:
-            return HostRunner(artifact, capacity, threads)
-        runner = load_runner(artifact, capacity, provider, threads)
+            return HostRunner(artifact, capacity, threads, straight=config.straight_path)
+        runner = load_runner(artifact, capacity, provider, threads, straight=config.straight_path)
         if runner.provider == CPU:
             # What was found not to be there is not looked for again.
             provider = "cpu"

@@ -58,6 +58,7 @@ class Engine:
         limits: what is taken on.
         tick: what one run takes on.
         clock: seconds, monotonic.
+        straight: put every step in line.
 
     Raises:
         ConfigError: not even one row fits the limits.
@@ -70,7 +71,14 @@ class Engine:
     """
 
     def __init__(
-        self, layout: ModelLayout, runner: Runner, limits: Limits, tick: TickLimits, clock: Callable[[], float]
+        self,
+        layout: ModelLayout,
+        runner: Runner,
+        limits: Limits,
+        tick: TickLimits,
+        clock: Callable[[], float],
+        *,
+        straight: bool = False,
     ):
         self.layout = layout
         self.rows = StateRows(layout, runner, limits.sessions, clock)
@@ -89,6 +97,7 @@ class Engine:
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
+        self._straight = straight
         # So many ticks in a row had one step.
         self._alone_ticks = 0
         self._running = False
@@ -123,7 +132,7 @@ class Engine:
         """
         self._take_in()
         packets = self._intake.accept(owner, entries, first, inputs)
-        if len(packets) == 1:
+        if len(packets) == 1 and not self._straight:
             (self._intake.message,) = packets
             self._call()
         else:
@@ -152,7 +161,9 @@ class Engine:
             self._take_in()
         if not intake.accept_one(owner, handle, slot, length, first, columns, wants):
             return False
-        if not self._called:
+        if self._straight:
+            self._take_in()
+        elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
             alone = self._alone_ticks > _LONELY_TICKS and self._alone_ticks % _LONELY_TICKS
             if not (alone and self._lone()):

@@ -180,12 +180,14 @@ class ClientStream:
         except Refused as error:
             self._refuse(error, [])
             return
-        if (done := self._steps(steps)) is not None:
+        if (done := self._steps(steps)) is not None and not self._models.straight:
             self._same = Same.of(steps, *done, self._handles.changes)
 
     def _step(self, steps: pb.Steps, message: bytes) -> None:
         """Submit a message, and remember it, where others like it are likely."""
-        if (one := self._one_entry(steps)) is not None:
+        if self._models.straight:
+            self._steps(steps)
+        elif (one := self._one_entry(steps)) is not None:
             engine, slot, length = one
             if length == 1 and steps.handle[0] == self._latest:
                 self._same_step = SameStep.of(message, steps, slot, engine, self._handles.changes)

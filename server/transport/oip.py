@@ -250,7 +250,9 @@ class InferenceStream(_Requests):
                 self._note(known)
             # Those like it share what it weighs. Nobody has looked for its session yet.
             light = replace(known, weight=0)
-            self._same = None if begin is None else _Same(begin, len(message), light, slot=-1, ends=-1)
+            self._same = (
+                None if begin is None or self._models.straight else _Same(begin, len(message), light, slot=-1, ends=-1)
+            )
 
     def half_close(self) -> None:
         """No more will come."""
