@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -16,40 +15,10 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, ModelState
 from gatestream.server.errors import ArtifactError, ConfigError, NotFound
 from gatestream.server.loader import Loader
-from gatestream.server.transport.native import ClientStream
 from tests.support.artifacts import accumulator
+from tests.support.in_process import Client
 
 LIMITS = Limits(sessions=8)
-
-
-class Client:
-    """One stream, without a transport."""
-
-    def __init__(self, catalog: Catalog):
-        self.stream = ClientStream(catalog, LIMITS, tenant="tenant")
-
-    def say(self, **message: object) -> None:
-        self.stream.receive(pb.ClientMessage(**message).SerializeToString())  # type: ignore[arg-type]
-
-    async def hear(self) -> pb.ServerMessage:
-        item = await self.stream.outbox.take()
-        assert item is not None
-        self.stream.rows -= item[1]
-        return pb.ServerMessage.FromString(bytes(item[0]))
-
-    async def open(self, handle: int, model: str) -> pb.ServerMessage:
-        self.say(open=pb.Open(handle=handle, model=model))
-        return await self.hear()
-
-    def send(self, handle: int, value: float, length: int = 1) -> None:
-        x = np.full((length, 2), value, "<f4").tobytes()
-        self.say(steps=pb.Steps(handle=[handle], length=[length], input=[x]))
-
-    async def step(self, handle: int, value: float) -> float:
-        self.send(handle, value)
-        answer = await self.hear()
-        assert answer.HasField("results"), answer
-        return float(np.frombuffer(answer.results.output[0], "<f4")[0])
 
 
 @asynccontextmanager
@@ -80,7 +49,7 @@ def made(tmp_path: Path) -> Callable[[str], Path]:
 
 async def test_a_neighbour_does_not_notice(made: Callable[[str], Path]) -> None:
     async with serving(made("first")) as (catalog, loader):
-        neighbour, taken = Client(catalog), 0
+        neighbour, taken = Client(catalog, LIMITS), 0
         assert (await neighbour.open(0, "first")).opened.created
         done = asyncio.Event()
 
@@ -98,7 +67,7 @@ async def test_a_neighbour_does_not_notice(made: Callable[[str], Path]) -> None:
             assert taken > before, "it was stepped while the other was loaded"
             assert [each.spec.name for each in catalog] == ["first", "second"]
             assert model.state is ModelState.READY
-            client = Client(catalog)
+            client = Client(catalog, LIMITS)
             assert (await client.open(0, "second")).opened.created
             assert [await client.step(0, 2.0) for _ in range(3)] == [2, 4, 6]
             await loader.unload("second", 0.01 * k)
@@ -110,7 +79,7 @@ async def test_a_neighbour_does_not_notice(made: Callable[[str], Path]) -> None:
 
 async def test_sessions_may_end_by_themselves(made: Callable[[str], Path]) -> None:
     async with serving(made("first"), made("second")) as (catalog, loader):
-        client = Client(catalog)
+        client = Client(catalog, LIMITS)
         await client.open(0, "second")
         unloading = asyncio.ensure_future(loader.unload("second", 60.0))
         await asyncio.sleep(0)
@@ -132,7 +101,7 @@ async def test_sessions_may_end_by_themselves(made: Callable[[str], Path]) -> No
 
 async def test_what_was_accepted_is_answered(made: Callable[[str], Path]) -> None:
     async with serving(made("first"), made("second")) as (catalog, loader):
-        client = Client(catalog)
+        client = Client(catalog, LIMITS)
         await client.open(0, "second")
         for _ in range(3):
             client.send(0, 1.0, length=4)
@@ -155,7 +124,7 @@ async def test_nothing_of_it_is_kept(made: Callable[[str], Path]) -> None:
             model = catalog.find("second")
             kept = [weakref.ref(each) for each in (model.engine, model.engine.rows.runner, model.lifecycle)]
             del model
-            assert (await Client(catalog).open(0, "second")).opened.created
+            assert (await Client(catalog, LIMITS).open(0, "second")).opened.created
             most = catalog.accounts.most.rows
             await loader.unload("second", 0.0)
             assert [each() for each in kept] == [None] * 3

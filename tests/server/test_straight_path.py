@@ -1,8 +1,7 @@
 """The same traffic with all short cuts and with none: every answer and every state is the same, bit for bit."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ from hypothesis import strategies as st
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend import runner
-from gatestream.server.backend.artifact import Artifact
-from gatestream.server.config import Limits, ServerConfig, TickLimits
-from gatestream.server.core.accounts import Accounts
-from gatestream.server.core.catalog import Catalog, build
+from gatestream.server.config import Limits, TickLimits
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.transport.native import ClientStream
 from gatestream.server.transport.oip import InferenceStream
+from tests.support.in_process import serving_here
 from tests.support.lstm import Lstm
 
 LSTM = Lstm.random(features=3, hidden=8)
 HANDLES = 24
 """More than as many entries as make a message one that is remembered."""
 LIMITS = Limits(sessions=64, chunk_length=40)
+TICK = TickLimits(rows=16, steps=8)
 
 LENGTHS = st.one_of(st.just(1), st.integers(1, 9))
 SOME = st.lists(st.integers(0, HANDLES - 1), min_size=1, max_size=HANDLES, unique=True)
@@ -45,29 +44,6 @@ OPERATIONS = st.one_of(
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return LSTM.save(tmp_path_factory.mktemp("model") / "lstm.onnx")
-
-
-@asynccontextmanager
-async def served(path: Path, *, straight: bool) -> AsyncIterator[Catalog]:
-    artifact = Artifact.load(path)
-    config = ServerConfig(
-        artifacts=(path,),
-        provider="cpu",
-        limits=LIMITS,
-        tick=TickLimits(rows=16, steps=8),
-        straight_path=straight,
-    )
-    catalog = Catalog(Accounts(LIMITS), straight=straight)
-    model = build(artifact, catalog.reserve(artifact.spec.name), config, catalog.accounts)
-    catalog.add(model)
-    task = asyncio.create_task(model.engine.run())
-    try:
-        yield catalog
-        assert catalog.check() == []
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 class Told:
@@ -199,7 +175,7 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
 async def test_short_cuts_change_nothing(artifact: Path, operations: list[Any]) -> None:
     seen = []
     for straight in (False, True):
-        async with served(artifact, straight=straight) as catalog:
+        async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=straight) as catalog:
             seen.append(await live(catalog, operations))
     assert seen[0] == seen[1]
     assert sum(map(len, seen[0][0].values())) >= HANDLES
@@ -225,10 +201,10 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
     noted(runner._OneStep, "run")
     alone = [("steps", [0], 1, 1), ("wait",)] * 4
     operations = [*alone, ("steps", list(range(HANDLES)), 1, 3), ("infer", 1, 1, 3, True)]
-    async with served(artifact, straight=False) as catalog:
+    async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=False) as catalog:
         await live(catalog, operations)
     assert set(taken) == {"_one_again", "_again", "_lone", "run"}
     taken.clear()
-    async with served(artifact, straight=True) as catalog:
+    async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=True) as catalog:
         await live(catalog, operations)
     assert taken == []
