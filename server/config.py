@@ -14,7 +14,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 Threads = int | Literal["auto"]
 Share = int | Literal["auto"]
-Tuning = Literal["grpc-poller", "grpc-reader", "busy-poll", "switch-interval", "allocator", "garbage"]
+Tuning = Literal["grpc-poller", "grpc-reader", "busy-poll", "switch-interval", "allocator", "protobuf-trim", "garbage"]
 
 TUNINGS: Final[tuple[Tuning, ...]] = get_args(Tuning)
 """What can be done to the process and to gRPC for speed; gatestream.server.process.tuning does it."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gatestream.server.config import ServerConfig, chosen_tunings
 from gatestream.server.config import Tuning as Name
-from gatestream.server.process import allocator, busy_poll, garbage, grpc_poller
+from gatestream.server.process import allocator, busy_poll, garbage, grpc_poller, protobuf_trim
 from gatestream.server.process.event_loop import GRPC_QUEUE, Loop
 
 _TRIED: Final = "1.85"
@@ -92,6 +92,12 @@ TUNINGS: Final = (
         "freed memory is kept for the next message, and given back to the kernel after a burst",
         lambda _config: allocator.why_not(),
         at_once=allocator.keep_freed,
+    ),
+    Tuning(
+        "protobuf-trim",
+        "protobuf gives no freed memory back on the loop's thread; the allocator's tuning does so beside it",
+        lambda _config: protobuf_trim.why_not(),
+        at_once=protobuf_trim.keep_from_trimming,
     ),
     Tuning(
         "garbage",

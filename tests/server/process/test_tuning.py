@@ -51,7 +51,7 @@ import asyncio, gc, json, os, resource, socket, sys
 from pathlib import Path
 
 from gatestream.server.config import ServerConfig
-from gatestream.server.process import busy_poll
+from gatestream.server.process import busy_poll, protobuf_trim
 from gatestream.server.process.tuning import tune
 
 assert "grpc" not in sys.modules
@@ -99,6 +99,8 @@ tuned = tune(ServerConfig(artifacts=(Path("m.onnx"),), tuning=sys.argv[1]))
 tuned.run(main())
 if os.environ.get("GRPC_EXPERIMENTS") == "-event_engine_listener":
     done.append("grpc-poller")
+if protobuf_trim.why_not() == "this protobuf does not call malloc_trim":
+    done.append("protobuf-trim")
 if sys.getswitchinterval() < 1e-3:
     done.append("switch-interval")
 print(json.dumps([sorted(done), sorted(tuned.active)]))
@@ -202,7 +204,7 @@ def test_another_grpc_than_was_tried_is_left_alone_unless_that_is_asked_for(
     monkeypatch.setenv("GRPC_EXPERIMENTS", "-event_engine_listener")
     monkeypatch.setattr(metadata, "version", lambda _name: version)
     why = f"it was tried with grpcio 1.85, and this is {version}; --tuning can ask for it by name"
-    found = tuned("-switch-interval,-allocator,-garbage")
+    found = tuned("-switch-interval,-allocator,-protobuf-trim,-garbage")
     assert found.active == ("busy-poll",)
     assert {name: found.inactive[name] for name in ("grpc-poller", "grpc-reader")} == {
         "grpc-poller": why,
@@ -214,7 +216,11 @@ def test_another_grpc_than_was_tried_is_left_alone_unless_that_is_asked_for(
 @pytest.mark.parametrize("version", ["1.85.0", "1.85.17"])
 def test_every_patch_of_the_grpc_that_was_tried_will_do(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr(metadata, "version", lambda _name: version)
-    assert tuned("-switch-interval,-allocator,-grpc-poller").active == ("grpc-reader", "busy-poll", "garbage")
+    assert tuned("-switch-interval,-allocator,-protobuf-trim,-grpc-poller").active == (
+        "grpc-reader",
+        "busy-poll",
+        "garbage",
+    )
 
 
 # ---- gRPC's own lines ----------------------------------------------------------------------------
