@@ -13,7 +13,6 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from gatestream.server.config import TUNINGS
-from gatestream.server.cpus import cpus_available
 from tests.support.artifacts import whole_numbers
 from tests.support.open_inference import request, sums
 from tests.support.process import ServerProcess, serving
@@ -120,21 +119,25 @@ def test_workers_and_what_each_says(accumulator_path: Path) -> None:
 def test_what_is_done_is_said_at_the_start(accumulator_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
-    assert said(accumulator_path, "all") == ({}, {"grpc-paths": True, "grpc-lines": True})
+    guards = {"grpc-paths": True, "grpc-lines": True}
     without = "--tuning leaves it out"
-    assert said(accumulator_path, "-garbage,-allocator")[0] == {"garbage": without, "allocator": without}
+    # Workers tell gRPC by themselves, before they import it.
+    assert said(accumulator_path, 2, "-busy-poll") == ({"busy-poll": without}, guards)
+    assert said(accumulator_path, 1, "-garbage,-busy-poll") == ({"garbage": without, "busy-poll": without}, guards)
     monkeypatch.setenv("GRPC_EXPERIMENTS", "")
     monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
-    chosen = {"grpc-poller": "GRPC_EXPERIMENTS is '', which has the last word"}
-    assert said(accumulator_path, "all") == (chosen, {"grpc-paths": True, "grpc-lines": False})
+    chosen = {"grpc-poller": "GRPC_EXPERIMENTS is '', which has the last word", "busy-poll": without}
+    assert said(accumulator_path, 1, "-busy-poll") == (chosen, guards | {"grpc-lines": False})
 
 
-def said(artifact: Path, tuning: str) -> tuple[object, object]:
-    """What is not done, and what guards; all else is done."""
-    with serving(artifact, tuning=tuning, workers=1) as server:
-        (line,) = lines(server, "tuning")
-    inactive = dict(line["inactive"])  # type: ignore[call-overload]
-    assert line["active"] == [name for name in TUNINGS if name not in inactive]
-    if cpus_available() < 2:
-        assert "CPU" in inactive.pop("busy-poll")
-    return inactive, line["guards"]
+def said(artifact: Path, workers: int, tuning: str) -> tuple[object, object]:
+    """What each process says that is not done, and what guards; all else is done."""
+    with serving(artifact, tuning=tuning, workers=workers) as server:
+        found = lines(server, "tuning")
+    assert len(found) == workers
+    inactive, guards = found[0]["inactive"], found[0]["guards"]
+    assert isinstance(inactive, dict)
+    for line in found:
+        assert line["active"] == [name for name in TUNINGS if name not in inactive]
+        assert (line["inactive"], line["guards"]) == (inactive, guards)
+    return inactive, guards
