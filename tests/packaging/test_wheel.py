@@ -129,6 +129,7 @@ def test_a_plain_install_is_a_client_of_a_server(plain: Environment, tmp_path: P
     assert printed == "[[1.0, 2.0], [4.0, 6.0]]\n"
 
 
+@pytest.mark.slow
 def test_with_cpu_it_serves_and_inspects(cpu: Environment, tmp_path: Path) -> None:
     assert ROOT not in imported(cpu, tmp_path, [*CLIENT, "server", "export"], EXPORTER).parents
     artifact = accumulator(tmp_path / "accumulator.onnx")
