@@ -63,9 +63,9 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # The fast tests that touch every dependency at least once: the wire and both doors (grpcio, protobuf, its health and
-# reflection), the commands (click), the server's runs (onnxruntime, NumPy, onnx) and its log (structlog), export and its
-# proof (torch, onnxscript, onnx-ir, safetensors), training (tqdm, matplotlib), tables (clevercsv), the generated code
-# (grpcio-tools, mypy-protobuf), the wheel (setuptools).
+# reflection), the commands (click), the server's runs (onnxruntime, NumPy, onnx), its log (structlog) and its metrics
+# (prometheus-client), export and its proof (torch, onnxscript, onnx-ir, safetensors), training (tqdm, matplotlib), tables
+# (clevercsv), the generated code (grpcio-tools, mypy-protobuf), the wheel (setuptools).
 FLOOR_TESTS := tests/packaging tests/protos tests/test_layers.py tests/files tests/client tests/server \
     tests/cli/rows tests/cli/test_main.py tests/cli/test_health.py tests/cli/test_stream.py tests/cli/test_inspect.py \
     tests/model tests/export/test_exporter.py tests/export/drawing tests/export/graph tests/export/rewriting \

@@ -49,7 +49,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         hints = typing.get_type_hints(_GROUPS[group])
         choices = field.metadata["choices"]
         hint = hints[field.name]
-        kinds: dict[Any, Any] = {Path | None: click.Path(path_type=Path), Threads: number_or_auto}
+        kinds: dict[Any, Any] = {Path | None: click.Path(path_type=Path), str | None: str, Threads: number_or_auto}
         kind = click.Choice(choices) if choices else kinds.get(hint, hint)
         command = click.option(
             f"--{_name(group, field).replace('_', '-')}",

@@ -15,11 +15,13 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.drain import drain
 from gatestream.server.loader import Loader
+from gatestream.server.monitoring import watched
 from gatestream.server.process.link import Served, Worker
 from gatestream.server.process.port import warn_of_strangers, write_port
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.process.tuning import Tuned, grpc_is_silent
 from gatestream.server.reload import keep_fresh
+from gatestream.server.telemetry import ServerStats, Totals
 from gatestream.server.transport import native_calls, oip_calls
 from gatestream.server.transport.auth import Tenants
 from gatestream.server.transport.connection import Streams
@@ -64,7 +66,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     streams = Streams(models, config.limits, tenants)
     health = Health(item.full_name for item in (native_calls.DESCRIPTOR, oip_calls.DESCRIPTOR))
     await health.say(serving=False)
-    calls = Calls(tenants, config.unary_calls, config.tenant_unary_calls, most_lasting=config.limits.streams)
+    calls = Calls(tenants, config.unary_calls, config.tenant_unary_calls, config.limits.streams, models.stats)
     services = [
         native_calls.Service(models, config.limits, streams).definition(),
         oip_calls.OpenInferenceService(models, config.limits, streams).definition(),
@@ -72,10 +74,19 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     ]
     server = GrpcServer(config, tls, calls, [*services, reflection(services)])
     health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health)
+
+    async def totals() -> Totals:
+        return models.totals()
+
+    def unready() -> str:
+        if health.serving:
+            return ""
+        return "draining" if signals.first.is_set() else "starting"
+
     signals = StopSignals(alone=worker is None)
     if worker is not None:
-        worker.obey(signals.first.set, signals.second.set)
-    async with asyncio.TaskGroup() as background:
+        worker.obey(signals.first.set, signals.second.set, models.totals)
+    async with watched(config.http_address, totals, unready), asyncio.TaskGroup() as background:
         tasks: list[asyncio.Task[None]] = []
 
         def spawn(task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -101,7 +112,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
         if health_socket is not None:
             await health_socket.start()
         run_behind("the look at files", partial(keep_fresh, [tenants] if tls is None else [tenants, tls]))
-        run_behind("the look at what must add up", partial(_check, models, streams))
+        run_behind("the look at what must add up", partial(_check, models.stats, models, streams))
         for name, look in tuned.while_serving(lambda: len(streams) + calls.unanswered):
             run_behind(name, look)
         if config.limits.idle_stream_timeout:
@@ -132,13 +143,14 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     _log.info("stopped")
 
 
-async def _check(*parts: Catalog | Streams) -> None:
-    """Say what does not add up, when it is seen first."""
+async def _check(stats: ServerStats, *parts: Catalog | Streams) -> None:
+    """Say and count what does not add up, when it is seen first."""
     seen: list[str] = []
     while True:
         await asyncio.sleep(_CHECK_SECONDS)
         found = [each for part in parts for each in part.check()]
         if found and found != seen:
+            stats.differences += len(found)
             _log.error("what must add up does not", differences=found[:_MOST_DIFFERENCES])
         seen = found
 

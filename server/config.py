@@ -197,6 +197,11 @@ class ServerConfig:
         "own user only.",
         None,
     )
+    http_listen: str | None = _setting(
+        "HOST:PORT, or a PORT of this machine alone, on which HTTP gives Prometheus' /metrics, and /healthz and "
+        "/readyz, to whoever can connect.",
+        None,
+    )
     port_file: Path | None = _setting("Write the port listened on to this file.", None)
     log_format: LogFormat = _setting(
         "auto: text on a terminal, else JSON lines.", "auto", choices=("auto", "json", "text")
@@ -215,9 +220,23 @@ class ServerConfig:
             raise ConfigError("tls_cert and tls_key go together; only one is given")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ConfigError("tls_client_ca is given without tls_cert and tls_key")
-        host, _, port = self.listen.rpartition(":")
-        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        if not _is_address(self.listen):
             raise ConfigError(f"listen is {self.listen!r}; expected HOST:PORT, as in 127.0.0.1:50051 or [::]:50051")
+        if self.http_address is not None and not _is_address(self.http_address):
+            raise ConfigError(
+                f"http_listen is {self.http_listen!r}; expected HOST:PORT, as in 0.0.0.0:9090, or PORT, as in 9090"
+            )
+
+    @property
+    def http_address(self) -> str | None:
+        """HOST:PORT that `http_listen` names; None: none."""
+        listen = self.http_listen
+        return listen if listen is None or ":" in listen else f"127.0.0.1:{listen}"
+
+
+def _is_address(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
 
 
 def chosen_tunings(text: str) -> dict[Tuning, bool]:

@@ -81,6 +81,8 @@ class Loader:
         except BaseException:
             self._catalog.release(name)
             raise
+        # What the server sent itself is nobody's traffic.
+        model.engine.count_anew()
         model.state = ModelState.READY
         self._catalog.add(model)
         _log_model(model)

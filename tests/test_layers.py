@@ -60,7 +60,7 @@ BANNED = {
     "export": f"{_GRPC} torch gatestream.server gatestream.client gatestream.cli",
     "client": f"{_ONNX} torch gatestream.model gatestream.export gatestream.server gatestream.cli",
     "client/protocol": f"{_GRPC} asyncio socket threading time",
-    "server": f"{_GRPC} torch gatestream.model gatestream.export gatestream.client gatestream.cli",
+    "server": f"{_GRPC} prometheus_client torch gatestream.model gatestream.export gatestream.client gatestream.cli",
     "server/durability": f"{_ONNX} {_ABOVE} {_MODELS} gatestream.server.transport",
     "server/backend": f"{_ABOVE} gatestream.server.core gatestream.server.transport",
     "server/core": f"{_PROTOBUF} {_ONNX} {_ABOVE} gatestream.server.transport",
@@ -72,6 +72,7 @@ FREE = {"export/sources": "torch", "server/transport/grpc_server": _GRPC}
 # Files that import what is banned in their folder, each told to the linter where it does so.
 EXCEPT = {
     ("export/exporter.py", "torch"),
+    ("server/metrics.py", "prometheus_client"),
     # A model's spec, as the artifact has it, for whoever asks what is served.
     ("server/core/catalog.py", "gatestream.protos.gatestream"),
     # Whether what the event loop relies on is inside the gRPC that is installed.
@@ -151,9 +152,9 @@ def test_a_file_imports_nothing_that_is_banned_where_it_stands() -> None:
 LAYERS = {
     "server": [
         "arrays background cpus errors sequence_ids",
-        "config reload",
-        "logs durability backend",
-        "core",
+        "config http reload telemetry",
+        "logs durability backend metrics",
+        "monitoring core",
         "transport",
         "process",
         "drain loader",

@@ -3,7 +3,7 @@
 isort:skip_file
 The Open Inference Protocol, version 2, over gRPC, with the extensions that clients of its best-known servers call:
 bidirectional ModelStreamInfer, stateful sequences, the model's configuration, the index of models, and the methods
-for loading, shared memory, tracing and logging, which this server answers without having any of these.
+for loading, shared memory, tracing and logging, which this server answers without having any of these; and statistics.
 Names and field numbers are those that these clients were made with; fields that this server never fills are left
 out, their numbers unused. docs/open-inference.md says what this server makes of each.
 """

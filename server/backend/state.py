@@ -25,13 +25,14 @@ class StateRows:
     Attributes:
         runner: as given.
         run_time: expected, from the runs so far.
-        seconds: of the latest run.
+        began: when the latest run did, by the clock.
+        seconds: that it took.
     """
 
     def __init__(self, layout: ModelLayout, runner: Runner, count: int, clock: Callable[[], float]):
         self.runner = runner
         self.run_time = RunTime()
-        self.seconds = 0.0
+        self.began = self.seconds = 0.0
         self._clock = clock
         # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
         self._fresh = np.zeros(count, np.bool_)
@@ -79,5 +80,6 @@ class StateRows:
         return result
 
     def _took(self, batch: int, steps: int, started: float) -> None:
+        self.began = started
         self.seconds = self._clock() - started
         self.run_time.note(batch, steps, self.seconds)

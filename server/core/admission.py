@@ -41,6 +41,7 @@ class Admission:
 
     Attributes:
         rows: pending.
+        most: that may be.
         seconds_per_row: what one takes, by the latest ticks.
     """
 
@@ -53,7 +54,7 @@ class Admission:
             )
         self.rows = 0
         self.seconds_per_row = 0.0
-        self._most = limits.rows
+        self.most = limits.rows
         self._most_of_a_stream = [
             min(limits.rows_per_stream, limits.reply_bytes_per_stream // size) for size in (outputs, outputs + gates)
         ]
@@ -86,7 +87,7 @@ class Admission:
         bytes_ = account.bytes + size
         all_bytes = everyone.bytes + size
         if (
-            pending > self._most
+            pending > self.most
             or held > self._stream_rows[wants]
             or of_tenant > account.most_rows
             or bytes_ > account.most_bytes
@@ -116,7 +117,7 @@ class Admission:
     def _check(self, owner: Holder, rows: int, wants: int) -> None:
         """Refuse rows for the first bound that they are over."""
         account = owner.account
-        if self.rows + rows > self._most:
+        if self.rows + rows > self.most:
             raise self._all_taken(rows)
         if owner.rows + rows > self._stream_rows[wants]:
             raise self._full(f"{owner.rows} in flight", rows, "the stream's", self._stream_rows[wants])
@@ -134,7 +135,7 @@ class Admission:
         wait = self._wait()
         return Exhausted(
             # How many others have pending is none of this tenant's business.
-            f"{rows} rows more than the server has pending would be over its {self._most}; try again in {wait:.3f} s",
+            f"{rows} rows more than the server has pending would be over its {self.most}; try again in {wait:.3f} s",
             retry_after=wait,
         )
 

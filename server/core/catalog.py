@@ -5,6 +5,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb  # noqa: TID251 (of a spec, for who asks what is served)
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.artifact import Artifact
@@ -18,6 +20,7 @@ from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import ConfigError, InvalidRequest, NotFound, Reason
+from gatestream.server.telemetry import ModelNow, ModelStats, ServerStats, Totals
 
 
 class ModelState(Enum):
@@ -55,6 +58,22 @@ class Model:
         """Whether its runs are made there, and not on a GPU."""
         return self.engine.rows.runner.provider == CPU
 
+    def now(self) -> ModelNow:
+        """What there is of it."""
+        engine, sessions = self.engine, self.engine.sessions
+        attached, sequences = (int(np.count_nonzero(each)) for each in (sessions.attached, sessions.sequence))
+        return ModelNow(
+            version=self.spec.version,
+            provider=engine.rows.runner.provider,
+            attached=attached,
+            detached=sessions.taken - attached - sequences,
+            sequences=sequences,
+            most_sessions=len(sessions.attached),
+            state_bytes=sessions.taken * self.layout.state_bytes,
+            rows=engine.admission.rows,
+            most_rows=engine.admission.most,
+        )
+
     def drain(self, why: str) -> None:
         """Open no more sessions, and say why; those there are may go on."""
         self.state = ModelState.DRAINING
@@ -73,11 +92,13 @@ class Catalog:
         stopped: nor does it take steps.
         most_inputs: of any of the models.
         most_state_bytes: of a session of any of them.
+        stats: what is counted of the server.
     """
 
     def __init__(self, accounts: Accounts, *, straight: bool = False):
         self.accounts = accounts
         self.straight = straight
+        self.stats = ServerStats()
         self.draining = False
         self.stopped = False
         self.most_inputs = 0
@@ -145,6 +166,17 @@ class Catalog:
         """What does not add up: each difference, with the numbers."""
         found = [f"model {model.spec.name!r}: {each}" for model in self for each in model.engine.check()]
         return found + self.accounts.check(sum(model.engine.admission.rows for model in self))
+
+    def totals(self) -> Totals:
+        """A copy of all that is counted, and what there is now."""
+        found = Totals(processes=1, reply_bytes=self.accounts.bytes, most_reply_bytes=self.accounts.most_bytes)
+        found.server.add(self.stats)
+        for model in self:
+            name = model.spec.name
+            found.models[name] = ModelStats()
+            found.models[name].add(model.engine.counted())
+            found.now[name] = model.now()
+        return found
 
     # ---- Tenants ------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from gatestream.server.core.requests import GATES, OUTPUTS, Control, Do, Entries
 from gatestream.server.core.scheduler import Dropped, Scheduler, Tick
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
+from gatestream.server.telemetry import ModelStats, RunStats, Where
 
 _ANSWER_BYTES: Final = 2 * 2**20
 _GATHERED_BYTES: Final = 2**20
@@ -45,6 +46,8 @@ _SHORT_SECONDS: Final = 3e-3
 # So long controls are done before the loop has its next turn.
 _CONTROLS_SECONDS: Final = 2e-3
 _FAILED_SECONDS: Final = 0.1
+# What is known of so many runs is counted together.
+_MOST_RUNS: Final = 512 * len(RunStats._fields)
 
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +71,7 @@ class Engine:
         sessions: which there are.
         wants: by slot, OUTPUTS and GATES as its owner asked.
         admission: how much is pending.
+        stats: what is counted, but for the latest runs: `counted` has these.
     """
 
     def __init__(
@@ -88,12 +92,13 @@ class Engine:
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
         self.admission = Admission(layout, limits)
+        self.stats = ModelStats()
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
         self._work: dict[int, Steps | Control] = {}
         self._last_work = 0
-        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants)
+        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
@@ -101,6 +106,11 @@ class Engine:
         # So many ticks in a row had one step.
         self._alone_ticks = 0
         self._running = False
+        # Of the latest run.
+        self._rows = 0
+        # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
+        # garbage collector would have to look at.
+        self._runs: list[Any] = []
         self._leaving: list[Ints] = []
         self._ended = False
         self._wake = asyncio.Event()
@@ -111,6 +121,17 @@ class Engine:
         # An event would have to be cleared and set with every step.
         while self.admission.rows or self._running:  # noqa: ASYNC110
             await asyncio.sleep(_QUIET_SECONDS)
+
+    def counted(self) -> ModelStats:
+        """All that is counted."""
+        self.stats.ran(self._runs)
+        self._runs.clear()
+        return self.stats
+
+    def count_anew(self) -> None:
+        """Forget what was counted."""
+        self._runs.clear()
+        self.stats = ModelStats()
 
     def check(self) -> list[str]:
         """What does not add up, of an engine that has nothing to do; nothing of one that has."""
@@ -259,7 +280,8 @@ class Engine:
                 await asyncio.sleep(0)
             return more
         self._running = True
-        parts = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        parts: list[tuple[Any, int, int]] = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        since = min(item.since for item, _, _ in parts)
         short = self.rows.run_time.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
         try:
             if short:
@@ -269,6 +291,10 @@ class Engine:
         except Exception as error:
             self._fail(tick, error)
         else:
+            ended = self.rows.began + self.rows.seconds
+            for item, _, _ in parts:
+                item.since = ended
+            self._ran(len(tick.slots), self._rows, since, "loop" if short else "thread")
             self._complete(tick, outputs, gates)
         finally:
             self._running = False
@@ -310,6 +336,7 @@ class Engine:
         except Exception as error:
             self._fail_at_once(packet, error)
             return
+        self._ran(len(slots), rows, item.since, "at_once")
         table = self.sessions
         first = table.position[slots]
         table.position[slots] = first + lengths
@@ -348,6 +375,7 @@ class Engine:
             self._fail_at_once(packet, error)
             return True
         self._intake.clear()
+        self._ran(1, 1, self._intake.since, "alone")
         self._scheduler.pass_by(1)
         self._alone_ticks += 1
         table.position[slot] = table.accepted[slot] = position + 1
@@ -409,7 +437,15 @@ class Engine:
     ) -> tuple[list[Array], list[Array]]:
         result = self.rows.step(slots, inputs, lengths, gates=gates)
         self.admission.seconds_per_row = self.rows.seconds / rows
+        self._rows = rows
         return result
+
+    def _ran(self, entries: int, rows: int, since: float, where: Where) -> None:
+        """Count the latest run."""
+        done, runs = self.rows, self._runs
+        runs += (entries, rows, done.began - since, done.seconds, where)
+        if len(runs) >= _MOST_RUNS:
+            self.counted()
 
     def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array]) -> None:
         now = self.clock()
@@ -447,6 +483,9 @@ class Engine:
                 yield work, begin, min(begin + most, stop)
 
     def _fail(self, tick: Tick, error: Exception) -> None:
+        # What came meanwhile stands behind these steps.
+        self._take_in()
+        self.stats.failed(len(tick.slots))
         _log.error("tick failed", model=self.layout.name, members=len(tick.slots), exc_info=error)
         failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")

@@ -1,6 +1,6 @@
 """What comes: what is wrong with it, what is accepted of it, and what of that came since the last tick."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import compress
 from operator import or_
@@ -54,23 +54,32 @@ class Intake:
         sessions: of the model.
         admission: of the model.
         wants: by slot, OUTPUTS and GATES as its owner asked.
+        clock: seconds, monotonic.
 
     Attributes:
         message: of many entries, with nothing wrong; None: none.
         steps: messages of one entry, by slot.
         rows: of these.
+        since: when the first of these came.
     """
 
     def __init__(
-        self, inputs: Sequence[Input], sessions: SessionTable, admission: Admission, wants: npt.NDArray[np.uint8]
+        self,
+        inputs: Sequence[Input],
+        sessions: SessionTable,
+        admission: Admission,
+        wants: npt.NDArray[np.uint8],
+        clock: Callable[[], float],
     ):
         self._inputs = inputs
         self._sessions = sessions
         self._admission = admission
         self._wants = wants
+        self._clock = clock
         self.message: Packet | None = None
         self.steps: dict[int, Step] = {}
         self.rows = 0
+        self.since = 0.0
 
     def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Packet]:
         """Check and admit a message's chunks; the owner hears of each entry that is refused.
@@ -122,6 +131,8 @@ class Intake:
             accepted = int(self._sessions.accepted[slot])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return False
+        if not self.steps:
+            self.since = self._clock()
         self.steps[slot] = (owner, handle, length, first, columns, wants)
         self.rows += length
         return True
@@ -181,7 +192,7 @@ class Intake:
             owners, handles, wants = (tuple(compress(given, good)) for given in (owners, handles, wants))
             longest = int(lengths.max())
         self._sessions.accepted[slots] = accepted + lengths
-        item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots))
+        item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots), self.since)
         return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
 
     def _refuse(self, error: Refused, step: Step, accepted: int, meant: int) -> None:
@@ -197,5 +208,6 @@ class Intake:
         """Of entries of which all want the same kind of answer."""
         handles, slots, lengths, offsets, rows, longest, (kind,) = entries
         outputs, gates = bool(kind & OUTPUTS), bool(kind & GATES)
-        item = Chunks(self._admission, owner, handles, inputs, outputs, gates, len(slots), admitted)
+        now = self._clock()
+        item = Chunks(self._admission, owner, handles, inputs, outputs, gates, len(slots), admitted, now)
         return Packet(item, slots, lengths, offsets, longest, rows)

@@ -20,6 +20,7 @@ from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.sequence_ids import sequence_shown
+from gatestream.server.telemetry import DISCONNECTED
 
 _NONE = np.empty(0, np.int64)
 # Far enough below 2^63 that no session steps past it.
@@ -120,6 +121,7 @@ class Lifecycle:
             if before is not None:
                 tell(before, before.lost, before_handle)
         sessions.owner[slot] = owner
+        sessions.attached[slot] = True
         sessions.sequence[slot] = False
         sessions.handle[slot] = handle
         engine.wants[slot] = wants
@@ -221,6 +223,7 @@ class Lifecycle:
         sessions = self._engine.sessions
         some, others = slots[:_PIECE], slots[_PIECE:]
         some = some[sessions.owner[some] == owner]
+        self._engine.stats.ended[DISCONNECTED] += len(some)
         sessions.owner[some] = None
         self._engine.remove(some)
         self._release(some)
@@ -374,6 +377,7 @@ class Lifecycle:
             owner: Owner | None = table.owner[mine[0]]
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
+        self._engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(slots)
         # What still stands in line is answered first, then the owner hears that the session is closed.
         self._engine.remove(slots)
         self._release(slots)
@@ -405,6 +409,7 @@ class Lifecycle:
                 self._claimed[slot] = self._leases.claim(self._engine.layout.name, tenant, session_id)
             except Elsewhere:
                 self._engine.remove(np.array([slot]))
+                self._engine.stats.opened -= 1
                 raise
         return slot
 
@@ -423,4 +428,5 @@ class Lifecycle:
                 raise
             slot = sessions.create(tenant, session_id, clock())
         self._engine.rows.make_fresh(slot)
+        self._engine.stats.opened += 1
         return slot

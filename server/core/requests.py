@@ -56,6 +56,7 @@ class Chunks:
         gates: whether any entry wants them.
         unfinished: entries not yet answered in full.
         admitted: OUTPUTS and GATES, as they were let in.
+        since: when they came, or the latest run with some of them was over.
     """
 
     admission: Admission
@@ -66,6 +67,7 @@ class Chunks:
     gates: bool
     unfinished: int
     admitted: int
+    since: float
 
     def answer(
         self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]
@@ -103,6 +105,7 @@ class Singles:
     Attributes:
         wants: OUTPUTS and GATES, of each entry.
         admission, inputs, gates, unfinished: as in `Chunks`.
+        since: as in `Chunks`, of the one that came first.
     """
 
     admission: Admission
@@ -112,6 +115,7 @@ class Singles:
     inputs: Sequence[Array]
     gates: bool
     unfinished: int
+    since: float
 
     def answer(
         self, entries: Ints | None, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]

@@ -54,6 +54,7 @@ class SessionTable:
         answered_at: when it was last answered, in the clock of whoever writes it.
         handle: what its owner calls it.
         owner: None for a session that no stream holds.
+        attached: whether one does.
         sequence: whether it is one of the Open Inference Protocol, held by no stream.
         serial: how many sessions its tenant had had before it.
         leaving: it only waits for its end, and is not counted: another session may have its id.
@@ -73,6 +74,7 @@ class SessionTable:
         self.answered_at = np.full(capacity, np.inf)
         self.handle = np.zeros(capacity, np.int32)
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
+        self.attached = np.zeros(capacity, np.bool_)
         self.sequence = np.zeros(capacity, np.bool_)
         self.serial = np.zeros(capacity, np.int64)
         self.leaving = np.zeros(capacity, np.bool_)
@@ -94,6 +96,11 @@ class SessionTable:
         if late := int(np.count_nonzero(self.position[there] != self.accepted[there])):
             found.append(f"{late} sessions have not consumed all steps that were accepted")
         return found
+
+    @property
+    def taken(self) -> int:
+        """How many there are, with those that are leaving."""
+        return self._slots.taken
 
     def create(self, tenant: str, session_id: str, now: float) -> int:
         """A new session at position 0, owned by nobody.
@@ -179,7 +186,7 @@ class SessionTable:
             self._tenants[number].sessions -= int(gone)
         self._id[slots] = None
         self._tenant[slots] = _NOBODY
-        self.sequence[slots] = False
+        self.sequence[slots] = self.attached[slots] = False
         self.owner[slots] = None
         self.leaving[slots] = False
         self.answered_at[slots] = np.inf

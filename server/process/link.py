@@ -1,6 +1,7 @@
 """The link between a supervisor and its workers: what goes over it, and a worker's end."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -8,8 +9,10 @@ from typing import Literal
 
 from gatestream.server.config import ServerConfig
 from gatestream.server.durability.leases import LeaseFiles, Leases
+from gatestream.server.telemetry import Totals
 
-Order = Literal["drain", "end"]
+Order = Literal["drain", "end", "report"]
+"""What a supervisor tells a worker: to drain; to end at once; to send its `Totals`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,16 @@ class Worker:
         self.threads = orders.threads
         self.leases = Leases(orders.files, orders.worker)
 
-    def obey(self, drain: Callable[[], None], end: Callable[[], None]) -> None:
+    def obey(self, drain: Callable[[], None], end: Callable[[], None], totals: Callable[[], Totals]) -> None:
         """Have the supervisor's orders done from now on, on the running event loop.
 
-        A supervisor that is gone, however it went, wants its workers to end.
+        A supervisor that is gone, however it went, wants its workers to end. One that asks for a report waits for it
+        before it asks again, so that what is sent always fits the link.
+
+        Args:
+            drain: begins the end.
+            end: ends at once.
+            totals: of this worker.
         """
         loop = asyncio.get_running_loop()
 
@@ -88,6 +97,10 @@ class Worker:
             except (EOFError, OSError):
                 loop.remove_reader(self._link.fileno())
                 order = "end"
+            if order == "report":
+                with contextlib.suppress(OSError):  # It has gone, and that is read next.
+                    self._link.send(totals())
+                return
             drain()
             if order == "end":
                 end()

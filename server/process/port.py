@@ -68,7 +68,9 @@ def write_port(port_file: Path | None, port: str) -> None:
 
 def warn_of_strangers(config: ServerConfig) -> None:
     """Log what a server that listens beyond this machine lacks against those who should not reach it."""
-    host = config.listen.rpartition(":")[0].strip("[]")
+    host = _host(config.listen)
+    if config.http_address is not None and not _is_loopback(http_host := _host(config.http_address)):
+        _log.warning("HTTP beyond this machine", host=http_host, risk="whoever can connect may read the metrics")
     if _is_loopback(host):
         return
     for given, without, risk in (
@@ -77,6 +79,10 @@ def warn_of_strangers(config: ServerConfig) -> None:
     ):
         if given is None:
             _log.warning("listening beyond this machine", host=host, without=without, risk=risk)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,31 +2,28 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from typing import Final
 
 import structlog
 
 import gatestream
+from gatestream.server.background import carry_on
 from gatestream.server.config import ServerConfig
 from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import LeaseFiles
 from gatestream.server.errors import ServerError
+from gatestream.server.monitoring import watched
 from gatestream.server.process.link import Failed, Order, Orders, Served, Serving
 from gatestream.server.process.port import reserved, warn_of_strangers, write_port
 from gatestream.server.process.signals import on_stop
+from gatestream.server.process.worker_process import REPORT_SECONDS, WorkerProcess
+from gatestream.server.telemetry import Totals, summed
 from gatestream.server.transport.grpc_server.health import Health
 from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 
-_COMMAND: Final = "from gatestream.server.worker import main; main({})"
 # A worker that has served for less has ended early.
 _EARLY_SECONDS: Final = 1.0
 _MOST_EARLY_ENDS: Final = 3
@@ -56,88 +53,11 @@ async def supervise(config: ServerConfig) -> None:
     with reserved(config.listen) as address:
         team = _Team(config, address)
         on_stop(team.told_to_stop)
-        async with team.health(), asyncio.TaskGroup() as tasks:
+        async with team.health(), team.watched(), asyncio.TaskGroup() as tasks:
             for worker in range(1, config.workers + 1):
                 tasks.create_task(team.keep(worker))
             tasks.create_task(team.announce(began))
     _log.info("stopped")
-
-
-@dataclass(eq=False, slots=True)
-class _Running:
-    """The process of a worker.
-
-    Attributes:
-        process: as the kernel knows it.
-        link: to it.
-        said: that it serves, or that it cannot; None when it ended without a word.
-    """
-
-    process: Process
-    link: Connection
-    said: "asyncio.Future[Serving | Failed | None]"
-
-    @classmethod
-    async def start(cls, orders: Orders) -> "_Running":
-        """Start a worker: a fresh interpreter, since gRPC does not live through a fork."""
-        ours, theirs = Pipe()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _COMMAND.format(theirs.fileno()),
-                stdin=DEVNULL,
-                pass_fds=(theirs.fileno(), *orders.files.descriptors),
-                # It imports from where this one did, and not from the folder that this one happens to be in.
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
-            )
-        loop = asyncio.get_running_loop()
-        running = cls(process, ours, loop.create_future())
-        loop.add_reader(ours.fileno(), running._hear)
-        with contextlib.suppress(OSError):  # It has ended.
-            ours.send(orders)
-        return running
-
-    def _hear(self) -> None:
-        try:
-            said: Serving | Failed | None = self.link.recv()
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(self.link.fileno())
-            said = None
-        if not self.said.done():
-            self.said.set_result(said)
-
-    @property
-    def message(self) -> str:
-        """How it ended."""
-        said = self.said.result()
-        code = self.process.returncode
-        if isinstance(said, Failed):
-            return said.message
-        return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-
-    async def ended(self) -> None:
-        """Return when it has ended."""
-        await self.process.wait()
-        await self.said
-        asyncio.get_running_loop().remove_reader(self.link.fileno())
-        self.link.close()
-
-    def order(self, order: Order, seconds: float) -> None:
-        """Tell it to stop, within some time."""
-        if self.process.returncode is not None:
-            return
-        if not self.said.done():
-            # It does not serve yet and has nothing to drain.
-            self._signal(signal.SIGTERM)
-        else:
-            with contextlib.suppress(OSError):  # It has ended.
-                self.link.send(order)
-        asyncio.get_running_loop().call_later(seconds, self._signal, signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # It has ended.
-            self.process.send_signal(number)
 
 
 class _Team:
@@ -155,13 +75,15 @@ class _Team:
         self._files = LeaseFiles.make(config.workers, sessions)
         self._threads: dict[str, int] = {}
         self._models: tuple[Served, ...] = ()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, WorkerProcess] = {}
         # By worker: it has served.
         self._served = {worker: asyncio.Event() for worker in range(1, config.workers + 1)}
         self._stopping = False
         self._health = Health()
         # Those that serve now.
         self._serving: set[int] = set()
+        # Of those that have ended.
+        self._past = Totals()
 
     @contextlib.asynccontextmanager
     async def health(self) -> AsyncIterator[None]:
@@ -179,6 +101,38 @@ class _Team:
             yield
         finally:
             await listening.stop()
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Serve the metrics of all workers together, if they are to be served, for the length of a block."""
+        async with watched(self._config.http_address, self._totals, self._unready):
+            if self._config.http_address is None:
+                yield
+                return
+            asking = asyncio.create_task(carry_on("the workers' reports", self._ask))
+            try:
+                yield
+            finally:
+                asking.cancel()
+
+    async def _ask(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            await self._report()
+
+    async def _report(self) -> None:
+        await asyncio.gather(*(running.report() for running in self._running.values()))
+
+    async def _totals(self) -> Totals:
+        await self._report()
+        return summed([self._past, *(running.totals for running in self._running.values())])
+
+    def _unready(self) -> str:
+        if self._health.serving:
+            return ""
+        if self._stopping:
+            return "draining"
+        return "no worker serves" if all(event.is_set() for event in self._served.values()) else "starting"
 
     async def _tell_health(self) -> None:
         begun = all(event.is_set() for event in self._served.values())
@@ -228,7 +182,7 @@ class _Team:
             await self._served[1].wait()
         early = 0
         while not self._stopping:
-            running = self._running[worker] = await _Running.start(self._orders(worker))
+            running = self._running[worker] = await WorkerProcess.start(self._orders(worker))
             if self._stopping:
                 running.order("drain", self._longest_drain)
             try:
@@ -246,6 +200,7 @@ class _Team:
                 if isinstance(said, Failed):
                     raise WorkerFault(said.message) if said.fault else ServerError(said.message)
                 raise ServerError(f"worker {worker} did not start: {running.message}")
+            self._past.server.deaths += 1
             early = 0 if seconds is not None and seconds >= _EARLY_SECONDS else early + 1
             _log.error("worker died", worker=worker, pid=running.process.pid, how=running.message)
             if early == _MOST_EARLY_ENDS:
@@ -254,7 +209,7 @@ class _Team:
                 )
             await asyncio.sleep(_PAUSE_SECONDS * early)
 
-    async def _watch(self, worker: int, running: _Running) -> float | None:
+    async def _watch(self, worker: int, running: WorkerProcess) -> float | None:
         """Wait for a worker's end; for how long it has served."""
         said = await running.said
         began = time.monotonic()
@@ -273,10 +228,12 @@ class _Team:
             if self._stopping:
                 running.order("drain", self._longest_drain)
         await running.ended()
+        self._past.bury(running.totals)
+        running.totals = Totals()
         self._serving.discard(worker)
         await self._tell_health()
         return time.monotonic() - began if isinstance(said, Serving) else None
 
     def _orders(self, worker: int) -> Orders:
-        config = replace(self._config, listen=self._address, port_file=None, health_socket=None)
+        config = replace(self._config, listen=self._address, port_file=None, health_socket=None, http_listen=None)
         return Orders(worker, config, self._files, self._threads)

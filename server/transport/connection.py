@@ -12,6 +12,7 @@ from gatestream.server.core.accounts import Account
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Reason, Refused, Unauthenticated
+from gatestream.server.telemetry import Protocol as StreamProtocol
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
 from gatestream.server.transport.grpc_server.status import abort
 
@@ -36,6 +37,10 @@ class Conversation(Protocol):
     rows: int
     account: Account
     outbox: Outbox
+
+    @property
+    def protocol(self) -> StreamProtocol:
+        """That it speaks."""
 
     def receive(self, message: bytes) -> None:
         """A message came, as it was on the wire.
@@ -111,10 +116,14 @@ class Streams:
             caller = self._admit()
             conversation = make(caller.tenant)
         except (Refused, Unauthenticated) as error:
+            self._models.stats.refused(error)
             await abort(context, error)
             raise
         self._open[conversation] = _Open(*caller, asyncio.current_task())
         conversation.account.streams += 1
+        stats = self._models.stats.streams[conversation.protocol]
+        stats.opened += 1
+        status = "CANCELLED"
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
         outbox = conversation.outbox
@@ -124,15 +133,19 @@ class Streams:
                 message, rows = item
                 # Before it goes out: who waits for an answer and then sends may send as much as before.
                 conversation.rows -= rows
+                stats.sent += 1
                 yield bytes(message)
             if outbox.failure is None and not reader.done():
                 # Its client may send more. Who only reads wakes up by this.
                 outbox.failure = Draining("the server stops; go on with another")
             if outbox.failure is not None:
+                status = outbox.failure.code.name
                 await abort(context, outbox.failure)
+            status = "OK"
         finally:
             del self._open[conversation]
             conversation.account.streams -= 1
+            stats.ended[status] += 1
             if not self._open:
                 self._none.set()
             conversation.disconnect()
@@ -194,7 +207,9 @@ class Streams:
 
     async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
         outbox, receive, clock = conversation.outbox, conversation.receive, time.perf_counter
+        stats = self._models.stats.streams[conversation.protocol]
         async for message in messages:
+            stats.received += 1
             size = len(message)
             if size <= _SHORT_BYTES:
                 receive(message)

@@ -37,6 +37,8 @@ class ClientStream:
         tenant: whose stream it is.
     """
 
+    protocol: Final = "gatestream"
+
     def __init__(self, models: Catalog, limits: Limits, tenant: str):
         self.rows = 0
         self.account = models.accounts.of(tenant)
@@ -400,6 +402,7 @@ class ClientStream:
         first: Sequence[int] | Ints = _NOTHING,
         lengths: Sequence[int] | Ints = _NOTHING,
     ) -> None:
+        self._models.stats.refused(error)
         said = pb.Error(reason=error.reason, message=str(error), retry_after_ms=int(np.ceil(1000 * error.retry_after)))
         columns = {"handle": handles, "position": positions, "first": first, "length": lengths}
         arrays = {}

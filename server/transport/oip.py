@@ -221,6 +221,8 @@ class InferenceStream(_Requests):
         tenant: whose call it is.
     """
 
+    protocol: Final = "open_inference"
+
     def __init__(self, models: Catalog, limits: Limits, tenant: str):
         super().__init__(models, limits, tenant, streamed=True)
         self._half_closed = False
@@ -274,6 +276,7 @@ class InferenceStream(_Requests):
         self._end_when_done()
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
+        self._models.stats.refused(error)
         self.outbox.put(error_answer(name, str(error)), 0, number)
 
     def _end_when_done(self) -> None:

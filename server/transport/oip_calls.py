@@ -14,7 +14,7 @@ from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
 from gatestream.server.transport.oip import InferenceCall, InferenceStream
-from gatestream.server.transport.oip_models import configuration, index, metadata
+from gatestream.server.transport.oip_models import configuration, index, metadata, statistics
 
 DESCRIPTOR: Final[Any] = oip.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -26,6 +26,7 @@ EXTENSIONS: Final = (
     "model_configuration",
     "model_repository",
     "binary_tensor_data",
+    "statistics",
 )
 _NO_SHARED_MEMORY: Final = "this server does not map its clients' memory; send raw_input_contents"
 _TRACE: Final = {
@@ -170,8 +171,9 @@ class OpenInferenceService:
     async def ModelStatistics(  # noqa: N802
         self, request: oip.ModelStatisticsRequest, context: Any
     ) -> oip.ModelStatisticsResponse:
-        """Refused."""
-        raise NotOffered("this server keeps no statistics of its models; measure at the client")
+        """What is counted of the models that are named, since they were loaded."""
+        named = [self._models.find(request.name, request.version)] if request.name else list(self._models)
+        return oip.ModelStatisticsResponse(model_stats=[statistics(model) for model in named])
 
     # ---- Tracing and logging: to be read -------------------------------------------------------
 

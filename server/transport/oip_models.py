@@ -1,5 +1,6 @@
 """What the Open Inference Protocol says of the models that are served."""
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -83,6 +84,37 @@ def index(models: Catalog) -> list[oip.RepositoryIndexResponse.ModelIndex]:
         )
         for model in models
     ]
+
+
+def statistics(model: Model) -> oip.ModelStatistics:
+    """What is counted of a model. What is not known, as how long a run that failed took, is 0.
+
+    An inference is one sequence's part of a run, and a sequence's queue time is that of the part that waited longest.
+    """
+    engine, stats = model.engine, model.engine.counted()
+    computed = sum(entries * seconds for entries, (_, seconds) in stats.sizes.items())
+    runs = sum(stats.runs.values())
+    return oip.ModelStatistics(
+        name=model.spec.name,
+        version=model.spec.version,
+        last_inference=int(1000 * (time.time() - engine.clock() + engine.rows.began)) if runs else 0,
+        inference_count=stats.entries,
+        execution_count=runs,
+        inference_stats=oip.InferStatistics(
+            success=_duration(stats.entries, stats.waited + computed),
+            fail=_duration(stats.failed_entries, 0.0),
+            queue=_duration(stats.entries, stats.waited),
+            compute_infer=_duration(stats.entries, computed),
+        ),
+        batch_stats=[
+            oip.InferBatchStatistics(batch_size=entries, compute_infer=_duration(count, seconds))
+            for entries, (count, seconds) in sorted(stats.sizes.items())
+        ],
+    )
+
+
+def _duration(count: int, seconds: float) -> oip.StatisticDuration:
+    return oip.StatisticDuration(count=count, ns=int(1e9 * seconds))
 
 
 def _controls() -> Sequence[oip.ModelSequenceBatching.ControlInput]:

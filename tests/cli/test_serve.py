@@ -138,6 +138,8 @@ def test_one_name_twice(artifact: Path) -> None:
         ("--tuning=fast", 2, "tuning is 'fast'; expected all, none, or some of grpc-poller, grpc-reader, busy-poll, "),
         ("--provider=gpu", 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("--listen=here", 2, "expected HOST:PORT"),
+        ("--http-listen=here", 2, "http_listen is 'here'; expected HOST:PORT"),
+        ("--http-listen=192.0.2.1:9090", 1, "http_listen is '192.0.2.1:9090', which cannot be listened on: "),
         ("--tls-cert=cert.pem", 2, "tls_cert and tls_key go together"),
         ("--tokens=none.toml", 1, "tokens: none.toml"),
         ("--config=none.toml", 2, "'none.toml' does not exist"),

@@ -1,5 +1,6 @@
 """What clients of the Open Inference Protocol call besides inference: configuration, index, and what is not offered."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
-from tests.support.artifacts import accumulator
+from tests.support.artifacts import POISON, accumulator
 from tests.support.lstm import Lstm
 from tests.support.open_inference import request, sums
 from tests.support.process import ServerProcess, serving
@@ -137,15 +138,45 @@ def test_trace_and_log_settings_are_to_be_read(door: Stub) -> None:
     assert ends(door.TraceSetting, oip.TraceSettingRequest(model_name="other"))[0] == grpc.StatusCode.NOT_FOUND
 
 
-def test_statistics_are_refused_by_name(door: Stub) -> None:
-    code, text = ends(door.ModelStatistics, oip.ModelStatisticsRequest(name="lstm"))
-    assert (code, "keeps no statistics" in text) == (grpc.StatusCode.UNIMPLEMENTED, True)
+def statistics(door: Stub, name: str) -> oip.ModelStatistics:
+    (found,) = door.ModelStatistics(oip.ModelStatisticsRequest(name=name), timeout=PATIENCE).model_stats
+    return found
+
+
+def test_statistics_are_those_of_the_runs(door: Stub) -> None:
+    before, began = statistics(door, "accumulator"), 1000 * time.time()
+    for k in range(3):
+        door.ModelInfer(request([[1, 1]], 9, start=k == 0, end=k == 2), timeout=PATIENCE)
+    ends(door.ModelInfer, request([[POISON, 1]]))
+    after = statistics(door, "accumulator")
+    assert (after.name, after.version) == ("accumulator", "1")
+    assert after.inference_count - before.inference_count == after.execution_count - before.execution_count == 3
+    assert began - 1 <= after.last_inference <= 1000 * time.time()
+    stats = after.inference_stats
+    assert stats.fail.count - before.inference_stats.fail.count == 1
+    assert stats.success.count == stats.queue.count == stats.compute_infer.count == after.inference_count
+    assert stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+    assert abs(stats.success.ns - stats.queue.ns - stats.compute_infer.ns) <= 2
+    assert [batch.batch_size for batch in after.batch_stats] == [1]
+    assert after.batch_stats[0].compute_infer == stats.compute_infer
+
+
+def test_statistics_of_which_models(door: Stub) -> None:
+    found = door.ModelStatistics(oip.ModelStatisticsRequest(), timeout=PATIENCE).model_stats
+    assert [item.name for item in found] == ["lstm", "accumulator"]
+    unused = statistics(door, "lstm")
+    assert unused == oip.ModelStatistics(
+        name="lstm", version="1", inference_stats=unused.inference_stats, last_inference=0
+    )
+    assert ends(door.ModelStatistics, oip.ModelStatisticsRequest(name="other"))[0] == grpc.StatusCode.NOT_FOUND
+    of_another = oip.ModelStatisticsRequest(name="lstm", version="2")
+    assert ends(door.ModelStatistics, of_another)[0] == grpc.StatusCode.NOT_FOUND
 
 
 def test_the_extensions_are_those_that_are_there(door: Stub) -> None:
     extensions = set(door.ServerMetadata(oip.ServerMetadataRequest(), timeout=PATIENCE).extensions)
-    assert {"sequence", "sequence(string_id)", "model_configuration", "model_repository"} <= extensions
-    assert not {"statistics", "system_shared_memory", "cuda_shared_memory", "classification", "trace"} & extensions
+    assert {"sequence", "sequence(string_id)", "model_configuration", "model_repository", "statistics"} <= extensions
+    assert not {"system_shared_memory", "cuda_shared_memory", "classification", "trace"} & extensions
 
 
 def test_no_method_tells_anything_without_a_token(tmp_path: Path) -> None:

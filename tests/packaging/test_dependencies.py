@@ -47,7 +47,14 @@ def test_a_plain_install_is_the_client_and_its_commands() -> None:
 
 @pytest.mark.parametrize("extra", ["cpu", "cuda"])
 def test_what_serving_and_inspecting_add(extra: str) -> None:
-    assert asked(extra) == asked() | {"grpcio-reflection", "onnx", "onnx-ir", "onnxruntime", "structlog"}
+    assert asked(extra) == asked() | {
+        "grpcio-reflection",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime",
+        "prometheus-client",
+        "structlog",
+    }
     assert asked(extra) - asked() <= imported("server", "export")
     assert imported("server") <= asked(extra)
 

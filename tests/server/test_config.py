@@ -37,6 +37,9 @@ def test_the_defaults_are_a_whole_server() -> None:
         (ServerConfig, {"artifacts": ARTIFACTS, "threads": "all"}, "threads is 'all'; expected a number, or auto"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "50051"}, "expected HOST:PORT"),
         (ServerConfig, {"artifacts": ARTIFACTS, "listen": "::1:99999"}, "expected HOST:PORT"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "http_listen": ""}, "http_listen is ''; expected HOST:PORT"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "http_listen": "99999"}, "http_listen is '99999'; expected HOST:PORT"),
+        (ServerConfig, {"artifacts": ARTIFACTS, "http_listen": ":9090"}, "or PORT, as in 9090"),
         (
             ServerConfig,
             {"artifacts": ARTIFACTS, "provider": "gpu"},
@@ -81,6 +84,20 @@ def test_a_text_that_chooses_no_tunings_is_told_which_there_are(text: str) -> No
     with pytest.raises(ConfigError) as caught:
         chosen_tunings(10_000 * "x")
     assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        (None, None),
+        ("9090", "127.0.0.1:9090"),
+        ("0", "127.0.0.1:0"),
+        ("0.0.0.0:9090", "0.0.0.0:9090"),
+        ("[::1]:9090", "[::1]:9090"),
+    ],
+)
+def test_what_http_listens_on(given: str | None, means: str | None) -> None:
+    assert ServerConfig(artifacts=ARTIFACTS, http_listen=given).http_address == means
 
 
 @pytest.mark.parametrize("kind", [Limits, TickLimits, ServerConfig])

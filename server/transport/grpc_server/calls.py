@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from gatestream.server.config import Share
 from gatestream.server.core.accounts import share
 from gatestream.server.errors import Exhausted, Failed, InvalidRequest, NotOffered, Reason, Refused, Unauthenticated
+from gatestream.server.telemetry import ServerStats
 from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
 from gatestream.server.transport.grpc_server.receiving import Receiving
@@ -41,16 +42,18 @@ class Calls(grpc.aio.ServerInterceptor):
         most: unary calls that have come and are not answered.
         most_of_tenant: of them, those of one tenant; "auto": all for one that is alone, else half.
         most_lasting: calls at once of health's Watch, and of reflection.
+        stats: of the server.
 
     Attributes:
         unanswered: unary calls that have come and are not answered.
     """
 
-    def __init__(self, tenants: Tenants, most: int, most_of_tenant: Share, most_lasting: int):
+    def __init__(self, tenants: Tenants, most: int, most_of_tenant: Share, most_lasting: int, stats: ServerStats):
         self._tenants = tenants
         self._most = most
         self._most_of_tenant = most_of_tenant
         self._most_lasting = most_lasting
+        self._stats = stats
         self.unanswered = 0
         self._unanswered_of: Counter[str] = Counter()
         self._lasting: Counter[str] = Counter()
@@ -69,10 +72,11 @@ class Calls(grpc.aio.ServerInterceptor):
             CALLER.set(caller)
             if not handler.request_streaming:
                 await self._admit(caller.tenant, lasting=handler.response_streaming)
+                self._stats.calls[handler_call_details.method] += 1
         except Unauthenticated as error:
-            return self._unread.get(handler_call_details.method) or _refusing(error)
+            return self._unread.get(handler_call_details.method) or self._refusing(error)
         except Refused as error:
-            return _refusing(error)
+            return self._refusing(error)
         return handler
 
     async def _admit(self, tenant: str, *, lasting: bool) -> None:
@@ -151,7 +155,7 @@ class Calls(grpc.aio.ServerInterceptor):
             try:
                 return _serialised(await behaviour(request.of(data), context))
             except Exception as error:
-                return await _end(name, context, error)
+                return await self._end(name, context, error)
 
         return call
 
@@ -162,7 +166,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 with self._one_more(name):
                     await behaviour(request.of(data), context)
             except Exception as error:
-                await _end(name, context, error)
+                await self._end(name, context, error)
 
         return call
 
@@ -177,7 +181,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     async for answer in behaviour(parsed(messages), context):
                         yield _serialised(answer)
             except Exception as error:
-                await _end(name, context, error)
+                await self._end(name, context, error)
 
         return call
 
@@ -188,9 +192,28 @@ class Calls(grpc.aio.ServerInterceptor):
                     if (answer := await behaviour(request.of(b""), context)) is not None:
                         await context.write(answer)
             except Exception as error:
-                await _end(name, context, error)
+                await self._end(name, context, error)
 
         return call
+
+    async def _end(self, name: str, context: Any, error: Exception) -> Any:
+        """End a call that has raised something."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if not isinstance(error, Refused | Unauthenticated | Failed | NotOffered):
+            _log.error("a call failed", method=name, exc_info=error)
+            error = Failed("the server failed at this call; its log says how")
+        self._stats.refused(error)
+        await abort(context, error)
+
+    def _refusing(self, error: Refused | Unauthenticated) -> Any:
+        """A handler that receives nothing. A stream of messages and one message are the same on the wire."""
+
+        async def refuse(_messages: Any, context: Any) -> None:
+            self._stats.refused(error)
+            await abort(context, error)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     @contextmanager
     def _one_more(self, name: str) -> Iterator[None]:
@@ -236,22 +259,3 @@ class _Request:
 
 def _serialised(answer: Message | bytes) -> bytes:
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
-async def _end(name: str, context: Any, error: Exception) -> Any:
-    """End a call that has raised something."""
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, Refused | Unauthenticated | Failed | NotOffered):
-        _log.error("a call failed", method=name, exc_info=error)
-        error = Failed("the server failed at this call; its log says how")
-    await abort(context, error)
-
-
-def _refusing(error: Refused | Unauthenticated) -> Any:
-    """A handler that receives nothing. A stream of messages and one message are the same on the wire."""
-
-    async def refuse(_messages: Any, context: Any) -> None:
-        await abort(context, error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

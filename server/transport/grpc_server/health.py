@@ -19,14 +19,17 @@ class Health:
 
     Attributes:
         servicer: what answers.
+        serving: what it says.
     """
 
     def __init__(self, services: Iterable[str] = ()):
         self.servicer = health.aio.HealthServicer()
+        self.serving = False
         self._names = ("", *services)
 
     async def say(self, *, serving: bool) -> None:
         """Answer so from now on, and tell those who watch."""
+        self.serving = serving
         for name in self._names:
             await self.servicer.set(name, _Response.SERVING if serving else _Response.NOT_SERVING)
 

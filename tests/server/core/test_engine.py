@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.server.core.requests import Entries
+from gatestream.server.core.requests import OUTPUTS, Entries
 from gatestream.server.errors import Exhausted, OutOfStep
 from tests.support.artifacts import POISON
 from tests.support.engine import Recorder, bench, expect_long_runs
@@ -214,3 +214,33 @@ async def test_what_stands_behind_a_close_in_line_is_answered_as_not_taken(accum
         ]
         assert owner.rows == 0
         assert b.engine.sessions._slots.free == 8
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_what_came_while_a_run_failed_is_behind_the_step_that_failed(
+    accumulator_path: Path, together: bool
+) -> None:
+    """Also what had not been put in line yet: its client did not know of the failure."""
+    async with bench(accumulator_path) as b:
+        expect_long_runs(b.engine)
+        owner = Recorder()
+        slots = [b.open(owner, handle) for handle in range(2)]
+        owner.take()
+        b.steps(owner, [0, 1], slots, [[1], [POISON]])
+        while not b.engine._running:
+            await asyncio.sleep(0)
+        if together:
+            b.steps(owner, [0, 1], slots, [[5], [5]])
+        else:
+            for handle, slot in enumerate(slots):
+                assert b.engine.submit_one(owner, handle, slot, 1, -1, (np.full(2, 5, np.float32).tobytes(),), OUTPUTS)
+        await b.engine.quiet()
+        heard = sorted(owner.take())
+        behind = [handle for name, handles, *_ in heard if name == "PRECEDING_FAILED" for handle in handles]
+        assert [name for name, *_ in heard if name == "results"] == []
+        assert sorted(behind) == [0, 1]
+        assert b.engine.sessions.accepted[slots].tolist() == b.engine.sessions.position[slots].tolist() == [0, 0]
+        b.steps(owner, [0, 1], slots, [[3], [4]])
+        await b.engine.quiet()
+        assert owner.take() == [("results", [0, 1], [0, 0], [1, 1], [3, 4])]
+        assert owner.rows == 0

@@ -19,7 +19,7 @@ def intake(sessions: int) -> Intake:
     table = SessionTable(sessions)
     for _ in range(sessions):
         table.create("tenant", "", 0.0)
-    return Intake(LAYOUT.inputs, table, Admission(LAYOUT, Limits()), np.full(sessions, OUTPUTS, np.uint8))
+    return Intake(LAYOUT.inputs, table, Admission(LAYOUT, Limits()), np.full(sessions, OUTPUTS, np.uint8), lambda: 0.0)
 
 
 def test_of_nothing_there_is_nothing() -> None:

@@ -11,6 +11,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog
+from gatestream.server.telemetry import ServerStats
 from gatestream.server.transport import native_calls, oip_calls
 from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.connection import Streams
@@ -34,7 +35,7 @@ def service(name: str) -> ServiceDefinition:
 
 
 def handlers(definition: ServiceDefinition) -> dict[str, dict[str, Any]]:
-    return Calls(Tenants(None), 8, 8, most_lasting=8).handlers([definition])
+    return Calls(Tenants(None), 8, 8, 8, ServerStats()).handlers([definition])
 
 
 @pytest.mark.parametrize("name", ["Gatestream", "GRPCInferenceService"])
@@ -100,7 +101,7 @@ class Bench:
     """
 
     def __init__(self, tokens: Path | None = None, most: int = 2):
-        self.calls = Calls(Tenants(tokens), most, most, most_lasting=1)
+        self.calls = Calls(Tenants(tokens), most, most, 1, ServerStats())
         (self.methods,) = self.calls.handlers([service("GRPCInferenceService")]).values()
 
     async def asked(self, method: str, token: str = "") -> Any:

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ConfigError
+from gatestream.server.telemetry import ServerStats
 from gatestream.server.transport.auth import Tenants
 from gatestream.server.transport.grpc_server.calls import Calls
 from gatestream.server.transport.grpc_server.health import Health
@@ -17,7 +18,7 @@ from gatestream.server.transport.grpc_server.server import GrpcServer
 
 def made(listen: str, health: Health) -> GrpcServer:
     config = ServerConfig(artifacts=(Path("some.onnx"),), listen=listen)
-    return GrpcServer(config, None, Calls(Tenants(None), 8, 8, most_lasting=8), [health.definition()])
+    return GrpcServer(config, None, Calls(Tenants(None), 8, 8, 8, ServerStats()), [health.definition()])
 
 
 @asynccontextmanager
