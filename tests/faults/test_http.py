@@ -13,6 +13,8 @@ from tests.support.scrape import HTTP, address, get
 from tests.support.wire import PATIENCE, Stream, until
 
 CONNECTIONS = 32
+NO_ROOM = {b"HTTP/1.1 503", b"HTTP/1.1 408"}
+"""How a connection ends for which there was no room, or which had a place and did not use it."""
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,9 @@ def test_slow_clients_take_all_places_and_lose_them_again(server: ServerProcess,
             connection.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         neighbour.goes_on()
         with connections(server, 1) as (late,):
-            assert answer(late).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert answer(late)[:12] in NO_ROOM
         neighbour.goes_on()
-        assert [answer(connection)[:12] for connection in slow] == [b"HTTP/1.1 408"] * CONNECTIONS
+        assert {answer(connection)[:12] for connection in slow} <= NO_ROOM
     until(lambda: get(address(server), "/healthz")[0] == 200, "there was room again")
 
 
@@ -89,7 +91,7 @@ def test_many_connections_that_say_nothing(server: ServerProcess, neighbour: Nei
     with connections(server, 200) as opened:
         neighbour.goes_on()
         refused = [answer(connection)[:12] for connection in opened[CONNECTIONS:]]
-        assert set(refused) <= {b"HTTP/1.1 503", b""}
+        assert set(refused) <= {*NO_ROOM, b""}
     until(lambda: get(address(server), "/healthz")[0] == 200, "there was room again")
 
 
