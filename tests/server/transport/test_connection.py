@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -21,6 +21,8 @@ LIMITS = Limits(streams=4, tenant_streams=2)
 
 class Echo:
     """Answers each message by itself; `spoilt` is no message, `fault` breaks it, `hold` makes it hold a session."""
+
+    protocol: Final = "gatestream"
 
     def __init__(self, account: Account):
         self.rows = 0
