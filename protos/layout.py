@@ -114,10 +114,6 @@ class ModelLayout:
         gates: of each step.
         states: of each session.
         length: the graph's input for how many steps of a row are real; empty: it has none.
-        input_bytes: of a step.
-        output_bytes: of a step.
-        gate_bytes: of a step.
-        state_bytes: of a session.
     """
 
     name: str
@@ -128,19 +124,26 @@ class ModelLayout:
     gates: tuple[Gate, ...] = ()
     constants: tuple[Column, ...] = ()
     length: str = ""
-    input_bytes: int = field(init=False)
-    output_bytes: int = field(init=False)
-    gate_bytes: int = field(init=False)
-    state_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        for name, columns in (
-            ("input_bytes", self.inputs),
-            ("output_bytes", self.outputs),
-            ("gate_bytes", self.gates),
-            ("state_bytes", self.states),
-        ):
-            object.__setattr__(self, name, _bytes(columns))
+    @property
+    def input_bytes(self) -> int:
+        """Of a step."""
+        return _bytes(self.inputs)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of a step."""
+        return _bytes(self.outputs)
+
+    @property
+    def gate_bytes(self) -> int:
+        """Of a step."""
+        return _bytes(self.gates)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a session."""
+        return _bytes(self.states)
 
     @classmethod
     def of(cls, spec: pb.ModelSpec) -> Self:

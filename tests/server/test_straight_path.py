@@ -1,6 +1,7 @@
 """The same traffic with all short cuts and with none: every answer and every state is the same, bit for bit."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -109,21 +110,14 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
         message = pb.Open(handle=handle, session_id=f"s{handle}", gates=handle % 3 == 0)
         own.receive(pb.ClientMessage(open=message).SerializeToString())
 
-    async def read() -> None:
+    async def read(stream: ClientStream | InferenceStream, tell: Callable[[bytes], None]) -> None:
         while True:
-            item = await own.outbox.take()
+            item = await stream.outbox.take()
             assert item is not None
-            own.rows -= item[1]
-            told.own(bytes(item[0]))
+            stream.rows -= item[1]
+            tell(bytes(item[0]))
 
-    async def read_other() -> None:
-        while True:
-            item = await other.outbox.take()
-            assert item is not None
-            other.rows -= item[1]
-            told.other(bytes(item[0]))
-
-    readers = [asyncio.ensure_future(read()), asyncio.ensure_future(read_other())]
+    readers = [asyncio.ensure_future(read(own, told.own)), asyncio.ensure_future(read(other, told.other))]
     for handle in range(HANDLES):
         open_(handle)
     for number, (kind, *operation) in enumerate(operations):
