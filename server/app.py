@@ -122,9 +122,7 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
         await health.say(serving=True)
         if worker is None:
             warn_of_strangers(config)
-        write_port(config.port_file, str(server.port))
-        if worker is not None:
-            worker.serving(tuple(_served(model) for model in models))
+        # First the log: who is told of the port finds in it that the server serves.
         _log.info(
             "serving",
             address=server.address,
@@ -132,6 +130,9 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
         )
+        write_port(config.port_file, str(server.port))
+        if worker is not None:
+            worker.serving(tuple(_served(model) for model in models))
         await signals.first.wait()
         await health.say(serving=False)
         await drain(models, streams, config.drain_seconds, signals)

@@ -160,7 +160,7 @@ class _Team:
         if self._stopping:
             return
         warn_of_strangers(self._config)
-        write_port(self._config.port_file, self._address.rpartition(":")[2])
+        # First the log, as each worker does.
         _log.info(
             "serving",
             address=self._address,
@@ -170,6 +170,7 @@ class _Team:
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
         )
+        write_port(self._config.port_file, self._address.rpartition(":")[2])
 
     async def keep(self, worker: int) -> None:
         """Have a worker running until the server is told to stop.
