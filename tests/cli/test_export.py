@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from gatestream.cli.export import command
 from gatestream.export.artifact import load
 from gatestream.model.network import Network
+from tests.support.traces import traced_once
 
 FIXTURE = Path(__file__).parents[1] / "export" / "fixtures" / "small.safetensors"
 
@@ -100,10 +101,13 @@ def test_weights_in_fewer_bits_are_measured(checkpoint: Path, tmp_path: Path) ->
     assert found != float32 or accuracy["other_decisions"] > 0
 
 
-def test_weights_that_cost_too_much_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_weights_that_cost_too_much_are_refused(
+    checkpoint: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     output, report = tmp_path / "model.onnx", tmp_path / "report.json"
     options = ["--weights", "int8", "--max-error", "1e-6", "--report", str(report)]
-    result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), *options])
+    with traced_once(tmp_path_factory, "fixture"):
+        result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), *options])
     assert result.exit_code == 1
     (line,) = result.output.splitlines()
     assert line.startswith(f"Error: {checkpoint}, form gates, weights int8: accuracy: y is up to ")

@@ -16,6 +16,7 @@ from gatestream.cli.main import main
 from gatestream.export.exporter import export
 from gatestream.model.checkpoint import load
 from tests.export import mutations
+from tests.support.traces import traced_once
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "tests" / "export" / "fixtures" / "small.safetensors"
@@ -24,7 +25,8 @@ FIXTURE = ROOT / "tests" / "export" / "fixtures" / "small.safetensors"
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inspect") / "small.onnx"
-    export(load(FIXTURE).network, path, "gates")
+    with traced_once(tmp_path_factory, "fixture"):
+        export(load(FIXTURE).network, path, "gates")
     return path
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,7 @@ from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
 from gatestream.server.cpus import cpus_available
 from tests.support.artifacts import accumulator
 from tests.support.process import serving
+from tests.support.zygote import SERVE, Zygote
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,13 @@ def test_a_server_leaves_nothing_in_its_home(artifact: Path, tmp_path: Path, mon
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """For what is refused by no more than a look at the settings: two thirds of a second of imports each."""
+    with Zygote(tmp_path_factory.mktemp("cwd"), SERVE) as zygote:
+        yield zygote
+
+
 def refused(*arguments: object, **environment: str) -> tuple[int, str]:
     """The exit code of a server that should not start, and what it says last."""
     done = subprocess.run(
@@ -93,11 +102,22 @@ def refused(*arguments: object, **environment: str) -> tuple[int, str]:
         timeout=60,
         env=os.environ | environment,
     )
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    last = done.stderr.splitlines()[-1]
+    return _said(done.returncode, done.stdout, done.stderr)
+
+
+def refused_by(zygote: Zygote, *arguments: object) -> tuple[int, str]:
+    """As `refused`."""
+    done = zygote.run(["serve", "--listen=127.0.0.1:0", "--provider=cpu", *map(str, arguments)])
+    assert done.status is not None
+    return _said(done.status, done.out, done.err)
+
+
+def _said(status: int, out: str, error: str) -> tuple[int, str]:
+    assert "Traceback" not in error
+    assert out == ""
+    last = error.splitlines()[-1]
     assert last.startswith("Error: ")
-    return done.returncode, last
+    return status, last
 
 
 def test_no_artifact() -> None:
@@ -146,8 +166,8 @@ def test_one_name_twice(artifact: Path) -> None:
         ("--port-file=none/port", 1, "port_file: none/port cannot be written: No such file or directory"),
     ],
 )
-def test_a_flag_out_of_range(artifact: Path, flag: str, code: int, says: str) -> None:
-    found, error = refused(artifact, flag)
+def test_a_flag_out_of_range(zygote: Zygote, artifact: Path, flag: str, code: int, says: str) -> None:
+    found, error = refused_by(zygote, artifact, flag)
     assert says in error
     assert found == code
 
@@ -182,10 +202,10 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
         ("sessions = " + 20_000 * "[", 2, "gatestream.toml"),
     ],
 )
-def test_a_file_with_a_mistake(artifact: Path, tmp_path: Path, text: str, code: int, says: str) -> None:
+def test_a_file_with_a_mistake(zygote: Zygote, artifact: Path, tmp_path: Path, text: str, code: int, says: str) -> None:
     config = tmp_path / "gatestream.toml"
     config.write_text(text)
-    found, error = refused(artifact, f"--config={config}")
+    found, error = refused_by(zygote, artifact, f"--config={config}")
     assert says in error
     assert found == code
 

@@ -98,18 +98,18 @@ def saved_updates(path: Path) -> int:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process")
 def test_a_killed_run_continued_is_the_uninterrupted_run_bit_for_bit(waves: Path, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
-    arguments = ["series", str(waves), *SMALL, "--updates", "600"]
+    arguments = ["series", str(waves), *SMALL, "--updates", "500"]
     command = [sys.executable, "-c", "from gatestream.cli.main import main; main()", "train", *arguments]
     process = subprocess.Popen([*command, "-o", killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while saved_updates(killed) < 200 and process.poll() is None:
-            time.sleep(0.01)
+        while saved_updates(killed) == 0 and process.poll() is None:
+            time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL
     made = saved_updates(killed)
-    assert 200 <= made < 600
+    assert 0 < made < 500
     assert not checkpoint.load(killed).training.values["finished"]
 
     going_on = train(*arguments, "-o", killed)
@@ -128,7 +128,7 @@ def test_an_interrupt_says_how_to_go_on(waves: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from gatestream.cli.main import main; main()", "train", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while saved_updates(output) == 0 and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode == 130

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 
 from gatestream.export.exporter import export
-from gatestream.model.network import Network, NetworkConfig
+from tests.export.networks import TOKENS, random
 from tests.support.lstm import GATES, Lstm
 from tests.support.process import ServerProcess, serving
+from tests.support.traces import traced_once
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
-VOCABULARY = ("B", "T", "S", "X", "P", "V", "E")
 
 pytestmark = [
     pytest.mark.skipif(not (NODE and NPM), reason="needs node and npm, which gatestream itself does not"),
@@ -31,19 +30,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `gatestream export` makes of a network over tokens."""
-    torch.manual_seed(0)
-    config = NetworkConfig(
-        name="tokens",
-        task="reber",
-        encoder="one_hot",
-        inputs=len(VOCABULARY),
-        hidden=8,
-        layers=2,
-        outputs=len(VOCABULARY),
-        vocabulary=VOCABULARY,
-    )
     path = tmp_path_factory.mktemp("artifacts") / "tokens.onnx"
-    export(Network(config).eval(), path, "gates")
+    with traced_once(tmp_path_factory, TOKENS.name):
+        export(random(TOKENS), path, "gates")
     return path
 
 
@@ -77,9 +66,9 @@ def answers(server: ServerProcess, rows: Any, model: str, folder: Path) -> list[
 
 
 def test_tokens_through_an_exported_network(server: ServerProcess, artifact: Path, tmp_path: Path) -> None:
-    tokens = np.random.default_rng(0).integers(0, len(VOCABULARY), 200)
+    tokens = np.random.default_rng(0).integers(0, len(TOKENS.vocabulary), 200)
     runtime = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
-    state = np.zeros((1, 2, 8), np.float32)
+    state = np.zeros((1, TOKENS.layers, TOKENS.hidden), np.float32)
     inputs = {"x": tokens[None], "length": np.array([200], np.int32), "h": state, "c": state}
     names = ["y", *GATES]
     expected = dict(zip(names, runtime.run(names, inputs), strict=True))
@@ -112,7 +101,7 @@ def test_a_file_of_one_row(server: ServerProcess, tmp_path: Path) -> None:
     [
         ([0], "nobody", "Error: 5 NOT_FOUND: no model 'nobody' here"),
         ([0, 1.5], "tokens", "Error: row 1: 1.5 came; a whole number was expected"),
-        ([0, -1], "tokens", "Error: row 1: -1 came; 0 to 6 was expected"),
+        ([0, -1], "tokens", "Error: row 1: -1 came; 0 to 4 was expected"),
         ([[1, 2, 3], [1, None, 3]], "lstm", "Error: row 1, column 1: null came; a number was expected"),
         ([[1, 2, 3], [1, True, 3]], "lstm", "Error: row 1, column 1: true came; a number was expected"),
         ([[1, 2, 3], [1, "2", 3]], "lstm", 'Error: row 1, column 1: "2" came; a number was expected'),

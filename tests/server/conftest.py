@@ -7,6 +7,7 @@ from gatestream.export.exporter import Form, export
 from gatestream.model.network import Network, NetworkConfig
 from tests.support.artifacts import accumulator
 from tests.support.once import once
+from tests.support.traces import traced_once
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,8 @@ def lstm_path(request: pytest.FixtureRequest, network: Network, tmp_path_factory
 
     def make(folder: Path) -> Path:
         path = folder / f"{form}.onnx"
-        export(network, path, form)
+        with traced_once(tmp_path_factory, "small"):
+            export(network, path, form)
         return path
 
     return once(tmp_path_factory, f"small-{form}", make)

@@ -15,12 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_IMPORTS = (
-    "gatestream.cli.serve", "gatestream.cli.train", "gatestream.cli.export", "gatestream.cli.inspect",
-    "gatestream.cli.stream", "gatestream.cli.health", "gatestream.cli.demo", "gatestream.export.exporter",
+SERVE = ("gatestream.cli.serve", "gatestream.server.app", "onnxruntime")
+"""What `gatestream serve` imports."""
+
+EVERYTHING = (
+    *SERVE, "gatestream.cli.train", "gatestream.cli.export", "gatestream.cli.inspect", "gatestream.cli.stream",
+    "gatestream.cli.health", "gatestream.cli.demo", "gatestream.cli.rows", "gatestream.export.exporter",
     "gatestream.export.drawing.inspection", "gatestream.model.checkpoint", "gatestream.model.training",
-    "gatestream.model.curve", "gatestream.server.app", "gatestream.cli.rows", "onnxruntime",
+    "gatestream.model.curve",
 )  # fmt: skip
+"""What any command imports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,13 @@ class Zygote:
 
     Args:
         folder: where commands run, and their output is kept meanwhile.
+        imports: the modules that it imports first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, imports: Sequence[str] = EVERYTHING) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.zygote"],
+            [sys.executable, "-m", "tests.support.zygote", *imports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -75,7 +80,7 @@ def _main() -> None:
     # As `serve` does before it imports gRPC, which the others do here.
     silence_grpc()
     read_in_queue()
-    for name in _IMPORTS:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")

@@ -3,7 +3,6 @@
 from collections import Counter
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -18,6 +17,7 @@ from gatestream.export.rewriting.naming import NameCells
 from gatestream.export.sources.checkpoint import INPUTS, OUTPUTS, trace
 from gatestream.model.network import Network, NetworkConfig
 from tests.export import networks
+from tests.support.traces import traced
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,9 @@ def network() -> Network:
     return networks.random(networks.SERIES)
 
 
-@pytest.fixture(scope="module")
-def traced(network: Network) -> bytes:
-    return ir.to_proto(trace(network)).SerializeToString()
-
-
 @pytest.fixture
-def model(traced: bytes) -> ir.Model:
-    return ir.from_proto(onnx.load_model_from_string(traced))
+def model(network: Network, tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
+    return traced(tmp_path_factory, "series", network)
 
 
 def operators(model: ir.Model) -> Counter[str]:
@@ -88,7 +83,8 @@ def test_folding_promises_that_nothing_is_left(model: ir.Model) -> None:
     FoldConstants()(model)
 
 
-def test_all_together_change_no_number(traced: bytes, model: ir.Model) -> None:
+def test_all_together_change_no_number(model: ir.Model) -> None:
+    before = ir.to_proto(model).SerializeToString()
     tidy()(model)
     NameCells()(model)
     fused = model.clone()
@@ -98,7 +94,7 @@ def test_all_together_change_no_number(traced: bytes, model: ir.Model) -> None:
     feed |= {"h": state[0], "c": state[1]}
     expected, gates, packed = (
         onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(["y", "h_next", "c_next"], feed)
-        for data in (traced, *(ir.to_proto(each).SerializeToString() for each in (model, fused)))
+        for data in (before, *(ir.to_proto(each).SerializeToString() for each in (model, fused)))
     )
     for left, right, other in zip(expected, gates, packed, strict=True):
         rows = [(0, 5), (1, 1), (2, 3)] if left.shape[1:] == (5, 4) else [(row, None) for row in range(3)]
