@@ -58,25 +58,22 @@ class StateRows:
         self._fresh[slot] = False
 
     def step(
-        self, slots: Ints, inputs: Sequence[Array], lengths: Ints, *, gates: bool
+        self, slots: int | Ints, inputs: Sequence[Array], lengths: int | Ints, *, gates: bool
     ) -> tuple[list[Array], list[Array]]:
-        """As `Runner.step`."""
+        """As `Runner.step`; of one step of one row that is not fresh, the slot is an int."""
         started = self._clock()
+        if isinstance(slots, int):
+            result = self.runner.step(np.array((slots,)), inputs, _ONE, gates)
+            self._took(1, 1, started)
+            return result
         fresh = self._fresh[slots]
         if np.count_nonzero(fresh):
             # Whether or not the run fails, they hold the initial state from here on.
             anew = slots[fresh]
             self.runner.write(anew, [np.repeat(row, len(anew), axis=0) for row in self._initial])
             self._fresh[anew] = False
-        result = self.runner.step(slots, inputs, lengths.astype(np.int32), gates)
+        result = self.runner.step(slots, inputs, np.asarray(lengths, np.int32), gates)
         self._took(len(slots), inputs[0].shape[1], started)
-        return result
-
-    def step_one(self, slot: int, inputs: Sequence[Array], *, gates: bool) -> tuple[list[Array], list[Array]]:
-        """As `step`, for one step of one row that is not fresh."""
-        started = self._clock()
-        result = self.runner.step(np.array((slot,)), inputs, _ONE, gates)
-        self._took(1, 1, started)
         return result
 
     def _took(self, batch: int, steps: int, started: float) -> None:

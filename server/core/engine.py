@@ -1,12 +1,14 @@
-"""One model being served: what is accepted, the tick, and who is answered.
+"""One model being served: what is accepted, the runs, and who is answered.
 
-The step loop is `_turn`: take in, controls, schedule, run, complete. It lives on the event loop; a run that is not
-known to be short is on another thread, and while it runs the next tick gathers. What comes while nothing is in line,
-and is a short run, `_at_once` steps without a scheduler. Every accepted step is answered exactly once.
+A step is submitted, admitted, planned into a run, run and completed. `_plan` says what the next run computes: what has
+just come, where nothing stands in line and it is short, or those of the lines whose turn it is. `_step` makes a run on
+the event loop; one that is not known to be short is made on another thread, and while it runs the next one gathers.
+`_complete` answers what was computed and `_refuse` what will not be; these two give back what admission reserved, and
+nothing else does. Every accepted step is answered exactly once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
@@ -23,20 +25,22 @@ from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.intake import Intake, Packet
-from gatestream.server.core.owner import Holder, Owner
-from gatestream.server.core.requests import GATES, OUTPUTS, Control, Do, Entries, Fail, Refusals, Steps, gather
-from gatestream.server.core.scheduler import Dropped, Scheduler, Tick
+from gatestream.server.core.batches import GATES, Batch, Entries, OneEntry
+from gatestream.server.core.controls import Control, Do, Fail
+from gatestream.server.core.intake import Intake
+from gatestream.server.core.owner import Holder, Owner, Refusals, refuse_one
+from gatestream.server.core.run import Run
+from gatestream.server.core.scheduler import Dropped, Scheduler
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
-from gatestream.server.telemetry import ModelStats, RunStats, Where
+from gatestream.server.telemetry import ModelStats, RunStats
 
 _ANSWER_BYTES: Final = 2 * 2**20
 _GATHERED_BYTES: Final = 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
 _READING_TURNS: Final = 4
-# After so many ticks of one step the next one is expected to come alone too; of as many, one waits for company again.
-_LONELY_TICKS: Final = 16
+# After so many runs of one step the next one is expected to come alone too; of as many, one waits for company again.
+_LONELY_RUNS: Final = 16
 # As long the loop waits for the thread to begin a run: far longer than that takes, so that a lost thread stops nothing.
 _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
@@ -48,6 +52,9 @@ _CONTROLS_SECONDS: Final = 2e-3
 _FAILED_SECONDS: Final = 0.1
 # What is known of so many runs is counted together.
 _MOST_RUNS: Final = 512 * len(RunStats._fields)
+
+_Results = tuple[list[Array], list[Array]]
+"""The outputs and the gates of a run, as `Runner.step` gives them."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +76,7 @@ class Engine:
     Attributes:
         rows: of state.
         sessions: which there are.
-        wants: by slot, OUTPUTS and GATES as its owner asked.
+        wants: by session, OUTPUTS and GATES as its owner asked.
         admission: how much is pending.
         stats: what is counted, but for the latest runs: `counted` has these.
     """
@@ -94,20 +101,20 @@ class Engine:
         self.admission = Admission(layout, limits)
         self.stats = ModelStats()
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
-        # Besides the rows admitted, a slot can have its close in line, and an entry that was dropped while ready.
+        # Besides the rows admitted, a session can have its close in line, and an entry that was dropped while ready.
         self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
-        self._work: dict[int, Steps | Control] = {}
+        # What stands in line, by number.
+        self._work: dict[int, Batch | Control] = {}
         self._last_work = 0
-        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock)
+        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._refuse_one)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
         self._straight = straight
-        # So many ticks in a row had one step.
-        self._alone_ticks = 0
+        # So many runs in a row had one step.
+        self._alone_runs = 0
+        # On the thread.
         self._running = False
-        # Of the latest run.
-        self._rows = 0
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
         self._runs: list[Any] = []
@@ -152,23 +159,23 @@ class Engine:
             inputs: in the spec's order, each [rows, *shape].
         """
         self._take_in()
-        packets = self._intake.accept(owner, entries, first, inputs)
-        if len(packets) == 1 and not self._straight:
-            (self._intake.message,) = packets
+        batches = self._intake.accept(owner, entries, first, inputs)
+        if len(batches) == 1 and not self._straight:
+            (self._intake.message,) = batches
             self._call()
         else:
-            for packet in packets:
-                self._put_in_line(packet)
+            for batch in batches:
+                self._put_in_line(batch)
 
     def submit_one(
-        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
+        self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
     ) -> bool:
         """As `submit`, for a message with one entry; what is wrong with its numbers is found when it is taken in.
 
         Args:
             owner: who holds the session.
             handle: what the owner calls it.
-            slot: its state row.
+            session: that is stepped.
             length: steps, at least 1.
             first: the position that it is meant for; -1: whatever position it is.
             columns: in the spec's order, the bytes of `length` rows.
@@ -178,37 +185,23 @@ class Engine:
             Whether there was room for it.
         """
         intake = self._intake
-        if slot in intake.steps or intake.message is not None or intake.rows >= self._gathered:
+        if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
             self._take_in()
-        if not intake.accept_one(owner, handle, slot, length, first, columns, wants):
+        if not intake.accept_one(owner, handle, session, length, first, columns, wants):
             return False
         if self._straight:
             self._take_in()
         elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
-            alone = self._alone_ticks > _LONELY_TICKS and self._alone_ticks % _LONELY_TICKS
-            if not (alone and self._lone()):
+            if self._alone_runs > _LONELY_RUNS and self._alone_runs % _LONELY_RUNS and (run := self._plan_one()):
+                self._step(run)
+            else:
                 self._call()
         return True
 
-    def _call(self) -> None:
-        # Not now: what else has arrived is read first.
-        if not self._called:
-            self._called = True
-            asyncio.get_running_loop().call_soon(self._at_once)
-
-    def _take_in(self) -> None:
-        """Put what came since the last tick in line."""
-        if (packet := self._intake.take()) is not None:
-            self._put_in_line(packet)
-
-    def _put_in_line(self, packet: Packet) -> None:
-        item, slots, lengths, offsets, _, _ = packet
-        self._scheduler.add(self._number(item), slots, lengths, offsets, np.arange(len(slots)))
-
     def control(
         self,
-        slots: Ints,
+        sessions: Ints,
         do: Do,
         fail: Fail,
         owner: Owner | None = None,
@@ -221,7 +214,7 @@ class Engine:
         """Put something to do into the lines of sessions.
 
         Args:
-            slots: of the sessions, each once.
+            sessions: each once.
             do: as in `Control`, and the others.
             fail: answers whoever asked, when it will not be done.
             owner: who asked, if it is to know.
@@ -236,16 +229,26 @@ class Engine:
         self._take_in()
         holder = owner if holder is None else holder
         assert holder is not None, "somebody has the rows"
-        self.admission.take(holder, len(slots), unlimited=unlimited)
-        handles = slots if handles is None else handles
-        work = self._number(Control(do, fail, owner, holder, handles, must, len(slots)))
-        self._scheduler.add_controls(work, slots, np.arange(len(slots)))
+        self.admission.take(holder, len(sessions), unlimited=unlimited)
+        handles = sessions if handles is None else handles
+        control = Control(do, fail, owner, holder, handles, must, len(sessions))
+        self._number(control)
+        self._scheduler.add_controls(control.number, sessions, np.arange(len(sessions)))
 
-    def _number(self, item: Steps | Control) -> int:
-        self._last_work += 1
-        self._work[self._last_work] = item
+    def _take_in(self) -> None:
+        """Put what came since the last run in line."""
+        if (batch := self._intake.take()) is not None:
+            self._put_in_line(batch)
+
+    def _put_in_line(self, batch: Batch) -> None:
+        batch.unfinished = len(batch.sessions)
+        self._number(batch)
+        self._scheduler.add(batch.number, batch.sessions, batch.lengths, batch.offsets, np.arange(len(batch.sessions)))
+
+    def _number(self, item: Batch | Control) -> None:
+        self._last_work = item.number = self._last_work + 1
+        self._work[item.number] = item
         self._wake.set()
-        return self._last_work
 
     # ---- The step loop ------------------------------------------------------------------------
 
@@ -272,229 +275,276 @@ class Engine:
         self._wake.set()
 
     async def _turn(self) -> bool:
+        """Do the controls whose turn it is, and then make a run; whether there is more."""
         self._take_in()
         more = self._run_controls()
-        tick = self._scheduler.tick()
-        if tick is None:
+        run = self._plan_from_lines()
+        if run is None:
             if more:
                 await asyncio.sleep(0)
             return more
-        self._running = True
-        parts: list[tuple[Any, int, int]] = [(self._work[work], start, stop) for work, start, stop in tick.parts]
-        since = min(item.since for item, _, _ in parts)
-        short = self.rows.run_time.expected(len(tick.slots), tick.steps) < _SHORT_SECONDS
-        try:
-            if short:
-                outputs, gates = self._compute(tick, parts)
-            else:
-                outputs, gates = await self._elsewhere(tick, parts)
-        except Exception as error:
-            self._fail(tick, error)
+        if run.where == "thread":
+            await self._step_on_thread(run)
         else:
-            ended = self.rows.began + self.rows.seconds
-            for item, _, _ in parts:
-                item.since = ended
-            self._ran(len(tick.slots), self._rows, since, "loop" if short else "thread")
-            self._complete(tick, outputs, gates)
-        finally:
-            self._running = False
-            while self._leaving:
-                self.sessions.free(self._leaving.pop())
-        if short:
-            # What came meanwhile is to be in the next tick. To read it takes the loop some turns; where a single step
+            self._step(run)
+            # What came meanwhile is to be in the next run. To read it takes the loop some turns; where a single step
             # may be among it, no chunk's run comes in between.
-            waits = tick.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
+            waits = run.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
             for _ in range(1 if waits else _READING_TURNS):
                 await asyncio.sleep(0)
         return True
 
+    def _call(self) -> None:
+        # Not now: what else has arrived is read first.
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._at_once)
+
     def _at_once(self) -> None:
-        """Take the steps that came while nothing stood in line, if that is a short run; else leave them to `_turn`."""
+        """Step what has just come; where it has to stand in line, `_turn` will."""
         self._called = False
-        if self._lone():
-            return
-        self._alone_ticks = 0
+        if (run := self._plan()) is not None:
+            self._step(run)
+
+    def _step(self, run: Run) -> None:
+        """Make a run on the event loop, and tell those whose steps it has."""
+        self._finish(run, self._compute(run))
+
+    async def _step_on_thread(self, run: Run) -> None:
+        """As `_step`, while the event loop goes on."""
+        self._running = True
+        try:
+            self._finish(run, await self._on_thread(run))
+        finally:
+            self._running = False
+            while self._leaving:
+                self.sessions.free(self._leaving.pop())
+
+    # ---- Plan, run, complete ------------------------------------------------------------------
+
+    def _plan(self) -> Run | None:
+        """A run of what has just come, where nothing stands in line and it is a short one; else it is put in line."""
+        if (run := self._plan_one()) is not None:
+            return run
+        self._alone_runs = 0
         if self._work or self._running:
             self._wake.set()
-            return
-        packet = self._intake.take()
-        if packet is None:
-            return
-        if not self._brief(packet):
-            self._put_in_line(packet)
-            return
-        item, slots, lengths, offsets, steps, rows = packet
-        inputs = [
-            # Rows of one length lie in order already.
-            column.reshape(len(slots), steps, *column.shape[1:])
-            if rows == len(slots) * steps
-            else gather(column, offsets, steps)
-            for column in item.inputs
-        ]
-        try:
-            outputs, gates = self._run(slots, lengths, inputs, item.gates, rows)
-        except Exception as error:
-            self._fail_at_once(packet, error)
-            return
-        self._ran(len(slots), rows, item.since, "at_once")
-        table = self.sessions
-        first = table.position[slots]
-        table.position[slots] = first + lengths
-        table.answered_at[slots] = self.clock()
-        try:
-            item.answer(None, first, lengths, outputs, gates)
-        except Exception as error:
-            item.unanswered(error, None, lengths)
+            return None
+        batch = self._intake.take()
+        if batch is None:
+            return None
+        if not self._brief(batch):
+            self._put_in_line(batch)
+            return None
+        return Run.whole(batch)
 
-    def _lone(self) -> bool:
-        """As `_at_once` for the only step that came, without arrays of one number; False: it is not as simple."""
-        waiting = self._intake.steps
-        if len(waiting) != 1 or self._work or self._running:
-            return False
-        ((slot, (owner, handle, length, first, columns, wants)),) = waiting.items()
-        table = self.sessions
-        position = int(table.accepted[slot])
+    def _plan_one(self) -> Run | None:
+        """A run of the only step that came, without arrays of one number; None: it is not as simple."""
+        intake = self._intake
+        if len(intake.steps) != 1 or self._work or self._running:
+            return None
+        (one,) = intake.steps.values()
+        accepted = self.sessions.accepted
+        session, position = one.session, int(accepted[one.session])
         if (
-            length > 1
-            or first not in (-1, position)
-            or self.rows.is_fresh(slot)
+            one.length > 1
+            or one.first not in (-1, position)
+            or self.rows.is_fresh(session)
             or self.rows.run_time.expected(1, 1) > _SHORT_SECONDS
         ):
-            return False
+            return None
         inputs = []
-        for item, column in zip(self.layout.inputs, columns, strict=True):
+        for item, column in zip(self.layout.inputs, one.columns, strict=True):
             rows = item.rows(column)
             if not item.all_good(rows):
-                return False
+                return None
             inputs.append(rows[None])
-        try:
-            outputs, gates = self.rows.step_one(slot, inputs, gates=wants >= GATES)
-        except Exception as error:
-            packet = self._intake.take()
-            assert packet is not None, "it was just looked at"
-            self._fail_at_once(packet, error)
-            return True
-        self._intake.clear()
-        self._ran(1, 1, self._intake.since, "alone")
+        intake.clear()
+        accepted[session] = position + 1
         self._scheduler.pass_by(1)
-        self._alone_ticks += 1
-        table.position[slot] = table.accepted[slot] = position + 1
-        table.answered_at[slot] = self.clock()
-        self.admission.computed(owner, 1, wants)
-        try:
-            owner.result(
-                handle,
-                position,
-                1,
-                [batch.tobytes() for batch in outputs] if wants & OUTPUTS else (),
-                [batch.tobytes() for batch in gates],
-            )
-        except Exception as error:
-            owner.failed(error)
-        return True
+        self._alone_runs += 1
+        return Run.alone(one, inputs, one.wants >= GATES, intake.since)
 
-    def _fail_at_once(self, packet: Packet, error: Exception) -> None:
-        self._put_in_line(packet)
-        tick = self._scheduler.tick()
-        assert tick is not None, "what was to run is in line now"
-        self._fail(tick, error)
-
-    def _brief(self, packet: Packet) -> bool:
-        """Whether these steps make a tick of their own, in which nobody waits for long."""
-        limits, batch, steps = self._limits, len(packet.slots), packet.steps
+    def _brief(self, batch: Batch) -> bool:
+        """Whether these steps make a run of their own, for which nobody waits for long."""
+        limits, members, steps = self._limits, len(batch.sessions), batch.longest
         return (
-            batch * steps <= limits.rows
+            members * steps <= limits.rows
             and steps <= limits.steps
-            and batch * steps * self._row_bytes[packet.item.gates] <= _ANSWER_BYTES
-            and self.rows.run_time.expected(batch, steps) < _SHORT_SECONDS
+            and members * steps * self._row_bytes[batch.gates] <= _ANSWER_BYTES
+            and self.rows.run_time.expected(members, steps) < _SHORT_SECONDS
             and self._scheduler.pass_by(steps)
         )
 
-    async def _elsewhere(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
-        """Run on the other thread."""
+    def _plan_from_lines(self) -> Run | None:
+        """The run of those whose turn it is."""
+        tick = self._scheduler.tick()
+        if tick is None:
+            return None
+        parts: list[tuple[Any, int, int]] = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        steps = tick.steps
+        return Run(
+            tick.slots,
+            tick.lengths,
+            steps,
+            int(tick.lengths.sum()),
+            any(batch.gates for batch, _, _ in parts),
+            min(batch.since for batch, _, _ in parts),
+            "loop" if self.rows.run_time.expected(len(tick.slots), steps) < _SHORT_SECONDS else "thread",
+            None,
+            parts,
+            tick.offsets,
+            tick,
+        )
+
+    def _compute(self, run: Run) -> _Results | Exception:
+        """What the model makes of a run, or why it could not."""
+        try:
+            inputs = run.gathered(len(self.layout.inputs))
+            return self.rows.step(run.sessions, inputs, run.lengths, gates=run.gates)
+        except Exception as error:
+            return error
+
+    async def _on_thread(self, run: Run) -> _Results | Exception:
+        """As `_compute`, on the other thread."""
         begun = Lock()
         begun.acquire()
 
-        def compute() -> tuple[list[Array], list[Array]]:
+        def compute() -> _Results | Exception:
             begun.release()
-            return self._compute(tick, parts)
+            return self._compute(run)
 
         future = asyncio.get_running_loop().run_in_executor(self._thread, compute)
         # Else the thread would wait for the interpreter until the loop has nothing to do, and the model with it.
         begun.acquire(timeout=_BEGIN_SECONDS)
         return await future
 
-    def _compute(self, tick: Tick, parts: Sequence[tuple[Any, int, int]]) -> tuple[list[Array], list[Array]]:
-        inputs = []
-        for k in range(len(self.layout.inputs)):
-            pieces = [gather(item.inputs[k], tick.offsets[start:stop], tick.steps) for item, start, stop in parts]
-            inputs.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-        gates = any(item.gates for item, _, _ in parts)
-        return self._run(tick.slots, tick.lengths, inputs, gates, int(tick.lengths.sum()))
-
-    def _run(
-        self, slots: Ints, lengths: Ints, inputs: Sequence[Array], gates: bool, rows: int
-    ) -> tuple[list[Array], list[Array]]:
-        result = self.rows.step(slots, inputs, lengths, gates=gates)
-        self.admission.seconds_per_row = self.rows.seconds / rows
-        self._rows = rows
-        return result
-
-    def _ran(self, entries: int, rows: int, since: float, where: Where) -> None:
-        """Count the latest run."""
-        done, runs = self.rows, self._runs
-        runs += (entries, rows, done.began - since, done.seconds, where)
-        if len(runs) >= _MOST_RUNS:
-            self.counted()
-
-    def _complete(self, tick: Tick, outputs: list[Array], gates: list[Array]) -> None:
-        now = self.clock()
-        wanted, finished = self._scheduler.complete(tick)
-        first = self.sessions.position[tick.slots]
-        if wanted.all():
-            whole, slots = True, tick.slots
+    def _finish(self, run: Run, results: _Results | Exception) -> None:
+        if isinstance(results, Exception):
+            self._fail(run, results)
         else:
-            whole, slots = False, tick.slots[wanted]
-        self.sessions.position[slots] += tick.lengths[wanted]
-        self.sessions.answered_at[slots] = now
-        for work, start, stop in self._answers(tick):
+            self._complete(run, *results)
+
+    def _complete(self, run: Run, outputs: list[Array], gates: list[Array]) -> None:
+        """Count a run, move its sessions on, and tell the owners what came of their steps."""
+        done = self.rows
+        self.admission.seconds_per_row = done.seconds / run.rows
+        self._runs += (run.members, run.rows, done.began - run.since, done.seconds, run.where)
+        if len(self._runs) >= _MOST_RUNS:
+            self.counted()
+        now = self.clock()
+        if run.tick is None:
+            first = self.sessions.advance(run.sessions, run.lengths, now)
+            ((batch, _, _),) = run.parts
+            self._answer(batch, None, first, run.lengths, outputs, gates)
+            return
+        tick = run.tick
+        for batch, _, _ in run.parts:
+            batch.since = done.began + done.seconds
+        wanted, finished = self._scheduler.complete(tick)
+        whole = bool(wanted.all())
+        first = self.sessions.position[tick.slots]
+        self.sessions.advance(tick.slots if whole else tick.slots[wanted], tick.lengths[wanted], now)
+        for batch, start, stop in run.pieces(_ANSWER_BYTES // self._row_bytes[True]):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
-            lengths = tick.lengths[members]
-            item = self._work.get(work)
-            if item is None or len(lengths) == 0:
-                continue
-            assert not isinstance(item, Control)
-            try:
-                item.answer(
-                    tick.entries[members],
-                    first[members],
-                    lengths,
-                    [batch[members] for batch in outputs],
-                    [batch[members] for batch in gates],
-                )
-            except Exception as error:
-                item.unanswered(error, tick.entries[members], lengths)
-            self._count_off(work, item, int(finished[members].sum()))
+            entries = tick.entries[members]
+            if len(entries):
+                got = ([column[members] for column in columns] for columns in (outputs, gates))
+                self._answer(batch, entries, first[members], tick.lengths[members], *got)
+                self._count_off(batch, int(finished[members].sum()))
 
-    def _answers(self, tick: Tick) -> Iterator[tuple[int, int, int]]:
-        most = max(1, _ANSWER_BYTES // (self._row_bytes[True] * tick.steps))
-        for work, start, stop in tick.parts:
-            for begin in range(start, stop, most):
-                yield work, begin, min(begin + most, stop)
+    def _answer(
+        self,
+        batch: Batch | OneEntry,
+        entries: Ints | None,
+        first: Any,
+        lengths: Any,
+        outputs: Sequence[Array],
+        gates: Sequence[Array],
+    ) -> None:
+        """Give back what was reserved for steps that were taken, and tell their owners; arguments as `Batch` has."""
+        try:
+            columns: Any = batch.cut(lengths, outputs, gates)
+        except Exception as error:
+            which = range(len(lengths)) if entries is None else entries.tolist()
+            for entry, length in zip(which, lengths.tolist(), strict=True):
+                owner, _, wants = batch.entry(entry)
+                self.admission.withdrawn(owner, length, wants)
+                owner.failed(error)
+            return
+        for owner, rows, wants in batch.reserved(entries, lengths):
+            self.admission.computed(owner, rows, wants)
+        batch.answer(entries, first, lengths, columns)
 
-    def _fail(self, tick: Tick, error: Exception) -> None:
+    def _fail(self, run: Run, error: Exception) -> None:
+        """Refuse a run's steps, and what stands behind them: no state has changed."""
         # What came meanwhile stands behind these steps.
         self._take_in()
-        self.stats.failed(len(tick.slots))
-        _log.error("tick failed", model=self.layout.name, members=len(tick.slots), exc_info=error)
-        failed = {(work, int(entry)) for work, a, b in tick.parts for entry in tick.entries[a:b]}
+        self.stats.failed(run.members)
+        _log.error("tick failed", model=self.layout.name, members=run.members, exc_info=error)
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
+        if run.tick is None:
+            ((batch, _, _),) = run.parts
+            self._refuse(
+                ((session, batch, entry, length) for session, entry, length in batch.lines()), lambda *_: reason
+            )
+            return
+        failed = {(work, int(entry)) for work, a, b in run.tick.parts for entry in run.tick.entries[a:b]}
         behind = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
-        self._answer_dropped(
-            self._scheduler.abandon(tick),
-            lambda entry: reason if (entry.work, entry.entry) in failed else behind,
+        self._refuse(
+            self._lines(self._scheduler.abandon(run.tick)),
+            lambda item, entry: reason if (item.number, entry) in failed else behind,
             keep_musts=True,
         )
+
+    def _lines(self, dropped: list[Dropped]) -> list[tuple[int, Any, int, int]]:
+        return [(each.slot, self._work[each.work], each.entry, each.left) for each in dropped]
+
+    def _refuse(
+        self,
+        lines: Iterable[tuple[int, Any, int, int]],
+        why: Callable[[Any, int], Refused],
+        *,
+        keep_musts: bool = False,
+    ) -> None:
+        """Give back what was reserved for steps and controls that will not be done, and tell whoever asked for them.
+
+        Args:
+            lines: session by session, in order: the session, a batch or control, which of its entries, the steps left.
+            why: for an entry of a batch or control.
+            keep_musts: put controls that must be done into the lines again.
+        """
+        refusals = Refusals()
+        for session, line in groupby(lines, lambda each: each[0]):
+            position = first = int(self.sessions.position[session])
+            self.sessions.accepted[session] = position
+            for _, item, entry, left in line:
+                if not isinstance(item, Control):
+                    owner, handle, wants = item.entry(entry)
+                    self.admission.withdrawn(owner, left, wants)
+                    refusals.add(owner, why(item, entry), handle, position, first, left)
+                    first += left
+                    self._count_off(item, 1)
+                elif item.must and keep_musts:
+                    self._scheduler.add_controls(item.number, np.array([session]), np.array([entry]))
+                else:
+                    # Of one session, what comes first is said first.
+                    refusals.send()
+                    self._count_off_control(item, 1)
+                    item.fail(why(item, entry), item.owner, np.array([session]), item.handles[[entry]])
+        refusals.send()
+
+    def _refuse_one(self, one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
+        """As `_refuse`, for a message of one entry with something wrong."""
+        self.admission.withdrawn(one.owner, one.length, one.wants)
+        refuse_one(one.owner, error, one.handle, accepted, meant, one.length)
+
+    def _count_off(self, item: Any, finished: int) -> None:
+        # What never stood in line has no number.
+        if item.number:
+            item.unfinished -= finished
+            if item.unfinished == 0:
+                del self._work[item.number]
 
     def _run_controls(self) -> bool:
         """Do what has its turn, for no longer than the loop can do without; whether there is more."""
@@ -505,8 +555,8 @@ class Engine:
                 return False
             begin = 0
             items = [(item, entries) for work, entries in parts if isinstance(item := self._work[work], Control)]
-            for (work, entries), (item, _) in zip(parts, items, strict=True):
-                self._count_off_control(work, item, len(entries))
+            for item, entries in items:
+                self._count_off_control(item, len(entries))
             # What many messages ask for, one after another, is done and answered as one.
             for (do, owner), group in groupby(items, lambda part: (part[0].do, part[0].owner)):
                 members = list(group)
@@ -528,7 +578,7 @@ class Engine:
         """Forget sessions; what stands in their lines is answered as not taken."""
         self._take_in()
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
-        self._answer_dropped(self._scheduler.drop(slots), lambda _: closed, keep_musts=False)
+        self._refuse(self._lines(self._scheduler.drop(slots)), lambda *_: closed)
         self.sessions.remove(slots)
         if not self._running:
             self.sessions.free(slots)
@@ -548,32 +598,6 @@ class Engine:
         self._take_in()
         return slots[self._scheduler.idle(slots)]
 
-    def _answer_dropped(self, dropped: list[Dropped], why: Callable[[Dropped], Refused], *, keep_musts: bool) -> None:
-        refusals = Refusals()
-        for slot, line in groupby(dropped, lambda entry: entry.slot):
-            position = first = int(self.sessions.position[slot])
-            self.sessions.accepted[slot] = position
-            for entry in line:
-                item = self._work[entry.work]
-                if not isinstance(item, Control):
-                    owner, handle = item.withdraw(entry.entry, entry.left)
-                    refusals.add(owner, why(entry), handle, position, first, entry.left)
-                    first += entry.left
-                    self._count_off(entry.work, item, 1)
-                elif item.must and keep_musts:
-                    self._scheduler.add_controls(entry.work, np.array([slot]), np.array([entry.entry]))
-                else:
-                    # Of one session, what comes first is said first.
-                    refusals.send()
-                    self._count_off_control(entry.work, item, 1)
-                    item.fail(why(entry), item.owner, np.array([slot]), item.handles[[entry.entry]])
-        refusals.send()
-
-    def _count_off(self, work: int, item: Steps | Control, finished: int) -> None:
-        item.unfinished -= finished
-        if item.unfinished == 0:
-            del self._work[work]
-
-    def _count_off_control(self, work: int, item: Control, finished: int) -> None:
+    def _count_off_control(self, item: Control, finished: int) -> None:
         self.admission.withdrawn(item.holder, finished)
-        self._count_off(work, item, finished)
+        self._count_off(item, finished)

@@ -1,10 +1,9 @@
-"""What comes: what is wrong with it, what is accepted of it, and what of that came since the last tick."""
+"""What comes: what is wrong with it, what is accepted of it, and what of that came since the last run."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import compress
 from operator import or_
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,52 +12,30 @@ import structlog
 from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
+from gatestream.server.core.batches import GATES, OUTPUTS, Batch, Entries, Gathered, OneEntry, StepBatch, compact
 from gatestream.server.core.inputs import faults
-from gatestream.server.core.owner import Owner
-from gatestream.server.core.requests import GATES, OUTPUTS, Chunks, Entries, Singles, Steps, compact, refuse_one
+from gatestream.server.core.owner import Owner, refuse_one
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import Refused, StepFailed
 
 _log = structlog.get_logger(__name__)
 
 
-class Packet(NamedTuple):
-    """Accepted entries, which are computed together or put in line.
-
-    Attributes:
-        slots: [entries], each at most once.
-        lengths: [entries], steps of each.
-        offsets: [entries], where in the item's inputs each begins.
-        steps: of the longest entry.
-        rows: of all entries.
-    """
-
-    item: Steps
-    slots: Ints
-    lengths: Ints
-    offsets: Ints
-    steps: int
-    rows: int
-
-
-Step = tuple[Owner, int, int, int, Sequence[bytes], int]
-"""A message of one entry: owner, handle, length, first, columns and wants, as `Engine.submit_one` has them. A plain
-tuple, since one is made for each message."""
-
-
 class Intake:
-    """What came since the last tick: one message, or messages of one entry, whose numbers nobody has looked at yet.
+    """What came since the last run: one message, or messages of one entry, whose numbers nobody has looked at yet.
 
     Args:
         inputs: of the model.
         sessions: of the model.
         admission: of the model.
-        wants: by slot, OUTPUTS and GATES as its owner asked.
+        wants: by session, OUTPUTS and GATES as its owner asked.
         clock: seconds, monotonic.
+        refuse: a message of one entry that was admitted: why, where the session takes its next step, and the position
+            that it was meant for.
 
     Attributes:
         message: of many entries, with nothing wrong; None: none.
-        steps: messages of one entry, by slot.
+        steps: messages of one entry, by session.
         rows: of these.
         since: when the first of these came.
     """
@@ -70,18 +47,20 @@ class Intake:
         admission: Admission,
         wants: npt.NDArray[np.uint8],
         clock: Callable[[], float],
+        refuse: Callable[[OneEntry, Refused, int, int], None],
     ):
         self._inputs = inputs
         self._sessions = sessions
         self._admission = admission
         self._wants = wants
         self._clock = clock
-        self.message: Packet | None = None
-        self.steps: dict[int, Step] = {}
+        self._refuse = refuse
+        self.message: Batch | None = None
+        self.steps: dict[int, OneEntry] = {}
         self.rows = 0
         self.since = 0.0
 
-    def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Packet]:
+    def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Batch]:
         """Check and admit a message's chunks; the owner hears of each entry that is refused.
 
         Args:
@@ -91,9 +70,9 @@ class Intake:
             inputs: in the spec's order, each [rows, *shape].
 
         Returns:
-            What was accepted, a packet for each kind of answer.
+            What was accepted, a batch for each kind of answer.
         """
-        accepted = self._sessions.accepted[entries.slots]
+        accepted = self._sessions.accepted[entries.sessions]
         meant = accepted if first is None else first
         if refusals := faults(self._inputs, inputs, entries.lengths, entries.offsets, accepted, meant):
             good = np.ones(len(accepted), np.bool_)
@@ -115,46 +94,46 @@ class Intake:
         except Refused as error:
             owner.refused(error, entries.handles, accepted, meant, entries.lengths)
             return []
-        self._sessions.accepted[entries.slots] = accepted + entries.lengths
+        self._sessions.accepted[entries.sessions] = accepted + entries.lengths
         if len(entries.kinds) == 1:
-            return [self._packet(owner, entries, inputs, admitted)]
-        wants = self._wants[entries.slots]
-        return [self._packet(owner, self._only(wants == kind, entries), inputs, admitted) for kind in entries.kinds]
+            return [self._batch(owner, entries, inputs, admitted)]
+        wants = self._wants[entries.sessions]
+        return [self._batch(owner, self._only(wants == kind, entries), inputs, admitted) for kind in entries.kinds]
 
     def accept_one(
-        self, owner: Owner, handle: int, slot: int, length: int, first: int, columns: Sequence[bytes], wants: int
+        self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
     ) -> bool:
         """Admit a message of one entry, as `Engine.submit_one`; whether there was room for it."""
         try:
             self._admission.take(owner, length, wants)
         except Refused as error:
-            accepted = int(self._sessions.accepted[slot])
+            accepted = int(self._sessions.accepted[session])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return False
         if not self.steps:
             self.since = self._clock()
-        self.steps[slot] = (owner, handle, length, first, columns, wants)
+        self.steps[session] = OneEntry(owner, handle, session, length, first, columns, wants)
         self.rows += length
         return True
 
-    def take(self) -> Packet | None:
+    def take(self) -> Batch | None:
         """All of it; owners hear what is wrong with single entries. None: there is nothing."""
         if self.message is not None:
-            packet, self.message = self.message, None
-            return packet
+            batch, self.message = self.message, None
+            return batch
         if not self.steps:
             return None
-        slots, steps = np.fromiter(self.steps, np.int64, len(self.steps)), list(self.steps.values())
+        steps = list(self.steps.values())
         self.clear()
         try:
-            return self._put_together(slots, steps)
+            return self._put_together(steps)
         except Exception as error:
             # As where there is too little memory for all of them together.
             _log.exception("taking steps in failed")
             failure = StepFailed(f"the server failed before the model ran, no state has changed: {error}")
-            for slot, step in zip(slots.tolist(), steps, strict=True):
-                accepted = int(self._sessions.accepted[slot])
-                self._refuse(failure, step, accepted, accepted if step[3] < 0 else step[3])
+            for one in steps:
+                accepted = int(self._sessions.accepted[one.session])
+                self._refuse(one, failure, accepted, accepted if one.first < 0 else one.first)
             return None
 
     def clear(self) -> None:
@@ -162,15 +141,15 @@ class Intake:
         self.steps = {}
         self.rows = 0
 
-    def _put_together(self, slots: Ints, steps: list[Step]) -> Packet | None:
-        owners, handles, lengths_given, firsts, columns, wants = zip(*steps, strict=True)
+    def _put_together(self, steps: list[OneEntry]) -> Batch | None:
+        owners, handles, numbers, lengths_given, firsts, columns, wants = zip(*steps, strict=True)
         inputs = [
             item.rows(b"".join(parts)) for item, parts in zip(self._inputs, zip(*columns, strict=True), strict=True)
         ]
-        longest = max(lengths_given)
+        sessions, longest = np.array(numbers), max(lengths_given)
         lengths = np.array(lengths_given) if longest > 1 else np.ones(len(steps), np.int64)
         offsets = np.cumsum(lengths) - lengths if longest > 1 else np.arange(len(steps))
-        accepted = meant = self._sessions.accepted[slots]
+        accepted = meant = self._sessions.accepted[sessions]
         if max(firsts) >= 0:
             first = np.array(firsts)
             meant = np.where(first < 0, accepted, first)
@@ -178,11 +157,11 @@ class Intake:
         if found:
             good = ~np.logical_or.reduce([bad for bad, _ in found])
             refusals = [
-                (error(k), steps[k], int(accepted[k]), int(meant[k]))
+                (steps[k], error(k), int(accepted[k]), int(meant[k]))
                 for bad, error in found
                 for k in np.flatnonzero(bad).tolist()
             ]
-            slots, lengths, offsets, accepted = (column[good] for column in (slots, lengths, offsets, accepted))
+            sessions, lengths, offsets, accepted = (column[good] for column in (sessions, lengths, offsets, accepted))
             inputs, offsets = [compact(column, offsets, lengths) for column in inputs], np.cumsum(lengths) - lengths
             # From here on nothing fails.
             for refusal in refusals:
@@ -191,23 +170,20 @@ class Intake:
                 return None
             owners, handles, wants = (tuple(compress(given, good)) for given in (owners, handles, wants))
             longest = int(lengths.max())
-        self._sessions.accepted[slots] = accepted + lengths
-        item = Singles(self._admission, owners, handles, wants, inputs, max(wants) >= GATES, len(slots), self.since)
-        return Packet(item, slots, lengths, offsets, longest, len(slots) if longest == 1 else int(lengths.sum()))
-
-    def _refuse(self, error: Refused, step: Step, accepted: int, meant: int) -> None:
-        owner, handle, length, *_, wants = step
-        self._admission.withdrawn(owner, length, wants)
-        refuse_one(owner, error, handle, accepted, meant, length)
+        self._sessions.accepted[sessions] = accepted + lengths
+        rows = len(sessions) if longest == 1 else int(lengths.sum())
+        gates = max(wants) >= GATES
+        return Gathered(sessions, lengths, offsets, rows, longest, inputs, gates, self.since, owners, handles, wants)
 
     def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
-        handles, slots, lengths, offsets = (column[which] for column in entries[:4])
-        return Entries.of(handles, slots, lengths, offsets, self._wants[slots])
+        handles, sessions, lengths, offsets = (column[which] for column in entries[:4])
+        return Entries.of(handles, sessions, lengths, offsets, self._wants[sessions])
 
-    def _packet(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Packet:
+    def _batch(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Batch:
         """Of entries of which all want the same kind of answer."""
-        handles, slots, lengths, offsets, rows, longest, (kind,) = entries
+        handles, sessions, lengths, offsets, rows, longest, (kind,) = entries
         outputs, gates = bool(kind & OUTPUTS), bool(kind & GATES)
         now = self._clock()
-        item = Chunks(self._admission, owner, handles, inputs, outputs, gates, len(slots), admitted, now)
-        return Packet(item, slots, lengths, offsets, longest, rows)
+        return StepBatch(
+            sessions, lengths, offsets, rows, longest, inputs, gates, now, owner, handles, outputs, admitted
+        )

@@ -14,9 +14,9 @@ from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
+from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.owner import CloseReason, Holder, Owner, tell
-from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.sequence_ids import sequence_shown

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
+import numpy as np
+
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.outbox import Outbox
@@ -84,3 +86,26 @@ def tell(owner: Owner, say: Callable[..., None], *what: Any) -> None:
         say(*what)
     except Exception as error:
         owner.failed(error)
+
+
+def refuse_one(owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+    """Tell an owner that one entry's steps are not taken."""
+    columns = (np.array([number]) for number in (handle, position, first, length))
+    tell(owner, owner.refused, error, *columns)
+
+
+class Refusals:
+    """Accepted steps that are not taken, put together for each owner and each reason."""
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[Owner, Refused], list[tuple[int, int, int, int]]] = {}
+
+    def add(self, owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+        """One entry's steps, as `Owner.refused` has them."""
+        self._steps.setdefault((owner, error), []).append((handle, position, first, length))
+
+    def send(self) -> None:
+        """Tell the owners."""
+        for (owner, error), steps in self._steps.items():
+            tell(owner, owner.refused, error, *np.array(steps).T)
+        self._steps.clear()

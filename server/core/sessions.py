@@ -4,7 +4,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Container
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +171,13 @@ class SessionTable:
         if slot is None:
             raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
         return slot
+
+    def advance(self, slots: int | Ints, lengths: int | Ints, now: float) -> Any:
+        """Note that steps were taken; the position of each session's first."""
+        first = self.position[slots]
+        self.position[slots] = first + lengths
+        self.answered_at[slots] = now
+        return first
 
     def leave(self, slots: Ints) -> None:
         """Let other sessions have the ids of these, which only wait for their end, and were not leaving yet."""

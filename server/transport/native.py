@@ -9,12 +9,12 @@ import numpy.typing as npt
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
+from gatestream.server.core.batches import GATES, OUTPUTS, Entries
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.inputs import Fault
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.core.requests import GATES, OUTPUTS, Entries
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Reason, Refused
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
 from gatestream.server.transport.large_steps import LargeSteps

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column
-from gatestream.server.core.requests import GATES, OUTPUTS
+from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.transport.oip_request import DATATYPES, Asked
 from gatestream.server.transport.wire import head
 

@@ -14,8 +14,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.config import Limits
+from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.errors import InvalidRequest, Reason
 from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
 from gatestream.server.transport.wire import field

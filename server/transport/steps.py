@@ -8,9 +8,9 @@ import numpy as np
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.batches import Entries
 from gatestream.server.core.catalog import Model
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.requests import Entries
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.large_steps import LargeSteps
 from gatestream.server.transport.wire import field, head, number, numbers, varint

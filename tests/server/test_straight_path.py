@@ -190,14 +190,14 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(owner, name, note)
 
-    for owner, name in ((ClientStream, "_one_again"), (ClientStream, "_again"), (Engine, "_lone")):
+    for owner, name in ((ClientStream, "_one_again"), (ClientStream, "_again"), (Engine, "_plan_one")):
         noted(owner, name)
     noted(runner._OneStep, "run")
     alone = [("steps", [0], 1, 1), ("wait",)] * 4
     operations = [*alone, ("steps", list(range(HANDLES)), 1, 3), ("infer", 1, 1, 3, True)]
     async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=False) as catalog:
         await live(catalog, operations)
-    assert set(taken) == {"_one_again", "_again", "_lone", "run"}
+    assert set(taken) == {"_one_again", "_again", "_plan_one", "run"}
     taken.clear()
     async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=True) as catalog:
         await live(catalog, operations)

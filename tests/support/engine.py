@@ -15,11 +15,11 @@ from gatestream.server.backend.run_time import RunTime
 from gatestream.server.backend.runner import HostRunner
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.accounts import Account, Accounts
+from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.core.requests import OUTPUTS, Entries
 from gatestream.server.errors import Refused
 
 

@@ -66,7 +66,7 @@ def test_a_fresh_row_of_a_run_that_fails_holds_the_initial_state(rows: StateRows
 
 
 def test_one_step_of_one_row(rows: StateRows) -> None:
-    outputs, gates = rows.step_one(2, ones(1, 1), gates=False)
+    outputs, gates = rows.step(2, ones(1, 1), 1, gates=False)
     assert (outputs[0].tolist(), gates) == ([[[10, 10]]], [])
     assert rows.read(2)[0].tolist() == [[10, 10]]
 
@@ -76,5 +76,5 @@ def test_runs_are_timed_by_their_size(rows: StateRows) -> None:
     assert rows.seconds == 1
     assert rows.run_time.expected(3, 2) == 1
     assert rows.run_time.expected(1, 1) == float("inf")
-    rows.step_one(0, ones(1, 1), gates=False)
+    rows.step(0, ones(1, 1), 1, gates=False)
     assert rows.run_time.expected(1, 1) == 1

@@ -7,7 +7,7 @@ from gatestream.protos.layout import Column, Gate, Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.core.admission import Admission, Caller
-from gatestream.server.core.requests import GATES, OUTPUTS
+from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.errors import ConfigError, Exhausted
 
 LIMITS = Limits(rows=12, rows_per_stream=6, chunk_length=6, reply_bytes_per_stream=4096)

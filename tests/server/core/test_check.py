@@ -11,8 +11,8 @@ import pytest
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig
 from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.catalog import Catalog, build
-from gatestream.server.core.requests import OUTPUTS
 from tests.support.engine import Recorder
 
 LIMITS = Limits(sessions=8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.server.core.requests import OUTPUTS, Entries
+from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.errors import Exhausted, OutOfStep
 from tests.support.artifacts import POISON
 from tests.support.engine import Recorder, bench, expect_long_runs

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.requests import OUTPUTS
+from gatestream.server.core.batches import OUTPUTS
 from tests.support.artifacts import POISON
 from tests.support.engine import Bench, Recorder, bench
 

@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 from gatestream.protos.layout import Column, Input, ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.admission import Admission
+from gatestream.server.core.batches import OUTPUTS, Gathered, OneEntry
 from gatestream.server.core.intake import Intake
-from gatestream.server.core.requests import OUTPUTS, Singles
+from gatestream.server.core.owner import refuse_one
 from gatestream.server.core.sessions import SessionTable
+from gatestream.server.errors import Refused
 from tests.support.engine import Recorder
 
 FLOAT = np.dtype("<f4")
@@ -19,7 +21,13 @@ def intake(sessions: int) -> Intake:
     table = SessionTable(sessions)
     for _ in range(sessions):
         table.create("tenant", "", 0.0)
-    return Intake(LAYOUT.inputs, table, Admission(LAYOUT, Limits()), np.full(sessions, OUTPUTS, np.uint8), lambda: 0.0)
+    admission = Admission(LAYOUT, Limits())
+
+    def refuse(one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
+        admission.withdrawn(one.owner, one.length, one.wants)
+        refuse_one(one.owner, error, one.handle, accepted, meant, one.length)
+
+    return Intake(LAYOUT.inputs, table, admission, np.full(sessions, OUTPUTS, np.uint8), lambda: 0.0, refuse)
 
 
 def test_of_nothing_there_is_nothing() -> None:
@@ -35,22 +43,21 @@ def test_what_is_good_is_taken_and_each_owner_hears_of_its_own(arrivals: list[tu
         x = np.full(length, slot, np.float32)
         if kind == "nan":
             x[-1] = np.nan
-        box.steps[slot] = (owner, 10 + slot, length, 7 if kind == "strays" else -1, (x.tobytes(),), OUTPUTS)
-    packet = box.take()
+        first = 7 if kind == "strays" else -1
+        box.steps[slot] = OneEntry(owner, 10 + slot, slot, length, first, (x.tobytes(),), OUTPUTS)
+    batch = box.take()
     good = [slot for slot, (_, kind) in enumerate(arrivals) if kind == "good"]
     lengths = [arrivals[slot][0] for slot in good]
-    if packet is None:
+    if batch is None:
         assert not good
     else:
-        assert isinstance(packet.item, Singles)
-        assert packet.slots.tolist() == good
-        assert packet.lengths.tolist() == lengths
-        assert list(packet.item.handles) == [10 + slot for slot in good]
-        assert [owner is owners[slot] for owner, slot in zip(packet.item.owners, good, strict=True)] == [True] * len(
-            good
-        )
-        assert packet.item.inputs[0].ravel().tolist() == [slot for slot in good for _ in range(arrivals[slot][0])]
-        assert (packet.steps, packet.rows) == (max(lengths), sum(lengths))
+        assert isinstance(batch, Gathered)
+        assert batch.sessions.tolist() == good
+        assert batch.lengths.tolist() == lengths
+        assert list(batch.handles) == [10 + slot for slot in good]
+        assert [owner is owners[slot] for owner, slot in zip(batch.owners, good, strict=True)] == [True] * len(good)
+        assert batch.inputs[0].ravel().tolist() == [slot for slot in good for _ in range(arrivals[slot][0])]
+        assert (batch.longest, batch.rows) == (max(lengths), sum(lengths))
     assert box._admission.rows == sum(lengths)
     for slot, (owner, (length, kind)) in enumerate(zip(owners, arrivals, strict=True)):
         assert int(box._sessions.accepted[slot]) == (length if kind == "good" else 0)
@@ -66,7 +73,7 @@ def test_steps_that_cannot_be_put_together_are_refused(monkeypatch: pytest.Monke
     owners = [Recorder(rows=1), Recorder(rows=1)]
     box._admission.rows = 2
     for slot, owner in enumerate(owners):
-        box.steps[slot] = (owner, 10 + slot, 1, -1, (np.zeros(1, np.float32).tobytes(),), OUTPUTS)
+        box.steps[slot] = OneEntry(owner, 10 + slot, slot, 1, -1, (np.zeros(1, np.float32).tobytes(),), OUTPUTS)
 
     def lacking(*_: object) -> None:
         raise MemoryError("no more")

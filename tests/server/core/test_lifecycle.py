@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.core.requests import GATES, OUTPUTS
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench

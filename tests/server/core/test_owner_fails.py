@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.core.requests import OUTPUTS
 from gatestream.server.errors import Refused
 from tests.support.artifacts import POISON
 from tests.support.engine import Bench, Recorder, bench, expect_long_runs
@@ -145,7 +145,7 @@ async def test_memory_that_is_lacking_before_anybody_is_told(
                 def lacking(*_: Any) -> Any:
                     raise MemoryError
 
-                patch.setattr(f"gatestream.server.core.requests.{name}", lacking)
+                patch.setattr(f"gatestream.server.core.batches.{name}", lacking)
                 for handle, (owner, slot) in enumerate(zip(owners, slots, strict=True)):
                     if name == "_each":
                         single(b, owner, handle, slot, 1)

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatestream.server.backend.run_time import RunTime
+from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.core.requests import OUTPUTS
 from gatestream.server.telemetry import ModelStats
 from tests.support.artifacts import POISON
 from tests.support.engine import Bench, Recorder, bench, expect_long_runs

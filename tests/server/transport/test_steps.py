@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
-from gatestream.server.core.requests import Entries
+from gatestream.server.core.batches import Entries
 from gatestream.server.transport.steps import Same, SameStep
 
 columns = st.tuples(

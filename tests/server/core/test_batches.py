@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.server.core.requests import compact, flatten, gather
+from gatestream.server.core.batches import compact, flatten, gather
 
 lengths_strategy = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 

@@ -1,0 +1,306 @@
+"""Accepted steps, from the message that asked for them to its answer.
+
+A batch is what one message asks for: many entries (`StepBatch`), or one (`OneEntry`). Messages of one entry that came
+together make one batch (`Gathered`). All of them say to the engine who has reserved what, and tell their owners.
+"""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.owner import Owner, tell
+
+OUTPUTS: Final = 1
+GATES: Final = 2
+"""What a session's owner wants back, as bits."""
+
+Reserved = tuple[Owner, int, int]
+"""What somebody has reserved: who, rows, and OUTPUTS and GATES as they were admitted."""
+
+
+class Entries(NamedTuple):
+    """Whose sessions a message steps, and how far; one element of each array for each entry.
+
+    Attributes:
+        handles: what the owner calls the sessions.
+        sessions: each at most once.
+        lengths: steps of each, at least 1.
+        offsets: where in the message's inputs each begins.
+        rows: of all entries.
+        longest: steps of the longest entry.
+        kinds: OUTPUTS and GATES, in all combinations that one of them wants.
+    """
+
+    handles: Ints
+    sessions: Ints
+    lengths: Ints
+    offsets: Ints
+    rows: int
+    longest: int
+    kinds: Sequence[int]
+
+    @classmethod
+    def of(cls, handles: Ints, sessions: Ints, lengths: Ints, offsets: Ints, wants: npt.NDArray[np.uint8]) -> "Entries":
+        """Of these columns, and what the owner wants back of each; good for as long as that."""
+        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
+        return cls(handles, sessions, lengths, offsets, int(lengths.sum()), int(lengths.max()), kinds)
+
+
+class OneEntry(NamedTuple):
+    """A message of one entry, for which there was room: a batch of one. Its numbers have yet to be looked at.
+
+    Attributes:
+        owner: who holds the session.
+        handle: what the owner calls it.
+        session: that it steps.
+        length: steps, at least 1.
+        first: the position that it is meant for; -1: whatever position it is.
+        columns: in the spec's order, the bytes of `length` rows.
+        wants: OUTPUTS and GATES.
+    """
+
+    owner: Owner
+    handle: int
+    session: int
+    length: int
+    first: int
+    columns: Sequence[bytes]
+    wants: int
+
+    @property
+    def number(self) -> int:
+        """As `Batch`: it does not stand in line."""
+        return 0
+
+    def entry(self, entry: int) -> tuple[Owner, int, int]:
+        """As `Batch`."""
+        return self.owner, self.handle, self.wants
+
+    def lines(self) -> list[tuple[int, int, int]]:
+        """As `Batch`."""
+        return [(self.session, 0, self.length)]
+
+    def reserved(self, entries: Ints | None, lengths: Any) -> Iterable[Reserved]:
+        """As `Batch`."""
+        return ((self.owner, self.length, self.wants),)
+
+    def cut(self, lengths: Any, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[Any, Any]:
+        """As `Batch`, of a run of this step alone."""
+        return [column.tobytes() for column in outputs] if self.wants & OUTPUTS else (), [
+            column.tobytes() for column in gates
+        ]
+
+    def answer(self, entries: Ints | None, first: Any, lengths: Any, columns: tuple[Any, Any]) -> None:
+        """As `Batch`."""
+        # Without `tell`, whose call is felt here.
+        try:
+            self.owner.result(self.handle, int(first), self.length, *columns)
+        except Exception as error:
+            self.owner.failed(error)
+
+
+@dataclass(slots=True)
+class Batch(ABC):
+    """Accepted entries, which are computed together or stand in line; one element of each array for each entry.
+
+    Attributes:
+        sessions: each at most once.
+        lengths: steps of each.
+        offsets: where in the inputs each begins.
+        rows: of all entries.
+        longest: steps of the longest entry.
+        inputs: in the spec's order, the rows, each [rows, *shape].
+        gates: whether any entry wants them.
+        since: when they came, or the latest run with some of them was over.
+        number: by which the scheduler knows it; 0: it does not stand in line.
+        unfinished: of those that stand in line, the entries not yet answered in full.
+    """
+
+    sessions: Ints
+    lengths: Ints
+    offsets: Ints
+    rows: int
+    longest: int
+    inputs: Sequence[Array]
+    gates: bool
+    since: float
+    number: int = field(init=False, default=0)
+    unfinished: int = field(init=False, default=0)
+
+    @abstractmethod
+    def entry(self, entry: int) -> tuple[Owner, int, int]:
+        """Of one entry: its owner, what that calls the session, and OUTPUTS and GATES as it was admitted."""
+
+    def lines(self) -> list[tuple[int, int, int]]:
+        """Of each entry the session, its number and its steps."""
+        return list(zip(self.sessions.tolist(), itertools.count(), self.lengths.tolist(), strict=False))
+
+    @abstractmethod
+    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
+        """What is reserved for some entries' steps; of several owners of one tenant together, in the name of one.
+
+        Args:
+            entries: which, [n]; None: all.
+            lengths: steps of each, [n].
+        """
+
+    @abstractmethod
+    def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> Any:
+        """What the owners of some entries are to be told.
+
+        Args:
+            lengths: steps of each, [n].
+            outputs: of these entries, in the spec's order, each [n, time, *shape].
+            gates: the same; empty where no entry of the run wants them.
+        """
+
+    @abstractmethod
+    def answer(self, entries: Ints | None, first: Ints, lengths: Ints, columns: Any) -> None:
+        """Tell the owners what came of some entries. Raises nothing.
+
+        Args:
+            entries: which, [n]; None: all.
+            first: position of each one's first step, [n].
+            lengths: steps of each, [n].
+            columns: as `cut` made them.
+        """
+
+
+@dataclass(slots=True)
+class StepBatch(Batch):
+    """The entries of one message that want the same kind of answer.
+
+    Attributes:
+        owner: who holds the sessions.
+        handles: what the owner calls them.
+        outputs: whether they want them.
+        admitted: OUTPUTS and GATES, as they were let in.
+    """
+
+    owner: Owner
+    handles: Ints
+    outputs: bool
+    admitted: int
+
+    def entry(self, entry: int) -> tuple[Owner, int, int]:
+        """As `Batch`."""
+        return self.owner, int(self.handles[entry]), self.admitted
+
+    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
+        """As `Batch`."""
+        return ((self.owner, int(lengths.sum()), self.admitted),)
+
+    def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """As `Batch`: columns for the message's answer."""
+        return (
+            [flatten(batch, lengths) for batch in outputs] if self.outputs else [],
+            [flatten(batch, lengths) for batch in gates] if self.gates else [],
+        )
+
+    def answer(
+        self, entries: Ints | None, first: Ints, lengths: Ints, columns: tuple[list[Array], list[Array]]
+    ) -> None:
+        """As `Batch`."""
+        handles = self.handles if entries is None else self.handles[entries]
+        tell(self.owner, self.owner.results, handles, first, lengths, *columns)
+
+
+@dataclass(slots=True)
+class Gathered(Batch):
+    """Entries that came alone in their messages, of any owners.
+
+    Attributes:
+        owners: of each entry.
+        handles: what each one's owner calls its session.
+        wants: OUTPUTS and GATES, of each entry.
+    """
+
+    owners: Sequence[Owner]
+    handles: Sequence[int]
+    wants: Sequence[int]
+
+    def entry(self, entry: int) -> tuple[Owner, int, int]:
+        """As `Batch`."""
+        return self.owners[entry], self.handles[entry], self.wants[entry]
+
+    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
+        """As `Batch`."""
+        owners, wants = self.owners, self.wants
+        if len({owner.account for owner in owners}) == 1 == len(set(wants)):
+            # As they mostly are. That they are counted off together is felt.
+            return ((owners[0], int(lengths.sum()), wants[0]),)
+        which = range(len(owners)) if entries is None else entries.tolist()
+        return [(owners[k], length, wants[k]) for k, length in zip(which, lengths.tolist(), strict=True)]
+
+    def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> Iterable[Any]:
+        """As `Batch`: each entry's own rows, as bytes."""
+        output_rows = zip(*[_each(batch, lengths) for batch in outputs], strict=True)
+        gate_rows = zip(*[_each(batch, lengths) for batch in gates], strict=True) if gates else itertools.repeat(())
+        return zip(output_rows, gate_rows, strict=False)
+
+    def answer(self, entries: Ints | None, first: Ints, lengths: Ints, columns: Iterable[Any]) -> None:
+        """As `Batch`."""
+        owners, handles, wanted = self.owners, self.handles, self.wants
+        which = range(len(owners)) if entries is None else entries.tolist()
+        for entry, position, length, (output, gate) in zip(
+            which, first.tolist(), lengths.tolist(), columns, strict=False
+        ):
+            wants, owner = wanted[entry], owners[entry]
+            # Without `tell`, whose call is felt here.
+            try:
+                owner.result(
+                    handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
+                )
+            except Exception as error:
+                owner.failed(error)
+
+
+def gather(column: Array, offsets: Ints, steps: int) -> Array:
+    """`steps` rows from each offset on, [batch, steps, *shape]; past the column's end its last row is repeated.
+
+    Args:
+        column: [rows, *shape].
+        offsets: [batch].
+        steps: time steps.
+    """
+    # Rows past an entry's length belong to its neighbour: the model ignores them.
+    return column.take(offsets[:, None] + np.arange(steps), axis=0, mode="clip")
+
+
+def compact(column: Array, offsets: Ints, lengths: Ints) -> Array:
+    """A copy of some entries' rows, one entry after another.
+
+    Args:
+        column: [rows, *shape].
+        offsets: [entries], where in the column each entry begins.
+        lengths: [entries], its rows.
+    """
+    begins = np.cumsum(lengths) - lengths
+    return column[np.repeat(offsets - begins, lengths) + np.arange(int(lengths.sum()))]
+
+
+def flatten(batch: Array, lengths: Ints) -> Array:
+    """The real rows of a ragged batch, one after another, contiguous: [rows, *shape].
+
+    Args:
+        batch: [batch, time, *shape].
+        lengths: [batch].
+    """
+    steps = batch.shape[1]
+    if steps == 1 or bool((lengths == steps).all()):
+        return np.ascontiguousarray(batch.reshape(-1, *batch.shape[2:]))
+    return batch[np.arange(steps) < lengths[:, None]]
+
+
+def _each(batch: Array, lengths: Ints) -> list[bytes]:
+    """Each row's real steps."""
+    if batch.shape[1] == 1:
+        whole, size = batch.tobytes(), batch.nbytes // len(batch)
+        return [whole[at : at + size] for at in range(0, len(whole), size)]
+    return [batch[k, :length].tobytes() for k, length in enumerate(lengths.tolist())]

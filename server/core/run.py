@@ -1,0 +1,91 @@
+"""One call of the model: whose steps it takes, and where their numbers lie."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.batches import Batch, OneEntry, gather
+from gatestream.server.core.scheduler import Tick
+from gatestream.server.telemetry import Where
+
+
+class Run(NamedTuple):
+    """One call of the model. Its members are the sessions that it steps, one element of each array for each.
+
+    Attributes:
+        sessions: the members; an int where it is one step that came alone, for arrays of one number cost too much.
+        lengths: steps that each takes.
+        steps: of the longest member.
+        rows: steps of all members.
+        gates: whether any of them wants them.
+        since: when the first of them came, or was over its run before this one.
+        where: it is made.
+        inputs: in the spec's order, each [members, steps, *shape]; None: they have yet to be gathered.
+        parts: (batch, start, stop): members start..stop-1 are of that batch.
+        offsets: where in its batch's inputs each member's steps begin; None: they need no gathering.
+        tick: what the scheduler said; None where nothing stood in line: the run is all of one batch.
+    """
+
+    sessions: int | Ints
+    lengths: int | Ints
+    steps: int
+    rows: int
+    gates: bool
+    since: float
+    where: Where
+    inputs: Sequence[Array] | None
+    parts: Sequence[tuple[Any, int, int]]
+    offsets: Ints | None = None
+    tick: Tick | None = None
+
+    @classmethod
+    def alone(cls, one: OneEntry, inputs: Sequence[Array], gates: bool, since: float) -> "Run":
+        """Of one step that came alone."""
+        return cls(one.session, 1, 1, 1, gates, since, "alone", inputs, ((one, 0, 1),))
+
+    @classmethod
+    def whole(cls, batch: Batch) -> "Run":
+        """Of a batch that has just come."""
+        members, steps, rows = len(batch.sessions), batch.longest, batch.rows
+        inputs = None
+        if rows == members * steps:
+            # Rows of one length lie in order already.
+            inputs = [column.reshape(members, steps, *column.shape[1:]) for column in batch.inputs]
+        return cls(
+            batch.sessions,
+            batch.lengths,
+            steps,
+            rows,
+            batch.gates,
+            batch.since,
+            "at_once",
+            inputs,
+            ((batch, 0, members),),
+            batch.offsets,
+        )
+
+    @property
+    def members(self) -> int:
+        """How many there are."""
+        return self.parts[-1][2]
+
+    def gathered(self, inputs: int) -> Sequence[Array]:
+        """The rows of each of so many inputs, [members, steps, *shape]; past a member's length they are unspecified."""
+        if self.inputs is not None:
+            return self.inputs
+        offsets = self.offsets
+        assert offsets is not None, "only what lies in order has none"
+        columns = []
+        for k in range(inputs):
+            pieces = [gather(batch.inputs[k], offsets[start:stop], self.steps) for batch, start, stop in self.parts]
+            columns.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        return columns
+
+    def pieces(self, rows: int) -> Iterator[tuple[Batch, int, int]]:
+        """The parts, cut so that each has so many rows at most, or one member."""
+        most = max(1, rows // self.steps)
+        for batch, start, stop in self.parts:
+            for begin in range(start, stop, most):
+                yield batch, begin, min(begin + most, stop)
