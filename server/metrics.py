@@ -144,7 +144,7 @@ def _of_sessions(totals: Totals) -> Iterator[Metric]:
 
 
 def _states(now: ModelNow) -> list[tuple[str, int]]:
-    return [("attached", now.attached), ("detached", now.detached), ("sequence", now.sequences)]
+    return [("attached", now.attached), ("detached", now.detached), ("sequence", now.sequences), ("parked", now.parked)]
 
 
 def _of_runs(models: Mapping[str, ModelStats]) -> Iterator[Metric]:

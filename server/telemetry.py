@@ -164,6 +164,7 @@ class ModelNow:
         attached: sessions that a stream holds.
         detached: sessions that none holds.
         sequences: of the Open Inference Protocol.
+        parked: sessions whose state is in a store.
         most_sessions: that there may be.
         state_bytes: of the states of all sessions.
         rows: steps and controls accepted and not done yet.
@@ -175,6 +176,7 @@ class ModelNow:
     attached: int
     detached: int
     sequences: int
+    parked: int
     most_sessions: int
     state_bytes: int
     rows: int
@@ -185,6 +187,7 @@ class ModelNow:
         self.attached += other.attached
         self.detached += other.detached
         self.sequences += other.sequences
+        self.parked += other.parked
         self.most_sessions += other.most_sessions
         self.state_bytes += other.state_bytes
         self.rows += other.rows

@@ -5,8 +5,6 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb  # noqa: TID251 (of a spec, for who asks what is served)
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.artifact import Artifact
@@ -61,15 +59,16 @@ class Model:
     def now(self) -> ModelNow:
         """What there is of it."""
         engine, sessions = self.engine, self.engine.sessions
-        attached, sequences = (int(np.count_nonzero(each)) for each in (sessions.attached, sessions.sequence))
+        attached, detached, sequences, parked = sessions.census()
         return ModelNow(
             version=self.spec.version,
             provider=engine.rows.runner.provider,
             attached=attached,
-            detached=sessions.taken - attached - sequences,
+            detached=detached,
             sequences=sequences,
-            most_sessions=len(sessions.attached),
-            state_bytes=sessions.taken * self.layout.state_bytes,
+            parked=parked,
+            most_sessions=len(sessions.phase),
+            state_bytes=sessions.resident * self.layout.state_bytes,
             rows=engine.admission.rows,
             most_rows=engine.admission.most,
         )

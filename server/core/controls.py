@@ -1,6 +1,6 @@
 """Controls: what is done to sessions between two runs, to each when its turn in the session's line has come."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from gatestream.server.arrays import Ints
@@ -9,6 +9,13 @@ from gatestream.server.errors import Refused
 
 Do = Callable[[Owner | None, Ints, Ints], None]
 """Does something for an owner to some of its sessions: which, and what it calls them."""
+
+Then = Callable[[], None]
+"""Does to a session what was waited for."""
+
+Await = Callable[[], Awaitable[Then]]
+"""Begins to wait for something outside. What is awaited touches nothing of the session's: that may end meanwhile, and
+`Then` is not called in that case. Both calls come while no run is under way."""
 
 Fail = Callable[[Refused, Owner | None, Ints, Ints], None]
 """Says why it will not be done."""
@@ -19,21 +26,24 @@ class Control:
     """Something to do to sessions. It counts as a row for each.
 
     Attributes:
-        do: does it to those whose turn has come, together with those of other controls that do the same.
+        do: does it to those whose turn has come, together with those of other controls that do the same; None where
+            something is waited for.
         fail: answers whoever asked.
         owner: who asked, if it is to know.
         holder: whose rows they are.
         handles: what the owner calls the sessions.
         must: done even when what stood before it in a line failed.
         unfinished: sessions that it has yet to be done to.
+        wait: waits for something, for one session; what stands behind it in the line waits too.
         number: by which the scheduler knows it.
     """
 
-    do: Do
+    do: Do | None
     fail: Fail
     owner: Owner | None
     holder: Holder
     handles: Ints
     must: bool
     unfinished: int
+    wait: Await | None = None
     number: int = field(init=False, default=0)

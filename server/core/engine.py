@@ -8,7 +8,7 @@ nothing else does. Every accepted step is answered exactly once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
@@ -25,12 +25,12 @@ from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.batches import GATES, Batch, Entries, OneEntry
-from gatestream.server.core.controls import Control, Do, Fail
+from gatestream.server.core.batches import Batch, Entries, OneEntry
+from gatestream.server.core.controls import Await, Control, Do, Fail, Then
 from gatestream.server.core.intake import Intake
 from gatestream.server.core.owner import Holder, Owner, Refusals, refuse_one
 from gatestream.server.core.run import Run
-from gatestream.server.core.scheduler import Dropped, Scheduler
+from gatestream.server.core.scheduler import Dropped, Scheduler, Turn
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
 from gatestream.server.telemetry import ModelStats, RunStats
@@ -69,6 +69,7 @@ class Engine:
         tick: what one run takes on.
         clock: seconds, monotonic.
         straight: put every step in line.
+        parked: sessions that there may be besides those that have a row of state.
 
     Raises:
         ConfigError: not even one row fits the limits.
@@ -90,19 +91,22 @@ class Engine:
         clock: Callable[[], float],
         *,
         straight: bool = False,
+        parked: int = 0,
     ):
+        capacity = limits.sessions + parked
         self.layout = layout
         self.rows = StateRows(layout, runner, limits.sessions, clock)
         self.clock = clock
-        self.sessions = SessionTable(limits.sessions)
-        self.wants = np.zeros(limits.sessions, np.uint8)
+        self.sessions = SessionTable(limits.sessions, parked)
+        self.wants = np.zeros(capacity, np.uint8)
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
         self.admission = Admission(layout, limits)
         self.stats = ModelStats()
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
-        # Besides the rows admitted, a session can have its close in line, and an entry that was dropped while ready.
-        self._scheduler = Scheduler(limits.sessions, limits.rows + 2 * limits.sessions, self._limits)
+        # Besides the rows admitted, a session can have its close in line, and an entry that was dropped while ready,
+        # and its coming back.
+        self._scheduler = Scheduler(capacity, limits.rows + (3 if parked else 2) * capacity, self._limits)
         # What stands in line, by number.
         self._work: dict[int, Batch | Control] = {}
         self._last_work = 0
@@ -119,6 +123,9 @@ class Engine:
         # garbage collector would have to look at.
         self._runs: list[Any] = []
         self._leaving: list[Ints] = []
+        # Controls that wait for something, and those that have it now.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waited: list[tuple[Control, Turn, Then | Refused]] = []
         self._ended = False
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, f"tick-{layout.name}")
@@ -226,12 +233,30 @@ class Engine:
         Raises:
             Exhausted: too much is pending.
         """
-        self._take_in()
         holder = owner if holder is None else holder
         assert holder is not None, "somebody has the rows"
-        self.admission.take(holder, len(sessions), unlimited=unlimited)
         handles = sessions if handles is None else handles
-        control = Control(do, fail, owner, holder, handles, must, len(sessions))
+        self._control(Control(do, fail, owner, holder, handles, must, len(sessions)), sessions, unlimited=unlimited)
+
+    def wait_for(self, session: int, wait: Await, fail: Fail, holder: Holder, *, must: bool = False) -> None:
+        """Put something to wait for into a session's line; what stands behind it waits too.
+
+        Args:
+            session: which.
+            wait: as in `Control`.
+            fail: answers whoever asked, when it will not be done, or could not be.
+            holder: whose row it is.
+            must: it comes first in the line, and is taken however much is pending; at most one such stands in a line.
+
+        Raises:
+            Exhausted: too much is pending.
+        """
+        sessions = np.array([session])
+        self._control(Control(None, fail, None, holder, sessions, must, 1, wait), sessions, unlimited=must)
+
+    def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
+        self._take_in()
+        self.admission.take(control.holder, len(sessions), unlimited=unlimited)
         self._number(control)
         self._scheduler.add_controls(control.number, sessions, np.arange(len(sessions)))
 
@@ -267,6 +292,8 @@ class Engine:
                     await asyncio.sleep(_FAILED_SECONDS)
                     self._wake.set()
         finally:
+            for task in self._tasks:
+                task.cancel()
             self._thread.shutdown(wait=True)
 
     def end(self) -> None:
@@ -277,6 +304,7 @@ class Engine:
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
         self._take_in()
+        self._end_waiting()
         more = self._run_controls()
         run = self._plan_from_lines()
         if run is None:
@@ -327,29 +355,31 @@ class Engine:
         if (run := self._plan_one()) is not None:
             return run
         self._alone_runs = 0
-        if self._work or self._running:
+        if self._running or self._scheduler.ready:
             self._wake.set()
             return None
         batch = self._intake.take()
         if batch is None:
             return None
-        if not self._brief(batch):
+        if (self._work and not self._scheduler.idle(batch.sessions).all()) or not self._brief(batch):
             self._put_in_line(batch)
             return None
-        return Run.whole(batch)
+        return Run.whole(batch, self.sessions.slot[batch.sessions])
 
     def _plan_one(self) -> Run | None:
         """A run of the only step that came, without arrays of one number; None: it is not as simple."""
         intake = self._intake
-        if len(intake.steps) != 1 or self._work or self._running:
+        if len(intake.steps) != 1 or self._running:
             return None
         (one,) = intake.steps.values()
-        accepted = self.sessions.accepted
-        session, position = one.session, int(accepted[one.session])
+        session, accepted = one.session, self.sessions.accepted
+        if self._work and (self._scheduler.ready or not self._scheduler.idle(session)):
+            return None
+        slot, position = int(self.sessions.slot[session]), int(accepted[session])
         if (
             one.length > 1
             or one.first not in (-1, position)
-            or self.rows.is_fresh(session)
+            or self.rows.is_fresh(slot)
             or self.rows.run_time.expected(1, 1) > _SHORT_SECONDS
         ):
             return None
@@ -363,7 +393,7 @@ class Engine:
         accepted[session] = position + 1
         self._scheduler.pass_by(1)
         self._alone_runs += 1
-        return Run.alone(one, inputs, one.wants >= GATES, intake.since)
+        return Run.alone(one, slot, inputs, intake.since)
 
     def _brief(self, batch: Batch) -> bool:
         """Whether these steps make a run of their own, for which nobody waits for long."""
@@ -384,13 +414,14 @@ class Engine:
         parts: list[tuple[Any, int, int]] = [(self._work[work], start, stop) for work, start, stop in tick.parts]
         steps = tick.steps
         return Run(
-            tick.slots,
+            tick.sessions,
+            self.sessions.slot[tick.sessions],
             tick.lengths,
             steps,
             int(tick.lengths.sum()),
             any(batch.gates for batch, _, _ in parts),
             min(batch.since for batch, _, _ in parts),
-            "loop" if self.rows.run_time.expected(len(tick.slots), steps) < _SHORT_SECONDS else "thread",
+            "loop" if self.rows.run_time.expected(len(tick.sessions), steps) < _SHORT_SECONDS else "thread",
             None,
             parts,
             tick.offsets,
@@ -401,7 +432,7 @@ class Engine:
         """What the model makes of a run, or why it could not."""
         try:
             inputs = run.gathered(len(self.layout.inputs))
-            return self.rows.step(run.sessions, inputs, run.lengths, gates=run.gates)
+            return self.rows.step(run.slots, inputs, run.lengths, gates=run.gates)
         except Exception as error:
             return error
 
@@ -443,8 +474,8 @@ class Engine:
             batch.since = done.began + done.seconds
         wanted, finished = self._scheduler.complete(tick)
         whole = bool(wanted.all())
-        first = self.sessions.position[tick.slots]
-        self.sessions.advance(tick.slots if whole else tick.slots[wanted], tick.lengths[wanted], now)
+        first = self.sessions.position[tick.sessions]
+        self.sessions.advance(tick.sessions if whole else tick.sessions[wanted], tick.lengths[wanted], now)
         for batch, start, stop in run.pieces(_ANSWER_BYTES // self._row_bytes[True]):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
             entries = tick.entries[members]
@@ -498,7 +529,7 @@ class Engine:
         )
 
     def _lines(self, dropped: list[Dropped]) -> list[tuple[int, Any, int, int]]:
-        return [(each.slot, self._work[each.work], each.entry, each.left) for each in dropped]
+        return [(each.session, self._work[each.work], each.entry, each.left) for each in dropped]
 
     def _refuse(
         self,
@@ -546,57 +577,101 @@ class Engine:
             if item.unfinished == 0:
                 del self._work[item.number]
 
+    # ---- Controls -----------------------------------------------------------------------------
+
     def _run_controls(self) -> bool:
         """Do what has its turn, for no longer than the loop can do without; whether there is more."""
         until = perf_counter() + _CONTROLS_SECONDS
         while perf_counter() < until:
-            slots, parts = self._scheduler.controls()
-            if not parts:
+            turns = self._scheduler.controls()
+            if not turns:
                 return False
-            begin = 0
-            items = [(item, entries) for work, entries in parts if isinstance(item := self._work[work], Control)]
-            for item, entries in items:
-                self._count_off_control(item, len(entries))
+            items = [(item, turn) for turn in turns if isinstance(item := self._work[turn.work], Control)]
             # What many messages ask for, one after another, is done and answered as one.
-            for (do, owner), group in groupby(items, lambda part: (part[0].do, part[0].owner)):
+            for (_, owner), group in groupby(items, lambda each: (each[0].do, each[0].owner)):
                 members = list(group)
-                handles = np.concatenate([item.handles[entries] for item, entries in members])
-                mine = slots[begin : begin + len(handles)]
-                begin += len(handles)
+                control = members[0][0]
+                if control.do is None:
+                    for item, turn in members:
+                        self._begin_waiting(item, turn)
+                    continue
+                handles = np.concatenate([item.handles[turn.entries] for item, turn in members])
+                sessions = np.concatenate([turn.sessions for _, turn in members])
+                self._scheduler.finish(np.concatenate([turn.ids for _, turn in members]))
+                for item, turn in members:
+                    self._count_off_control(item, len(turn.ids))
                 try:
-                    do(owner, mine, handles)
+                    control.do(owner, sessions, handles)
                 except Exception as error:
                     _log.exception("control failed", model=self.layout.name)
-                    members[0][0].fail(
-                        StepFailed(f"the server failed between two ticks: {error}"), owner, mine, handles
-                    )
+                    failure = StepFailed(f"the server failed between two ticks: {error}")
+                    control.fail(failure, owner, sessions, handles)
         return True
 
-    # ---- What the sessions' book needs ---------------------------------------------------------
+    def _begin_waiting(self, control: Control, turn: Turn) -> None:
+        assert control.wait is not None, "it has something to do, or to wait for"
+        # What it copies it copies now, while no run is under way.
+        task = asyncio.create_task(self._wait(control, turn, control.wait()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def remove(self, slots: Ints) -> None:
+    async def _wait(self, control: Control, turn: Turn, waiting: Awaitable[Then]) -> None:
+        result: Then | Refused
+        try:
+            result = await waiting
+        except Refused as error:
+            result = error
+        except Exception as error:
+            _log.exception("control failed", model=self.layout.name)
+            result = StepFailed(f"the server failed between two ticks: {error}")
+        # A run may be under way.
+        self._waited.append((control, turn, result))
+        self._wake.set()
+
+    def _end_waiting(self) -> None:
+        """Do what was waited for, where the session is still there, and let its line go on."""
+        while self._waited:
+            control, turn, result = self._waited.pop()
+            if self._scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):
+                result()
+            # What has been done may have ended the session.
+            wanted = bool(self._scheduler.wanted(turn.ids).all())
+            self._scheduler.finish(turn.ids)
+            if wanted:
+                self._count_off_control(control, len(turn.ids))
+                if isinstance(result, Refused):
+                    control.fail(result, control.owner, turn.sessions, control.handles)
+
+    # ---- What the life cycle needs ------------------------------------------------------------
+
+    def remove(self, sessions: Ints) -> None:
         """Forget sessions; what stands in their lines is answered as not taken."""
         self._take_in()
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
-        self._refuse(self._lines(self._scheduler.drop(slots)), lambda *_: closed)
-        self.sessions.remove(slots)
+        self._refuse(self._lines(self._scheduler.drop(sessions)), lambda *_: closed)
+        self.sessions.remove(sessions)
         if not self._running:
-            self.sessions.free(slots)
+            self.sessions.free(sessions)
         else:
             # A running tick will still write its members' rows: nobody else may have them before.
-            self._leaving.append(slots)
+            self._leaving.append(sessions)
 
-    def at_rest(self, slot: int) -> bool:
+    def at_rest(self, session: int) -> bool:
         """Whether a session has nothing in line and no tick runs: what a control would do can be done now."""
         intake = self._intake
-        return not (self._running or intake.message is not None or slot in intake.steps) and bool(
-            self._scheduler.idle(slot)
+        return not (self._running or intake.message is not None or session in intake.steps) and bool(
+            self._scheduler.idle(session)
         )
 
-    def idle(self, slots: Ints) -> Ints:
-        """Those of the slots that have nothing in line."""
+    def last_in_line(self, session: int) -> bool:
+        """Whether nothing stands behind the control of a session that has its turn."""
         self._take_in()
-        return slots[self._scheduler.idle(slots)]
+        return self._scheduler.last(session)
+
+    def idle(self, sessions: Ints) -> Ints:
+        """Those of the sessions that have nothing in line."""
+        self._take_in()
+        return sessions[self._scheduler.idle(sessions)]
 
     def _count_off_control(self, item: Control, finished: int) -> None:
         self.admission.withdrawn(item.holder, finished)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gatestream.server.arrays import Array, Ints
-from gatestream.server.core.batches import Batch, OneEntry, gather
+from gatestream.server.core.batches import GATES, Batch, OneEntry, gather
 from gatestream.server.core.scheduler import Tick
 from gatestream.server.telemetry import Where
 
@@ -16,6 +16,7 @@ class Run(NamedTuple):
 
     Attributes:
         sessions: the members; an int where it is one step that came alone, for arrays of one number cost too much.
+        slots: their rows of state.
         lengths: steps that each takes.
         steps: of the longest member.
         rows: steps of all members.
@@ -29,6 +30,7 @@ class Run(NamedTuple):
     """
 
     sessions: int | Ints
+    slots: int | Ints
     lengths: int | Ints
     steps: int
     rows: int
@@ -41,12 +43,12 @@ class Run(NamedTuple):
     tick: Tick | None = None
 
     @classmethod
-    def alone(cls, one: OneEntry, inputs: Sequence[Array], gates: bool, since: float) -> "Run":
+    def alone(cls, one: OneEntry, slot: int, inputs: Sequence[Array], since: float) -> "Run":
         """Of one step that came alone."""
-        return cls(one.session, 1, 1, 1, gates, since, "alone", inputs, ((one, 0, 1),))
+        return cls(one.session, slot, 1, 1, 1, one.wants >= GATES, since, "alone", inputs, ((one, 0, 1),))
 
     @classmethod
-    def whole(cls, batch: Batch) -> "Run":
+    def whole(cls, batch: Batch, slots: Ints) -> "Run":
         """Of a batch that has just come."""
         members, steps, rows = len(batch.sessions), batch.longest, batch.rows
         inputs = None
@@ -55,6 +57,7 @@ class Run(NamedTuple):
             inputs = [column.reshape(members, steps, *column.shape[1:]) for column in batch.inputs]
         return cls(
             batch.sessions,
+            slots,
             batch.lengths,
             steps,
             rows,

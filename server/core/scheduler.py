@@ -31,7 +31,6 @@ _CALM_TURNS: Final = 64
 _MOST_CONTROLS: Final = 512
 _MOST_WORKS: Final = 32
 _NONE: Final = -1
-_NO_SLOTS: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Tick:
 
     Attributes:
         ids: the members' places in the scheduler.
-        slots: their state rows.
+        sessions: the members.
         lengths: steps that each takes, 1 or more.
         offsets: where in its work's input columns each begins.
         entries: which entry of its work each is.
@@ -48,7 +47,7 @@ class Tick:
     """
 
     ids: Ints
-    slots: Ints
+    sessions: Ints
     lengths: Ints
     offsets: Ints
     entries: Ints
@@ -60,10 +59,26 @@ class Tick:
         return int(self.lengths.max())
 
 
+class Turn(NamedTuple):
+    """Controls of one work whose turn has come.
+
+    Attributes:
+        work: the caller's number for it.
+        ids: their places in the scheduler.
+        sessions: theirs.
+        entries: which of the work's they are.
+    """
+
+    work: int
+    ids: Ints
+    sessions: Ints
+    entries: Ints
+
+
 class Dropped(NamedTuple):
     """An entry that will not run. A control has 0 steps left."""
 
-    slot: int
+    session: int
     work: int
     entry: int
     left: int
@@ -76,73 +91,83 @@ class Scheduler:
     comes.
 
     Args:
-        slots: how many state rows there are.
-        entries: how many can be pending, and for each slot one that was dropped; the caller admits no more.
+        sessions: how many there may be.
+        entries: how many can be pending, and for each session one that was dropped; the caller admits no more.
         limits: of one tick.
     """
 
-    def __init__(self, slots: int, entries: int, limits: TickLimits):
+    def __init__(self, sessions: int, entries: int, limits: TickLimits):
         self._limits = limits
         self._ids = Slots(entries)
-        # Columns of the entries, by id. A dropped entry that still waits in a queue or a tick has the slot _NONE.
-        self._slot, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
-        # Ends of each slot's line; both _NONE when it is empty.
-        self._first = np.full(slots, _NONE, np.int32)
-        self._last = np.full(slots, _NONE, np.int32)
+        # Columns of the entries, by id. A dropped entry that still waits in a queue or a tick has the session _NONE.
+        self._session, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
+        # Ends of each session's line; both _NONE when it is empty.
+        self._first = np.full(sessions, _NONE, np.int32)
+        self._last = np.full(sessions, _NONE, np.int32)
         self._singles = Queue(entries)
         self._chunks = Queue(entries)
         self._controls = Queue(entries)
         self._chunk_turn = False
         self._turns_without_singles = _CALM_TURNS
 
-    def add(self, work: int, slots: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
-        """Append one entry to each slot's line.
+    def add(self, work: int, sessions: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
+        """Append one entry to each session's line.
 
         Args:
             work: the caller's number for what they belong to.
-            slots: each at most once.
+            sessions: each at most once.
             lengths: steps, at least 1; 0 for a control.
             offsets: as in `Tick`.
             entries: as in `Tick`.
         """
-        ids = self._ids.take(len(slots))
-        self._slot[ids] = slots
+        ids = self._ids.take(len(sessions))
+        self._session[ids] = sessions
         self._left[ids] = lengths
         self._offset[ids] = offsets
         self._entry[ids] = entries
         self._work[ids] = work
         self._next[ids] = _NONE
-        before = self._last[slots]
-        self._last[slots] = ids
+        before = self._last[sessions]
+        self._last[sessions] = ids
         behind = before != _NONE
         self._next[before[behind]] = ids[behind]
         starts = ids[~behind]
-        self._first[slots[~behind]] = starts
+        self._first[sessions[~behind]] = starts
         self._make_ready(starts)
 
-    def add_controls(self, work: int, slots: Ints, entries: Ints) -> None:
-        """Append a control to each slot's line; arguments as in `add`."""
-        zeros = np.zeros(len(slots), np.int64)
-        self.add(work, slots, zeros, zeros, entries)
+    def add_controls(self, work: int, sessions: Ints, entries: Ints) -> None:
+        """Append a control to each session's line; arguments as in `add`."""
+        zeros = np.zeros(len(sessions), np.int64)
+        self.add(work, sessions, zeros, zeros, entries)
 
-    def controls(self) -> tuple[Ints, list[tuple[int, Ints]]]:
-        """Take out controls whose turn has come, each of another session; not all at once where there are many.
+    def controls(self) -> list[Turn]:
+        """Controls whose turn has come, each of another session; not all at once where there are many.
 
-        Returns:
-            Their slots, and one after another those of each work: its number, and which entries of it they are.
+        They keep their places, and what stands behind them waits, until they are finished.
         """
-        slots = _NO_SLOTS
-        parts: list[tuple[int, Ints]] = []
         # Again where all that was taken out had been dropped.
-        while len(self._controls) and not parts:
+        while len(self._controls):
             ids = self._controls.peek(_MOST_CONTROLS)
             cuts = np.flatnonzero(np.diff(self._work[ids])) + 1
             ids = self._pop(self._controls, int(cuts[_MOST_WORKS - 1]) if len(cuts) >= _MOST_WORKS else len(ids))
             if len(ids):
-                work, slots, entries = self._work[ids], self._slot[ids], self._entry[ids]
-                self._finish(ids)
-                parts = [(int(work[a]), entries[a:b]) for a, b in pairwise(_bounds(work))]
-        return slots, parts
+                work, sessions, entries = self._work[ids], self._session[ids], self._entry[ids]
+                return [Turn(int(work[a]), ids[a:b], sessions[a:b], entries[a:b]) for a, b in pairwise(_bounds(work))]
+        return []
+
+    def wanted(self, ids: Ints) -> npt.NDArray[np.bool_]:
+        """Whether each of these controls, which had their turn, was not dropped meanwhile."""
+        wanted: npt.NDArray[np.bool_] = self._session[ids] != _NONE
+        return wanted
+
+    def finish(self, ids: Ints) -> None:
+        """Note that controls which had their turn are done: what stands behind them is next."""
+        wanted = self.wanted(ids)
+        if wanted.all():
+            self._finish(ids)
+        else:
+            self._ids.give_back(ids[~wanted])
+            self._finish(ids[wanted])
 
     def tick(self) -> Tick | None:
         """The next run, or None when nothing is ready. It must be completed before the next one is asked for."""
@@ -167,7 +192,7 @@ class Scheduler:
         work = self._work[ids]
         return Tick(
             ids=ids,
-            slots=self._slot[ids],
+            sessions=self._session[ids],
             lengths=np.minimum(self._left[ids], cut),
             offsets=self._offset[ids],
             entries=self._entry[ids],
@@ -203,7 +228,7 @@ class Scheduler:
         ids = tick.ids
         self._left[ids] -= tick.lengths
         self._offset[ids] += tick.lengths
-        wanted = self._slot[ids] != _NONE
+        wanted = self._session[ids] != _NONE
         finished = self._left[ids] == 0
         if finished.all() and wanted.all():
             self._finish(ids)
@@ -215,30 +240,41 @@ class Scheduler:
 
     def abandon(self, tick: Tick) -> list[Dropped]:
         """Note that the tick failed: drops its members' lines, since what stands behind a failed step cannot run."""
-        slots = tick.slots[self._slot[tick.ids] != _NONE]
-        dropped = self.drop(slots)
+        sessions = tick.sessions[self._session[tick.ids] != _NONE]
+        dropped = self.drop(sessions)
         self._ids.give_back(tick.ids)
         return dropped
 
-    def drop(self, slots: Ints) -> list[Dropped]:
-        """Empty these slots' lines, of entries in the running tick too; line by line, in order."""
+    def drop(self, sessions: Ints) -> list[Dropped]:
+        """Empty these sessions' lines, of entries in the running tick too; line by line, in order."""
         dropped, behind = [], []
-        for slot in slots[~self.idle(slots)].tolist():
-            first = entry = int(self._first[slot])
+        for session in sessions[~self.idle(sessions)].tolist():
+            first = entry = int(self._first[session])
             while entry != _NONE:
-                dropped.append(Dropped(slot, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry])))
+                dropped.append(
+                    Dropped(session, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry]))
+                )
                 if entry != first:
                     behind.append(entry)
-                self._slot[entry] = _NONE
+                self._session[entry] = _NONE
                 entry = int(self._next[entry])
         # The first ones are in a queue or in the tick, and given back when they come out.
         self._ids.give_back(np.array(behind, np.int64))
-        self._first[slots] = self._last[slots] = _NONE
+        self._first[sessions] = self._last[sessions] = _NONE
         return dropped
 
-    def idle(self, slots: Ints | int) -> npt.NDArray[np.bool_]:
-        """Whether each slot's line is empty."""
-        empty: npt.NDArray[np.bool_] = self._first[slots] == _NONE
+    @property
+    def ready(self) -> bool:
+        """Whether anything can have its turn now."""
+        return bool(len(self._singles) or len(self._chunks) or len(self._controls))
+
+    def last(self, session: int) -> bool:
+        """Whether a session's line has no more than one entry."""
+        return bool(self._first[session] == self._last[session])
+
+    def idle(self, sessions: Ints | int) -> npt.NDArray[np.bool_]:
+        """Whether each session's line is empty."""
+        empty: npt.NDArray[np.bool_] = self._first[sessions] == _NONE
         return empty
 
     def check(self) -> list[str]:
@@ -250,17 +286,17 @@ class Scheduler:
 
     def _pop(self, queue: Queue, count: int) -> Ints:
         ids = queue.pop(count)
-        wanted = self._slot[ids] != _NONE
+        wanted = self._session[ids] != _NONE
         if not wanted.all():
             self._ids.give_back(ids[~wanted])
             ids = ids[wanted]
         return ids
 
     def _finish(self, ids: Ints) -> None:
-        slots, following = self._slot[ids], self._next[ids]
-        self._first[slots] = following
+        sessions, following = self._session[ids], self._next[ids]
+        self._first[sessions] = following
         ended = following == _NONE
-        self._last[slots[ended]] = _NONE
+        self._last[sessions[ended]] = _NONE
         self._ids.give_back(ids)
         self._make_ready(following[~ended])
 

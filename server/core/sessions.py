@@ -1,4 +1,4 @@
-"""The sessions of one model, in columns: a session is an integer, its slot."""
+"""The sessions of one model, in columns."""
 
 import itertools
 import re
@@ -11,84 +11,95 @@ import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.slots import Slots
+from gatestream.server.core.transitions import Event, Phase, after
 from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound, Reason
 from gatestream.server.sequence_ids import SEQUENCE_SESSION
 
 _ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,128}}|{SEQUENCE_SESSION}")
 _NOBODY: Final = -1
+_NO_SLOT: Final = -1
 
 
 class _Tenant:
     """The sessions of one tenant.
 
     Attributes:
+        name: that it is known by.
         number: what it is called in columns.
-        slot_of: by id; without those that are leaving.
+        session_of: by id; without those that are leaving.
         sessions: how many it has, with those.
         created: how many it ever had.
     """
 
-    __slots__ = ("created", "number", "sessions", "slot_of")
+    __slots__ = ("created", "name", "number", "session_of", "sessions")
 
-    def __init__(self, number: int):
+    def __init__(self, name: str, number: int):
+        self.name = name
         self.number = number
         # By the id's bytes, which take 16 less than a string.
-        self.slot_of: dict[bytes, int] = {}
+        self.session_of: dict[bytes, int] = {}
         self.sessions = 0
         self.created = 0
 
 
 class SessionTable:
-    """Which sessions there are, and what is known of each besides its state.
+    """Which sessions there are, and what is known of each besides its state. A session is an integer, for its life.
 
     Args:
-        capacity: sessions.
+        slots: rows of state; as many sessions can be resident.
+        parked: sessions that there may be besides.
 
     Attributes:
         share: how many one tenant may have.
         ends: how often sessions have lost their ids; what `get` has found is so as long as it was no more often.
 
-    And, indexed by slot:
+    And, indexed by session:
+        phase: of its life, as `transitions.Phase`.
+        slot: its row of state; -1: it has none.
         position: steps consumed.
         accepted: steps consumed when all that is pending has run.
         answered_at: when it was last answered, in the clock of whoever writes it.
         handle: what its owner calls it.
         owner: None for a session that no stream holds.
-        attached: whether one does.
         sequence: whether it is one of the Open Inference Protocol, held by no stream.
         serial: how many sessions its tenant had had before it.
-        leaving: it only waits for its end, and is not counted: another session may have its id.
     """
 
-    def __init__(self, capacity: int):
+    def __init__(self, slots: int, parked: int = 0):
+        capacity = slots + parked
         self.share = capacity
         self.ends = 0
-        self._slots = Slots(capacity)
+        self._free = Slots(capacity)
+        self._slots = Slots(slots)
         self._numbers = itertools.count()
         self._tenants: dict[int, _Tenant] = {}
         self._by_name: dict[str, _Tenant] = {}
         self._id = np.full(capacity, None, object)
         self._tenant = np.full(capacity, _NOBODY, np.int32)
+        self.phase = np.full(capacity, Phase.CLOSED, np.int8)
+        self.slot = np.full(capacity, _NO_SLOT, np.int64)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
         self.answered_at = np.full(capacity, np.inf)
         self.handle = np.zeros(capacity, np.int32)
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
-        self.attached = np.zeros(capacity, np.bool_)
         self.sequence = np.zeros(capacity, np.bool_)
         self.serial = np.zeros(capacity, np.int64)
-        self.leaving = np.zeros(capacity, np.bool_)
 
     def __len__(self) -> int:
-        return sum(len(tenant.slot_of) for tenant in self._tenants.values())
+        return sum(len(tenant.session_of) for tenant in self._tenants.values())
 
     def check(self) -> list[str]:
         """What does not add up, where nothing is pending and all slots of removed sessions are free."""
         there = self._tenant != _NOBODY
-        sessions, leaving = int(np.count_nonzero(there)), int(np.count_nonzero(self.leaving))
+        sessions, leaving, parked = (
+            int(np.count_nonzero(each)) for each in (there, self.phase == Phase.CLOSING, self.phase == Phase.PARKED)
+        )
         found = []
-        if self._slots.taken != sessions:
-            found.append(f"{self._slots.taken} slots are taken, {sessions} sessions are there")
+        if self._free.taken != sessions:
+            found.append(f"{self._free.taken} numbers of sessions are taken, {sessions} sessions are there")
+        if self._slots.taken != sessions - parked:
+            found.append(f"{self._slots.taken} slots are taken, {sessions - parked} sessions are to have one")
         if (counted := sum(tenant.sessions for tenant in self._tenants.values())) != sessions:
             found.append(f"tenants have {counted} sessions, {sessions} are there")
         if len(self) + leaving != sessions:
@@ -100,23 +111,27 @@ class SessionTable:
     @property
     def taken(self) -> int:
         """How many there are, with those that are leaving."""
+        return self._free.taken
+
+    @property
+    def resident(self) -> int:
+        """How many have a slot."""
         return self._slots.taken
 
+    # ---- What becomes of a session ------------------------------------------------------------
+
     def create(self, tenant: str, session_id: str, now: float) -> int:
-        """A new session at position 0, owned by nobody.
+        """A new session at position 0, with a slot, held by nobody.
 
         Args:
             tenant: whose it is; one tenant's ids are unknown to every other.
             session_id: empty for one made here, of 128 random bits.
             now: the time, for `answered_at`.
 
-        Returns:
-            Its slot.
-
         Raises:
             InvalidRequest: the id is not of the form that the protocol asks for.
             AlreadyExists: the tenant has a session of this id.
-            Exhausted: every slot is taken, or as many as one tenant may have.
+            Exhausted: every slot is taken, or as many sessions as one tenant may have.
         """
         # 22 characters: in hexadecimal they would take 16 bytes more.
         session_id = session_id or secrets.token_urlsafe(16)
@@ -127,10 +142,10 @@ class SessionTable:
             )
         mine = self._by_name.get(tenant)
         if mine is None:
-            mine = self._by_name[tenant] = _Tenant(next(self._numbers))
+            mine = self._by_name[tenant] = _Tenant(tenant, next(self._numbers))
             self._tenants[mine.number] = mine
         key = session_id.encode()
-        if key in mine.slot_of:
+        if key in mine.session_of:
             raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
         if mine.sessions >= self.share < len(self._id):
             raise Exhausted(
@@ -138,65 +153,130 @@ class SessionTable:
                 Reason.SESSIONS_EXHAUSTED,
                 retry_after=1.0,
             )
-        if not self._slots.free:
-            raise Exhausted(
-                f"all {len(self._id)} sessions are taken; close some, or start the server with a higher --sessions",
-                Reason.SESSIONS_EXHAUSTED,
-                retry_after=1.0,
-            )
-        slot = int(self._slots.take(1)[0])
-        mine.slot_of[key] = slot
+        if not self._free.free:
+            raise self._exhausted()
+        slot = self._take_slot()
+        session = int(self._free.take(1)[0])
+        self._happens(session, Event.CREATE)
+        self.slot[session] = slot
+        mine.session_of[key] = session
         mine.sessions += 1
-        self._id[slot] = key
-        self._tenant[slot] = mine.number
-        self.serial[slot] = mine.created
+        self._id[session] = key
+        self._tenant[session] = mine.number
+        self.serial[session] = mine.created
         mine.created += 1
-        self.sequence[slot] = False
-        self.position[slot] = self.accepted[slot] = 0
-        self.answered_at[slot] = now
-        return slot
+        self.position[session] = self.accepted[session] = 0
+        self.answered_at[session] = now
+        return session
+
+    def attach(self, session: int, owner: object, handle: int) -> None:
+        """Have an owner hold a session.
+
+        Args:
+            session: which.
+            owner: who holds it.
+            handle: what the owner calls it.
+        """
+        self._happens(session, Event.ATTACH)
+        self.owner[session] = owner
+        self.handle[session] = handle
+        self.sequence[session] = False
+
+    def detach(self, sessions: int | Ints) -> None:
+        """Have no owner hold these."""
+        self._happens(sessions, Event.DETACH)
+        self.owner[sessions] = None
+
+    def park(self, session: int) -> None:
+        """Let another session have the slot of one whose state is in a store."""
+        self._happens(session, Event.PARK)
+        self._slots.give_back(self.slot[[session]])
+        self.slot[session] = _NO_SLOT
+
+    def restore(self, session: int) -> None:
+        """Give a slot to a parked session.
+
+        Raises:
+            Exhausted: every slot is taken.
+        """
+        slot = self._take_slot()
+        self._happens(session, Event.RESTORE)
+        self.slot[session] = slot
+
+    def restored(self, session: int) -> None:
+        """The state of a session is in its slot again."""
+        self._happens(session, Event.RESTORED)
+        if self.owner[session] is not None and self.phase[session] == Phase.DETACHED:
+            self._happens(session, Event.ATTACH)
+
+    def advance(self, sessions: int | Ints, lengths: int | Ints, now: float) -> Any:
+        """Note that steps were taken; the position of each session's first."""
+        first = self.position[sessions]
+        self.position[sessions] = first + lengths
+        self.answered_at[sessions] = now
+        return first
+
+    def leave(self, sessions: Ints) -> None:
+        """Let other sessions have the ids of these, which only wait for their end."""
+        self._happens(sessions, Event.CLOSE)
+        self._forget_ids(sessions)
+
+    def remove(self, sessions: Ints) -> None:
+        """Forget these sessions; their ids are free, their slots are not until `free`."""
+        self._forget_ids(sessions[self.phase[sessions] != Phase.CLOSING])
+        self._happens(sessions, Event.END)
+        for number, gone in zip(*np.unique(self._tenant[sessions], return_counts=True), strict=True):
+            self._tenants[number].sessions -= int(gone)
+        self._id[sessions] = None
+        self._tenant[sessions] = _NOBODY
+        self.sequence[sessions] = False
+        self.owner[sessions] = None
+        self.answered_at[sessions] = np.inf
+
+    def free(self, sessions: Ints) -> None:
+        """Let new sessions have the slots of removed ones."""
+        slots = self.slot[sessions]
+        self._slots.give_back(slots[slots != _NO_SLOT])
+        self.slot[sessions] = _NO_SLOT
+        self._free.give_back(sessions)
+
+    def _happens(self, sessions: int | Ints, event: Event) -> None:
+        self.phase[sessions] = after(self.phase[sessions], event)
+
+    def _forget_ids(self, sessions: Ints) -> None:
+        for number, key in zip(self._tenant[sessions].tolist(), self._id[sessions].tolist(), strict=True):
+            del self._tenants[number].session_of[key]
+        self.ends += 1
+
+    def _take_slot(self) -> int:
+        if not self._slots.free:
+            raise self._exhausted()
+        return int(self._slots.take(1)[0])
+
+    def _exhausted(self) -> Exhausted:
+        return Exhausted(
+            f"all {len(self._slots)} sessions are taken; close some, or start the server with a higher --sessions",
+            Reason.SESSIONS_EXHAUSTED,
+            retry_after=1.0,
+        )
+
+    # ---- Which there are ----------------------------------------------------------------------
 
     def get(self, tenant: str, session_id: str) -> int | None:
-        """The slot of a session, or None when the tenant has no such session."""
+        """A session by its id, or None when the tenant has no such session."""
         mine = self._by_name.get(tenant)
-        return None if mine is None else mine.slot_of.get(session_id.encode())
+        return None if mine is None else mine.session_of.get(session_id.encode())
 
     def find(self, tenant: str, session_id: str) -> int:
-        """The slot of a session.
+        """A session by its id.
 
         Raises:
             NotFound: the tenant has no such session.
         """
-        slot = self.get(tenant, session_id)
-        if slot is None:
+        session = self.get(tenant, session_id)
+        if session is None:
             raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
-        return slot
-
-    def advance(self, slots: int | Ints, lengths: int | Ints, now: float) -> Any:
-        """Note that steps were taken; the position of each session's first."""
-        first = self.position[slots]
-        self.position[slots] = first + lengths
-        self.answered_at[slots] = now
-        return first
-
-    def leave(self, slots: Ints) -> None:
-        """Let other sessions have the ids of these, which only wait for their end, and were not leaving yet."""
-        for number, key in zip(self._tenant[slots].tolist(), self._id[slots].tolist(), strict=True):
-            del self._tenants[number].slot_of[key]
-        self.leaving[slots] = True
-        self.ends += 1
-
-    def remove(self, slots: Ints) -> None:
-        """Forget these sessions; their ids are free, their slots are not until `free`."""
-        self.leave(slots[~self.leaving[slots]])
-        for number, gone in zip(*np.unique(self._tenant[slots], return_counts=True), strict=True):
-            self._tenants[number].sessions -= int(gone)
-        self._id[slots] = None
-        self._tenant[slots] = _NOBODY
-        self.sequence[slots] = self.attached[slots] = False
-        self.owner[slots] = None
-        self.leaving[slots] = False
-        self.answered_at[slots] = np.inf
+        return session
 
     def forget_all_but(self, known: Container[str]) -> None:
         """Drop the tenants that are not known any more, and have no session."""
@@ -204,39 +284,46 @@ class SessionTable:
             if name not in known and tenant.sessions == 0:
                 del self._by_name[name], self._tenants[tenant.number]
 
-    def free(self, slots: Ints) -> None:
-        """Let new sessions have the slots of removed ones."""
-        self._slots.give_back(slots)
-
-    def session_id(self, slot: int) -> str:
+    def session_id(self, session: int) -> str:
         """What the client calls the session."""
-        key: bytes = self._id[slot]
+        key: bytes = self._id[session]
         return key.decode()
 
     def last_answered_before(self, time: float) -> Ints:
-        """Slots of the sessions last answered before `time`."""
+        """The sessions last answered before `time`."""
         return np.flatnonzero(self.answered_at < time)
 
-    def page(self, tenant: str, after: int, size: int) -> list[int]:
-        """Slots of up to `size` of a tenant's sessions, in order of their `serial`, of those behind `after`."""
-        slots = self.of(tenant)
-        slots = slots[(self.serial[slots] > after) & ~self.leaving[slots]]
-        order = self.serial[slots]
-        if size < len(slots):
+    def page(self, tenant: str, behind: int, size: int) -> list[int]:
+        """Up to `size` of a tenant's sessions, in order of their `serial`, of those whose serial is above `behind`."""
+        sessions = self.of(tenant)
+        sessions = sessions[(self.serial[sessions] > behind) & (self.phase[sessions] != Phase.CLOSING)]
+        order = self.serial[sessions]
+        if size < len(sessions):
             first = np.argpartition(order, size)[:size]
-            slots, order = slots[first], order[first]
-        page: list[int] = slots[order.argsort()].tolist()
+            sessions, order = sessions[first], order[first]
+        page: list[int] = sessions[order.argsort()].tolist()
         return page
 
     def of(self, tenant: str) -> Ints:
-        """Slots of a tenant's sessions, with those that are leaving."""
+        """A tenant's sessions, with those that are leaving."""
         mine = self._by_name.get(tenant)
         return np.empty(0, np.int64) if mine is None else np.flatnonzero(self._tenant == mine.number)
+
+    def census(self) -> tuple[int, int, int, int]:
+        """How many sessions streams hold, none holds, are sequences, and are parked."""
+        parked = int(np.count_nonzero(self.phase == Phase.PARKED))
+        sequences = int(np.count_nonzero(self.sequence & (self.phase != Phase.PARKED)))
+        detached = int(np.count_nonzero((self.phase == Phase.DETACHED) & ~self.sequence))
+        return self.taken - parked - sequences - detached, detached, sequences, parked
+
+    def tenant(self, session: int) -> str:
+        """Whose a session is."""
+        return self._tenants[int(self._tenant[session])].name
 
     def count(self, tenant: str) -> int:
         """How many sessions a tenant has, without those that are leaving."""
         mine = self._by_name.get(tenant)
-        return 0 if mine is None else len(mine.slot_of)
+        return 0 if mine is None else len(mine.session_of)
 
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""

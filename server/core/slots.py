@@ -15,6 +15,9 @@ class Slots:
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int64)
         self.free = capacity
 
+    def __len__(self) -> int:
+        return len(self._free)
+
     @property
     def taken(self) -> int:
         """How many are held."""

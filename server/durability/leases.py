@@ -1,8 +1,9 @@
-"""Which worker of a server has which session: the locks that the kernel keeps on some empty files.
+"""Who may have which session, of all who serve it.
 
-To have a session is to hold the lock on the byte whose offset is the digest of the session's name. So no two workers
-can have one session, whoever holds it can be asked for, and a worker that dies, however it dies, has let go of all of
-its sessions before its clients hear of it. Nothing needs to be swept or mended.
+Among the workers of one server: by the locks that the kernel keeps on some empty files. To have a session is to hold
+the lock on the byte whose offset is the digest of the session's name. So no two workers can have one session, whoever
+holds it can be asked for, and a worker that dies, however it dies, has let go of all of its sessions before its clients
+hear of it. Nothing needs to be swept or mended.
 
 A claim is one system call: 4 µs beside 10,000 sessions of a worker, 60 µs beside 100,000, and some 200 bytes of the
 kernel's memory. A step costs nothing.
@@ -14,7 +15,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from gatestream.server.errors import ConfigError, Elsewhere
 from gatestream.server.sequence_ids import sequence_shown
@@ -58,8 +59,46 @@ class LeaseFiles:
         return cls(tuple(os.memfd_create(f"leases-{k}") for k in range(count)), os.urandom(32), workers)
 
 
-class Leases:
-    """One worker's part in it.
+class Leases(Protocol):
+    """Who may have which session."""
+
+    def claim(self, model: str, tenant: str, session_id: str) -> int:
+        """Have a session that is about to be made.
+
+        Returns:
+            What to `release` it by; 0: it need not be.
+
+        Raises:
+            Elsewhere: another has it.
+        """
+
+    def release(self, claims: Sequence[int]) -> None:
+        """Let others have these sessions."""
+
+    def check(self, model: str, tenant: str, session_id: str) -> None:
+        """See to it that no other has a session that is not here.
+
+        Raises:
+            Elsewhere: one has.
+        """
+
+
+class Alone:
+    """The leases of a server that shares its sessions with nobody."""
+
+    def claim(self, model: str, tenant: str, session_id: str) -> int:
+        """As `Leases`: it may have any."""
+        return 0
+
+    def release(self, claims: Sequence[int]) -> None:
+        """As `Leases`."""
+
+    def check(self, model: str, tenant: str, session_id: str) -> None:
+        """As `Leases`."""
+
+
+class WorkerLeases:
+    """One worker's leases, which it shares with the other workers of its server.
 
     Args:
         files: which the workers share.
@@ -73,10 +112,10 @@ class Leases:
         fcntl.lockf(files.descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, worker)
 
     def claim(self, model: str, tenant: str, session_id: str) -> int:
-        """Have a session that this worker is about to make.
+        """As `Leases`.
 
         Returns:
-            What to `release` it by: 63 bits of its name's digest. Among 100,000 sessions two agree with a probability
+            63 bits of its name's digest. Among 100,000 sessions two agree with a probability
             below 1e-9; the later one is then refused, or two of one worker share a claim.
 
         Raises:
@@ -94,16 +133,12 @@ class Leases:
                 return claim
 
     def release(self, claims: Sequence[int]) -> None:
-        """Let others have sessions of these names."""
+        """As `Leases`."""
         for claim in claims:
             fcntl.lockf(self._file(claim), fcntl.LOCK_UN, 1, claim)
 
     def check(self, model: str, tenant: str, session_id: str) -> None:
-        """See to it that no other worker has a session that this one does not have.
-
-        Raises:
-            Elsewhere: one has.
-        """
+        """As `Leases`."""
         if (worker := self._holder(self._digest(model, tenant, session_id))) is not None:
             raise _elsewhere(session_id, worker)
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from gatestream.server.config import ServerConfig
-from gatestream.server.durability.leases import LeaseFiles, Leases
+from gatestream.server.durability.leases import LeaseFiles, WorkerLeases
 from gatestream.server.telemetry import Totals
 
 Order = Literal["drain", "end", "report"]
@@ -76,7 +76,7 @@ class Worker:
     def __init__(self, link: Connection, orders: Orders):
         self._link = link
         self.threads = orders.threads
-        self.leases = Leases(orders.files, orders.worker)
+        self.leases = WorkerLeases(orders.files, orders.worker)
 
     def obey(self, drain: Callable[[], None], end: Callable[[], None], totals: Callable[[], Totals]) -> None:
         """Have the supervisor's orders done from now on, on the running event loop.

@@ -8,7 +8,7 @@ import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.core.lifecycle import SessionState
+from gatestream.server.durability.store import SessionState
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
@@ -88,14 +88,14 @@ class Service:
         for model in models:
             if model.number >= number and len(found) < size:
                 behind = after if model.number == number else -1
-                slots = model.engine.sessions.page(tenant, behind, size - len(found))
-                found += [(model, slot) for slot in slots]
+                page = model.engine.sessions.page(tenant, behind, size - len(found))
+                found += [(model, session) for session in page]
         token = ""
         if len(found) == size:
-            model, slot = found[-1]
-            token = f"{model.number}:{model.engine.sessions.serial[slot]}"
+            model, session = found[-1]
+            token = f"{model.number}:{model.engine.sessions.serial[session]}"
         return pb.ListSessionsResponse(
-            sessions=[_session_info(model, slot) for model, slot in found], next_page_token=token
+            sessions=[_session_info(model, session) for model, session in found], next_page_token=token
         )
 
     async def CloseSession(  # noqa: N802
@@ -143,12 +143,12 @@ def _served(model: Model, tenant: str) -> pb.ServedModel:
     )
 
 
-def _session_info(model: Model, slot: int) -> pb.SessionInfo:
-    sessions = model.engine.sessions
+def _session_info(model: Model, session: int) -> pb.SessionInfo:
+    table = model.engine.sessions
     return pb.SessionInfo(
-        session_id=sessions.session_id(slot),
+        session_id=table.session_id(session),
         model=model.spec.name,
-        position=int(sessions.position[slot]),
-        idle_s=model.engine.clock() - float(sessions.answered_at[slot]),
-        attached=sessions.owner[slot] is not None,
+        position=int(table.position[session]),
+        idle_s=model.engine.clock() - float(table.answered_at[session]),
+        attached=table.owner[session] is not None,
     )

@@ -16,7 +16,7 @@ def said(totals: Totals) -> dict[tuple[str, ...], float]:
 def of(stats: ModelStats) -> Totals:
     totals = Totals(processes=1)
     totals.models["m"] = stats
-    totals.now["m"] = ModelNow("7", "CPUExecutionProvider", 2, 1, 3, 10, 24, 5, 100)
+    totals.now["m"] = ModelNow("7", "CPUExecutionProvider", 2, 1, 3, 4, 10, 24, 5, 100)
     return totals
 
 
@@ -48,10 +48,13 @@ def test_what_there_is() -> None:
     totals.server.streams["gatestream"].opened = 3
     totals.server.streams["gatestream"].ended["OK"] = 2
     got = said(totals)
-    assert {state: got["gatestream_sessions", "m", state] for state in ("attached", "detached", "sequence")} == {
+    assert {
+        state: got["gatestream_sessions", "m", state] for state in ("attached", "detached", "sequence", "parked")
+    } == {
         "attached": 2,
         "detached": 1,
         "sequence": 3,
+        "parked": 4,
     }
     assert got["gatestream_sessions_opened_total", "m"] == 8
     assert got["gatestream_sessions_ended_total", "m", "IDLE"] == 2

@@ -20,6 +20,7 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.core.owner import CloseReason
+from gatestream.server.durability.store import Store
 from gatestream.server.errors import Refused
 
 
@@ -94,13 +95,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(path: Path, *, idle_timeout: float = 0.0, **limits: Any) -> AsyncIterator[Bench]:
+async def bench(
+    path: Path, *, idle_timeout: float = 0.0, parked: int = 0, store: Store | None = None, **limits: Any
+) -> AsyncIterator[Bench]:
     artifact = Artifact.load(path)
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
-    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
-    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds))))
+    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now, parked=parked)
+    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds), store=store)))
     task = asyncio.create_task(engine.run())
     try:
         yield holder[0]

@@ -49,12 +49,16 @@ def slot(catalog: Catalog) -> None:
     catalog.find("").engine.sessions._slots.take(1)
 
 
+def number(catalog: Catalog) -> None:
+    catalog.find("").engine.sessions._free.take(1)
+
+
 def session(catalog: Catalog) -> None:
     catalog.find("").engine.sessions._by_name["tenant"].sessions += 1
 
 
 def name(catalog: Catalog) -> None:
-    catalog.find("").engine.sessions._by_name["tenant"].slot_of.clear()
+    catalog.find("").engine.sessions._by_name["tenant"].session_of.clear()
 
 
 def entry(catalog: Catalog) -> None:
@@ -74,7 +78,8 @@ def account_bytes(catalog: Catalog) -> None:
     [
         (rows, ["model 'accumulator': 1 rows are pending, none are in line", "tenants have 0 rows pending, models 1"]),
         (position, ["model 'accumulator': 1 sessions have not consumed all steps that were accepted"]),
-        (slot, ["model 'accumulator': 2 slots are taken, 1 sessions are there"]),
+        (slot, ["model 'accumulator': 2 slots are taken, 1 sessions are to have one"]),
+        (number, ["model 'accumulator': 2 numbers of sessions are taken, 1 sessions are there"]),
         (session, ["model 'accumulator': tenants have 2 sessions, 1 are there"]),
         (name, ["model 'accumulator': 0 sessions have an id and 0 are leaving, 1 are there"]),
         (entry, ["model 'accumulator': 1 entries are taken, 0 wait in queues"]),

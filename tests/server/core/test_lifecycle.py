@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gatestream.server.core.batches import GATES, OUTPUTS
-from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.core.owner import CloseReason
+from gatestream.server.durability.store import SessionState
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench
@@ -45,7 +45,7 @@ async def there(b: Bench, how: str) -> tuple[int | None, Recorder]:
         b.lifecycle.close(before, np.array([slot]))
         await b.engine.quiet()
     if how == "detached":
-        b.engine.sessions.owner[slot] = None
+        b.engine.sessions.detach(slot)
     before.take()
     return slot, before
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gatestream.server.config import TickLimits
-from gatestream.server.core.scheduler import Scheduler, Tick
+from gatestream.server.core.scheduler import Scheduler, Tick, Turn
 
 SLOTS = 6
 LIMITS = TickLimits(rows=4, steps=8)
@@ -36,7 +36,8 @@ class Lines(RuleBasedStateMachine):
         self.work = 0
         self.running: Tick | None = None
         self.running_entries: dict[int, Entry] = {}
-        self.pending = 0
+        # Sessions whose control has had its turn and is not finished.
+        self.held: list[tuple[Turn, dict[int, Entry]]] = []
 
     @rule(entries=st.dictionaries(st.integers(0, SLOTS - 1), st.integers(1, 20), min_size=1))
     def add(self, entries: dict[int, int]) -> None:
@@ -55,15 +56,31 @@ class Lines(RuleBasedStateMachine):
             self.lines[slot].append(Entry(self.work, number, 0, 0))
 
     @precondition(lambda self: self.running is None)
-    @rule()
-    def controls(self) -> None:
+    @rule(some_wait=st.booleans())
+    def controls(self, some_wait: bool) -> None:
+        held = [entry for _, entries in self.held for entry in entries.values()]
         due = {slot: line[0] for slot, line in self.lines.items() if line and line[0].left == 0}
-        slots, parts = self.scheduler.controls()
-        works = [work for work, entries in parts for _ in entries]
-        entries = [int(entry) for _, some in parts for entry in some]
-        assert set(slots.tolist()) == due.keys(), "there are not so many that some are left for later"
-        for slot, work, number in zip(slots.tolist(), works, entries, strict=True):
-            assert (due[slot].work, due[slot].number) == (work, number)
+        due = {slot: entry for slot, entry in due.items() if not any(entry is other for other in held)}
+        turns = self.scheduler.controls()
+        slots = [slot for turn in turns for slot in turn.sessions.tolist()]
+        assert sorted(slots) == sorted(due), "there are not so many that some are left for later"
+        for k, turn in enumerate(turns):
+            entries = {slot: due[slot] for slot in turn.sessions.tolist()}
+            assert [(turn.work, number) for number in turn.entries.tolist()] == [
+                (entry.work, entry.number) for entry in entries.values()
+            ]
+            self.held.append((turn, entries))
+            if not (some_wait and k % 2):
+                self.finish(len(self.held) - 1)
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 5))
+    def finish(self, which: int) -> None:
+        turn, entries = self.held.pop(which % len(self.held))
+        there = [bool(self.lines[slot]) and self.lines[slot][0] is entry for slot, entry in entries.items()]
+        assert self.scheduler.wanted(turn.ids).tolist() == there
+        self.scheduler.finish(turn.ids)
+        for slot in [slot for slot, is_there in zip(entries, there, strict=True) if is_there]:
             self.lines[slot].pop(0)
 
     @precondition(lambda self: self.running is None)
@@ -74,7 +91,7 @@ class Lines(RuleBasedStateMachine):
         assert (tick is None) == (not ready)
         if tick is None:
             return
-        slots = tick.slots.tolist()
+        slots = tick.sessions.tolist()
         assert len(set(slots)) == len(slots), "a session stands once in a run"
         assert 1 <= len(slots) <= LIMITS.rows
         assert tick.steps <= LIMITS.steps
@@ -95,7 +112,7 @@ class Lines(RuleBasedStateMachine):
         assert self.running is not None
         wanted, finished = self.scheduler.complete(self.running)
         for k, (slot, length) in enumerate(
-            zip(self.running.slots.tolist(), self.running.lengths.tolist(), strict=True)
+            zip(self.running.sessions.tolist(), self.running.lengths.tolist(), strict=True)
         ):
             entry = self.running_entries[slot]
             line = self.lines[slot]
@@ -138,15 +155,17 @@ class Lines(RuleBasedStateMachine):
         if self.running is not None:
             self.complete()
         rounds = 0
-        while any(self.lines.values()):
-            self.controls()
+        while any(self.lines.values()) or self.held:
+            while self.held:
+                self.finish(0)
+            self.controls(some_wait=False)
             self.tick()
             if self.running is not None:
                 self.complete()
             rounds += 1
             assert rounds < 10_000, "everything that is in line runs in the end"
         # What was dropped while it was ready leaves its queue when its turn comes.
-        assert self.scheduler.controls()[1] == []
+        assert self.scheduler.controls() == []
         assert self.scheduler.tick() is None
         assert self.scheduler._ids.free == 1000, "no entry is left behind"
 
@@ -165,7 +184,7 @@ def test_sessions_take_turns_however_much_one_has_sent() -> None:
         tick = scheduler.tick()
         assert tick is not None
         scheduler.complete(tick)
-        seen += tick.slots.tolist()
+        seen += tick.sessions.tolist()
     assert seen.count(0) <= 2
 
 
@@ -190,9 +209,10 @@ def test_of_many_controls_some_are_left_for_the_next_turn() -> None:
     for slot in range(1000, 1100):
         scheduler.add_controls(slot, ints(slot), ints(0))
     taken = []
-    while (lot := scheduler.controls())[1]:
-        slots, parts = lot
-        taken.append((len(slots), len(parts)))
+    while turns := scheduler.controls():
+        taken.append((sum(len(turn.sessions) for turn in turns), len(turns)))
+        for turn in turns:
+            scheduler.finish(turn.ids)
     assert taken[0] == (512, 1)
     assert sum(slots for slots, _ in taken) == 1100
     assert max(parts for _, parts in taken) <= 32

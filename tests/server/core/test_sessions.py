@@ -82,6 +82,7 @@ def test_pages_are_in_the_order_of_the_tenants_own_sessions() -> None:
     for _ in range(3):
         theirs.append(table.create("b", "", 0.0))
         mine.append(table.create("a", "", 0.0))
+    table.detach(np.array(mine))
     table.leave(np.array([mine[1]]))
     assert table.page("a", -1, 10) == [mine[0], mine[2]]
     assert table.serial[mine].tolist() == [0, 1, 2], "it tells nothing of the others'"
@@ -101,6 +102,7 @@ def test_a_tenant_has_its_share_and_no_more() -> None:
         table.create("a", "", 0.0)
     assert caught.value.retry_after > 0
     table.create("b", "", 0.0)
+    table.detach(np.array(mine))
     table.leave(np.array([mine[0]]))
     with pytest.raises(Exhausted, match="this tenant's"):
         table.create("a", "", 0.0)  # it has yet to end

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from gatestream.server.durability.leases import LeaseFiles, Leases
+from gatestream.server.durability.leases import LeaseFiles, WorkerLeases
 from gatestream.server.errors import Elsewhere, Reason
 
 # Does what it reads, one expression a line, and says what came of it.
 WORKER = """
 import sys
-from gatestream.server.durability.leases import LeaseFiles, Leases
+from gatestream.server.durability.leases import LeaseFiles, WorkerLeases
 from gatestream.server.errors import Elsewhere
 
 def taken(claims, name):
@@ -24,7 +24,7 @@ def taken(claims, name):
     except Elsewhere:
         return False
 
-claims = Leases(eval(sys.argv[1]), int(sys.argv[2]))
+claims = WorkerLeases(eval(sys.argv[1]), int(sys.argv[2]))
 for line in sys.stdin:
     try:
         print(eval(line), flush=True)
@@ -78,7 +78,7 @@ def other(files: LeaseFiles, worker: int) -> Iterator[Other]:
 
 
 def test_a_session_is_one_workers_until_it_lets_go(files: LeaseFiles) -> None:
-    mine = Leases(files, 1)
+    mine = WorkerLeases(files, 1)
     with other(files, 2) as second:
         claim = second.does("claims.claim('m', 't', 'a')")
         for refused in (mine.claim, mine.check):
@@ -92,14 +92,14 @@ def test_a_session_is_one_workers_until_it_lets_go(files: LeaseFiles) -> None:
 
 
 def test_models_and_tenants_have_names_of_their_own(files: LeaseFiles) -> None:
-    mine = Leases(files, 1)
+    mine = WorkerLeases(files, 1)
     with other(files, 2) as second:
         second.does("claims.claim('m', 't', 'a')")
         assert len({mine.claim(*name) for name in (("m", "t", "b"), ("m", "u", "a"), ("n", "t", "a"))}) == 3
 
 
 def test_each_worker_is_told_by_its_number(files: LeaseFiles) -> None:
-    mine = Leases(files, 2)
+    mine = WorkerLeases(files, 2)
     with other(files, 1) as first, other(files, 3) as third:
         first.does("claims.claim('m', '', 'a')")
         third.does("claims.claim('m', '', 'b')")
@@ -110,7 +110,7 @@ def test_each_worker_is_told_by_its_number(files: LeaseFiles) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_dies_has_let_go(files: LeaseFiles, number: signal.Signals) -> None:
-    mine = Leases(files, 1)
+    mine = WorkerLeases(files, 1)
     with other(files, 2) as second:
         names = [f"session-{k}" for k in range(200)]
         second.does(f"[claims.claim('m', '', name) for name in {names}]")
@@ -132,7 +132,7 @@ def test_of_two_workers_that_want_the_same_sessions_at_once_one_gets_each(files:
 
 def test_many_sessions_spread_over_many_files() -> None:
     files = LeaseFiles.make(2, sessions=10_000_000)
-    claims = Leases(files, 1)
+    claims = WorkerLeases(files, 1)
     assert len({claims.claim("m", "", str(k)) % len(files.descriptors) for k in range(5000)}) == 256
     for descriptor in files.descriptors:
         os.close(descriptor)
