@@ -17,7 +17,7 @@ import structlog
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.bit_exact import Shapes, agreeing_shapes
-from gatestream.server.backend.runner import HostRunner
+from gatestream.server.backend.runner import ONE, HostRunner
 from gatestream.server.config import TickLimits
 
 _log = structlog.get_logger(__name__)
@@ -77,6 +77,10 @@ class DeterministicRunner:
         # Not before all runs have succeeded.
         self._runner.write(slots, states)
         return results[: len(outputs)], results[len(outputs) :]
+
+    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `Runner`."""
+        return self.step(np.array((slot,)), inputs, ONE, gates)
 
     def _padded_run(
         self,

@@ -31,6 +31,8 @@ from gatestream.server.errors import ArtifactError, ProviderError
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+ONE: Final = np.ones(1, np.int32)
+"""The lengths of a run of one step of one row."""
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +72,9 @@ class Runner(Protocol):
             The outputs and the gates, in the layout's order, each [batch, time, *shape]; rows past a length are
             unspecified. No gates where none are wanted. They are good until the next call.
         """
+
+    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `step`, for one step of one row."""
 
     def read(self, slots: Ints) -> list[Array]:
         """Copies of rows of state, in the layout's order, each [batch, *shape]."""
@@ -132,7 +137,7 @@ class HostRunner:
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
         if len(slots) == 1 and inputs[0].shape[1] == 1 and not self._straight:
-            return self._one_step[gates].run(int(slots[0]), inputs)
+            return self.step_one(int(slots[0]), inputs, gates)
         where = None if self._straight else _neighbours(slots)
         # The rows of neighbours are read where they lie: no run writes to its inputs.
         before = self.read(slots) if where is None else [arena[where] for arena in self._arenas]
@@ -140,6 +145,10 @@ class HostRunner:
         for arena, rows in zip(self._arenas, states, strict=True):
             arena[slots if where is None else where] = rows
         return outputs, shown
+
+    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `Runner`."""
+        return self._one_step[gates].run(slot, inputs)
 
     def compute(
         self, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], states: Sequence[Array], gates: bool
@@ -261,6 +270,10 @@ class ArenaRunner:
         self._due = self._due_names(here, *got[len(wanted) :])
         answers = [value.numpy() for value in got[: len(wanted)]]
         return answers[: len(self._outputs)], answers[len(self._outputs) :]
+
+    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `Runner`."""
+        return self.step(np.array((slot,)), inputs, ONE, gates)
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""

@@ -1,7 +1,6 @@
 """The state rows of one model: which are fresh, what advances them, and how long that takes."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import numpy as np
 
@@ -9,8 +8,6 @@ from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.run_time import RunTime
 from gatestream.server.backend.runner import Runner
-
-_ONE: Final = np.ones(1, np.int32)
 
 
 class StateRows:
@@ -44,7 +41,7 @@ class StateRows:
 
     def is_fresh(self, slot: int) -> bool:
         """Whether it has yet to be set."""
-        return bool(self._fresh[slot])
+        return bool(self._fresh.item(slot))
 
     def read(self, slot: int) -> list[Array]:
         """A copy of a row, in the layout's order, each [1, *shape]."""
@@ -63,7 +60,7 @@ class StateRows:
         """As `Runner.step`; of one step of one row that is not fresh, the slot is an int."""
         started = self._clock()
         if isinstance(slots, int):
-            result = self.runner.step(np.array((slots,)), inputs, _ONE, gates)
+            result = self.runner.step_one(slots, inputs, gates)
             self._took(1, 1, started)
             return result
         fresh = self._fresh[slots]

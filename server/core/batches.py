@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.admission import Admission
 from gatestream.server.core.owner import Owner, tell
 
 OUTPUTS: Final = 1
 GATES: Final = 2
 """What a session's owner wants back, as bits."""
-
-Reserved = tuple[Owner, int, int]
-"""What somebody has reserved: who, rows, and OUTPUTS and GATES as they were admitted."""
 
 
 class Entries(NamedTuple):
@@ -86,9 +84,9 @@ class OneEntry(NamedTuple):
         """As `Batch`."""
         return [(self.session, 0, self.length)]
 
-    def reserved(self, entries: Ints | None, lengths: Any) -> Iterable[Reserved]:
+    def release(self, admission: Admission, entries: Ints | None, lengths: Any) -> None:
         """As `Batch`."""
-        return ((self.owner, self.length, self.wants),)
+        admission.computed(self.owner, self.length, self.wants)
 
     def cut(self, lengths: Any, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[Any, Any]:
         """As `Batch`, of a run of this step alone."""
@@ -100,7 +98,7 @@ class OneEntry(NamedTuple):
         """As `Batch`."""
         # Without `tell`, whose call is felt here.
         try:
-            self.owner.result(self.handle, int(first), self.length, *columns)
+            self.owner.result(self.handle, first, self.length, *columns)
         except Exception as error:
             self.owner.failed(error)
 
@@ -142,10 +140,11 @@ class Batch(ABC):
         return list(zip(self.sessions.tolist(), itertools.count(), self.lengths.tolist(), strict=False))
 
     @abstractmethod
-    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
-        """What is reserved for some entries' steps; of several owners of one tenant together, in the name of one.
+    def release(self, admission: Admission, entries: Ints | None, lengths: Ints) -> None:
+        """Give back what was reserved for some entries' steps, which were taken.
 
         Args:
+            admission: that it is given back to.
             entries: which, [n]; None: all.
             lengths: steps of each, [n].
         """
@@ -192,9 +191,9 @@ class StepBatch(Batch):
         """As `Batch`."""
         return self.owner, int(self.handles[entry]), self.admitted
 
-    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
+    def release(self, admission: Admission, entries: Ints | None, lengths: Ints) -> None:
         """As `Batch`."""
-        return ((self.owner, int(lengths.sum()), self.admitted),)
+        admission.computed(self.owner, int(lengths.sum()), self.admitted)
 
     def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """As `Batch`: columns for the message's answer."""
@@ -229,14 +228,16 @@ class Gathered(Batch):
         """As `Batch`."""
         return self.owners[entry], self.handles[entry], self.wants[entry]
 
-    def reserved(self, entries: Ints | None, lengths: Ints) -> Iterable[Reserved]:
+    def release(self, admission: Admission, entries: Ints | None, lengths: Ints) -> None:
         """As `Batch`."""
         owners, wants = self.owners, self.wants
         if len({owner.account for owner in owners}) == 1 == len(set(wants)):
-            # As they mostly are. That they are counted off together is felt.
-            return ((owners[0], int(lengths.sum()), wants[0]),)
+            # Of one tenant, as they mostly are, they are counted off together: that is felt.
+            admission.computed(owners[0], int(lengths.sum()), wants[0])
+            return
         which = range(len(owners)) if entries is None else entries.tolist()
-        return [(owners[k], length, wants[k]) for k, length in zip(which, lengths.tolist(), strict=True)]
+        for k, length in zip(which, lengths.tolist(), strict=True):
+            admission.computed(owners[k], length, wants[k])
 
     def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> Iterable[Any]:
         """As `Batch`: each entry's own rows, as bytes."""

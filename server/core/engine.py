@@ -336,13 +336,22 @@ class Engine:
 
     def _step(self, run: Run) -> None:
         """Make a run on the event loop, and tell those whose steps it has."""
-        self._finish(run, self._compute(run))
+        try:
+            outputs, gates = self._compute(run)
+        except Exception as error:
+            self._fail(run, error)
+        else:
+            self._complete(run, outputs, gates)
 
     async def _step_on_thread(self, run: Run) -> None:
         """As `_step`, while the event loop goes on."""
         self._running = True
         try:
-            self._finish(run, await self._on_thread(run))
+            outputs, gates = await self._on_thread(run)
+        except Exception as error:
+            self._fail(run, error)
+        else:
+            self._complete(run, outputs, gates)
         finally:
             self._running = False
             while self._leaving:
@@ -355,7 +364,7 @@ class Engine:
         if (run := self._plan_one()) is not None:
             return run
         self._alone_runs = 0
-        if self._running or self._scheduler.ready:
+        if self._running or (self._work and self._scheduler.ready):
             self._wake.set()
             return None
         batch = self._intake.take()
@@ -375,7 +384,7 @@ class Engine:
         session, accepted = one.session, self.sessions.accepted
         if self._work and (self._scheduler.ready or not self._scheduler.idle(session)):
             return None
-        slot, position = int(self.sessions.slot[session]), int(accepted[session])
+        slot, position = self.sessions.slot.item(session), accepted.item(session)
         if (
             one.length > 1
             or one.first not in (-1, position)
@@ -417,6 +426,7 @@ class Engine:
             tick.sessions,
             self.sessions.slot[tick.sessions],
             tick.lengths,
+            len(tick.sessions),
             steps,
             int(tick.lengths.sum()),
             any(batch.gates for batch, _, _ in parts),
@@ -428,20 +438,16 @@ class Engine:
             tick,
         )
 
-    def _compute(self, run: Run) -> _Results | Exception:
-        """What the model makes of a run, or why it could not."""
-        try:
-            inputs = run.gathered(len(self.layout.inputs))
-            return self.rows.step(run.slots, inputs, run.lengths, gates=run.gates)
-        except Exception as error:
-            return error
+    def _compute(self, run: Run) -> _Results:
+        inputs = run.gathered(len(self.layout.inputs)) if run.inputs is None else run.inputs
+        return self.rows.step(run.slots, inputs, run.lengths, gates=run.gates)
 
-    async def _on_thread(self, run: Run) -> _Results | Exception:
+    async def _on_thread(self, run: Run) -> _Results:
         """As `_compute`, on the other thread."""
         begun = Lock()
         begun.acquire()
 
-        def compute() -> _Results | Exception:
+        def compute() -> _Results:
             begun.release()
             return self._compute(run)
 
@@ -449,12 +455,6 @@ class Engine:
         # Else the thread would wait for the interpreter until the loop has nothing to do, and the model with it.
         begun.acquire(timeout=_BEGIN_SECONDS)
         return await future
-
-    def _finish(self, run: Run, results: _Results | Exception) -> None:
-        if isinstance(results, Exception):
-            self._fail(run, results)
-        else:
-            self._complete(run, *results)
 
     def _complete(self, run: Run, outputs: list[Array], gates: list[Array]) -> None:
         """Count a run, move its sessions on, and tell the owners what came of their steps."""
@@ -503,8 +503,7 @@ class Engine:
                 self.admission.withdrawn(owner, length, wants)
                 owner.failed(error)
             return
-        for owner, rows, wants in batch.reserved(entries, lengths):
-            self.admission.computed(owner, rows, wants)
+        batch.release(self.admission, entries, lengths)
         batch.answer(entries, first, lengths, columns)
 
     def _fail(self, run: Run, error: Exception) -> None:

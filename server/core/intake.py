@@ -19,6 +19,8 @@ from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import Refused, StepFailed
 
 _log = structlog.get_logger(__name__)
+# A NamedTuple's own is Python, and felt where there is one for each message.
+_new = tuple.__new__
 
 
 class Intake:
@@ -112,7 +114,7 @@ class Intake:
             return False
         if not self.steps:
             self.since = self._clock()
-        self.steps[session] = OneEntry(owner, handle, session, length, first, columns, wants)
+        self.steps[session] = _new(OneEntry, (owner, handle, session, length, first, columns, wants))
         self.rows += length
         return True
 

@@ -10,6 +10,9 @@ from gatestream.server.core.batches import GATES, Batch, OneEntry, gather
 from gatestream.server.core.scheduler import Tick
 from gatestream.server.telemetry import Where
 
+# A NamedTuple's own is Python, and felt where there is one for each message.
+_new = tuple.__new__
+
 
 class Run(NamedTuple):
     """One call of the model. Its members are the sessions that it steps, one element of each array for each.
@@ -18,6 +21,7 @@ class Run(NamedTuple):
         sessions: the members; an int where it is one step that came alone, for arrays of one number cost too much.
         slots: their rows of state.
         lengths: steps that each takes.
+        members: how many there are.
         steps: of the longest member.
         rows: steps of all members.
         gates: whether any of them wants them.
@@ -32,6 +36,7 @@ class Run(NamedTuple):
     sessions: int | Ints
     slots: int | Ints
     lengths: int | Ints
+    members: int
     steps: int
     rows: int
     gates: bool
@@ -45,7 +50,8 @@ class Run(NamedTuple):
     @classmethod
     def alone(cls, one: OneEntry, slot: int, inputs: Sequence[Array], since: float) -> "Run":
         """Of one step that came alone."""
-        return cls(one.session, slot, 1, 1, 1, one.wants >= GATES, since, "alone", inputs, ((one, 0, 1),))
+        parts = ((one, 0, 1),)
+        return _new(cls, (one.session, slot, 1, 1, 1, 1, one.wants >= GATES, since, "alone", inputs, parts, None, None))
 
     @classmethod
     def whole(cls, batch: Batch, slots: Ints) -> "Run":
@@ -55,29 +61,12 @@ class Run(NamedTuple):
         if rows == members * steps:
             # Rows of one length lie in order already.
             inputs = [column.reshape(members, steps, *column.shape[1:]) for column in batch.inputs]
-        return cls(
-            batch.sessions,
-            slots,
-            batch.lengths,
-            steps,
-            rows,
-            batch.gates,
-            batch.since,
-            "at_once",
-            inputs,
-            ((batch, 0, members),),
-            batch.offsets,
-        )
-
-    @property
-    def members(self) -> int:
-        """How many there are."""
-        return self.parts[-1][2]
+        parts = ((batch, 0, members),)
+        who = batch.sessions, slots, batch.lengths, members
+        return _new(cls, (*who, steps, rows, batch.gates, batch.since, "at_once", inputs, parts, batch.offsets, None))
 
     def gathered(self, inputs: int) -> Sequence[Array]:
         """The rows of each of so many inputs, [members, steps, *shape]; past a member's length they are unspecified."""
-        if self.inputs is not None:
-            return self.inputs
         offsets = self.offsets
         assert offsets is not None, "only what lies in order has none"
         columns = []

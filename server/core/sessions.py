@@ -211,7 +211,7 @@ class SessionTable:
 
     def advance(self, sessions: int | Ints, lengths: int | Ints, now: float) -> Any:
         """Note that steps were taken; the position of each session's first."""
-        first = self.position[sessions]
+        first = self.position.item(sessions) if isinstance(sessions, int) else self.position[sessions]
         self.position[sessions] = first + lengths
         self.answered_at[sessions] = now
         return first
