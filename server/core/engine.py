@@ -3,17 +3,15 @@
 A step is submitted, admitted, planned into a run, run and completed. `_plan` says what the next run computes: what has
 just come, where nothing stands in line and it is short, or those of the lines whose turn it is. `_step` makes a run on
 the event loop; one that is not known to be short is made on another thread, and while it runs the next one gathers.
-`_complete` answers what was computed and `_refuse` what will not be; these two give back what admission reserved, and
-nothing else does. Every accepted step is answered exactly once.
+`_complete` moves the sessions on. `core.answers` answers what was computed and refuses what will not be, each accepted
+step exactly once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
 from threading import Lock
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -25,14 +23,17 @@ from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.batches import Batch, Entries, OneEntry
-from gatestream.server.core.controls import Await, Control, Do, Fail, Then
+from gatestream.server.core.answers import Answers
+from gatestream.server.core.batches import Batch, Entries
+from gatestream.server.core.between import BetweenRuns
+from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.intake import Intake
-from gatestream.server.core.owner import Holder, Owner, Refusals, refuse_one
+from gatestream.server.core.lines import Lines, Place
+from gatestream.server.core.owner import Holder, Owner
 from gatestream.server.core.run import Run
-from gatestream.server.core.scheduler import Dropped, Scheduler, Turn
+from gatestream.server.core.scheduler import Scheduler
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
+from gatestream.server.errors import OutOfStep, Reason, StepFailed
 from gatestream.server.telemetry import ModelStats, RunStats
 
 _ANSWER_BYTES: Final = 2 * 2**20
@@ -47,8 +48,6 @@ _QUIET_SECONDS: Final = 0.001
 # A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
 # good part of it, and the loop can do without the time.
 _SHORT_SECONDS: Final = 3e-3
-# So long controls are done before the loop has its next turn.
-_CONTROLS_SECONDS: Final = 2e-3
 _FAILED_SECONDS: Final = 0.1
 # What is known of so many runs is counted together.
 _MOST_RUNS: Final = 512 * len(RunStats._fields)
@@ -107,10 +106,10 @@ class Engine:
         # Besides the rows admitted, a session can have its close in line, and an entry that was dropped while ready,
         # and its coming back.
         self._scheduler = Scheduler(capacity, limits.rows + (3 if parked else 2) * capacity, self._limits)
-        # What stands in line, by number.
-        self._work: dict[int, Batch | Control] = {}
-        self._last_work = 0
-        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._refuse_one)
+        self._lines = Lines(self._scheduler)
+        self._answers = Answers(self.admission, self.sessions, self._lines)
+        self._between = BetweenRuns(layout.name, self._lines, self._answers)
+        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._answers.refuse_one)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
@@ -123,11 +122,7 @@ class Engine:
         # garbage collector would have to look at.
         self._runs: list[Any] = []
         self._leaving: list[Ints] = []
-        # Controls that wait for something, and those that have it now.
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waited: list[tuple[Control, Turn, Then | Refused]] = []
         self._ended = False
-        self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, f"tick-{layout.name}")
 
     async def quiet(self) -> None:
@@ -149,7 +144,7 @@ class Engine:
 
     def check(self) -> list[str]:
         """What does not add up, of an engine that has nothing to do; nothing of one that has."""
-        if self._work or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
+        if self._lines or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
             return []
         pending = [f"{self.admission.rows} rows are pending, none are in line"] if self.admission.rows else []
         return [*pending, *self._scheduler.check(), *self.sessions.check()]
@@ -172,7 +167,7 @@ class Engine:
             self._call()
         else:
             for batch in batches:
-                self._put_in_line(batch)
+                self._lines.add(batch)
 
     def submit_one(
         self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
@@ -257,23 +252,12 @@ class Engine:
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
         self._take_in()
         self.admission.take(control.holder, len(sessions), unlimited=unlimited)
-        self._number(control)
-        self._scheduler.add_controls(control.number, sessions, np.arange(len(sessions)))
+        self._lines.add_control(control, sessions)
 
     def _take_in(self) -> None:
         """Put what came since the last run in line."""
         if (batch := self._intake.take()) is not None:
-            self._put_in_line(batch)
-
-    def _put_in_line(self, batch: Batch) -> None:
-        batch.unfinished = len(batch.sessions)
-        self._number(batch)
-        self._scheduler.add(batch.number, batch.sessions, batch.lengths, batch.offsets, np.arange(len(batch.sessions)))
-
-    def _number(self, item: Batch | Control) -> None:
-        self._last_work = item.number = self._last_work + 1
-        self._work[item.number] = item
-        self._wake.set()
+            self._lines.add(batch)
 
     # ---- The step loop ------------------------------------------------------------------------
 
@@ -281,8 +265,8 @@ class Engine:
         """Step sessions until cancelled, or until `end`."""
         try:
             while not self._ended:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._lines.wake.wait()
+                self._lines.wake.clear()
                 try:
                     while await self._turn():
                         pass
@@ -290,22 +274,20 @@ class Engine:
                     # Whatever it was, the other sessions are to go on.
                     _log.exception("a turn failed", model=self.layout.name)
                     await asyncio.sleep(_FAILED_SECONDS)
-                    self._wake.set()
+                    self._lines.wake.set()
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._between.cancel()
             self._thread.shutdown(wait=True)
 
     def end(self) -> None:
         """Have `run` return; nothing is in line."""
         self._ended = True
-        self._wake.set()
+        self._lines.wake.set()
 
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
         self._take_in()
-        self._end_waiting()
-        more = self._run_controls()
+        more = self._between.run()
         run = self._plan_from_lines()
         if run is None:
             if more:
@@ -364,14 +346,14 @@ class Engine:
         if (run := self._plan_one()) is not None:
             return run
         self._alone_runs = 0
-        if self._running or (self._work and self._scheduler.ready):
-            self._wake.set()
+        if self._running or (self._lines and self._scheduler.ready):
+            self._lines.wake.set()
             return None
         batch = self._intake.take()
         if batch is None:
             return None
-        if (self._work and not self._scheduler.idle(batch.sessions).all()) or not self._brief(batch):
-            self._put_in_line(batch)
+        if self._lines.blocks(batch.sessions) or not self._brief(batch):
+            self._lines.add(batch)
             return None
         return Run.whole(batch, self.sessions.slot[batch.sessions])
 
@@ -382,7 +364,7 @@ class Engine:
             return None
         (one,) = intake.steps.values()
         session, accepted = one.session, self.sessions.accepted
-        if self._work and (self._scheduler.ready or not self._scheduler.idle(session)):
+        if self._lines.blocks(session):
             return None
         slot, position = self.sessions.slot.item(session), accepted.item(session)
         if (
@@ -420,7 +402,7 @@ class Engine:
         tick = self._scheduler.tick()
         if tick is None:
             return None
-        parts: list[tuple[Any, int, int]] = [(self._work[work], start, stop) for work, start, stop in tick.parts]
+        parts: list[tuple[Any, int, int]] = [(self._lines[work], start, stop) for work, start, stop in tick.parts]
         steps = tick.steps
         return Run(
             tick.sessions,
@@ -467,7 +449,7 @@ class Engine:
         if run.tick is None:
             first = self.sessions.advance(run.sessions, run.lengths, now)
             ((batch, _, _),) = run.parts
-            self._answer(batch, None, first, run.lengths, outputs, gates)
+            self._answers.complete(batch, None, first, run.lengths, outputs, gates)
             return
         tick = run.tick
         for batch, _, _ in run.parts:
@@ -481,30 +463,8 @@ class Engine:
             entries = tick.entries[members]
             if len(entries):
                 got = ([column[members] for column in columns] for columns in (outputs, gates))
-                self._answer(batch, entries, first[members], tick.lengths[members], *got)
-                self._count_off(batch, int(finished[members].sum()))
-
-    def _answer(
-        self,
-        batch: Batch | OneEntry,
-        entries: Ints | None,
-        first: Any,
-        lengths: Any,
-        outputs: Sequence[Array],
-        gates: Sequence[Array],
-    ) -> None:
-        """Give back what was reserved for steps that were taken, and tell their owners; arguments as `Batch` has."""
-        try:
-            columns: Any = batch.cut(lengths, outputs, gates)
-        except Exception as error:
-            which = range(len(lengths)) if entries is None else entries.tolist()
-            for entry, length in zip(which, lengths.tolist(), strict=True):
-                owner, _, wants = batch.entry(entry)
-                self.admission.withdrawn(owner, length, wants)
-                owner.failed(error)
-            return
-        batch.release(self.admission, entries, lengths)
-        batch.answer(entries, first, lengths, columns)
+                self._answers.complete(batch, entries, first[members], tick.lengths[members], *got)
+                self._lines.count_off(batch, int(finished[members].sum()))
 
     def _fail(self, run: Run, error: Exception) -> None:
         """Refuse a run's steps, and what stands behind them: no state has changed."""
@@ -515,131 +475,16 @@ class Engine:
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
         if run.tick is None:
             ((batch, _, _),) = run.parts
-            self._refuse(
-                ((session, batch, entry, length) for session, entry, length in batch.lines()), lambda *_: reason
-            )
+            places = (Place(session, batch, entry, length) for session, entry, length in batch.lines())
+            self._answers.refuse(places, lambda _: reason)
             return
         failed = {(work, int(entry)) for work, a, b in run.tick.parts for entry in run.tick.entries[a:b]}
         behind = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
-        self._refuse(
-            self._lines(self._scheduler.abandon(run.tick)),
-            lambda item, entry: reason if (item.number, entry) in failed else behind,
+        self._answers.refuse(
+            self._lines.places(self._scheduler.abandon(run.tick)),
+            lambda place: reason if (place.item.number, place.entry) in failed else behind,
             keep_musts=True,
         )
-
-    def _lines(self, dropped: list[Dropped]) -> list[tuple[int, Any, int, int]]:
-        return [(each.session, self._work[each.work], each.entry, each.left) for each in dropped]
-
-    def _refuse(
-        self,
-        lines: Iterable[tuple[int, Any, int, int]],
-        why: Callable[[Any, int], Refused],
-        *,
-        keep_musts: bool = False,
-    ) -> None:
-        """Give back what was reserved for steps and controls that will not be done, and tell whoever asked for them.
-
-        Args:
-            lines: session by session, in order: the session, a batch or control, which of its entries, the steps left.
-            why: for an entry of a batch or control.
-            keep_musts: put controls that must be done into the lines again.
-        """
-        refusals = Refusals()
-        for session, line in groupby(lines, lambda each: each[0]):
-            position = first = int(self.sessions.position[session])
-            self.sessions.accepted[session] = position
-            for _, item, entry, left in line:
-                if not isinstance(item, Control):
-                    owner, handle, wants = item.entry(entry)
-                    self.admission.withdrawn(owner, left, wants)
-                    refusals.add(owner, why(item, entry), handle, position, first, left)
-                    first += left
-                    self._count_off(item, 1)
-                elif item.must and keep_musts:
-                    self._scheduler.add_controls(item.number, np.array([session]), np.array([entry]))
-                else:
-                    # Of one session, what comes first is said first.
-                    refusals.send()
-                    self._count_off_control(item, 1)
-                    item.fail(why(item, entry), item.owner, np.array([session]), item.handles[[entry]])
-        refusals.send()
-
-    def _refuse_one(self, one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
-        """As `_refuse`, for a message of one entry with something wrong."""
-        self.admission.withdrawn(one.owner, one.length, one.wants)
-        refuse_one(one.owner, error, one.handle, accepted, meant, one.length)
-
-    def _count_off(self, item: Any, finished: int) -> None:
-        # What never stood in line has no number.
-        if item.number:
-            item.unfinished -= finished
-            if item.unfinished == 0:
-                del self._work[item.number]
-
-    # ---- Controls -----------------------------------------------------------------------------
-
-    def _run_controls(self) -> bool:
-        """Do what has its turn, for no longer than the loop can do without; whether there is more."""
-        until = perf_counter() + _CONTROLS_SECONDS
-        while perf_counter() < until:
-            turns = self._scheduler.controls()
-            if not turns:
-                return False
-            items = [(item, turn) for turn in turns if isinstance(item := self._work[turn.work], Control)]
-            # What many messages ask for, one after another, is done and answered as one.
-            for (_, owner), group in groupby(items, lambda each: (each[0].do, each[0].owner)):
-                members = list(group)
-                control = members[0][0]
-                if control.do is None:
-                    for item, turn in members:
-                        self._begin_waiting(item, turn)
-                    continue
-                handles = np.concatenate([item.handles[turn.entries] for item, turn in members])
-                sessions = np.concatenate([turn.sessions for _, turn in members])
-                self._scheduler.finish(np.concatenate([turn.ids for _, turn in members]))
-                for item, turn in members:
-                    self._count_off_control(item, len(turn.ids))
-                try:
-                    control.do(owner, sessions, handles)
-                except Exception as error:
-                    _log.exception("control failed", model=self.layout.name)
-                    failure = StepFailed(f"the server failed between two ticks: {error}")
-                    control.fail(failure, owner, sessions, handles)
-        return True
-
-    def _begin_waiting(self, control: Control, turn: Turn) -> None:
-        assert control.wait is not None, "it has something to do, or to wait for"
-        # What it copies it copies now, while no run is under way.
-        task = asyncio.create_task(self._wait(control, turn, control.wait()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _wait(self, control: Control, turn: Turn, waiting: Awaitable[Then]) -> None:
-        result: Then | Refused
-        try:
-            result = await waiting
-        except Refused as error:
-            result = error
-        except Exception as error:
-            _log.exception("control failed", model=self.layout.name)
-            result = StepFailed(f"the server failed between two ticks: {error}")
-        # A run may be under way.
-        self._waited.append((control, turn, result))
-        self._wake.set()
-
-    def _end_waiting(self) -> None:
-        """Do what was waited for, where the session is still there, and let its line go on."""
-        while self._waited:
-            control, turn, result = self._waited.pop()
-            if self._scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):
-                result()
-            # What has been done may have ended the session.
-            wanted = bool(self._scheduler.wanted(turn.ids).all())
-            self._scheduler.finish(turn.ids)
-            if wanted:
-                self._count_off_control(control, len(turn.ids))
-                if isinstance(result, Refused):
-                    control.fail(result, control.owner, turn.sessions, control.handles)
 
     # ---- What the life cycle needs ------------------------------------------------------------
 
@@ -647,7 +492,7 @@ class Engine:
         """Forget sessions; what stands in their lines is answered as not taken."""
         self._take_in()
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
-        self._refuse(self._lines(self._scheduler.drop(sessions)), lambda *_: closed)
+        self._answers.refuse(self._lines.places(self._scheduler.drop(sessions)), lambda _: closed)
         self.sessions.remove(sessions)
         if not self._running:
             self.sessions.free(sessions)
@@ -671,7 +516,3 @@ class Engine:
         """Those of the sessions that have nothing in line."""
         self._take_in()
         return sessions[self._scheduler.idle(sessions)]
-
-    def _count_off_control(self, item: Control, finished: int) -> None:
-        self.admission.withdrawn(item.holder, finished)
-        self._count_off(item, finished)

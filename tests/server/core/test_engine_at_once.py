@@ -54,13 +54,18 @@ async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path, mo
             one(b, owner, 0, slots[0], 1)
             await b.engine.quiet()
         runs = []
-        step = b.engine.rows.runner.step
+        step, step_one = b.engine.rows.runner.step, b.engine.rows.runner.step_one
 
         def watched(slots: Ints, *rest: Any) -> Any:
             runs.append(len(slots))
             return step(slots, *rest)
 
+        def watched_one(slot: int, *rest: Any) -> Any:
+            runs.append(1)
+            return step_one(slot, *rest)
+
         monkeypatch.setattr(b.engine.rows.runner, "step", watched)
+        monkeypatch.setattr(b.engine.rows.runner, "step_one", watched_one)
         for _ in range(40):
             for handle, slot in enumerate(slots):
                 one(b, owner, handle, slot, 1)

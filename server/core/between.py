@@ -1,0 +1,114 @@
+"""What is done between two runs: the controls whose turn has come."""
+
+import asyncio
+from collections.abc import Awaitable
+from itertools import groupby
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+import structlog
+
+from gatestream.server.core.answers import Answers
+from gatestream.server.core.controls import Control, Then
+from gatestream.server.core.lines import Lines
+from gatestream.server.core.scheduler import Turn
+from gatestream.server.errors import Refused, StepFailed
+
+# So long controls are done before the loop has its next turn.
+_SECONDS: Final = 2e-3
+
+_log = structlog.get_logger(__name__)
+
+
+class BetweenRuns:
+    """Does the controls of one model. Nothing here is called while a run is under way.
+
+    Args:
+        model: its name, for the log.
+        lines: of its sessions.
+        answers: to those who asked.
+    """
+
+    def __init__(self, model: str, lines: Lines, answers: Answers):
+        self._model = model
+        self._lines = lines
+        self._answers = answers
+        # Controls that wait for something, and those that have it now.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waited: list[tuple[Control, Turn, Then | Refused]] = []
+
+    def run(self) -> bool:
+        """Do what has its turn, for no longer than the loop can do without; whether there is more."""
+        self._end_waiting()
+        until = perf_counter() + _SECONDS
+        while perf_counter() < until:
+            turns = self._lines.scheduler.controls()
+            if not turns:
+                return False
+            items = [(item, turn) for turn in turns if isinstance(item := self._lines[turn.work], Control)]
+            # What many messages ask for, one after another, is done and answered as one.
+            for _, group in groupby(items, lambda each: (each[0].do, each[0].owner)):
+                members = list(group)
+                if members[0][0].do is None:
+                    for control, turn in members:
+                        self._begin_waiting(control, turn)
+                else:
+                    self._do(members)
+        return True
+
+    def cancel(self) -> None:
+        """Wait for nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _do(self, members: list[tuple[Control, Turn]]) -> None:
+        control = members[0][0]
+        handles = np.concatenate([each.handles[turn.entries] for each, turn in members])
+        sessions = np.concatenate([turn.sessions for _, turn in members])
+        self._lines.scheduler.finish(np.concatenate([turn.ids for _, turn in members]))
+        for each, turn in members:
+            self._answers.done(each, len(turn.ids))
+        assert control.do is not None, "all of them do the same"
+        try:
+            control.do(control.owner, sessions, handles)
+        except Exception as error:
+            control.fail(self._failure(error), control.owner, sessions, handles)
+
+    def _begin_waiting(self, control: Control, turn: Turn) -> None:
+        assert control.wait is not None, "it has something to do, or to wait for"
+        # What it copies it copies now, while no run is under way.
+        task = asyncio.create_task(self._wait(control, turn, control.wait()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wait(self, control: Control, turn: Turn, waiting: Awaitable[Then]) -> None:
+        result: Then | Refused
+        try:
+            result = await waiting
+        except Refused as error:
+            result = error
+        except Exception as error:
+            result = self._failure(error)
+        # A run may be under way.
+        self._waited.append((control, turn, result))
+        self._lines.wake.set()
+
+    def _end_waiting(self) -> None:
+        """Do what was waited for, where the session is still there, and let its line go on."""
+        scheduler = self._lines.scheduler
+        while self._waited:
+            control, turn, result = self._waited.pop()
+            if scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):
+                result()
+            # What has been done may have ended the session.
+            wanted = bool(scheduler.wanted(turn.ids).all())
+            scheduler.finish(turn.ids)
+            if wanted:
+                self._answers.done(control, len(turn.ids))
+                if isinstance(result, Refused):
+                    control.fail(result, control.owner, turn.sessions, control.handles)
+
+    def _failure(self, error: Exception) -> StepFailed:
+        _log.error("control failed", model=self._model, exc_info=error)
+        return StepFailed(f"the server failed between two ticks: {error}")
