@@ -25,7 +25,7 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.batches import Batch, Entries
-from gatestream.server.core.between import BetweenRuns
+from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.intake import Intake
 from gatestream.server.core.lines import Lines, Place
@@ -108,7 +108,7 @@ class Engine:
         self._scheduler = Scheduler(capacity, limits.rows + (3 if parked else 2) * capacity, self._limits)
         self._lines = Lines(self._scheduler)
         self._answers = Answers(self.admission, self.sessions, self._lines)
-        self._between = BetweenRuns(layout.name, self._lines, self._answers)
+        self._controls = ControlRunner(layout.name, self._lines, self._answers)
         self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._answers.refuse_one)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
@@ -276,7 +276,7 @@ class Engine:
                     await asyncio.sleep(_FAILED_SECONDS)
                     self._lines.wake.set()
         finally:
-            self._between.cancel()
+            self._controls.cancel()
             self._thread.shutdown(wait=True)
 
     def end(self) -> None:
@@ -287,7 +287,7 @@ class Engine:
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
         self._take_in()
-        more = self._between.run()
+        more = self._controls.run()
         run = self._plan_from_lines()
         if run is None:
             if more:

@@ -1,4 +1,4 @@
-"""What is done between two runs: the controls whose turn has come."""
+"""Doing the controls whose turn has come, between two runs of the model."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -21,8 +21,8 @@ _SECONDS: Final = 2e-3
 _log = structlog.get_logger(__name__)
 
 
-class BetweenRuns:
-    """Does the controls of one model. Nothing here is called while a run is under way.
+class ControlRunner:
+    """Does the controls of one model's sessions. Nothing here is called while a run is under way.
 
     Args:
         model: its name, for the log.
