@@ -145,7 +145,7 @@ class Loader:
 
 
 def _log_model(model: Model) -> None:
-    runner = model.engine.rows.runner
+    runner = model.runner
     _log.info(
         "loaded",
         model=model.spec.name,

@@ -52,9 +52,14 @@ class Model:
         return self.engine.layout
 
     @property
+    def runner(self) -> Runner:
+        """What makes its runs."""
+        return self.engine.rows.runner
+
+    @property
     def on_cpu(self) -> bool:
         """Whether its runs are made there, and not on a GPU."""
-        return self.engine.rows.runner.provider == CPU
+        return self.runner.provider == CPU
 
     def now(self) -> ModelNow:
         """What there is of it."""
@@ -62,7 +67,7 @@ class Model:
         attached, detached, sequences, parked = sessions.census()
         return ModelNow(
             version=self.spec.version,
-            provider=engine.rows.runner.provider,
+            provider=self.runner.provider,
             attached=attached,
             detached=detached,
             sequences=sequences,

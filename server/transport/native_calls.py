@@ -131,7 +131,7 @@ class Service:
 
 
 def _served(model: Model, tenant: str) -> pb.ServedModel:
-    runner = model.engine.rows.runner
+    runner = model.runner
     return pb.ServedModel(
         spec=model.spec,
         execution_provider=runner.provider,
