@@ -78,11 +78,20 @@ with Client(address) as client:
     refused("NOT_FOUND", client.get_model_config, "other")
     (model,) = client.get_model_repository_index().models
     assert (model.name, model.version, model.state) == ("lstm", "1", "READY")
+    (before,) = client.get_inference_statistics("lstm").model_stats
+    client.infer("lstm", steps(xs[0][:1]))
+    (after,) = client.get_inference_statistics("lstm", "1").model_stats
+    assert (after.name, after.version) == ("lstm", "1")
+    assert after.inference_count == before.inference_count + 1
+    assert after.execution_count == before.execution_count + 1
+    assert after.inference_stats.success.count == before.inference_stats.success.count + 1
+    assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+    assert [each.name for each in client.get_inference_statistics().model_stats] == ["lstm"]
+    refused("NOT_FOUND", client.get_inference_statistics, "other")
 
     # ---- What is not offered ----------------------------------------------------------------------
     assert "explicit model load / unload is not allowed" in refused("UNAVAILABLE", client.load_model, "lstm")
     assert "explicit model load / unload is not allowed" in refused("UNAVAILABLE", client.unload_model, "lstm")
-    refused("UNIMPLEMENTED", client.get_inference_statistics, "lstm")
     assert client.get_trace_settings().settings["trace_level"].value == ["OFF"]
     assert "trace_level" in refused("UNIMPLEMENTED", client.update_trace_settings, settings={"trace_level": "TENSORS"})
     assert client.get_log_settings().settings["log_info"].bool_param

@@ -74,7 +74,9 @@ async def main() -> None:
         assert (await client.get_model_repository_index(**auth)).models[0].state == "READY"
         await refused("UNAVAILABLE", client.load_model("lstm", **auth))
         await refused("UNAVAILABLE", client.unload_model("lstm", **auth))
-        await refused("UNIMPLEMENTED", client.get_inference_statistics("lstm", **auth))
+        (statistics,) = (await client.get_inference_statistics("lstm", **auth)).model_stats
+        assert statistics.inference_stats.fail.count == 0
+        await refused("NOT_FOUND", client.get_inference_statistics("other", **auth))
         assert (await client.get_trace_settings("lstm", **auth)).settings["trace_level"].value == ["OFF"]
         await refused("UNIMPLEMENTED", client.update_trace_settings(settings={"trace_rate": "1"}, **auth))
         assert (await client.get_log_settings(**auth)).settings["log_error"].bool_param
