@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -182,6 +183,7 @@ LAYERS = {
 }
 
 
+@cache
 def imports(package: str) -> dict[str, set[str]]:
     """By module of a package, which others of it are imported anywhere in its file."""
     files = {}

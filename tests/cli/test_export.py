@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from click.testing import CliRunner
 
 from gatestream.cli.export import command
 from gatestream.export.artifact import load
+from gatestream.model.checkpoint import load as load_checkpoint
 from gatestream.model.network import Network
-from tests.support.traces import traced_once
+from tests.support.traces import traced, traced_once
 
 FIXTURE = Path(__file__).parents[1] / "export" / "fixtures" / "small.safetensors"
 
@@ -17,6 +19,14 @@ FIXTURE = Path(__file__).parents[1] / "export" / "fixtures" / "small.safetensors
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return Path(shutil.copy(FIXTURE, tmp_path / "small.safetensors"))
+
+
+@pytest.fixture
+def traced_before(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The checkpoint has been traced, and is not traced again."""
+    traced(tmp_path_factory, "fixture", load_checkpoint(FIXTURE).network)
+    with traced_once(tmp_path_factory, "fixture"):
+        yield
 
 
 def test_exports_proves_and_reports(checkpoint: Path, tmp_path: Path) -> None:
@@ -31,16 +41,13 @@ def test_exports_proves_and_reports(checkpoint: Path, tmp_path: Path) -> None:
     assert (spec.name, spec.version, spec.task, spec.packed_gate_order) == ("reber-small", "7", "reber", "iofc")
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_a_failed_proof_is_one_line_an_exit_code_and_a_report(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch computes something else than what was traced: the head's bias is off by 1 when it does."""
+    """torch computes something else than what was traced: the head's bias is off by 1."""
     decode = Network.decode
-
-    def biased(self: Network, h: torch.Tensor) -> torch.Tensor:
-        return decode(self, h) + (0.0 if torch.compiler.is_compiling() else 1.0)
-
-    monkeypatch.setattr(Network, "decode", biased)
+    monkeypatch.setattr(Network, "decode", lambda self, h: decode(self, h) + 1.0)
     output, report = tmp_path / "model.onnx", tmp_path / "report.json"
     result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), "--report", str(report)])
     assert result.exit_code == 1
@@ -101,13 +108,11 @@ def test_weights_in_fewer_bits_are_measured(checkpoint: Path, tmp_path: Path) ->
     assert found != float32 or accuracy["other_decisions"] > 0
 
 
-def test_weights_that_cost_too_much_are_refused(
-    checkpoint: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.mark.usefixtures("traced_before")
+def test_weights_that_cost_too_much_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     output, report = tmp_path / "model.onnx", tmp_path / "report.json"
     options = ["--weights", "int8", "--max-error", "1e-6", "--report", str(report)]
-    with traced_once(tmp_path_factory, "fixture"):
-        result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), *options])
+    result = CliRunner().invoke(command, [str(checkpoint), "-o", str(output), *options])
     assert result.exit_code == 1
     (line,) = result.output.splitlines()
     assert line.startswith(f"Error: {checkpoint}, form gates, weights int8: accuracy: y is up to ")

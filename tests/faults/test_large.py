@@ -1,5 +1,8 @@
 """Messages of megabytes: what they may hold is taken, and what they may not is answered by one error."""
 
+from collections.abc import Callable
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
@@ -12,16 +15,21 @@ from tests.support.wire import PATIENCE, channel, encode
 pytestmark = pytest.mark.usefixtures("neighbour")
 
 SIZE = 4 * 2**20
-FAULTS = {
-    "handles": (pb.ClientMessage(steps=pb.Steps(handle=[0] * SIZE)), "steps.handle has over 10000 entries"),
-    "lengths": (pb.ClientMessage(steps=pb.Steps(handle=[0], length=[1] * SIZE)), "steps.length has over 10000 entries"),
-    "first": (pb.ClientMessage(steps=pb.Steps(handle=[0], first=[1] * SIZE)), "steps.first has over 10000 entries"),
-    "inputs": (pb.ClientMessage(steps=pb.Steps(handle=[0], input=[b""] * (SIZE // 2))), "steps.input has over 1 col"),
-    "one-input": (pb.ClientMessage(steps=pb.Steps(handle=[0], input=[bytes(SIZE)])), "has 4194304 bytes; expected 8"),
-    "reset": (pb.ClientMessage(reset=pb.Reset(handle=[0] * SIZE)), "is not one Steps message"),
-    "close": (pb.ClientMessage(close=pb.Close(handle=[0] * SIZE)), "is not one Steps message"),
-    "open": (pb.ClientMessage(open=pb.Open(handle=1, session_id="a" * SIZE)), "is not one Steps message"),
+# Megabytes each, made when they are sent.
+FAULTS: dict[str, tuple[Callable[[], pb.ClientMessage], str]] = {
+    "handles": (lambda: stepping(handle=[0] * SIZE), "steps.handle has over 10000 entries"),
+    "lengths": (lambda: stepping(handle=[0], length=[1] * SIZE), "steps.length has over 10000 entries"),
+    "first": (lambda: stepping(handle=[0], first=[1] * SIZE), "steps.first has over 10000 entries"),
+    "inputs": (lambda: stepping(handle=[0], input=[b""] * (SIZE // 2)), "steps.input has over 1 col"),
+    "one-input": (lambda: stepping(handle=[0], input=[bytes(SIZE)]), "has 4194304 bytes; expected 8"),
+    "reset": (lambda: pb.ClientMessage(reset=pb.Reset(handle=[0] * SIZE)), "is not one Steps message"),
+    "close": (lambda: pb.ClientMessage(close=pb.Close(handle=[0] * SIZE)), "is not one Steps message"),
+    "open": (lambda: pb.ClientMessage(open=pb.Open(handle=1, session_id="a" * SIZE)), "is not one Steps message"),
 }
+
+
+def stepping(**columns: Any) -> pb.ClientMessage:
+    return pb.ClientMessage(steps=pb.Steps(**columns))
 
 
 def talk(server: ServerProcess, *sent: bytes) -> list[pb.ServerMessage]:
@@ -37,8 +45,8 @@ def talk(server: ServerProcess, *sent: bytes) -> list[pb.ServerMessage]:
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_what_no_message_may_hold_is_one_error(server: ServerProcess, kind: str) -> None:
-    message, says = FAULTS[kind]
-    (answer,) = talk(server, message.SerializeToString())
+    made, says = FAULTS[kind]
+    (answer,) = talk(server, made().SerializeToString())
     assert answer.error.reason == pb.REASON_MALFORMED
     assert says in answer.error.message
     assert answer.ByteSize() < 500
