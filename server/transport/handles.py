@@ -12,28 +12,28 @@ from gatestream.server.errors import InvalidRequest, NotFound, Reason
 FREE: Final = -1
 LEAVING: Final = -2
 """Another stream took the handle's session: no more steps, and not free before `Closed`."""
-# Still further below: the handle's session, slot 0, 1, 2..., is closing.
+# Still further below: the handle's session, of the number 0, 1, 2..., is closing.
 _CLOSING: Final = -3
 
 
 class Handles:
-    """By handle, the session that it stands for.
+    """By handle, the session that it stands for, by the number that its model's engine has for it.
 
     Attributes:
-        changes: how often what some handle stands for has changed.
+        generation: another number whenever what some handle stands for has changed.
     """
 
     def __init__(self) -> None:
-        self.changes = 0
+        self.generation = 0
         self._model = np.zeros(16, np.int32)
         # Or one of the marks above.
-        self._slot = np.full(16, FREE, np.int32)
+        self._session = np.full(16, FREE, np.int32)
         # Scratch, for finding those that stand twice in a message. Only read where it has just been written.
         self._entry = np.empty(16, np.int32)
 
-    def slot(self, handle: int) -> int:
-        """The state row of its session; negative: it has none that takes steps."""
-        return int(self._slot[handle]) if handle < len(self._slot) else FREE
+    def session(self, handle: int) -> int:
+        """The number of its session; negative: it has none that takes steps."""
+        return int(self._session[handle]) if handle < len(self._session) else FREE
 
     def model(self, handle: int) -> int:
         """The number of its session's model."""
@@ -41,74 +41,76 @@ class Handles:
 
     def held(self, *, closing: bool = False) -> Ints:
         """The handles that have a session which takes steps; with those whose session is closing, if asked for."""
-        held = self._slot >= 0
-        return np.flatnonzero(held | (self._slot <= _CLOSING) if closing else held)
+        held = self._session >= 0
+        return np.flatnonzero(held | (self._session <= _CLOSING) if closing else held)
 
     def close(self, handles: Ints) -> None:
         """Have these take no more steps, and be free when `Closed` has come."""
-        self.mark(handles, _CLOSING - self._slot[handles].astype(np.int64))
+        self.mark(handles, _CLOSING - self._session[handles].astype(np.int64))
 
     def by_model(self, handles: Ints) -> list[tuple[int, Ints, Ints]]:
-        """For each model the number, those of the handles whose session is of it, and their state rows.
+        """For each model the number, those of the handles whose session is of it, and their sessions.
 
         Args:
             handles: that have a session which takes steps, or is closing.
         """
-        slots, models = self._slot[handles].astype(np.int64), self._model[handles]
-        slots = np.where(slots <= _CLOSING, _CLOSING - slots, slots)
-        return [(number, handles[models == number], slots[models == number]) for number in np.unique(models).tolist()]
+        sessions, models = self._session[handles].astype(np.int64), self._model[handles]
+        sessions = np.where(sessions <= _CLOSING, _CLOSING - sessions, sessions)
+        return [
+            (number, handles[models == number], sessions[models == number]) for number in np.unique(models).tolist()
+        ]
 
     def reserve(self, handle: int, model: int) -> None:
         """Make room for a handle whose session will be of this model."""
-        size = len(self._slot)
+        size = len(self._session)
         if handle >= size:
             more = max(size, handle + 1 - size)
             self._entry = np.empty(size + more, np.int32)
-            self._slot = np.concatenate((self._slot, np.full(more, FREE, np.int32)))
+            self._session = np.concatenate((self._session, np.full(more, FREE, np.int32)))
             self._model = np.concatenate((self._model, np.zeros(more, np.int32)))
         self._model[handle] = model
 
-    def mark(self, handles: int | slice | Ints, slot: int | Ints) -> None:
-        """Have handles stand for a state row, or for one of the marks."""
-        self._slot[handles] = slot
-        self.changes += 1
+    def mark(self, handles: int | slice | Ints, session: int | Ints) -> None:
+        """Have handles stand for a session, or for one of the marks."""
+        self._session[handles] = session
+        self.generation += 1
 
-    def slots(self, handles: Ints) -> Ints:
-        """The rows of many handles, negative where there is none that takes steps."""
-        known = handles < len(self._slot)
+    def sessions(self, handles: Ints) -> Ints:
+        """The sessions of many handles, negative where there is none that takes steps."""
+        known = handles < len(self._session)
         if np.count_nonzero(known) == len(handles):
-            return self._slot[handles].astype(np.int64)
-        return np.where(known, self._slot[np.where(known, handles, 0)], FREE).astype(np.int64)
+            return self._session[handles].astype(np.int64)
+        return np.where(known, self._session[np.where(known, handles, 0)], FREE).astype(np.int64)
 
     def look_up(self, handles: Ints) -> tuple[Ints, int]:
-        """As `slots`, and the number of the first one's model that has a session.
+        """As `sessions`, and the number of the first one's model that has a session.
 
         Raises:
             NotFound: none has.
         """
-        slots = self.slots(handles)
-        held = np.flatnonzero(slots >= 0)
+        sessions = self.sessions(handles)
+        held = np.flatnonzero(sessions >= 0)
         if len(held) == 0:
             raise unknown(int(handles[0]))
-        return slots, int(self._model[handles[held[0]]])
+        return sessions, int(self._model[handles[held[0]]])
 
-    def all_right(self, handles: Ints, slots: Ints, model: int) -> bool:
+    def all_right(self, handles: Ints, sessions: Ints, model: int) -> bool:
         """Whether `faults` would find none, in fewer passes."""
         return (
-            slots.min() >= 0
+            sessions.min() >= 0
             and not np.count_nonzero(self._repeated(handles))
             and np.count_nonzero(self._model[handles] == model) == len(handles)
         )
 
-    def faults(self, handles: Ints, slots: Ints, model: int | None = None) -> list[Fault]:
+    def faults(self, handles: Ints, sessions: Ints, model: int | None = None) -> list[Fault]:
         """What is wrong with the handles of a message; an entry may have several faults, of which the first counts.
 
         Args:
             handles: [entries].
-            slots: [entries], their rows.
+            sessions: [entries], theirs.
             model: the number of the one that the message is for; None: it may be for several.
         """
-        nobody = slots < 0
+        nobody = sessions < 0
         held = np.flatnonzero(~nobody)
         other = np.zeros(len(handles), np.bool_)
         if model is not None:

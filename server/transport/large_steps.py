@@ -1,6 +1,6 @@
 """A large message, read where it lies: protobuf would copy its columns, and list numbers before they are counted."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -21,65 +21,50 @@ _MOST_FIELDS: Final = 256
 _LONGEST_VARINT: Final = 10
 
 
-class LargeSteps(NamedTuple):
-    """What a Steps message says, by the same names.
+def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[memoryview]]:
+    """The columns of a ClientMessage with Steps, as they were sent.
 
-    Attributes:
-        handle: [entries].
-        length: [entries], or empty.
-        first: [entries], or empty.
-        input: the columns, in the message.
+    Args:
+        message: of some KiB at least.
+        entries: that it may have.
+
+    Returns:
+        Handles, lengths, first positions, each [entries] or empty; and the inputs, in the message.
+
+    Raises:
+        InvalidRequest: it has more entries, is no Steps, or is not written in columns.
+        Malformed: it is no message.
     """
-
-    handle: Ints
-    length: Ints
-    first: Ints
-    input: list[memoryview]
-
-    @classmethod
-    def read(cls, message: bytes, entries: int, inputs: int) -> "LargeSteps":
-        """Read a ClientMessage.
-
-        Args:
-            message: of some KiB at least.
-            entries: that it may have.
-            inputs: columns that it may have.
-
-        Raises:
-            InvalidRequest: it has more, is no Steps, or is not written in columns.
-            Malformed: it is no message.
-        """
-        number, at, stop = field(message, 0)
-        if number != _STEPS or stop != len(message):
-            raise InvalidRequest(f"a message of {len(message)} bytes is not one Steps message; no other is so large")
-        whole = memoryview(message)
-        columns: dict[int, list[memoryview]] = {_HANDLE: [], _LENGTH: [], _FIRST: []}
-        sizes = dict.fromkeys(columns, 0)
-        input_: list[memoryview] = []
-        for _ in range(_MOST_FIELDS):
-            if at == stop:
-                break
-            number, kind, begin, at = _field(message, at)
-            if kind == _BYTES and number == _INPUT:
-                input_.append(whole[begin:at])
-                if len(input_) > inputs:
-                    raise InvalidRequest(f"steps.input has over {inputs} columns; expected one for each of the inputs")
-            elif kind in (_BYTES, _VARINT) and number in columns:
-                columns[number].append(whole[begin:at])
-                sizes[number] += at - begin
-                # Then there are more of them, however they are written.
-                if sizes[number] > _LONGEST_VARINT * entries:
-                    raise InvalidRequest(
-                        f"steps.{_NAMES[number]} has over {entries} entries; expected at most {entries}, "
-                        "the sessions that one stream may hold"
-                    )
-        else:
-            raise InvalidRequest(
-                f"steps has over {_MOST_FIELDS} fields; expected packed columns, as protobuf writes them"
-            )
-        handle, length, first = (_numbers(number, b"".join(pieces)) for number, pieces in columns.items())
-        # As protobuf reads what is too long for a uint32.
-        return cls(handle & 0xFFFFFFFF, length & 0xFFFFFFFF, first, input_)
+    number, at, stop = field(message, 0)
+    if number != _STEPS or stop != len(message):
+        raise InvalidRequest(f"a message of {len(message)} bytes is not one Steps message; no other is so large")
+    whole = memoryview(message)
+    columns: dict[int, list[memoryview]] = {_HANDLE: [], _LENGTH: [], _FIRST: []}
+    sizes = dict.fromkeys(columns, 0)
+    inputs: list[memoryview] = []
+    for _ in range(_MOST_FIELDS):
+        if at == stop:
+            break
+        number, kind, begin, at = _field(message, at)
+        if kind == _BYTES and number == _INPUT:
+            inputs.append(whole[begin:at])
+        elif kind in (_BYTES, _VARINT) and number in columns:
+            columns[number].append(whole[begin:at])
+            sizes[number] += at - begin
+            # Then there are more of them, however they are written.
+            if sizes[number] > _LONGEST_VARINT * entries:
+                raise InvalidRequest(
+                    f"steps.{_NAMES[number]} has over {entries} entries; expected at most {entries}, "
+                    "the sessions that one stream may hold"
+                )
+    else:
+        raise InvalidRequest(
+            f"steps has over {_MOST_FIELDS} fields; expected packed columns, as protobuf writes them, and one column "
+            "for each of the inputs"
+        )
+    handles, lengths, first = (_numbers(number, b"".join(pieces)) for number, pieces in columns.items())
+    # As protobuf reads what is too long for a uint32.
+    return handles & 0xFFFFFFFF, lengths & 0xFFFFFFFF, first, inputs
 
 
 def _field(message: bytes, at: int) -> tuple[int, int, int, int]:

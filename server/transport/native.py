@@ -1,12 +1,11 @@
 """One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS, Entries
@@ -15,17 +14,30 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.inputs import Fault
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.core.owner import CloseReason
-from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, Malformed, Reason, Refused
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
+from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
-from gatestream.server.transport.large_steps import LargeSteps
-from gatestream.server.transport.parsing import parse
-from gatestream.server.transport.steps import Same, SameStep, input_columns, number_column
-from gatestream.server.transport.wire import handles_and_lengths, results, results_of_one, with_columns
+from gatestream.server.transport.messages import Chunk, Close, Invalid, Numbers, Open, Reset, Steps
 
 _NOTHING: Final = np.empty(0, np.int64)
-# A message with as many entries, or as many bytes of input, is likely to be followed by others like it.
-_MANY: Final = 8
-_LARGE: Final = 2**16
+
+_KnownChunk = tuple[Chunk, int, Engine, int, int, int, int]
+"""A chunk with nothing wrong, the generation of the handles in which that was so, and the arguments of
+`Engine.submit_one` besides its position and columns. A plain tuple, since one is made for each new chunk."""
+
+
+class _KnownSteps(NamedTuple):
+    """What a message steps, so long as its handles stand for the same sessions.
+
+    Attributes:
+        generation: of the handles, in which nothing was wrong with any entry.
+        entries: of the message.
+        model: of its sessions.
+    """
+
+    generation: int
+    entries: Entries
+    model: Model
 
 
 class ClientStream:
@@ -46,15 +58,12 @@ class ClientStream:
         self._models = models
         self._limits = limits
         self._tenant = tenant
+        self._codec = Codec(limits.sessions_per_stream, templates=not models.straight)
         self._handles = Handles()
-        # The latest messages that are likely to be followed by others like them.
-        self._same: Same | None = None
-        self._same_step: SameStep | None = None
-        # The handle of the latest message of one entry.
-        self._latest = -1
+        # The latest of each, for those that follow and are recognised.
+        self._known_chunk: _KnownChunk | None = None
+        self._known_steps: _KnownSteps | None = None
         self._held = 0
-        # Bytes of a message that is read by protobuf: as many as one that names all sessions may have.
-        self._parsed = max(_LARGE, 10 * limits.sessions_per_stream)
         # No session will come: the stream ends with the last one.
         self._ending = False
         # Nobody is told anything any more.
@@ -64,25 +73,19 @@ class ClientStream:
 
     def receive(self, message: bytes) -> None:
         """As `Conversation`: do what a message asks; what cannot be done is answered by an Error."""
-        if self._same_step is not None and self._one_again(self._same_step, message):
-            return
-        if self._same is not None and self._again(self._same, message):
-            return
-        if len(message) > self._parsed:
-            self._large(message)
-            return
-        asked = parse(pb.ClientMessage, message, fields=self._parsed)
-        kind = asked.WhichOneof("kind")
-        if kind == "steps":
-            self._step(asked.steps, message)
-        elif kind == "open":
-            self._open(asked.open)
-        elif kind == "reset":
-            self._control("reset", asked.reset.handle)
-        elif kind == "close":
-            self._control("close", asked.close.handle)
-        else:
-            self._refuse(InvalidRequest("the message is empty; expected open, steps, reset or close"), [])
+        match self._codec.decode(message):
+            case Chunk() as chunk:
+                self._submit_chunk(chunk)
+            case Steps() as steps:
+                self._submit_steps(steps)
+            case Open() as asked:
+                self._open(asked)
+            case Reset(handles):
+                self._reset(self._held_of(handles))
+            case Close(handles):
+                self._close(self._held_of(handles))
+            case Invalid(error, handles, first, lengths):
+                self._refuse(error, handles, first=first, lengths=lengths)
 
     def half_close(self) -> None:
         """Nothing more comes: close what is open when it has been answered, then end."""
@@ -94,8 +97,8 @@ class ClientStream:
         """The client has gone: end its sessions, without the steps that are pending."""
         self._gone = True
         if self._held:
-            for number, _, slots in self._handles.by_model(self._handles.held(closing=True)):
-                self._models[number].lifecycle.detach(self, slots)
+            for number, _, sessions in self._handles.by_model(self._handles.held(closing=True)):
+                self._models[number].lifecycle.detach(self, sessions)
             self._handles.mark(slice(None), FREE)
         self.outbox.discard()
 
@@ -106,197 +109,139 @@ class ClientStream:
 
     def going_away(self, seconds: float) -> None:
         """Tell the client that the server will stop; without sessions, there is nothing to wait for."""
-        self._say(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=int(1000 * seconds))))
+        self.outbox.put(self._codec.going_away(seconds))
         self._ending = True
         self._end_when_done()
 
-    def _open(self, request: pb.Open) -> None:
-        handle = request.handle
+    def _open(self, asked: Open) -> None:
+        handle = asked.handle
         try:
             if handle >= self._limits.sessions_per_stream:
                 raise InvalidRequest(
                     f"open.handle is {handle}; expected less than {self._limits.sessions_per_stream}, "
                     "the sessions that one stream may hold"
                 )
-            if self._handles.slot(handle) != FREE:
+            if self._handles.session(handle) != FREE:
                 raise AlreadyExists(
                     f"open.handle {handle} is in use on this stream; close it and wait for Closed, or take another",
                     Reason.HANDLE_IN_USE,
                 )
-            for name, kind in (("mode", pb.OpenMode), ("outputs", pb.Outputs)):
-                if (value := getattr(request, name)) not in kind.values():
-                    raise InvalidRequest(f"open.{name} is {value}; expected one of {', '.join(kind.keys())}")
-            model = self._models.find(request.model, request.version)
+            model = self._models.find(asked.model, asked.version)
             self._handles.reserve(handle, model.number)
-            slot = model.lifecycle.open(
+            session = model.lifecycle.open(
                 self,
                 self._tenant,
-                request.session_id,
+                asked.session_id,
                 handle,
-                create=request.mode != pb.OPEN_MODE_RESUME,
-                resume=request.mode != pb.OPEN_MODE_CREATE,
-                wants=OUTPUTS * (request.outputs == pb.OUTPUTS_EVERY_STEP) + GATES * request.gates,
+                create=asked.create,
+                resume=asked.resume,
+                wants=OUTPUTS * asked.outputs + GATES * asked.gates,
             )
-            self._handles.mark(handle, slot)
+            self._handles.mark(handle, session)
             self._held += 1
         except Refused as error:
             self._refuse(error, [handle])
 
-    def _control(self, kind: Literal["reset", "close"], named: Sequence[int]) -> None:
-        """Reset or close; handles that have no session, or are named twice, are refused, all for one reason as one."""
-        try:
-            self._check_count(kind, len(named))
-        except Refused as error:
-            self._refuse(error, [])
-            return
-        handles = np.fromiter(named, np.int64, len(named))
-        handles = handles[self._refuse_all(self._handles.faults(handles, self._handles.slots(handles)), handles)]
-        if kind == "close":
-            self._close(handles)
-            return
-        for number, some, slots in self._handles.by_model(handles):
+    def _held_of(self, handles: Ints) -> Ints:
+        """The handles that have a session; of the others those that are refused for one reason are refused as one."""
+        return handles[self._only_good(self._handles.faults(handles, self._handles.sessions(handles)), handles)]
+
+    def _reset(self, handles: Ints) -> None:
+        for number, some, sessions in self._handles.by_model(handles):
             try:
-                self._models[number].lifecycle.reset(self, slots, some)
+                self._models[number].lifecycle.reset(self, sessions, some)
             except Refused as error:
                 self._refuse(error, some)
 
     def _close(self, handles: Ints) -> None:
         by_model = self._handles.by_model(handles)
         self._handles.close(handles)
-        for number, _, slots in by_model:
-            self._models[number].lifecycle.close(self, slots)
+        for number, _, sessions in by_model:
+            self._models[number].lifecycle.close(self, sessions)
 
-    def _check_count(self, kind: str, count: int) -> None:
-        # An answer repeats the handles: without a bound, one message would be answered by gigabytes.
-        if count > self._limits.sessions_per_stream:
-            raise InvalidRequest(
-                f"{kind}.handle has {count} entries; expected at most {self._limits.sessions_per_stream}, "
-                "the sessions that one stream may hold"
-            )
+    def _submit_chunk(self, chunk: Chunk) -> None:
+        """Submit steps of one session; what is wrong with them, `_submit_steps` says."""
+        known = self._known_chunk
+        if known is None or known[0] is not chunk or known[1] != self._handles.generation or self._models.stopped:
+            known = self._known_chunk = self._look_up(chunk)
+            if known is None:
+                self._submit_steps(chunk.steps())
+                return
+        _, _, engine, handle, session, length, wants = known
+        engine.submit_one(self, handle, session, length, chunk.first, chunk.columns, wants)
 
-    def _large(self, message: bytes) -> None:
-        try:
-            steps = LargeSteps.read(message, self._limits.sessions_per_stream, self._models.most_inputs)
-        except Malformed:
-            raise
-        except Refused as error:
-            self._refuse(error, [])
-            return
-        if (done := self._steps(steps)) is not None and not self._models.straight:
-            self._same = Same.of(steps, *done, self._handles.changes)
-
-    def _step(self, steps: pb.Steps, message: bytes) -> None:
-        """Submit a message, and remember it, where others like it are likely."""
-        if self._models.straight:
-            self._steps(steps)
-        elif (one := self._one_entry(steps)) is not None:
-            engine, slot, length = one
-            if length == 1 and steps.handle[0] == self._latest:
-                self._same_step = SameStep.of(message, steps, slot, engine, self._handles.changes)
-            self._latest = steps.handle[0]
-        elif (done := self._steps(steps)) is not None and (len(steps.handle) >= _MANY or len(message) >= _LARGE):
-            self._same = Same.of(steps, *done, self._handles.changes)
-
-    def _one_entry(self, message: pb.Steps) -> tuple[Engine, int, int] | None:
-        """Submit a message that has one entry and nothing wrong with it.
-
-        Returns:
-            Who has the session, its slot, and how far it is stepped; None where it is no such message.
-        """
-        handles, lengths, first, columns = message.handle, message.length, message.first, message.input
-        if len(handles) != 1 or len(lengths) > 1 or len(first) > 1 or self._models.stopped:
-            return None
-        handle, length, position = handles[0], lengths[0] if lengths else 1, first[0] if first else -1
-        if not 1 <= length <= self._limits.chunk_length or position >= 2**63:
-            return None
-        slot = self._handles.slot(handle)
-        if slot < 0:
+    def _look_up(self, chunk: Chunk) -> _KnownChunk | None:
+        """Who has the session of a chunk; None where something is wrong with it."""
+        handle, length = chunk.handle, 1 if chunk.length is None else chunk.length
+        session = self._handles.session(handle)
+        if session < 0 or not 1 <= length <= self._limits.chunk_length or self._models.stopped:
             return None
         engine = self._models[self._handles.model(handle)].engine
-        if len(columns) != len(engine.layout.inputs):
-            return None
-        for column, item in zip(columns, engine.layout.inputs, strict=True):
-            if len(column) != length * item.row_bytes or len(column) > _LARGE:
-                return None
-        engine.submit_one(self, handle, slot, length, position, columns, int(engine.wants[slot]))
-        return engine, slot, length
-
-    def _one_again(self, same: SameStep, message: bytes) -> bool:
-        """As `_again`, for a message of one entry."""
-        if same.changes != self._handles.changes or self._models.stopped:
-            return False
-        rest = same.rest(message)
-        if rest is None:
-            return False
-        same.engine.submit_one(self, same.handle, same.slot, 1, rest[0], rest[1:], same.wants)
-        return True
-
-    def _again(self, same: Same, message: bytes) -> bool:
-        """Submit a message that steps the same sessions as far as an earlier one; whether it was one, and right."""
-        if same.changes != self._handles.changes or self._models.stopped:
-            return False
-        rest = same.rest(message)
-        if rest is None:
-            return False
-        first, columns = rest
         try:
-            inputs = input_columns(same.model, columns, same.entries.rows)
-        except Refused:
-            return False
-        same.model.engine.submit(self, same.entries, first, inputs)
-        return True
-
-    def _steps(self, message: pb.Steps | LargeSteps) -> tuple[Entries, Model] | None:
-        """Submit a message; what cannot be done is answered by an Error.
-
-        Returns:
-            Its entries, if nothing is wrong with any, and their model.
-        """
-        handles = _NOTHING
-        try:
-            count = len(message.handle)
-            self._check_count("steps", count)
-            handles = np.fromiter(message.handle, np.int64, count)
-            if count == 0:
-                raise InvalidRequest("steps.handle is empty; expected at least one entry")
-            lengths = number_column(message.length, "steps.length", count)
-            if lengths is None:
-                lengths = np.ones(count, np.int64)
-            slots, number = self._handles.look_up(handles)
-            model = self._models[number]
-            first = number_column(message.first, "steps.first", count)
-            if self._models.stopped:
-                raise Draining("the server stops now and takes no more steps")
-            inputs = input_columns(model, message.input, int(lengths.sum()))
-        except Refused as error:
-            first_sent, lengths_sent = (
-                column if len(column) == len(handles) else () for column in (message.first, message.length)
-            )
-            self._refuse(error, handles, first=first_sent, lengths=lengths_sent)
+            check_columns(engine.layout, chunk.columns, length)
+        except InvalidRequest:
             return None
+        return chunk, self._handles.generation, engine, handle, session, length, int(engine.wants[session])
+
+    def _submit_steps(self, steps: Steps) -> None:
+        """Submit steps; what cannot be done of them is answered by an Error."""
+        known = self._known_steps
+        if known is None or known.entries.handles is not steps.handles or known.generation != self._handles.generation:
+            self._submit_new_steps(steps)
+        elif (inputs := self._inputs(steps, known.model, known.entries.rows)) is not None:
+            known.model.engine.submit(self, known.entries, steps.first, inputs)
+
+    def _submit_new_steps(self, steps: Steps) -> None:
+        """Submit steps whose handles are to be looked up."""
+        handles, first = steps.handles, steps.first
+        lengths = np.ones(len(handles), np.int64) if steps.lengths is None else steps.lengths
+        try:
+            sessions, number = self._handles.look_up(handles)
+        except NotFound as error:
+            self._refuse_whole(error, steps)
+            return
+        model = self._models[number]
+        inputs = self._inputs(steps, model, int(lengths.sum()))
+        if inputs is None:
+            return
         offsets = np.cumsum(lengths) - lengths
         right = (
             lengths.min() >= 1
             and lengths.max() <= self._limits.chunk_length
-            and self._handles.all_right(handles, slots, number)
+            and self._handles.all_right(handles, sessions, number)
         )
         if not right:
-            good = self._refuse_faulty(handles, slots, lengths, first, number)
+            good = self._refuse_faulty(handles, sessions, lengths, first, number)
             if not good.any():
-                return None
-            handles, slots, lengths, offsets = (column[good] for column in (handles, slots, lengths, offsets))
+                return
+            handles, sessions, lengths, offsets = (column[good] for column in (handles, sessions, lengths, offsets))
             first = None if first is None else first[good]
-        entries = Entries.of(handles, slots, lengths, offsets, model.engine.wants[slots])
+        entries = Entries.of(handles, sessions, lengths, offsets, model.engine.wants[sessions])
+        if right:
+            self._known_steps = _KnownSteps(self._handles.generation, entries, model)
         model.engine.submit(self, entries, first, inputs)
-        return (entries, model) if right else None
+
+    def _inputs(self, steps: Steps, model: Model, rows: int) -> list[Array] | None:
+        """The inputs of steps; None: they are refused."""
+        try:
+            if self._models.stopped:
+                raise Draining("the server stops now and takes no more steps")
+            return input_arrays(model.layout, steps.columns, rows)
+        except Refused as error:
+            self._refuse_whole(error, steps)
+            return None
+
+    def _refuse_whole(self, error: Refused, steps: Steps) -> None:
+        first, lengths = (() if column is None else column for column in (steps.first, steps.lengths))
+        self._refuse(error, steps.handles, first=first, lengths=lengths)
 
     def _refuse_faulty(
-        self, handles: Ints, slots: Ints, lengths: Ints, first: Ints | None, model: int
+        self, handles: Ints, sessions: Ints, lengths: Ints, first: Ints | None, model: int
     ) -> npt.NDArray[np.bool_]:
         """Refuse the entries that no engine need see; which are left."""
         longest = self._limits.chunk_length
         faults: list[Fault] = [
-            *self._handles.faults(handles, slots, model),
+            *self._handles.faults(handles, sessions, model),
             (
                 lengths == 0,
                 lambda k: InvalidRequest(
@@ -311,9 +256,9 @@ class ClientStream:
                 ),
             ),
         ]
-        return self._refuse_all(faults, handles, first, lengths)
+        return self._only_good(faults, handles, first, lengths)
 
-    def _refuse_all(
+    def _only_good(
         self, faults: list[Fault], handles: Ints, first: Ints | None = None, lengths: Ints | None = None
     ) -> npt.NDArray[np.bool_]:
         """Refuse the entries that have a fault, all that have the same as one; which are left."""
@@ -335,17 +280,15 @@ class ClientStream:
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         """As `Owner`."""
         spec = self._models[self._handles.model(handle)].spec
-        self._say(
-            pb.ServerMessage(
-                opened=pb.Opened(
-                    handle=handle,
-                    session_id=session_id,
-                    model=spec.name,
-                    version=spec.version,
-                    position=position,
-                    idle_timeout_s=self._limits.idle_timeout,
-                    created=created,
-                )
+        self.outbox.put(
+            self._codec.opened(
+                handle,
+                session_id,
+                model=spec.name,
+                version=spec.version,
+                position=position,
+                idle_timeout=self._limits.idle_timeout,
+                created=created,
             )
         )
 
@@ -355,17 +298,12 @@ class ClientStream:
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `Owner`."""
-        self.outbox.put(results_of_one(handle, first, length, outputs, gates), length)
+        self.outbox.put(self._codec.result(handle, first, length, outputs, gates), length)
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As `Owner`."""
         rows = int(lengths.sum())
-        same = self._same
-        if same is not None and handles is same.entries.handles and lengths is same.entries.lengths:
-            begin = same.begin
-        else:
-            begin = handles_and_lengths(handles, None if rows == len(handles) else lengths)
-        self.outbox.put(results(begin, first, outputs, gates), rows)
+        self.outbox.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `Owner`."""
@@ -374,21 +312,18 @@ class ClientStream:
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `Owner`."""
-        self.outbox.put(with_columns(pb.ResetDone(), handle=handles, position=positions))
+        self.outbox.put(self._codec.reset_done(handles, positions))
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `Owner`."""
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
-        self.outbox.put(with_columns(pb.Closed(reason=reason), handle=handles, position=positions))
+        self.outbox.put(self._codec.closed(handles, positions, reason))
         self._end_when_done()
 
     def failed(self, error: Exception) -> None:
         """As `Owner`."""
         self.outbox.fail(error)
-
-    def _say(self, message: pb.ServerMessage, rows: int = 0) -> None:
-        self.outbox.put(message.SerializeToString(), rows)
 
     def _end_when_done(self) -> None:
         if self._ending and self._held == 0:
@@ -397,19 +332,10 @@ class ClientStream:
     def _refuse(
         self,
         error: Refused,
-        handles: Sequence[int] | Ints,
+        handles: Numbers,
         positions: Ints = _NOTHING,
-        first: Sequence[int] | Ints = _NOTHING,
-        lengths: Sequence[int] | Ints = _NOTHING,
+        first: Numbers = (),
+        lengths: Numbers = (),
     ) -> None:
         self._models.stats.refused(error)
-        said = pb.Error(reason=error.reason, message=str(error), retry_after_ms=int(np.ceil(1000 * error.retry_after)))
-        columns = {"handle": handles, "position": positions, "first": first, "length": lengths}
-        arrays = {}
-        for name, column in columns.items():
-            if isinstance(column, np.ndarray):
-                arrays[name] = column
-            else:
-                # As it came, and few: numbers of 64 bits may be among them.
-                getattr(said, name).extend(column)
-        self.outbox.put(with_columns(said, **arrays))
+        self.outbox.put(self._codec.error(error, handles, positions, first, lengths))

@@ -5,11 +5,9 @@ sequence_end closes it behind the request. It belongs to the server, not to the 
 has been idle for too long. A request without sequence_id is a session for its own length.
 """
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,54 +17,11 @@ from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.outbox import Outbox, Pieces
 from gatestream.server.errors import Draining, Refused
-from gatestream.server.transport.oip_answer import Template, error_answer
-from gatestream.server.transport.oip_request import Message, read, request_id
+from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
+from gatestream.server.transport.oip_request import Asked
 
-# What a request takes until it is answered, besides its id and the begin of its answer.
-_REQUEST_BYTES: Final = 512
 # So many that have ended are no matter.
 _FEW_SEQUENCES: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a request asked for, and all of its answer but the numbers.
-
-    Attributes:
-        engine: of its model.
-        id: of it.
-        steps, wants, session: as in `Asked`.
-        before, columns: as in `Template`.
-        weight: bytes that it is counted for until it is answered, besides those of its steps.
-    """
-
-    engine: Engine
-    id: str
-    steps: int
-    wants: int
-    session: str
-    before: Sequence[bytes]
-    columns: Sequence[int]
-    weight: int
-
-
-class _Same(NamedTuple):
-    """A request that went on with a sequence, to know others by that begin with the same bytes and are as long.
-
-    They ask for the same: a client's requests differ in little else than their numbers.
-
-    Attributes:
-        before: its bytes before its numbers.
-        size: of it.
-        known: what it asked for.
-        slot: of its session, when so many `ends` of sessions had been.
-    """
-
-    before: bytes
-    size: int
-    known: _Known
-    slot: int
-    ends: int
 
 
 class _Requests(ABC):
@@ -86,9 +41,11 @@ class _Requests(ABC):
         self._models = models
         self._limits = limits
         self._tenant = tenant
-        self._streamed = streamed
+        self._codec = InferenceCodec(models, limits, streamed=streamed)
+        # The latest request, and its session when so many of its model's had ended.
+        self._known: tuple[Request | None, int, int] = (None, -1, -1)
         # By number, in the order in which they came.
-        self._waiting: dict[int, _Known] = {}
+        self._waiting: dict[int, Request] = {}
         self._last = -1
         # Columns of the requests that are answered in part.
         self._parts: dict[int, list[tuple[int, list[bytes]]]] = {}
@@ -111,72 +68,68 @@ class _Requests(ABC):
 
     # ---- From the client ----------------------------------------------------------------------
 
-    def _take(self, data: bytes) -> tuple[bytes | None, _Known] | None:
-        """Take a request; what cannot be done is answered by its error.
-
-        Returns:
-            What to know others like it by, if they will ask for the same; None where it is refused.
-
-        Raises:
-            InvalidRequest: it is no ModelInferRequest.
-        """
-        message = Message.read(data)
-        try:
-            if self._models.stopped:
-                raise Draining("the server stops now and takes no more requests")
-            asked, columns = read(message, self._models, self._limits)
-            lifecycle = asked.model.lifecycle
-            slot = lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts)
-        except Refused as error:
-            self._last += 1
-            self._fail(self._last, request_id(message), error)
-            return None
-        before, places = Template.of(asked, streamed=self._streamed)
-        weight = _REQUEST_BYTES + len(asked.id) + sum(map(len, before))
-        known = _Known(asked.model.engine, asked.id, asked.steps, asked.wants, asked.session, before, places, weight)
-        accepted = self._submit(known, slot, columns)
+    def receive(self, message: bytes) -> None:
+        """As `Conversation`, and for a call's one message: what cannot be done is answered by the request's error."""
+        decoded = self._codec.decode(message)
+        if isinstance(decoded, Invalid):
+            self._refuse(decoded.id, decoded.error)
+            return
+        request, columns = decoded
+        asked = request.asked
+        engine = asked.model.engine
+        known, session, ends = self._known
+        if known is not request or ends != engine.sessions.ends or self._models.stopped:
+            try:
+                session = self._look_up(asked)
+            except Refused as error:
+                self._refuse(asked.id, error)
+                return
+            self._known = request, session, engine.sessions.ends
+        self._last = number = self._last + 1
+        self._waiting[number] = request
+        if request.weight:
+            self.account.hold(request.weight)
+        accepted = engine.submit_one(self, number, session, asked.steps, -1, columns, asked.wants)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not asked.session or (asked.ends and accepted):
-            lifecycle.close(self, np.array([slot]))
-        same = asked.session and not asked.starts and not asked.ends
-        return message.before if same else None, known
+            asked.model.lifecycle.close(self, np.array([session]))
 
-    def _submit(self, known: _Known, slot: int, columns: Sequence[bytes]) -> bool:
-        self._last = number = self._last + 1
-        self._waiting[number] = known
-        if known.weight:
-            self.account.hold(known.weight)
-        return known.engine.submit_one(self, number, slot, known.steps, -1, columns, known.wants)
+    def _look_up(self, asked: Asked) -> int:
+        """The session that a request steps.
+
+        Raises:
+            Refused: it has none, or takes no steps.
+        """
+        if self._models.stopped:
+            raise Draining("the server stops now and takes no more requests")
+        return asked.model.lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts)
+
+    def _refuse(self, name: str, error: Refused) -> None:
+        self._last += 1
+        self._fail(self._last, name, error)
 
     # ---- From the engine ----------------------------------------------------------------------
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `Owner`: a request is answered when all of its steps are."""
-        known = self._waiting[handle]
+        request = self._waiting[handle]
+        steps = request.asked.steps
         columns = [*outputs, *gates]
         answer: bytes | Pieces
-        if length < known.steps:
+        if length == steps:
+            answer = request.answer(columns)
+        else:
             parts = self._parts.setdefault(handle, [])
             parts.append((length, columns))
             self.account.hold(_size(columns))
-            if sum(steps for steps, _ in parts) < known.steps:
+            if sum(part for part, _ in parts) < steps:
                 return
             self._forget_parts(handle)
+            answer = request.answer_of([part for _, part in parts])
         del self._waiting[handle]
-        if known.weight:
-            self.account.hold(-known.weight)
-        if length < known.steps:
-            pieces: list[bytes] = []
-            for before, k in zip(known.before, known.columns, strict=True):
-                pieces.append(before)
-                pieces += [part[k] for _, part in parts]
-            answer = Pieces(pieces)
-        elif len(columns) == 1:
-            answer = known.before[0] + columns[0]
-        else:
-            each = zip(known.before, [columns[k] for k in known.columns], strict=True)
-            answer = b"".join(itertools.chain.from_iterable(each))
-        self.outbox.put(answer, known.steps, handle)
+        if request.weight:
+            self.account.hold(-request.weight)
+        self.outbox.put(answer, steps, handle)
         if self._ending:
             self._end_when_done()
 
@@ -185,9 +138,9 @@ class _Requests(ABC):
         for handle in handles.tolist():
             # What was computed of it was counted until now, with the answer that will not be.
             self.rows -= self._forget_parts(handle)
-            known = self._waiting.pop(handle)
-            self.account.hold(-known.weight)
-            self._fail(handle, known.id, error)
+            request = self._waiting.pop(handle)
+            self.account.hold(-request.weight)
+            self._fail(handle, request.asked.id, error)
         if self._ending:
             self._end_when_done()
 
@@ -229,32 +182,6 @@ class InferenceStream(_Requests):
         # Sequences that requests were of; some have ended since.
         self._sequences: set[tuple[Engine, str]] = set()
         self._most_noted = _FEW_SEQUENCES
-        # The latest request that went on with a sequence.
-        self._same: _Same | None = None
-
-    def receive(self, message: bytes) -> None:
-        """As `Conversation`: take a request; what cannot be done is answered by its error."""
-        if self._same is not None:
-            before, size, known, slot, ends = self._same
-            if len(message) == size and message.startswith(before) and not self._models.stopped:
-                sessions = known.engine.sessions
-                if sessions.ends == ends:
-                    self._submit(known, slot, (message[len(before) :],))
-                    return
-                found = sessions.get(self._tenant, known.session)
-                if found is not None:
-                    self._same = _Same(before, size, known, found, sessions.ends)
-                    self._submit(known, found, (message[len(before) :],))
-                    return
-        if (taken := self._take(message)) is not None:
-            begin, known = taken
-            if known.session:
-                self._note(known)
-            # Those like it share what it weighs. Nobody has looked for its session yet.
-            light = replace(known, weight=0)
-            self._same = (
-                None if begin is None or self._models.straight else _Same(begin, len(message), light, slot=-1, ends=-1)
-            )
 
     def half_close(self) -> None:
         """No more will come."""
@@ -277,17 +204,20 @@ class InferenceStream(_Requests):
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
         self._models.stats.refused(error)
-        self.outbox.put(error_answer(name, str(error)), 0, number)
+        self.outbox.put(self._codec.error(name, str(error)), 0, number)
 
     def _end_when_done(self) -> None:
         if not self._waiting and (self._half_closed or not self._live_sequences()):
             self.outbox.end()
 
-    def _note(self, known: _Known) -> None:
-        self._sequences.add((known.engine, known.session))
-        if len(self._sequences) > self._most_noted:
-            self._sequences = self._live_sequences()
-            self._most_noted = 2 * len(self._sequences) + _FEW_SEQUENCES
+    def _look_up(self, asked: Asked) -> int:
+        session = super()._look_up(asked)
+        if asked.session:
+            self._sequences.add((asked.model.engine, asked.session))
+            if len(self._sequences) > self._most_noted:
+                self._sequences = self._live_sequences()
+                self._most_noted = 2 * len(self._sequences) + _FEW_SEQUENCES
+        return session
 
     def _live_sequences(self) -> set[tuple[Engine, str]]:
         return {
@@ -317,7 +247,7 @@ class InferenceCall(_Requests):
             Refused: it cannot be done, or is none.
             Failed: the server failed at it.
         """
-        self._take(message)
+        self.receive(message)
         item = await self.outbox.take()
         if item is not None:
             return bytes(item[0])

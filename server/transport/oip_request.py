@@ -4,6 +4,7 @@ Extensions as in the protocol's best-known servers: https://github.com/triton-in
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -58,14 +59,14 @@ class Message(NamedTuple):
     Attributes:
         head: all but the raw contents; empty where there is too much of it.
         raw: the raw contents.
-        before: what stands before the raw contents, where they are one element, not empty, and the message's end.
+        prefix: what stands before the raw contents, where they are one element, not empty, and the message's end.
             Every message of the same length that begins so differs in the numbers alone.
         excess: what there is too much of; empty: nothing.
     """
 
     head: oip.ModelInferRequest
     raw: Sequence[bytes]
-    before: bytes | None
+    prefix: bytes | None
     excess: str
 
     @classmethod
@@ -119,7 +120,8 @@ def _no_message(data: bytes) -> InvalidRequest:
     return InvalidRequest(f"what came is not a ModelInferRequest: its {len(data)} bytes cannot be parsed")
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Asked:
     """What a request asks for, whatever its numbers.
 
     Attributes:

@@ -40,10 +40,10 @@ def parse(message_type: type[M], data: bytes, *, fields: int) -> M:
     Raises:
         InvalidRequest: they are no such message, or one of more fields.
     """
-    name = message_type.DESCRIPTOR.name
     try:
         # A field takes two bytes or more.
-        if len(data) >= max(_SMALL, 2 * fields) and _has_more(data, _table(message_type.DESCRIPTOR), fields):
+        if len(data) >= _SMALL and len(data) >= 2 * fields and _has_more(data, _table(message_type.DESCRIPTOR), fields):
+            name = message_type.DESCRIPTOR.name
             raise InvalidRequest(f"the {name} has too many fields; expected at most {fields}")
         return message_type.FromString(data)
     except (DecodeError, _NoMessage) as error:

@@ -56,13 +56,14 @@ def field(message: bytes, at: int) -> tuple[int, int, int]:
     Returns:
         Number 0 where there is no such field, or its number is over 15. It may end behind the message.
     """
-    number, kind = divmod(message[at], 8)
+    tag = message[at]
+    at += 1
     size = shift = 0
-    for at in range(at + 1, min(at + 6, len(message))):  # noqa: B020
-        byte = message[at]
-        size |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number if kind == _LENGTH_DELIMITED and number < 16 else 0, at + 1, at + 1 + size
+    for octet in message[at : at + 5]:
+        at += 1
+        size |= (octet & 0x7F) << shift
+        if octet < 0x80:
+            return tag >> 3 if tag < 0x80 and tag & 7 == _LENGTH_DELIMITED else 0, at, at + size
         shift += 7
     return 0, at, at
 
@@ -113,30 +114,30 @@ def head(field: int, size: int) -> bytes:
     return varint(field << 3 | _LENGTH_DELIMITED) + varint(size)
 
 
+def packed(field: int, data: bytes) -> bytes:
+    """A field of bytes, or of numbers in one column."""
+    return head(field, len(data)) + data
+
+
 def results_of_one(handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> bytes:
     """A ServerMessage with the Results of one entry, as protobuf writes it, in a third of its time."""
     position = varint(first)
     if len(outputs) == 1 and not gates:
-        begin, middle = _around_position(handle, length, len(position), len(outputs[0]))
-        return b"".join((begin, position, middle, outputs[0]))
+        prefix, infix = _around_position(handle, length, len(position), len(outputs[0]))
+        return b"".join((prefix, position, infix, outputs[0]))
     parts = [_entry(handle, length), head(_FIRST, len(position)), position]
     for column in outputs:
         parts += head(_OUTPUT, len(column)), column
     for column in gates:
         parts += head(_GATE, len(column)), column
-    body = b"".join(parts)
-    return head(_RESULTS, len(body)) + body
+    return packed(_RESULTS, b"".join(parts))
 
 
 @lru_cache(4096)
 def _entry(handle: int, length: int) -> bytes:
     """The first two columns of Results of one entry."""
-    column = varint(handle)
-    columns = head(_HANDLE, len(column)) + column
-    if length > 1:
-        column = varint(length)
-        columns += head(_LENGTH, len(column)) + column
-    return columns
+    column = packed(_HANDLE, varint(handle))
+    return column + packed(_LENGTH, varint(length)) if length > 1 else column
 
 
 @lru_cache(4096)
@@ -149,8 +150,8 @@ def _around_position(handle: int, length: int, position: int, output: int) -> tu
         position: how many bytes it has.
         output: how many bytes it has.
     """
-    begin, middle = _entry(handle, length) + head(_FIRST, position), head(_OUTPUT, output)
-    return head(_RESULTS, len(begin) + position + len(middle) + output) + begin, middle
+    prefix, infix = _entry(handle, length) + head(_FIRST, position), head(_OUTPUT, output)
+    return head(_RESULTS, len(prefix) + position + len(infix) + output) + prefix, infix
 
 
 def varints(numbers: Ints) -> bytes:
@@ -182,33 +183,28 @@ def with_columns(message: pb.Error | pb.ResetDone | pb.Closed, **columns: Ints) 
         if len(numbers) < _FEW:
             getattr(message, name).extend(numbers.tolist())
         else:
-            column = varints(numbers)
-            body += head(fields[name].number, len(column)) + column
+            body += packed(fields[name].number, varints(numbers))
     body += message.SerializeToString()
-    return head(_KINDS[message.DESCRIPTOR], len(body)) + body
+    return packed(_KINDS[message.DESCRIPTOR], body)
 
 
 def handles_and_lengths(handles: Ints, lengths: Ints | None) -> bytes:
     """The first two columns of Results, which are those of Steps too. No lengths: all are 1."""
-    numbers = varints(handles)
-    column = head(_HANDLE, len(numbers)) + numbers
-    if lengths is None:
-        return column
-    numbers = varints(lengths)
-    return column + head(_LENGTH, len(numbers)) + numbers
+    column = packed(_HANDLE, varints(handles))
+    return column if lengths is None else column + packed(_LENGTH, varints(lengths))
 
 
-def results(begin: bytes, first: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> bytes:
+def results(prefix: bytes, first: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> bytes:
     """A ServerMessage with Results, whose columns are copied once: protobuf would copy megabytes three times.
 
     Args:
-        begin: as `handles_and_lengths` gives it.
+        prefix: as `handles_and_lengths` gives it.
         first: position of each entry's first step.
         outputs: the columns of the outputs, contiguous.
         gates: the columns of the gates, contiguous.
     """
     positions = varints(first)
-    parts = [memoryview(part) for part in (begin, head(_FIRST, len(positions)), positions)]
+    parts = [memoryview(part) for part in (prefix, head(_FIRST, len(positions)), positions)]
     for field, columns in ((_OUTPUT, outputs), (_GATE, gates)):
         for column in columns:
             parts += memoryview(head(field, column.nbytes)), column.data

@@ -20,7 +20,7 @@ FAULTS: dict[str, tuple[Callable[[], pb.ClientMessage], str]] = {
     "handles": (lambda: stepping(handle=[0] * SIZE), "steps.handle has over 10000 entries"),
     "lengths": (lambda: stepping(handle=[0], length=[1] * SIZE), "steps.length has over 10000 entries"),
     "first": (lambda: stepping(handle=[0], first=[1] * SIZE), "steps.first has over 10000 entries"),
-    "inputs": (lambda: stepping(handle=[0], input=[b""] * (SIZE // 2)), "steps.input has over 1 col"),
+    "inputs": (lambda: stepping(handle=[0], input=[b""] * (SIZE // 2)), "steps has over 256 fields"),
     "one-input": (lambda: stepping(handle=[0], input=[bytes(SIZE)]), "has 4194304 bytes; expected 8"),
     "reset": (lambda: pb.ClientMessage(reset=pb.Reset(handle=[0] * SIZE)), "is not one Steps message"),
     "close": (lambda: pb.ClientMessage(close=pb.Close(handle=[0] * SIZE)), "is not one Steps message"),

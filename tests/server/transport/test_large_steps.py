@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.errors import InvalidRequest, Malformed
-from gatestream.server.transport.large_steps import LargeSteps
+from gatestream.server.transport.large_steps import large_steps
 from gatestream.server.transport.wire import head, varint
 
 numbers = st.lists(st.integers(0, 2**32 - 1), max_size=20)
@@ -28,9 +28,9 @@ def message(steps: bytes) -> bytes:
     return head(2, len(steps)) + steps
 
 
-def read(data: bytes, entries: int = 10_000, inputs: int = 100) -> tuple[list[int], list[int], list[int], list[bytes]]:
-    steps = LargeSteps.read(data, entries, inputs)
-    return steps.handle.tolist(), steps.length.tolist(), steps.first.tolist(), [bytes(item) for item in steps.input]
+def read(data: bytes, entries: int = 10_000) -> tuple[list[int], list[int], list[int], list[bytes]]:
+    handles, lengths, first, inputs = large_steps(data, entries)
+    return handles.tolist(), lengths.tolist(), first.tolist(), [bytes(item) for item in inputs]
 
 
 @given(pieces)
@@ -61,12 +61,12 @@ def test_of_any_bytes_it_says_what_protobuf_reads_or_nothing(some: list[bytes], 
         (pb.Steps(handle=[1], length=[1] * 101), "steps.length has over 10 entries"),
         (pb.Steps(handle=[1], first=[2**63 - 1] * 12), "steps.first has over 10 entries"),
         (pb.Steps(handle=[1], first=[2**63]), "steps.first holds a number that is not below 2^63"),
-        (pb.Steps(handle=[1], input=[b""] * 3), "steps.input has over 2 columns"),
+        (pb.Steps(handle=[1], input=[b""] * 256), "steps has over 256 fields; expected packed columns"),
     ],
 )
 def test_what_is_over_a_bound_is_refused_before_it_is_listed(steps: pb.Steps, says: str) -> None:
     with pytest.raises(InvalidRequest, match="^" + says.replace("^", r"\^")):
-        read(pb.ClientMessage(steps=steps).SerializeToString(), entries=10, inputs=2)
+        read(pb.ClientMessage(steps=steps).SerializeToString(), entries=10)
 
 
 def test_numbers_that_are_not_in_columns_are_refused_where_they_are_many() -> None:

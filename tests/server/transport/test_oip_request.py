@@ -56,11 +56,11 @@ def test_as_protobuf_reads_it(fields: Sequence[bytes], last: Sequence[bytes]) ->
     for message in (known, expected):
         message.ClearField("raw_input_contents")
     assert known == expected
-    if read.before is not None:
+    if read.prefix is not None:
         # Whatever numbers stand in the place of these are read as numbers, and change nothing else.
         other = bytes(byte ^ 0xFF for byte in read.raw[0])
-        again = Message.read(read.before + other)
-        assert (list(again.raw), again.head, again.before) == ([other], read.head, read.before)
+        again = Message.read(read.prefix + other)
+        assert (list(again.raw), again.head, again.prefix) == ([other], read.head, read.prefix)
 
 
 @given(st.binary(max_size=200))
@@ -77,6 +77,6 @@ def test_no_bytes_are_more_than_refused(data: bytes) -> None:
 def test_what_is_recognised_ends_with_its_only_numbers() -> None:
     raw = delimited(RAW, bytes(1000))
     before = tensor("x") + delimited(1, b"m")
-    assert Message.read(before + raw).before == (before + raw)[:-1000]
+    assert Message.read(before + raw).prefix == (before + raw)[:-1000]
     for message in (raw + before, before + raw + raw, before + delimited(RAW, b""), before):
-        assert Message.read(message).before is None
+        assert Message.read(message).prefix is None

@@ -1,0 +1,117 @@
+"""What the messages of our own protocol ask, as plain records: a codec makes them, a stream acts on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gatestream.server.arrays import Ints
+from gatestream.server.errors import InvalidRequest
+
+Numbers = Sequence[int] | Ints
+Column = bytes | memoryview
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Steps of one session, in few bytes.
+
+    Of all messages that a template recognised it is the same object, with their position and columns, and these have
+    the same sizes.
+
+    Attributes:
+        handle: of the session.
+        length: steps, of any number; None: not sent, which is 1.
+        first: position of the first step; -1: not sent.
+        columns: bytes of each input.
+    """
+
+    handle: int
+    length: int | None
+    first: int
+    columns: Sequence[bytes]
+
+    def steps(self) -> "Steps":
+        """The same, in columns."""
+        return Steps(
+            np.array([self.handle]),
+            None if self.length is None else np.array([self.length]),
+            None if self.first < 0 else np.array([self.first]),
+            self.columns,
+        )
+
+
+@dataclass(slots=True)
+class Steps:
+    """Steps of any number of sessions, in columns.
+
+    Attributes:
+        handles: [entries], at least one. The same array in all messages that a template recognised.
+        lengths: [entries], steps of each, of any number; None: not sent, which is 1 of each.
+        first: [entries], position of each one's first step; None: not sent.
+        columns: bytes of each input, where they lie in the message.
+    """
+
+    handles: Ints
+    lengths: Ints | None
+    first: Ints | None
+    columns: Sequence[Column]
+
+
+@dataclass(slots=True)
+class Open:
+    """A handle is to have a session.
+
+    Attributes:
+        handle: that is to have it.
+        session_id: empty: a new name.
+        model: empty: the only one.
+        version: of the model; empty: any.
+        create: it may be a new session.
+        resume: it may be one that there is.
+        outputs: they are to come back.
+        gates: so are they.
+    """
+
+    handle: int
+    session_id: str
+    model: str
+    version: str
+    create: bool
+    resume: bool
+    outputs: bool
+    gates: bool
+
+
+@dataclass(slots=True)
+class Reset:
+    """The sessions of some handles, [entries], are to go back to their initial state."""
+
+    handles: Ints
+
+
+@dataclass(slots=True)
+class Close:
+    """The sessions of some handles, [entries], are to be closed."""
+
+    handles: Ints
+
+
+@dataclass(slots=True)
+class Invalid:
+    """A message that contradicts the protocol or itself, which is answered by one Error.
+
+    Attributes:
+        error: what is wrong.
+        handles: [entries]; empty where they are what is wrong.
+        first: [entries] as sent, numbers of 64 bits among them; empty: not sent, or not as many.
+        lengths: [entries] as sent, in the same way.
+    """
+
+    error: InvalidRequest
+    handles: Numbers = ()
+    first: Numbers = ()
+    lengths: Numbers = ()
+
+
+Request = Chunk | Steps | Open | Reset | Close | Invalid
