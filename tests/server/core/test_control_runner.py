@@ -10,6 +10,7 @@ import pytest
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.admission import Caller
+from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.controls import Then
 from gatestream.server.errors import NotFound, Refused
 from tests.support.engine import Bench, Recorder, bench, expect_long_runs
@@ -138,3 +139,26 @@ async def test_nothing_is_done_while_a_run_is_under_way(b: Bench) -> None:
     asked.gate.set()
     await b.engine.quiet()
     assert running == [False]
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_step_that_comes_alone_does_not_overtake_it(b: Bench, many: bool) -> None:
+    asked, owner = Asked(), Recorder()
+    session = b.open(owner, 0)
+    for _ in range(3):
+        b.steps(owner, [0], [session], [[1.0]])
+        await b.engine.quiet()
+    b.engine.wait_for(session, asked.wait, asked.fail, Caller(owner.account))
+    while not asked.heard:
+        await asyncio.sleep(0)
+    owner.take()
+    if many:
+        b.steps(owner, [0], [session], [[1.0]])
+    else:
+        b.engine.submit_one(owner, 0, session, 1, -1, (np.ones(2, np.float32).tobytes(),), OUTPUTS)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert owner.take() == []
+    asked.gate.set()
+    await b.engine.quiet()
+    assert owner.take() == [("results", [0], [3], [1], [4])]

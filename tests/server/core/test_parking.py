@@ -239,6 +239,23 @@ async def test_sequences_are_parked_too(b: Bench) -> None:
     assert [heard[4] for heard in holder.take()] == [[4], [9]]
 
 
+async def test_a_sequence_that_goes_on_meanwhile_is_not_parked(b: Bench, store: SlowStore) -> None:
+    holder = Recorder()
+    session = b.lifecycle.sequence(holder, "", "sequence:5", start=True)
+    one(b, holder, 0, session, 4)
+    await b.engine.quiet()
+    store.close()
+    parking = asyncio.ensure_future(b.lifecycle.parking.park("", "sequence:5"))
+    await stalled(store)
+    assert b.lifecycle.sequence(holder, "", "sequence:5", start=False) == session
+    one(b, holder, 1, session, 5)
+    await asyncio.sleep(0.01)
+    store.gate.set()
+    assert await parking is False
+    await b.engine.quiet()
+    assert [heard[4] for heard in holder.take()] == [[4], [9]]
+
+
 async def test_a_parked_session_whose_time_is_over_ends_in_the_store_too(
     accumulator_path: Path, store: SlowStore
 ) -> None:
