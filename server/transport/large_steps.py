@@ -45,12 +45,12 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[me
     for _ in range(_MOST_FIELDS):
         if at == stop:
             break
-        number, kind, begin, at = _field(message, at)
+        number, kind, start, at = _field(message, at)
         if kind == _BYTES and number == _INPUT:
-            inputs.append(whole[begin:at])
+            inputs.append(whole[start:at])
         elif kind in (_BYTES, _VARINT) and number in columns:
-            columns[number].append(whole[begin:at])
-            sizes[number] += at - begin
+            columns[number].append(whole[start:at])
+            sizes[number] += at - start
             # Then there are more of them, however they are written.
             if sizes[number] > _LONGEST_VARINT * entries:
                 raise InvalidRequest(
@@ -72,12 +72,12 @@ def _field(message: bytes, at: int) -> tuple[int, int, int, int]:
     try:
         tag, at = varint_at(message, at)
         number, kind = divmod(tag, 8)
-        begin = at
+        start = at
         if kind == _VARINT:
             _, at = varint_at(message, at)
         elif kind == _BYTES:
-            size, begin = varint_at(message, at)
-            at = begin + size
+            size, start = varint_at(message, at)
+            at = start + size
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
         else:
@@ -86,7 +86,7 @@ def _field(message: bytes, at: int) -> tuple[int, int, int, int]:
         at = len(message) + 1
     if at > len(message):
         raise malformed(pb.ClientMessage, message)
-    return number, kind, begin, at
+    return number, kind, start, at
 
 
 def _numbers(field_number: int, data: bytes) -> Ints:

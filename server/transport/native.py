@@ -167,8 +167,8 @@ class ClientStream:
             if known is None:
                 self._submit_steps(chunk.steps())
                 return
-        _, _, engine, handle, session, length, wants = known
-        engine.submit_one(self, handle, session, length, chunk.first, chunk.columns, wants)
+        _, _, engine, handle, session, length, reply_mask = known
+        engine.submit_one(self, handle, session, length, chunk.first, chunk.columns, reply_mask)
 
     def _look_up(self, chunk: Chunk) -> _KnownChunk | None:
         """Who has the session of a chunk; None where something is wrong with it."""

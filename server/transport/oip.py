@@ -89,7 +89,7 @@ class _Requests(ABC):
         self._waiting[number] = request
         if request.weight:
             self.account.hold(request.weight)
-        accepted = engine.submit_one(self, number, session, asked.steps, -1, columns, asked.wants)
+        accepted = engine.submit_one(self, number, session, asked.steps, -1, columns, asked.reply_mask)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not asked.session or (asked.ends and accepted):
             asked.model.lifecycle.close(self, np.array([session]))

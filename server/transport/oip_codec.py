@@ -30,28 +30,28 @@ class Request:
 
     Attributes:
         asked: by the request.
-        before: what stands in the answer before each of its columns.
+        prefixes: what stands in the answer before each of its columns.
         columns: which of the engine's columns these are.
         weight: bytes that it is counted for until it is answered, besides those of its steps.
     """
 
     asked: Asked
-    before: Sequence[bytes]
+    prefixes: Sequence[bytes]
     columns: Sequence[int]
     weight: int
 
     def answer(self, columns: Sequence[bytes]) -> bytes:
         """The answer with the engine's columns, outputs before gates, each of all steps."""
         if len(columns) == 1:
-            return self.before[0] + columns[0]
-        each = zip(self.before, [columns[k] for k in self.columns], strict=True)
+            return self.prefixes[0] + columns[0]
+        each = zip(self.prefixes, [columns[k] for k in self.columns], strict=True)
         return b"".join(itertools.chain.from_iterable(each))
 
     def answer_of(self, parts: Sequence[Sequence[bytes]]) -> Pieces:
         """The same, where the columns came in parts, each of some of the steps, in order."""
         pieces: list[bytes] = []
-        for before, k in zip(self.before, self.columns, strict=True):
-            pieces.append(before)
+        for prefix, k in zip(self.prefixes, self.columns, strict=True):
+            pieces.append(prefix)
             pieces += [part[k] for part in parts]
         return Pieces(pieces)
 
@@ -135,8 +135,8 @@ class InferenceCodec:
 def _request(asked: Asked, *, streamed: bool) -> Request:
     """A request and the bytes of its answer."""
     spec, layout = asked.model.spec, asked.model.layout
-    shown: list[Column] = list(layout.outputs) if asked.wants & OUTPUTS else []
-    if asked.wants & GATES:
+    shown: list[Column] = list(layout.outputs) if asked.reply_mask & OUTPUTS else []
+    if asked.reply_mask & GATES:
         shown += layout.gates
     places = {item.name: k for k, item in enumerate(shown)}
     columns = [places[name] for name in asked.outputs]
@@ -148,9 +148,9 @@ def _request(asked: Asked, *, streamed: bool) -> Request:
         sizes.append(asked.steps * item.row_bytes)
     if streamed:
         response.parameters[_FINAL].bool_param = True
-    before = [head(_RAW_OUTPUT, size) for size in sizes]
-    begin = response.SerializeToString()
+    prefixes = [head(_RAW_OUTPUT, size) for size in sizes]
+    prefix = response.SerializeToString()
     if streamed:
-        begin = head(_INFER_RESPONSE, len(begin) + sum(map(len, before)) + sum(sizes)) + begin
-    before[0] = begin + before[0]
-    return Request(asked, before, columns, _REQUEST_BYTES + len(asked.id) + sum(map(len, before)))
+        prefix = head(_INFER_RESPONSE, len(prefix) + sum(map(len, prefixes)) + sum(sizes)) + prefix
+    prefixes[0] = prefix + prefixes[0]
+    return Request(asked, prefixes, columns, _REQUEST_BYTES + len(asked.id) + sum(map(len, prefixes)))

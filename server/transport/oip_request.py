@@ -81,7 +81,7 @@ class Message(NamedTuple):
         at = fields = 0
         size = len(data)
         while at < len(data):
-            number, begin, end = field(data, at)
+            number, start, end = field(data, at)
             if not number:
                 # A field of a later version of the protocol, or none at all: protobuf knows.
                 break
@@ -91,7 +91,7 @@ class Message(NamedTuple):
             if fields > _FIELDS:
                 return cls(_EMPTY, (), None, f"more than {_FIELDS} inputs, outputs, parameters and raw_input_contents")
             if number == _RAW:
-                spans.append((at, begin, end))
+                spans.append((at, start, end))
                 size -= end - at
             at = end
         if size > _HEAD_BYTES:
@@ -100,7 +100,7 @@ class Message(NamedTuple):
                 f"{size} bytes beside its raw_input_contents, of which {_HEAD_BYTES} are taken: send numbers in "
                 "raw_input_contents, not in the contents of the inputs",
             )
-        raw = [data[begin:end] for _, begin, end in spans]
+        raw = [data[start:end] for _, start, end in spans]
         heads, behind = [], 0
         for at, _, end in spans:
             heads.append(data[behind:at])
@@ -126,7 +126,7 @@ class Asked:
 
     Attributes:
         steps: that it has.
-        wants: OUTPUTS and GATES.
+        reply_mask: OUTPUTS and GATES.
         outputs: names of what is to come back, in this order.
         session: that its sequence is; empty: none.
         starts: the sequence begins with it.
@@ -136,7 +136,7 @@ class Asked:
     model: Model
     id: str
     steps: int
-    wants: int
+    reply_mask: int
     outputs: Sequence[str]
     session: str
     starts: bool
@@ -164,7 +164,7 @@ def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list
     session, starts, ends = _sequence(_parameters(head.parameters))
     outputs = _outputs(model.layout, head.outputs)
     columns, steps = _columns(model, head.inputs, message.raw, limits)
-    return Asked(model, head.id, steps, _wants(model.layout, outputs), outputs, session, starts, ends), columns
+    return Asked(model, head.id, steps, _reply_mask(model.layout, outputs), outputs, session, starts, ends), columns
 
 
 def request_id(message: Message) -> str:
@@ -240,7 +240,7 @@ def _outputs(layout: ModelLayout, asked: Sequence[oip.ModelInferRequest.InferReq
     return names
 
 
-def _wants(layout: ModelLayout, names: Sequence[str]) -> int:
+def _reply_mask(layout: ModelLayout, names: Sequence[str]) -> int:
     gates = {item.name for item in layout.gates}
     return OUTPUTS * any(name not in gates for name in names) + GATES * any(name in gates for name in names)
 
