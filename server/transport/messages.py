@@ -9,7 +9,10 @@ from gatestream.server.arrays import Ints
 from gatestream.server.errors import InvalidRequest
 
 Numbers = Sequence[int] | Ints
+"""A column of numbers, as protobuf has it or as an array."""
+
 Column = bytes | memoryview
+"""The bytes of an input, a row for each step."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""One client's stream: protocol messages in, columns to the engine, columns back, protocol messages out."""
+"""One client's stream of our own protocol: from handles to sessions, and back."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -6,10 +6,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS, Entries
-from gatestream.server.core.catalog import Catalog, Model
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.inputs import Fault
 from gatestream.server.core.outbox import Outbox
@@ -32,12 +33,12 @@ class _KnownSteps(NamedTuple):
     Attributes:
         generation: of the handles, in which nothing was wrong with any entry.
         entries: of the message.
-        model: of its sessions.
+        engine: of its sessions.
     """
 
     generation: int
     entries: Entries
-    model: Model
+    engine: Engine
 
 
 class ClientStream:
@@ -188,8 +189,8 @@ class ClientStream:
         known = self._known_steps
         if known is None or known.entries.handles is not steps.handles or known.generation != self._handles.generation:
             self._submit_new_steps(steps)
-        elif (inputs := self._inputs(steps, known.model, known.entries.rows)) is not None:
-            known.model.engine.submit(self, known.entries, steps.first, inputs)
+        elif (inputs := self._inputs(steps, known.engine.layout, known.entries.rows)) is not None:
+            known.engine.submit(self, known.entries, steps.first, inputs)
 
     def _submit_new_steps(self, steps: Steps) -> None:
         """Submit steps whose handles are to be looked up."""
@@ -200,8 +201,8 @@ class ClientStream:
         except NotFound as error:
             self._refuse_whole(error, steps)
             return
-        model = self._models[number]
-        inputs = self._inputs(steps, model, int(lengths.sum()))
+        engine = self._models[number].engine
+        inputs = self._inputs(steps, engine.layout, int(lengths.sum()))
         if inputs is None:
             return
         offsets = np.cumsum(lengths) - lengths
@@ -216,17 +217,17 @@ class ClientStream:
                 return
             handles, sessions, lengths, offsets = (column[good] for column in (handles, sessions, lengths, offsets))
             first = None if first is None else first[good]
-        entries = Entries.of(handles, sessions, lengths, offsets, model.engine.wants[sessions])
+        entries = Entries.of(handles, sessions, lengths, offsets, engine.wants[sessions])
         if right:
-            self._known_steps = _KnownSteps(self._handles.generation, entries, model)
-        model.engine.submit(self, entries, first, inputs)
+            self._known_steps = _KnownSteps(self._handles.generation, entries, engine)
+        engine.submit(self, entries, first, inputs)
 
-    def _inputs(self, steps: Steps, model: Model, rows: int) -> list[Array] | None:
+    def _inputs(self, steps: Steps, layout: ModelLayout, rows: int) -> list[Array] | None:
         """The inputs of steps; None: they are refused."""
         try:
             if self._models.stopped:
                 raise Draining("the server stops now and takes no more steps")
-            return input_arrays(model.layout, steps.columns, rows)
+            return input_arrays(layout, steps.columns, rows)
         except Refused as error:
             self._refuse_whole(error, steps)
             return None
