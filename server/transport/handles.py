@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.inputs import Fault
+from gatestream.server.core.intake import Fault
 from gatestream.server.errors import InvalidRequest, NotFound, Reason
 
 FREE: Final = -1

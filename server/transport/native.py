@@ -12,7 +12,7 @@ from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS, Entries
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.inputs import Fault
+from gatestream.server.core.intake import Fault
 from gatestream.server.core.outbox import Outbox
 from gatestream.server.core.owner import CloseReason
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
