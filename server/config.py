@@ -172,7 +172,7 @@ class ServerConfig:
         "Make a session's numbers independent of other sessions, bit for bit; on the CPU alone.", False
     )
     straight_path: bool = _setting(
-        "Take no short cuts: parse every message, put every step in line, gather every row. It is slower, and answers "
+        "Take no short cuts: parse every message, queue every step, gather every row. It is slower, and answers "
         "are the same, bit for bit: for finding out whether a short cut is at fault.",
         False,
     )

@@ -34,7 +34,7 @@ async def drain(models: Catalog, streams: Streams, seconds: float, signals: Stop
         await asyncio.wait_for(_first(streams.none(), signals.second.wait()), seconds)
     models.stopped = True
     with contextlib.suppress(TimeoutError):
-        # Nothing is added now: what is in line is a matter of some ticks, or else is answered as not taken.
+        # Nothing is added now: what is queued is a matter of some ticks, or else is answered as not taken.
         for model in models:
             await asyncio.wait_for(_first(model.engine.quiet(), signals.second.wait()), _LAST_TICKS_SECONDS)
     ended = sum(len(model.engine.sessions) for model in models)

@@ -14,7 +14,7 @@ import numpy as np
 from gatestream.server.errors import Code, Reason, ServerError
 
 Where = Literal["alone", "at_once", "loop", "thread"]
-"""Where a run was made: of one step that came alone; of what came while nothing was in line; of what was in line, on
+"""Where a run was made: of one step that came alone; of what came while nothing was queued; of what was queued, on
 the event loop or on the model's thread."""
 
 Protocol = Literal["gatestream", "open_inference"]

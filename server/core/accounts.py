@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from gatestream.server.config import Limits, Share
 
 ITEM_BYTES: Final = 256
-"""What a row in line, or a message that waits to be sent, takes besides its own bytes."""
+"""What a row that is queued, or a message that waits to be sent, takes besides its own bytes."""
 
 
 def share(own: Share, everything: int, several: bool, least: int = 1) -> int:

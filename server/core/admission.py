@@ -15,7 +15,7 @@ _BYTES_SECONDS: Final = 0.1
 
 
 class Caller:
-    """Who asks for one thing by a unary call: what it puts in line is its tenant's.
+    """Who asks for one thing by a unary call: what it queues is its tenant's.
 
     Args:
         account: of the tenant.

@@ -13,8 +13,8 @@ from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.batches import Batch, OneEntry
 from gatestream.server.core.controls import Control
-from gatestream.server.core.lines import Lines, Place
 from gatestream.server.core.owner import Refusals, refuse_one
+from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import Refused
 
@@ -25,13 +25,13 @@ class Answers:
     Args:
         admission: of the model.
         sessions: of the model.
-        lines: of these sessions.
+        queues: of these sessions.
     """
 
-    def __init__(self, admission: Admission, sessions: SessionTable, lines: Lines):
+    def __init__(self, admission: Admission, sessions: SessionTable, queues: SessionQueues):
         self._admission = admission
         self._sessions = sessions
-        self._lines = lines
+        self._queues = queues
 
     def complete(
         self,
@@ -55,7 +55,7 @@ class Answers:
         try:
             columns: Any = batch.cut(lengths, outputs, gates)
         except Exception as error:
-            which = range(len(batch.lines())) if entries is None else entries.tolist()
+            which = range(len(batch.places())) if entries is None else entries.tolist()
             for entry, length in zip(which, np.atleast_1d(lengths).tolist(), strict=True):
                 owner, _, wants = batch.entry(entry)
                 self._admission.withdrawn(owner, length, wants)
@@ -70,13 +70,13 @@ class Answers:
         Args:
             places: that they had, session by session, each session's in order.
             why: for each of them.
-            keep_musts: put controls that must be done into the lines again.
+            keep_musts: put controls that must be done into the queues again.
         """
         refusals = Refusals()
-        for session, line in groupby(places, lambda place: place.session):
+        for session, mine in groupby(places, lambda place: place.session):
             position = first = int(self._sessions.position[session])
             self._sessions.accepted[session] = position
-            for place in line:
+            for place in mine:
                 _, item, entry, left = place
                 if not isinstance(item, Control):
                     owner, handle, wants = item.entry(entry)
@@ -84,9 +84,9 @@ class Answers:
                     refusals.add(owner, why(place), handle, position, first, left)
                     first += left
                     if item.number:
-                        self._lines.count_off(item, 1)
+                        self._queues.count_off(item, 1)
                 elif item.must and keep_musts:
-                    self._lines.scheduler.add_controls(item.number, np.array([session]), np.array([entry]))
+                    self._queues.scheduler.add_controls(item.number, np.array([session]), np.array([entry]))
                 else:
                     # Of one session, what comes first is said first.
                     refusals.send()
@@ -95,7 +95,7 @@ class Answers:
         refusals.send()
 
     def refuse_one(self, one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
-        """Refuse a message of one entry, before it is in line.
+        """Refuse a message of one entry, before it is queued.
 
         Args:
             one: the message.
@@ -109,4 +109,4 @@ class Answers:
     def done(self, control: Control, count: int) -> None:
         """A control is done to so many of its sessions, or will not be."""
         self._admission.withdrawn(control.holder, count)
-        self._lines.count_off(control, count)
+        self._queues.count_off(control, count)

@@ -73,14 +73,14 @@ class OneEntry(NamedTuple):
 
     @property
     def number(self) -> int:
-        """As `Batch`: it does not stand in line."""
+        """As `Batch`: it is not queued."""
         return 0
 
     def entry(self, entry: int) -> tuple[Owner, int, int]:
         """As `Batch`."""
         return self.owner, self.handle, self.wants
 
-    def lines(self) -> list[tuple[int, int, int]]:
+    def places(self) -> list[tuple[int, int, int]]:
         """As `Batch`."""
         return [(self.session, 0, self.length)]
 
@@ -105,7 +105,7 @@ class OneEntry(NamedTuple):
 
 @dataclass(slots=True)
 class Batch(ABC):
-    """Accepted entries, which are computed together or stand in line; one element of each array for each entry.
+    """Accepted entries, which are computed together or are queued; one element of each array for each entry.
 
     Attributes:
         sessions: each at most once.
@@ -116,8 +116,8 @@ class Batch(ABC):
         inputs: in the spec's order, the rows, each [rows, *shape].
         gates: whether any entry wants them.
         since: when they came, or the latest run with some of them was over.
-        number: by which the scheduler knows it; 0: it does not stand in line.
-        unfinished: of those that stand in line, the entries not yet answered in full.
+        number: by which the scheduler knows it; 0: it is not queued.
+        unfinished: of those that are queued, the entries not yet answered in full.
     """
 
     sessions: Ints
@@ -135,7 +135,7 @@ class Batch(ABC):
     def entry(self, entry: int) -> tuple[Owner, int, int]:
         """Of one entry: its owner, what that calls the session, and OUTPUTS and GATES as it was admitted."""
 
-    def lines(self) -> list[tuple[int, int, int]]:
+    def places(self) -> list[tuple[int, int, int]]:
         """Of each entry the session, its number and its steps."""
         return list(zip(self.sessions.tolist(), itertools.count(), self.lengths.tolist(), strict=False))
 

@@ -11,8 +11,8 @@ import structlog
 
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.controls import Control, Then
-from gatestream.server.core.lines import Lines
 from gatestream.server.core.scheduler import Turn
+from gatestream.server.core.session_queues import SessionQueues
 from gatestream.server.errors import Refused, StepFailed
 
 # So long controls are done before the loop has its next turn.
@@ -26,13 +26,13 @@ class ControlRunner:
 
     Args:
         model: its name, for the log.
-        lines: of its sessions.
+        queues: of its sessions.
         answers: to those who asked.
     """
 
-    def __init__(self, model: str, lines: Lines, answers: Answers):
+    def __init__(self, model: str, queues: SessionQueues, answers: Answers):
         self._model = model
-        self._lines = lines
+        self._queues = queues
         self._answers = answers
         # Controls that wait for something, and those that have it now.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,10 +43,10 @@ class ControlRunner:
         self._end_waiting()
         until = perf_counter() + _SECONDS
         while perf_counter() < until:
-            turns = self._lines.scheduler.controls()
+            turns = self._queues.scheduler.controls()
             if not turns:
                 return False
-            items = [(item, turn) for turn in turns if isinstance(item := self._lines[turn.work], Control)]
+            items = [(item, turn) for turn in turns if isinstance(item := self._queues[turn.work], Control)]
             # What many messages ask for, one after another, is done and answered as one.
             for _, group in groupby(items, lambda each: (each[0].do, each[0].owner)):
                 members = list(group)
@@ -66,7 +66,7 @@ class ControlRunner:
         control = members[0][0]
         handles = np.concatenate([each.handles[turn.entries] for each, turn in members])
         sessions = np.concatenate([turn.sessions for _, turn in members])
-        self._lines.scheduler.finish(np.concatenate([turn.ids for _, turn in members]))
+        self._queues.scheduler.finish(np.concatenate([turn.ids for _, turn in members]))
         for each, turn in members:
             self._answers.done(each, len(turn.ids))
         assert control.do is not None, "all of them do the same"
@@ -92,11 +92,11 @@ class ControlRunner:
             result = self._failure(error)
         # A run may be under way.
         self._waited.append((control, turn, result))
-        self._lines.wake.set()
+        self._queues.wake.set()
 
     def _end_waiting(self) -> None:
-        """Do what was waited for, where the session is still there, and let its line go on."""
-        scheduler = self._lines.scheduler
+        """Do what was waited for, where the session is still there, and let its queue go on."""
+        scheduler = self._queues.scheduler
         while self._waited:
             control, turn, result = self._waited.pop()
             if scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):

@@ -1,4 +1,4 @@
-"""Controls: what is done to sessions between two runs, to each when its turn in the session's line has come."""
+"""Controls: what is done to sessions between two runs, to each when its turn in the session's queue has come."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -32,9 +32,9 @@ class Control:
         owner: who asked, if it is to know.
         holder: whose rows they are.
         handles: what the owner calls the sessions.
-        must: done even when what stood before it in a line failed.
+        must: done even when what stood before it in a queue failed.
         unfinished: sessions that it has yet to be done to.
-        wait: waits for something, for one session; what stands behind it in the line waits too.
+        wait: waits for something, for one session; what stands behind it in the queue waits too.
         number: by which the scheduler knows it.
     """
 

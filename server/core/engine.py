@@ -1,7 +1,7 @@
 """One model being served: what is accepted, the runs, and who is answered.
 
 A step is submitted, admitted, planned into a run, run and completed. `_plan` says what the next run computes: what has
-just come, where nothing stands in line and it is short, or those of the lines whose turn it is. `_step` makes a run on
+just come, where nothing is queued and it is short, or those queued whose turn it is. `_step` makes a run on
 the event loop; one that is not known to be short is made on another thread, and while it runs the next one gathers.
 `_complete` moves the sessions on. `core.answers` answers what was computed and refuses what will not be, each accepted
 step exactly once.
@@ -28,10 +28,10 @@ from gatestream.server.core.batches import Batch, Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.intake import Intake
-from gatestream.server.core.lines import Lines, Place
 from gatestream.server.core.owner import Holder, Owner
 from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
+from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import OutOfStep, Reason, StepFailed
 from gatestream.server.telemetry import ModelStats, RunStats
@@ -67,7 +67,7 @@ class Engine:
         limits: what is taken on.
         tick: what one run takes on.
         clock: seconds, monotonic.
-        straight: put every step in line.
+        straight: queue every step.
         parked: sessions that there may be besides those that have a row of state.
 
     Raises:
@@ -103,12 +103,12 @@ class Engine:
         self.admission = Admission(layout, limits)
         self.stats = ModelStats()
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
-        # Besides the rows admitted, a session can have its close in line, and an entry that was dropped while ready,
+        # Besides the rows admitted, a session can have its close queued, and an entry that was dropped while ready,
         # and its coming back.
         self._scheduler = Scheduler(capacity, limits.rows + (3 if parked else 2) * capacity, self._limits)
-        self._lines = Lines(self._scheduler)
-        self._answers = Answers(self.admission, self.sessions, self._lines)
-        self._controls = ControlRunner(layout.name, self._lines, self._answers)
+        self._queues = SessionQueues(self._scheduler)
+        self._answers = Answers(self.admission, self.sessions, self._queues)
+        self._controls = ControlRunner(layout.name, self._queues, self._answers)
         self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._answers.refuse_one)
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
@@ -144,9 +144,9 @@ class Engine:
 
     def check(self) -> list[str]:
         """What does not add up, of an engine that has nothing to do; nothing of one that has."""
-        if self._lines or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
+        if self._queues or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
             return []
-        pending = [f"{self.admission.rows} rows are pending, none are in line"] if self.admission.rows else []
+        pending = [f"{self.admission.rows} rows are pending, none are queued"] if self.admission.rows else []
         return [*pending, *self._scheduler.check(), *self.sessions.check()]
 
     # ---- What is accepted ---------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Engine:
             self._call()
         else:
             for batch in batches:
-                self._lines.add(batch)
+                self._queues.add(batch)
 
     def submit_one(
         self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
@@ -213,7 +213,7 @@ class Engine:
         must: bool = False,
         unlimited: bool = False,
     ) -> None:
-        """Put something to do into the lines of sessions.
+        """Put something to do into the queues of sessions.
 
         Args:
             sessions: each once.
@@ -222,8 +222,8 @@ class Engine:
             owner: who asked, if it is to know.
             handles: what the owner calls the sessions, if `do` or `fail` is to know.
             holder: whose rows they are, if not the owner's.
-            must: do it even when what stands before it in a line fails.
-            unlimited: take it however much is pending; at most one such control stands in a line.
+            must: do it even when what stands before it in a queue fails.
+            unlimited: take it however much is pending; at most one such control stands in a queue.
 
         Raises:
             Exhausted: too much is pending.
@@ -234,14 +234,14 @@ class Engine:
         self._control(Control(do, fail, owner, holder, handles, must, len(sessions)), sessions, unlimited=unlimited)
 
     def wait_for(self, session: int, wait: Await, fail: Fail, holder: Holder, *, must: bool = False) -> None:
-        """Put something to wait for into a session's line; what stands behind it waits too.
+        """Put something to wait for into a session's queue; what stands behind it waits too.
 
         Args:
             session: which.
             wait: as in `Control`.
             fail: answers whoever asked, when it will not be done, or could not be.
             holder: whose row it is.
-            must: it comes first in the line, and is taken however much is pending; at most one such stands in a line.
+            must: it comes first in the queue, and is taken however much is pending; at most one such stands in a queue.
 
         Raises:
             Exhausted: too much is pending.
@@ -252,12 +252,12 @@ class Engine:
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
         self._take_in()
         self.admission.take(control.holder, len(sessions), unlimited=unlimited)
-        self._lines.add_control(control, sessions)
+        self._queues.add_control(control, sessions)
 
     def _take_in(self) -> None:
-        """Put what came since the last run in line."""
+        """Put what came since the last run into the queues."""
         if (batch := self._intake.take()) is not None:
-            self._lines.add(batch)
+            self._queues.add(batch)
 
     # ---- The step loop ------------------------------------------------------------------------
 
@@ -265,8 +265,8 @@ class Engine:
         """Step sessions until cancelled, or until `end`."""
         try:
             while not self._ended:
-                await self._lines.wake.wait()
-                self._lines.wake.clear()
+                await self._queues.wake.wait()
+                self._queues.wake.clear()
                 try:
                     while await self._turn():
                         pass
@@ -274,15 +274,15 @@ class Engine:
                     # Whatever it was, the other sessions are to go on.
                     _log.exception("a turn failed", model=self.layout.name)
                     await asyncio.sleep(_FAILED_SECONDS)
-                    self._lines.wake.set()
+                    self._queues.wake.set()
         finally:
             self._controls.cancel()
             self._thread.shutdown(wait=True)
 
     def end(self) -> None:
-        """Have `run` return; nothing is in line."""
+        """Have `run` return; nothing is queued."""
         self._ended = True
-        self._lines.wake.set()
+        self._queues.wake.set()
 
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
@@ -311,7 +311,7 @@ class Engine:
             asyncio.get_running_loop().call_soon(self._at_once)
 
     def _at_once(self) -> None:
-        """Step what has just come; where it has to stand in line, `_turn` will."""
+        """Step what has just come; where it has to be queued, `_turn` will."""
         self._called = False
         if (run := self._plan()) is not None:
             self._step(run)
@@ -342,18 +342,18 @@ class Engine:
     # ---- Plan, run, complete ------------------------------------------------------------------
 
     def _plan(self) -> Run | None:
-        """A run of what has just come, where nothing stands in line and it is a short one; else it is put in line."""
+        """A run of what has just come, where nothing is queued and it is a short one; else it is queued."""
         if (run := self._plan_one()) is not None:
             return run
         self._alone_runs = 0
-        if self._running or (self._lines and self._scheduler.ready):
-            self._lines.wake.set()
+        if self._running or (self._queues and self._scheduler.ready):
+            self._queues.wake.set()
             return None
         batch = self._intake.take()
         if batch is None:
             return None
-        if self._lines.blocks(batch.sessions) or not self._brief(batch):
-            self._lines.add(batch)
+        if self._queues.blocks(batch.sessions) or not self._brief(batch):
+            self._queues.add(batch)
             return None
         return Run.whole(batch, self.sessions.slot[batch.sessions])
 
@@ -364,7 +364,7 @@ class Engine:
             return None
         (one,) = intake.steps.values()
         session, accepted = one.session, self.sessions.accepted
-        if self._lines.blocks(session):
+        if self._queues.blocks(session):
             return None
         slot, position = self.sessions.slot.item(session), accepted.item(session)
         if (
@@ -402,7 +402,7 @@ class Engine:
         tick = self._scheduler.tick()
         if tick is None:
             return None
-        parts: list[tuple[Any, int, int]] = [(self._lines[work], start, stop) for work, start, stop in tick.parts]
+        parts: list[tuple[Any, int, int]] = [(self._queues[work], start, stop) for work, start, stop in tick.parts]
         steps = tick.steps
         return Run(
             tick.sessions,
@@ -464,7 +464,7 @@ class Engine:
             if len(entries):
                 got = ([column[members] for column in columns] for columns in (outputs, gates))
                 self._answers.complete(batch, entries, first[members], tick.lengths[members], *got)
-                self._lines.count_off(batch, int(finished[members].sum()))
+                self._queues.count_off(batch, int(finished[members].sum()))
 
     def _fail(self, run: Run, error: Exception) -> None:
         """Refuse a run's steps, and what stands behind them: no state has changed."""
@@ -475,13 +475,13 @@ class Engine:
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
         if run.tick is None:
             ((batch, _, _),) = run.parts
-            places = (Place(session, batch, entry, length) for session, entry, length in batch.lines())
+            places = (Place(session, batch, entry, length) for session, entry, length in batch.places())
             self._answers.refuse(places, lambda _: reason)
             return
         failed = {(work, int(entry)) for work, a, b in run.tick.parts for entry in run.tick.entries[a:b]}
         behind = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
         self._answers.refuse(
-            self._lines.places(self._scheduler.abandon(run.tick)),
+            self._queues.places(self._scheduler.abandon(run.tick)),
             lambda place: reason if (place.item.number, place.entry) in failed else behind,
             keep_musts=True,
         )
@@ -489,10 +489,10 @@ class Engine:
     # ---- What the life cycle needs ------------------------------------------------------------
 
     def remove(self, sessions: Ints) -> None:
-        """Forget sessions; what stands in their lines is answered as not taken."""
+        """Forget sessions; what stands in their queues is answered as not taken."""
         self._take_in()
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
-        self._answers.refuse(self._lines.places(self._scheduler.drop(sessions)), lambda _: closed)
+        self._answers.refuse(self._queues.places(self._scheduler.drop(sessions)), lambda _: closed)
         self.sessions.remove(sessions)
         if not self._running:
             self.sessions.free(sessions)
@@ -501,7 +501,7 @@ class Engine:
             self._leaving.append(sessions)
 
     def at_rest(self, session: int) -> bool:
-        """Whether a session has nothing in line and no tick runs: what a control would do can be done now."""
+        """Whether a session has nothing queued and no tick runs: what a control would do can be done now."""
         intake = self._intake
         return not (self._running or intake.message is not None or session in intake.steps) and bool(
             self._scheduler.idle(session)
@@ -513,6 +513,6 @@ class Engine:
         return self._scheduler.last(session)
 
     def idle(self, sessions: Ints) -> Ints:
-        """Those of the sessions that have nothing in line."""
+        """Those of the sessions that have nothing queued."""
         self._take_in()
         return sessions[self._scheduler.idle(sessions)]

@@ -1,6 +1,6 @@
 """Opening, taking over, resetting, closing, expiring and copying the sessions of one model.
 
-Whatever concerns a session that may have steps pending is a control in its line, and so happens in order.
+Whatever concerns a session that may have steps pending is a control in its queue, and so happens in order.
 """
 
 import asyncio
@@ -198,7 +198,7 @@ class Lifecycle:
         """The session, held by no stream, that a sequence of the Open Inference Protocol is.
 
         Args:
-            holder: whose what is put in line is.
+            holder: whose what is queued is.
             tenant: whose it is.
             session_id: of the sequence; empty: one for a single request.
             start: put it into its initial state, or make it.
@@ -235,7 +235,7 @@ class Lifecycle:
     # ---- When time is over --------------------------------------------------------------------
 
     async def end_all(self, reason: CloseReason) -> None:
-        """End every session; what stands in line is answered as not taken, and the owners hear `closed`."""
+        """End every session; what is queued is answered as not taken, and the owners hear `closed`."""
         while len(sessions := self._table.last_answered_before(np.inf)):
             self._end(sessions[:_PIECE], reason)
             await asyncio.sleep(0)
@@ -250,7 +250,7 @@ class Lifecycle:
         return ended
 
     def _overdue(self) -> Ints:
-        """The sessions that have had no answer for too long, and have nothing in line."""
+        """The sessions that have had no answer for too long, and have nothing queued."""
         table, now = self._table, self._engine.clock()
         sessions = table.last_answered_before(now - self.sequence_timeout)
         timeouts = np.where(table.sequence[sessions], self.sequence_timeout, self._timeout)
@@ -322,7 +322,7 @@ class Lifecycle:
 
         session = self._find(tenant, session_id)
         setting = self._in_line(tenant, session_id, put)
-        # Steps that come from now on stand behind it in the line, and count from its position.
+        # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
         return await setting
 
@@ -344,7 +344,7 @@ class Lifecycle:
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self.parking.bring_back(session)
         if self._engine.at_rest(session):
-            # A control in an empty line would be done next, some turns of the loop later.
+            # A control in an empty queue would be done next, some turns of the loop later.
             answer.set_result(do(session))
             return answer
         caller = Caller(self._accounts.of(tenant))
@@ -378,7 +378,7 @@ class Lifecycle:
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
         self._engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
-        # What still stands in line is answered first, then the owner hears that the session is closed.
+        # What is still queued is answered first, then the owner hears that the session is closed.
         self._remove(sessions)
         for owner, handles, positions in told:
             tell(owner, owner.closed, handles, positions, reason)

@@ -23,7 +23,7 @@ class CloseReason(StrEnum):
 
 
 class Holder(Protocol):
-    """Who has rows in line.
+    """Who has rows queued.
 
     Attributes:
         rows: its rows that were accepted and are not yet on their way back to it.

@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 class Parking:
     """The parked sessions of one model.
 
-    While the store takes its time, what is asked of a session stands in its line, and other sessions go on.
+    While the store takes its time, what is asked of a session stands in its queue, and other sessions go on.
 
     Args:
         engine: of the model.

@@ -30,7 +30,7 @@ class Run(NamedTuple):
         inputs: in the spec's order, each [members, steps, *shape]; None: they have yet to be gathered.
         parts: (batch, start, stop): members start..stop-1 are of that batch.
         offsets: where in its batch's inputs each member's steps begin; None: they need no gathering.
-        tick: what the scheduler said; None where nothing stood in line: the run is all of one batch.
+        tick: what the scheduler said; None where nothing was queued: the run is all of one batch.
     """
 
     sessions: int | Ints

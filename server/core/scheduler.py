@@ -1,7 +1,7 @@
 """Who runs in the next tick: plain data, no clock, no event loop, no model.
 
-Each session has a line of entries, in order of arrival; only the first of a line can be ready. Ready entries wait in
-one of two queues, single steps and chunks, and go to the end of their queue again after each turn. So:
+Each session has a queue of entries, in order of arrival; only the first of a queue can be ready. Ready entries wait in
+one of two rings, of single steps and of chunks, and go to its end again after each turn. So:
 
 1. A session's entries run in order and one at a time.
 2. Sessions take turns, however much any of them has sent.
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import TickLimits
-from gatestream.server.core.slots import Queue, Slots
+from gatestream.server.core.slots import Ring, Slots
 
 # Sessions whose chunks run together though `TickLimits.rows` says fewer: below this a run is mostly overhead.
 _LEAST_CHUNKS: Final = 32
@@ -85,7 +85,7 @@ class Dropped(NamedTuple):
 
 
 class Scheduler:
-    """The lines of one model's sessions.
+    """The queues of one model's sessions.
 
     An entry is a chunk of steps, or a control: something to be done to its session between two runs, when its turn
     comes.
@@ -99,19 +99,19 @@ class Scheduler:
     def __init__(self, sessions: int, entries: int, limits: TickLimits):
         self._limits = limits
         self._ids = Slots(entries)
-        # Columns of the entries, by id. A dropped entry that still waits in a queue or a tick has the session _NONE.
+        # Columns of the entries, by id. A dropped entry that still waits in a ring or a tick has the session _NONE.
         self._session, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
-        # Ends of each session's line; both _NONE when it is empty.
+        # Ends of each session's queue; both _NONE when it is empty.
         self._first = np.full(sessions, _NONE, np.int32)
         self._last = np.full(sessions, _NONE, np.int32)
-        self._singles = Queue(entries)
-        self._chunks = Queue(entries)
-        self._controls = Queue(entries)
+        self._singles = Ring(entries)
+        self._chunks = Ring(entries)
+        self._controls = Ring(entries)
         self._chunk_turn = False
         self._turns_without_singles = _CALM_TURNS
 
     def add(self, work: int, sessions: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
-        """Append one entry to each session's line.
+        """Append one entry to each session's queue.
 
         Args:
             work: the caller's number for what they belong to.
@@ -136,7 +136,7 @@ class Scheduler:
         self._make_ready(starts)
 
     def add_controls(self, work: int, sessions: Ints, entries: Ints) -> None:
-        """Append a control to each session's line; arguments as in `add`."""
+        """Append a control to each session's queue; arguments as in `add`."""
         zeros = np.zeros(len(sessions), np.int64)
         self.add(work, sessions, zeros, zeros, entries)
 
@@ -200,7 +200,7 @@ class Scheduler:
         )
 
     def pass_by(self, steps: int) -> bool:
-        """Note a run of single steps, or of chunks, that is made while nothing stands in line; whether it may be.
+        """Note a run of single steps, or of chunks, that is made while nothing is queued; whether it may be.
 
         Args:
             steps: of the longest chunk.
@@ -239,14 +239,14 @@ class Scheduler:
         return wanted, finished
 
     def abandon(self, tick: Tick) -> list[Dropped]:
-        """Note that the tick failed: drops its members' lines, since what stands behind a failed step cannot run."""
+        """Note that the tick failed: drops its members' queues, since what stands behind a failed step cannot run."""
         sessions = tick.sessions[self._session[tick.ids] != _NONE]
         dropped = self.drop(sessions)
         self._ids.give_back(tick.ids)
         return dropped
 
     def drop(self, sessions: Ints) -> list[Dropped]:
-        """Empty these sessions' lines, of entries in the running tick too; line by line, in order."""
+        """Empty these sessions' queues, of entries in the running tick too; queue by queue, in order."""
         dropped, behind = [], []
         for session in sessions[~self.idle(sessions)].tolist():
             first = entry = int(self._first[session])
@@ -258,7 +258,7 @@ class Scheduler:
                     behind.append(entry)
                 self._session[entry] = _NONE
                 entry = int(self._next[entry])
-        # The first ones are in a queue or in the tick, and given back when they come out.
+        # The first ones are in a ring or in the tick, and given back when they come out.
         self._ids.give_back(np.array(behind, np.int64))
         self._first[sessions] = self._last[sessions] = _NONE
         return dropped
@@ -269,23 +269,23 @@ class Scheduler:
         return bool(len(self._singles) or len(self._chunks) or len(self._controls))
 
     def last(self, session: int) -> bool:
-        """Whether a session's line has no more than one entry."""
+        """Whether a session's queue has no more than one entry."""
         return bool(self._first[session] == self._last[session])
 
     def idle(self, sessions: Ints | int) -> npt.NDArray[np.bool_]:
-        """Whether each session's line is empty."""
+        """Whether each session's queue is empty."""
         empty: npt.NDArray[np.bool_] = self._first[sessions] == _NONE
         return empty
 
     def check(self) -> list[str]:
-        """What does not add up, where nothing runs and every line is empty or has its first entry in a queue."""
+        """What does not add up, where nothing runs and every queue is empty or has its first entry in a ring."""
         waiting = len(self._singles) + len(self._chunks) + len(self._controls)
         if waiting == self._ids.taken:
             return []
         return [f"{self._ids.taken} entries are taken, {waiting} wait in queues"]
 
-    def _pop(self, queue: Queue, count: int) -> Ints:
-        ids = queue.pop(count)
+    def _pop(self, ring: Ring, count: int) -> Ints:
+        ids = ring.pop(count)
         wanted = self._session[ids] != _NONE
         if not wanted.all():
             self._ids.give_back(ids[~wanted])

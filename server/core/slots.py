@@ -1,4 +1,4 @@
-"""Integers to hand out and take back: state rows, entries of the scheduler. And queues of them."""
+"""Integers to hand out and take back: state rows, entries of the scheduler. And rings of them."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Slots:
         self.free = end
 
 
-class Queue:
+class Ring:
     """First in, first out, for at most `capacity` integers at a time."""
 
     def __init__(self, capacity: int):

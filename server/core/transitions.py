@@ -41,7 +41,7 @@ class Event(IntEnum):
         PARK: its state is in the store, and its slot is given back.
         RESTORE: it has got a slot, and its state is asked for.
         RESTORED: its state is in the slot.
-        CLOSE: its name is free, and its end stands in its line.
+        CLOSE: its name is free, and its end stands in its queue.
         END: it is there no more.
     """
 

@@ -76,7 +76,7 @@ def account_bytes(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("put_out", "said"),
     [
-        (rows, ["model 'accumulator': 1 rows are pending, none are in line", "tenants have 0 rows pending, models 1"]),
+        (rows, ["model 'accumulator': 1 rows are pending, none are queued", "tenants have 0 rows pending, models 1"]),
         (position, ["model 'accumulator': 1 sessions have not consumed all steps that were accepted"]),
         (slot, ["model 'accumulator': 2 slots are taken, 1 sessions are to have one"]),
         (number, ["model 'accumulator': 2 numbers of sessions are taken, 1 sessions are there"]),

@@ -152,7 +152,7 @@ async def test_idleness_is_counted_from_the_last_answer(accumulator_path: Path) 
         assert await b.lifecycle.expire() == 0
         b.now = 19.1
         b.steps(owner, [0], [stepped], [[1]])
-        assert await b.lifecycle.expire() == 0, "a session with work in line is not idle"
+        assert await b.lifecycle.expire() == 0, "a session with work queued is not idle"
         await b.engine.quiet()
         assert len(b.engine.sessions) == 1
 

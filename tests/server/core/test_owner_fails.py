@@ -63,7 +63,7 @@ def single(b: Bench, owner: Recorder, handle: int, slot: int, value: float) -> N
 async def settle(b: Bench) -> None:
     await asyncio.wait_for(b.engine.quiet(), 30)
     assert b.engine.admission.rows == 0
-    assert len(b.engine._lines) == 0
+    assert len(b.engine._queues) == 0
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.server.core.slots import Queue, Slots
+from gatestream.server.core.slots import Ring, Slots
 
 
 @given(st.lists(st.integers(0, 6), max_size=60))
@@ -37,7 +37,7 @@ def test_giving_back_twice_is_a_bug() -> None:
 
 @given(st.lists(st.one_of(st.lists(st.integers(0, 99), max_size=5), st.integers(0, 7)), max_size=50))
 def test_a_queue_is_first_in_first_out(actions: list[list[int] | int]) -> None:
-    queue, model = Queue(16), list[int]()
+    queue, model = Ring(16), list[int]()
     for action in actions:
         if isinstance(action, int):
             assert queue.pop(action).tolist() == model[:action]

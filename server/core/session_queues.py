@@ -1,4 +1,4 @@
-"""What stands in the lines of one model's sessions."""
+"""What stands in the queues of one model's sessions."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from gatestream.server.core.scheduler import Dropped, Scheduler
 
 
 class Place(NamedTuple):
-    """One entry's place in a line that it is taken out of.
+    """One entry's place in a queue that it is taken out of.
 
     Attributes:
-        session: whose line it is.
+        session: whose queue it is.
         item: a batch or a control.
         entry: which of its entries.
         left: steps that were not taken; 0 of a control.
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     left: int
 
 
-class Lines:
+class SessionQueues:
     """Batches and controls; the scheduler knows them by number.
 
     Args:
@@ -52,13 +52,13 @@ class Lines:
         return self._items[number]
 
     def add(self, batch: Batch) -> None:
-        """Put a batch's entries in line, each in its session's."""
+        """Put a batch's entries into the queues of their sessions."""
         batch.unfinished = count = len(batch.sessions)
         self._number(batch)
         self.scheduler.add(batch.number, batch.sessions, batch.lengths, batch.offsets, np.arange(count))
 
     def add_control(self, control: Control, sessions: Ints) -> None:
-        """Put a control into the lines of its sessions."""
+        """Put a control into the queues of its sessions."""
         self._number(control)
         self.scheduler.add_controls(control.number, sessions, np.arange(len(sessions)))
 
