@@ -81,7 +81,7 @@ class Service:
         models = [self._models.find(request.model)] if request.model else list(self._models)
         tenant = CALLER.get().tenant
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
-        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token):
+        if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token, re.ASCII):
             raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
         number, after = (int(part) for part in (request.page_token or "0:-1").split(":"))
         found: list[tuple[Model, int]] = []

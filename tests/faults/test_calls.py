@@ -116,7 +116,7 @@ def test_a_fork_to_an_id_that_no_session_may_have(calls: pb_grpc.GatestreamStub)
         calls.Fork(pb.ForkRequest(model="accumulator", session_id="mine", new_session_id="a b"), timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("token", ["x", "1", "1:", "-1:0", "1:2:3", "9999999999:0", "0:0\n"])
+@pytest.mark.parametrize("token", ["x", "1", "1:", "-1:0", "1:2:3", "9999999999:0", "0:0\n", "\u0660:\u0665"])
 def test_a_page_token_that_no_page_gave(calls: pb_grpc.GatestreamStub, token: str) -> None:
     with call_refused(INVALID, pb.REASON_MALFORMED, "page_token is "):
         calls.ListSessions(pb.ListSessionsRequest(page_token=token), timeout=PATIENCE)
