@@ -22,12 +22,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## train, export, serve, stream a live session, draw its gates
 	$(BIN)/gatestream demo
 
-# More processes than two cores: a test often waits for a server to start or to end.
+# More processes than two cores: a test often waits for a server to start or to end. The types are checked meanwhile, by
+# one process that takes a minute.
 test: install  ## lint, types, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest -n 3 --dist loadfile; tests=$$?; wait $$types && exit $$tests
 
 artifacts: install  ## the reference model in ./artifacts: checkpoint, and both ONNX forms, verified
 	$(BIN)/gatestream train reber -o artifacts/reber.safetensors
