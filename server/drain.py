@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.transport.connection import Streams
 

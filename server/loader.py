@@ -15,7 +15,7 @@ from gatestream.server.backend.threads import Measured
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model, ModelState, build
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.transport.native import ClientStream
@@ -135,7 +135,7 @@ class Loader:
                 pb.ClientMessage(close=pb.Close(handle=[0])),
             ):
                 stream.receive(message.SerializeToString())
-            while (item := await stream.outbox.take()) is not None:
+            while (item := await stream.send_queue.take()) is not None:
                 stream.rows -= item[1]
                 answer = pb.ServerMessage.FromString(bytes(item[0]))
                 if answer.HasField("error"):

@@ -32,7 +32,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._address = settings.address
         self._conversation = Conversation(limits, retry=settings.retry)
-        self._outbox: deque[bytes] = deque()
+        self._send_queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         # Who waits, and until when; one alarm for all, for the first of them or earlier.
         self._waiting: dict[Work, float] = {}
@@ -140,7 +140,7 @@ class Link:
 
     def _flush(self) -> None:
         messages = self._conversation.take()
-        self._outbox.extend(messages)
+        self._send_queue.extend(messages)
         if messages or self._conversation.over:
             self._filled.set()
 
@@ -150,8 +150,8 @@ class Link:
             while not self._conversation.over:
                 await self._filled.wait()
                 self._filled.clear()
-                while self._outbox:
-                    await self._call.write(self._outbox.popleft())
+                while self._send_queue:
+                    await self._call.write(self._send_queue.popleft())
             await self._call.done_writing()
 
     async def _read(self) -> None:

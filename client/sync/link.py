@@ -32,11 +32,11 @@ class Link:
         self._conversation = Conversation(limits, retry=settings.retry)
         self._lock = threading.Lock()
         # gRPC's own thread takes from it; None ends the client's half.
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._send_queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # Callers to be woken, once the lock is free again: what they do next may need it.
         self._woken: list[queue.SimpleQueue[None]] = []
         stream: Any = channel.stream_stream(stream_method())
-        self._call = stream(iter(self._outbox.get, None), metadata=settings.metadata)
+        self._call = stream(iter(self._send_queue.get, None), metadata=settings.metadata)
         self._reader = threading.Thread(target=self._read, name=f"gatestream {settings.address}", daemon=True)
         self._reader.start()
 
@@ -95,7 +95,7 @@ class Link:
 
     def close(self) -> None:
         """End the stream. The server closes its sessions when it has answered what is on its way."""
-        self._outbox.put(None)
+        self._send_queue.put(None)
         self._reader.join(_SECONDS_TO_PART)
         self._call.cancel()
         self._reader.join()
@@ -109,9 +109,9 @@ class Link:
         with self._lock:
             result = act()
             for message in self._conversation.take():
-                self._outbox.put(message)
+                self._send_queue.put(message)
             if self._conversation.over:
-                self._outbox.put(None)
+                self._send_queue.put(None)
             woken = self._woken[:]
             self._woken.clear()
         for bell in woken:
@@ -134,4 +134,4 @@ class Link:
             raise
         finally:
             self._locked(partial(self._conversation.end, reason))
-            self._outbox.put(None)
+            self._send_queue.put(None)

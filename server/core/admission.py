@@ -6,8 +6,8 @@ from typing import Final
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account
-from gatestream.server.core.outbox import Outbox
-from gatestream.server.core.owner import Holder
+from gatestream.server.core.reply_sink import Holder
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.errors import ConfigError, Exhausted
 
 # How soon who is over a bound of bytes is to try again: that depends on how fast others read.
@@ -24,7 +24,7 @@ class Caller:
     def __init__(self, account: Account):
         self.rows = 0
         self.account = account
-        self.outbox = Outbox(account)
+        self.send_queue = SendQueue(account)
 
 
 class Admission:
@@ -60,19 +60,19 @@ class Admission:
         ]
         # By what is wanted back, as bits: 1 the outputs, 2 the gates.
         self._row_bytes = [ITEM_BYTES + inputs + answer for answer in (0, outputs, gates, outputs + gates)]
-        self._stream_rows = [self._most_of_a_stream[wants >= 2] for wants in range(4)]
+        self._stream_rows = [self._most_of_a_stream[reply_mask >= 2] for reply_mask in range(4)]
 
     def most_rows(self, gates: bool) -> int:
         """Rows that one stream may have in flight, answered with the gates or without."""
         return self._most_of_a_stream[gates]
 
-    def take(self, owner: Holder, rows: int, wants: int = 0, *, unlimited: bool = False) -> None:
+    def take(self, owner: Holder, rows: int, reply_mask: int = 0, *, unlimited: bool = False) -> None:
         """Let rows in.
 
         Args:
             owner: whose.
             rows: how many.
-            wants: OUTPUTS and GATES, as they are to be answered.
+            reply_mask: OUTPUTS and GATES, as they are to be answered.
             unlimited: whatever is pending.
 
         Raises:
@@ -81,50 +81,50 @@ class Admission:
         pending = self.rows + rows
         account = owner.account
         everyone = account.everyone
-        size = rows * self._row_bytes[wants]
+        size = rows * self._row_bytes[reply_mask]
         held = owner.rows + rows
         of_tenant = account.rows + rows
         bytes_ = account.bytes + size
         all_bytes = everyone.bytes + size
         if (
             pending > self.most
-            or held > self._stream_rows[wants]
+            or held > self._stream_rows[reply_mask]
             or of_tenant > account.most_rows
             or bytes_ > account.most_bytes
             or all_bytes > everyone.most_bytes
         ) and not unlimited:
-            self._check(owner, rows, wants)
+            self._check(owner, rows, reply_mask)
         self.rows = pending
         owner.rows = held
         account.rows = of_tenant
         account.bytes = bytes_
         everyone.bytes = all_bytes
 
-    def computed(self, owner: Holder, rows: int, wants: int = 0) -> None:
+    def computed(self, owner: Holder, rows: int, reply_mask: int = 0) -> None:
         """Rows are pending no more. Their owner has them until they are sent, and their bytes are the answer's."""
         self.rows -= rows
         account = owner.account
         account.rows -= rows
-        size = rows * self._row_bytes[wants]
+        size = rows * self._row_bytes[reply_mask]
         account.bytes -= size
         account.everyone.bytes -= size
 
-    def withdrawn(self, owner: Holder, rows: int, wants: int = 0) -> None:
+    def withdrawn(self, owner: Holder, rows: int, reply_mask: int = 0) -> None:
         """Rows will not be answered."""
-        self.computed(owner, rows, wants)
+        self.computed(owner, rows, reply_mask)
         owner.rows -= rows
 
-    def _check(self, owner: Holder, rows: int, wants: int) -> None:
+    def _check(self, owner: Holder, rows: int, reply_mask: int) -> None:
         """Refuse rows for the first bound that they are over."""
         account = owner.account
         if self.rows + rows > self.most:
             raise self._all_taken(rows)
-        if owner.rows + rows > self._stream_rows[wants]:
-            raise self._full(f"{owner.rows} in flight", rows, "the stream's", self._stream_rows[wants])
+        if owner.rows + rows > self._stream_rows[reply_mask]:
+            raise self._full(f"{owner.rows} in flight", rows, "the stream's", self._stream_rows[reply_mask])
         if account.rows + rows > account.most_rows:
             raise self._full(f"{account.rows} pending", rows, "this tenant's", account.most_rows)
         # A client may send as soon as it has an answer, which is then still counted as being sent.
-        size, sending = rows * self._row_bytes[wants], owner.outbox.sending
+        size, sending = rows * self._row_bytes[reply_mask], owner.send_queue.sending
         if account.bytes - sending + size > account.most_bytes:
             raise self._too_large(size, account.bytes, "this tenant's", account.most_bytes)
         everyone = account.everyone

@@ -13,7 +13,7 @@ from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.batches import Batch, OneEntry
 from gatestream.server.core.controls import Control
-from gatestream.server.core.owner import Refusals, refuse_one
+from gatestream.server.core.reply_sink import Refusals, refuse_one
 from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import Refused
@@ -57,8 +57,8 @@ class Answers:
         except Exception as error:
             which = range(len(batch.places())) if entries is None else entries.tolist()
             for entry, length in zip(which, np.atleast_1d(lengths).tolist(), strict=True):
-                owner, _, wants = batch.entry(entry)
-                self._admission.withdrawn(owner, length, wants)
+                owner, _, reply_mask = batch.entry(entry)
+                self._admission.withdrawn(owner, length, reply_mask)
                 owner.failed(error)
             return
         batch.release(self._admission, entries, lengths)
@@ -79,8 +79,8 @@ class Answers:
             for place in mine:
                 _, item, entry, left = place
                 if not isinstance(item, Control):
-                    owner, handle, wants = item.entry(entry)
-                    self._admission.withdrawn(owner, left, wants)
+                    owner, handle, reply_mask = item.entry(entry)
+                    self._admission.withdrawn(owner, left, reply_mask)
                     refusals.add(owner, why(place), handle, position, first, left)
                     first += left
                     if item.number:
@@ -103,7 +103,7 @@ class Answers:
             accepted: where the session takes its next step.
             meant: the position that the message was meant for.
         """
-        self._admission.withdrawn(one.owner, one.length, one.wants)
+        self._admission.withdrawn(one.owner, one.length, one.reply_mask)
         refuse_one(one.owner, error, one.handle, accepted, meant, one.length)
 
     def done(self, control: Control, count: int) -> None:

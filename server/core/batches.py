@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
-from gatestream.server.core.owner import Owner, tell
+from gatestream.server.core.reply_sink import ReplySink, tell
 
 OUTPUTS: Final = 1
 GATES: Final = 2
-"""What a session's owner wants back, as bits."""
+"""A reply mask: what a session's owner wants back, as bits."""
 
 
 class Entries(NamedTuple):
@@ -44,9 +44,10 @@ class Entries(NamedTuple):
     kinds: Sequence[int]
 
     @classmethod
-    def of(cls, handles: Ints, sessions: Ints, lengths: Ints, offsets: Ints, wants: npt.NDArray[np.uint8]) -> "Entries":
-        """Of these columns, and what the owner wants back of each; good for as long as that."""
-        kinds = [int(wants[0])] if np.count_nonzero(wants == wants[0]) == len(wants) else np.unique(wants).tolist()
+    def of(cls, handles: Ints, sessions: Ints, lengths: Ints, offsets: Ints, masks: npt.NDArray[np.uint8]) -> "Entries":
+        """Of these columns, and the reply mask of each entry; good for as long as that."""
+        alike = np.count_nonzero(masks == masks[0]) == len(masks)
+        kinds = [int(masks[0])] if alike else np.unique(masks).tolist()
         return cls(handles, sessions, lengths, offsets, int(lengths.sum()), int(lengths.max()), kinds)
 
 
@@ -60,25 +61,25 @@ class OneEntry(NamedTuple):
         length: steps, at least 1.
         first: the position that it is meant for; -1: whatever position it is.
         columns: in the spec's order, the bytes of `length` rows.
-        wants: OUTPUTS and GATES.
+        reply_mask: OUTPUTS and GATES.
     """
 
-    owner: Owner
+    owner: ReplySink
     handle: int
     session: int
     length: int
     first: int
     columns: Sequence[bytes]
-    wants: int
+    reply_mask: int
 
     @property
     def number(self) -> int:
         """As `Batch`: it is not queued."""
         return 0
 
-    def entry(self, entry: int) -> tuple[Owner, int, int]:
+    def entry(self, entry: int) -> tuple[ReplySink, int, int]:
         """As `Batch`."""
-        return self.owner, self.handle, self.wants
+        return self.owner, self.handle, self.reply_mask
 
     def places(self) -> list[tuple[int, int, int]]:
         """As `Batch`."""
@@ -86,11 +87,11 @@ class OneEntry(NamedTuple):
 
     def release(self, admission: Admission, entries: Ints | None, lengths: Any) -> None:
         """As `Batch`."""
-        admission.computed(self.owner, self.length, self.wants)
+        admission.computed(self.owner, self.length, self.reply_mask)
 
     def cut(self, lengths: Any, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[Any, Any]:
         """As `Batch`, of a run of this step alone."""
-        return [column.tobytes() for column in outputs] if self.wants & OUTPUTS else (), [
+        return [column.tobytes() for column in outputs] if self.reply_mask & OUTPUTS else (), [
             column.tobytes() for column in gates
         ]
 
@@ -132,7 +133,7 @@ class Batch(ABC):
     unfinished: int = field(init=False, default=0)
 
     @abstractmethod
-    def entry(self, entry: int) -> tuple[Owner, int, int]:
+    def entry(self, entry: int) -> tuple[ReplySink, int, int]:
         """Of one entry: its owner, what that calls the session, and OUTPUTS and GATES as it was admitted."""
 
     def places(self) -> list[tuple[int, int, int]]:
@@ -182,12 +183,12 @@ class StepBatch(Batch):
         admitted: OUTPUTS and GATES, as they were let in.
     """
 
-    owner: Owner
+    owner: ReplySink
     handles: Ints
     outputs: bool
     admitted: int
 
-    def entry(self, entry: int) -> tuple[Owner, int, int]:
+    def entry(self, entry: int) -> tuple[ReplySink, int, int]:
         """As `Batch`."""
         return self.owner, int(self.handles[entry]), self.admitted
 
@@ -217,27 +218,27 @@ class Gathered(Batch):
     Attributes:
         owners: of each entry.
         handles: what each one's owner calls its session.
-        wants: OUTPUTS and GATES, of each entry.
+        reply_mask: OUTPUTS and GATES, of each entry.
     """
 
-    owners: Sequence[Owner]
+    owners: Sequence[ReplySink]
     handles: Sequence[int]
-    wants: Sequence[int]
+    reply_mask: Sequence[int]
 
-    def entry(self, entry: int) -> tuple[Owner, int, int]:
+    def entry(self, entry: int) -> tuple[ReplySink, int, int]:
         """As `Batch`."""
-        return self.owners[entry], self.handles[entry], self.wants[entry]
+        return self.owners[entry], self.handles[entry], self.reply_mask[entry]
 
     def release(self, admission: Admission, entries: Ints | None, lengths: Ints) -> None:
         """As `Batch`."""
-        owners, wants = self.owners, self.wants
-        if len({owner.account for owner in owners}) == 1 == len(set(wants)):
+        owners, reply_mask = self.owners, self.reply_mask
+        if len({owner.account for owner in owners}) == 1 == len(set(reply_mask)):
             # Of one tenant, as they mostly are, they are counted off together: that is felt.
-            admission.computed(owners[0], int(lengths.sum()), wants[0])
+            admission.computed(owners[0], int(lengths.sum()), reply_mask[0])
             return
         which = range(len(owners)) if entries is None else entries.tolist()
         for k, length in zip(which, lengths.tolist(), strict=True):
-            admission.computed(owners[k], length, wants[k])
+            admission.computed(owners[k], length, reply_mask[k])
 
     def cut(self, lengths: Ints, outputs: Sequence[Array], gates: Sequence[Array]) -> Iterable[Any]:
         """As `Batch`: each entry's own rows, as bytes."""
@@ -247,16 +248,20 @@ class Gathered(Batch):
 
     def answer(self, entries: Ints | None, first: Ints, lengths: Ints, columns: Iterable[Any]) -> None:
         """As `Batch`."""
-        owners, handles, wanted = self.owners, self.handles, self.wants
+        owners, handles, wanted = self.owners, self.handles, self.reply_mask
         which = range(len(owners)) if entries is None else entries.tolist()
         for entry, position, length, (output, gate) in zip(
             which, first.tolist(), lengths.tolist(), columns, strict=False
         ):
-            wants, owner = wanted[entry], owners[entry]
+            reply_mask, owner = wanted[entry], owners[entry]
             # Without `tell`, whose call is felt here.
             try:
                 owner.result(
-                    handles[entry], position, length, output if wants & OUTPUTS else (), gate if wants & GATES else ()
+                    handles[entry],
+                    position,
+                    length,
+                    output if reply_mask & OUTPUTS else (),
+                    gate if reply_mask & GATES else (),
                 )
             except Exception as error:
                 owner.failed(error)

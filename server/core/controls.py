@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.owner import Holder, Owner
+from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.errors import Refused
 
-Do = Callable[[Owner | None, Ints, Ints], None]
+Do = Callable[[ReplySink | None, Ints, Ints], None]
 """Does something for an owner to some of its sessions: which, and what it calls them."""
 
 Then = Callable[[], None]
@@ -17,7 +17,7 @@ Await = Callable[[], Awaitable[Then]]
 """Begins to wait for something outside. What is awaited touches nothing of the session's: that may end meanwhile, and
 `Then` is not called in that case. Both calls come while no run is under way."""
 
-Fail = Callable[[Refused, Owner | None, Ints, Ints], None]
+Fail = Callable[[Refused, ReplySink | None, Ints, Ints], None]
 """Says why it will not be done."""
 
 
@@ -40,7 +40,7 @@ class Control:
 
     do: Do | None
     fail: Fail
-    owner: Owner | None
+    owner: ReplySink | None
     holder: Holder
     handles: Ints
     must: bool

@@ -28,7 +28,7 @@ from gatestream.server.core.batches import Batch, Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.intake import Intake
-from gatestream.server.core.owner import Holder, Owner
+from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
 from gatestream.server.core.session_queues import Place, SessionQueues
@@ -76,7 +76,7 @@ class Engine:
     Attributes:
         rows: of state.
         sessions: which there are.
-        wants: by session, OUTPUTS and GATES as its owner asked.
+        reply_mask: by session, OUTPUTS and GATES as its owner asked.
         admission: how much is pending.
         stats: what is counted, but for the latest runs: `counted` has these.
     """
@@ -97,7 +97,7 @@ class Engine:
         self.rows = StateRows(layout, runner, limits.sessions, clock)
         self.clock = clock
         self.sessions = SessionTable(limits.sessions, parked)
-        self.wants = np.zeros(capacity, np.uint8)
+        self.reply_mask = np.zeros(capacity, np.uint8)
         # One answer stays below what every gRPC client takes by default (4 MiB).
         self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
         self.admission = Admission(layout, limits)
@@ -109,7 +109,9 @@ class Engine:
         self._queues = SessionQueues(self._scheduler)
         self._answers = Answers(self.admission, self.sessions, self._queues)
         self._controls = ControlRunner(layout.name, self._queues, self._answers)
-        self._intake = Intake(layout.inputs, self.sessions, self.admission, self.wants, clock, self._answers.refuse_one)
+        self._intake = Intake(
+            layout.inputs, self.sessions, self.admission, self.reply_mask, clock, self._answers.refuse_one
+        )
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
         self._called = False
@@ -151,7 +153,7 @@ class Engine:
 
     # ---- What is accepted ---------------------------------------------------------------------
 
-    def submit(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> None:
+    def submit(self, owner: ReplySink, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> None:
         """Take a message's chunks; `owner` hears of each entry that is refused.
 
         Args:
@@ -170,7 +172,14 @@ class Engine:
                 self._queues.add(batch)
 
     def submit_one(
-        self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
+        self,
+        owner: ReplySink,
+        handle: int,
+        session: int,
+        length: int,
+        first: int,
+        columns: Sequence[bytes],
+        reply_mask: int,
     ) -> bool:
         """As `submit`, for a message with one entry; what is wrong with its numbers is found when it is taken in.
 
@@ -181,7 +190,7 @@ class Engine:
             length: steps, at least 1.
             first: the position that it is meant for; -1: whatever position it is.
             columns: in the spec's order, the bytes of `length` rows.
-            wants: OUTPUTS and GATES.
+            reply_mask: OUTPUTS and GATES.
 
         Returns:
             Whether there was room for it.
@@ -189,7 +198,7 @@ class Engine:
         intake = self._intake
         if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
             self._take_in()
-        if not intake.accept_one(owner, handle, session, length, first, columns, wants):
+        if not intake.accept_one(owner, handle, session, length, first, columns, reply_mask):
             return False
         if self._straight:
             self._take_in()
@@ -206,7 +215,7 @@ class Engine:
         sessions: Ints,
         do: Do,
         fail: Fail,
-        owner: Owner | None = None,
+        owner: ReplySink | None = None,
         handles: Ints | None = None,
         *,
         holder: Holder | None = None,

@@ -13,7 +13,7 @@ from gatestream.protos.layout import Input
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.batches import GATES, OUTPUTS, Batch, Entries, Gathered, OneEntry, StepBatch, compact
-from gatestream.server.core.owner import Owner, refuse_one
+from gatestream.server.core.reply_sink import ReplySink, refuse_one
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused, StepFailed
 
@@ -32,7 +32,7 @@ class Intake:
         inputs: of the model.
         sessions: of the model.
         admission: of the model.
-        wants: by session, OUTPUTS and GATES as its owner asked.
+        reply_mask: by session, OUTPUTS and GATES as its owner asked.
         clock: seconds, monotonic.
         refuse: a message of one entry that was admitted: why, where the session takes its next step, and the position
             that it was meant for.
@@ -49,14 +49,14 @@ class Intake:
         inputs: Sequence[Input],
         sessions: SessionTable,
         admission: Admission,
-        wants: npt.NDArray[np.uint8],
+        reply_mask: npt.NDArray[np.uint8],
         clock: Callable[[], float],
         refuse: Callable[[OneEntry, Refused, int, int], None],
     ):
         self._inputs = inputs
         self._sessions = sessions
         self._admission = admission
-        self._wants = wants
+        self._wants = reply_mask
         self._clock = clock
         self._refuse = refuse
         self.message: Batch | None = None
@@ -64,7 +64,7 @@ class Intake:
         self.rows = 0
         self.since = 0.0
 
-    def accept(self, owner: Owner, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Batch]:
+    def accept(self, owner: ReplySink, entries: Entries, first: Ints | None, inputs: Sequence[Array]) -> list[Batch]:
         """Check and admit a message's chunks; the owner hears of each entry that is refused.
 
         Args:
@@ -101,22 +101,29 @@ class Intake:
         self._sessions.accepted[entries.sessions] = accepted + entries.lengths
         if len(entries.kinds) == 1:
             return [self._batch(owner, entries, inputs, admitted)]
-        wants = self._wants[entries.sessions]
-        return [self._batch(owner, self._only(wants == kind, entries), inputs, admitted) for kind in entries.kinds]
+        reply_mask = self._wants[entries.sessions]
+        return [self._batch(owner, self._only(reply_mask == kind, entries), inputs, admitted) for kind in entries.kinds]
 
     def accept_one(
-        self, owner: Owner, handle: int, session: int, length: int, first: int, columns: Sequence[bytes], wants: int
+        self,
+        owner: ReplySink,
+        handle: int,
+        session: int,
+        length: int,
+        first: int,
+        columns: Sequence[bytes],
+        reply_mask: int,
     ) -> bool:
         """Admit a message of one entry, as `Engine.submit_one`; whether there was room for it."""
         try:
-            self._admission.take(owner, length, wants)
+            self._admission.take(owner, length, reply_mask)
         except Refused as error:
             accepted = int(self._sessions.accepted[session])
             refuse_one(owner, error, handle, accepted, accepted if first < 0 else first, length)
             return False
         if not self.steps:
             self.since = self._clock()
-        self.steps[session] = _new(OneEntry, (owner, handle, session, length, first, columns, wants))
+        self.steps[session] = _new(OneEntry, (owner, handle, session, length, first, columns, reply_mask))
         self.rows += length
         return True
 
@@ -146,7 +153,7 @@ class Intake:
         self.rows = 0
 
     def _put_together(self, steps: list[OneEntry]) -> Batch | None:
-        owners, handles, numbers, lengths_given, firsts, columns, wants = zip(*steps, strict=True)
+        owners, handles, numbers, lengths_given, firsts, columns, reply_mask = zip(*steps, strict=True)
         inputs = [
             item.rows(b"".join(parts)) for item, parts in zip(self._inputs, zip(*columns, strict=True), strict=True)
         ]
@@ -172,18 +179,20 @@ class Intake:
                 self._refuse(*refusal)
             if not good.any():
                 return None
-            owners, handles, wants = (tuple(compress(given, good)) for given in (owners, handles, wants))
+            owners, handles, reply_mask = (tuple(compress(given, good)) for given in (owners, handles, reply_mask))
             longest = int(lengths.max())
         self._sessions.accepted[sessions] = accepted + lengths
         rows = len(sessions) if longest == 1 else int(lengths.sum())
-        gates = max(wants) >= GATES
-        return Gathered(sessions, lengths, offsets, rows, longest, inputs, gates, self.since, owners, handles, wants)
+        gates = max(reply_mask) >= GATES
+        return Gathered(
+            sessions, lengths, offsets, rows, longest, inputs, gates, self.since, owners, handles, reply_mask
+        )
 
     def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
         handles, sessions, lengths, offsets = (column[which] for column in entries[:4])
         return Entries.of(handles, sessions, lengths, offsets, self._wants[sessions])
 
-    def _batch(self, owner: Owner, entries: Entries, inputs: Sequence[Array], admitted: int) -> Batch:
+    def _batch(self, owner: ReplySink, entries: Entries, inputs: Sequence[Array], admitted: int) -> Batch:
         """Of entries of which all want the same kind of answer."""
         handles, sessions, lengths, offsets, rows, longest, (kind,) = entries
         outputs, gates = bool(kind & OUTPUTS), bool(kind & GATES)

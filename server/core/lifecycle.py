@@ -15,8 +15,8 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.owner import CloseReason, Holder, Owner, tell
 from gatestream.server.core.parking import Parking
+from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.leases import Alone, Leases
 from gatestream.server.durability.store import SessionState, Store
@@ -76,7 +76,15 @@ class Lifecycle:
     # ---- For streams --------------------------------------------------------------------------
 
     def open(
-        self, owner: Owner, tenant: str, session_id: str, handle: int, *, create: bool, resume: bool, wants: int
+        self,
+        owner: ReplySink,
+        tenant: str,
+        session_id: str,
+        handle: int,
+        *,
+        create: bool,
+        resume: bool,
+        reply_mask: int,
     ) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
 
@@ -90,7 +98,7 @@ class Lifecycle:
             handle: what the owner calls it.
             create: it may be made,
             resume: it may be there already. One of them at least.
-            wants: OUTPUTS and GATES, of its steps.
+            reply_mask: OUTPUTS and GATES, of its steps.
 
         Returns:
             The session. Steps may be submitted at once.
@@ -101,7 +109,7 @@ class Lifecycle:
         engine, table = self._engine, self._table
         if self.closed_for:
             raise Draining(f"{self.closed_for}; open the session on another server")
-        if wants & GATES and not engine.layout.gates:
+        if reply_mask & GATES and not engine.layout.gates:
             raise InvalidRequest(
                 f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
                 "serve the one that `gatestream export --form gates` makes",
@@ -123,10 +131,10 @@ class Lifecycle:
             table.attach(session, owner, handle)
             if before is not None:
                 tell(before, before.lost, before_handle)
-        engine.wants[session] = wants
+        engine.reply_mask[session] = reply_mask
         return session
 
-    def _take_over(self, session: int, owner: Owner, handle: int) -> None:
+    def _take_over(self, session: int, owner: ReplySink, handle: int) -> None:
         table = self._table
         session_id = table.session_id(session)
         before, before_handle = table.owner[session], int(table.handle[session])
@@ -148,7 +156,7 @@ class Lifecycle:
 
         self._engine.control(np.array([session]), run, fail, owner, must=True)
 
-    def reset(self, owner: Owner, sessions: Ints, handles: Ints) -> None:
+    def reset(self, owner: ReplySink, sessions: Ints, handles: Ints) -> None:
         """Back to the initial state, each in its order; the owner hears `reset_done`.
 
         Raises:
@@ -156,14 +164,14 @@ class Lifecycle:
         """
         self._engine.control(sessions, self._restart, self._not_restarted, owner, handles)
 
-    def _restart(self, owner: Owner | None, sessions: Ints, handles: Ints) -> None:
+    def _restart(self, owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
         engine, table = self._engine, self._table
         engine.rows.make_fresh(table.slot[sessions])
         table.answered_at[sessions] = engine.clock()
         if owner is not None:
             tell(owner, owner.reset_done, handles, table.position[sessions])
 
-    def _not_restarted(self, error: Refused, owner: Owner | None, sessions: Ints, handles: Ints) -> None:
+    def _not_restarted(self, error: Refused, owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
         if owner is not None:
             tell(owner, owner.refused, error, handles, self._table.position[sessions], _NONE, _NONE)
 
@@ -177,13 +185,13 @@ class Lifecycle:
         self._table.leave(sessions)
         self._release(sessions)
 
-    def _close(self, _owner: Owner | None, sessions: Ints, _handles: Ints) -> None:
+    def _close(self, _owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
         self._end(sessions, CloseReason.REQUESTED)
 
     def _not_closed(self, *_: Any) -> None:
         """They have ended already, and their owner has heard so."""
 
-    def detach(self, owner: Owner, sessions: Ints) -> None:
+    def detach(self, owner: ReplySink, sessions: Ints) -> None:
         """End those of the sessions that are still the owner's, who has gone: some now, others as the loop has time."""
         some, others = sessions[:_PIECE], sessions[_PIECE:]
         some = some[self._table.owner[some] == owner]
@@ -224,7 +232,7 @@ class Lifecycle:
             # Nobody can ask another worker for a session without a name: it has no need of a lease.
             session = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
             table.detach(session)
-            self._engine.wants[session] = OUTPUTS
+            self._engine.reply_mask[session] = OUTPUTS
         else:
             self.parking.bring_back(session)
             if start:
@@ -374,7 +382,7 @@ class Lifecycle:
         told = []
         for k in range(len(owners)):
             mine = sessions[which == k]
-            owner: Owner | None = table.owner[mine[0]]
+            owner: ReplySink | None = table.owner[mine[0]]
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
         self._engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)

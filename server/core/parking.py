@@ -13,7 +13,7 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.store import SessionState, Store
 from gatestream.server.errors import Refused

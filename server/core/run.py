@@ -51,7 +51,9 @@ class Run(NamedTuple):
     def alone(cls, one: OneEntry, slot: int, inputs: Sequence[Array], since: float) -> "Run":
         """Of one step that came alone."""
         parts = ((one, 0, 1),)
-        return _new(cls, (one.session, slot, 1, 1, 1, 1, one.wants >= GATES, since, "alone", inputs, parts, None, None))
+        return _new(
+            cls, (one.session, slot, 1, 1, 1, 1, one.reply_mask >= GATES, since, "alone", inputs, parts, None, None)
+        )
 
     @classmethod
     def whole(cls, batch: Batch, slots: Ints) -> "Run":

@@ -51,7 +51,8 @@ class SessionTable:
 
     Attributes:
         share: how many one tenant may have.
-        ends: how often sessions have lost their ids; what `get` has found is so as long as it was no more often.
+        generation: another number whenever a session has lost its id or its slot: what was found before is to be looked
+            up again.
 
     And, indexed by session:
         phase: of its life, as `transitions.Phase`.
@@ -68,7 +69,7 @@ class SessionTable:
     def __init__(self, slots: int, parked: int = 0):
         capacity = slots + parked
         self.share = capacity
-        self.ends = 0
+        self.generation = 0
         self._free = Slots(capacity)
         self._slots = Slots(slots)
         self._numbers = itertools.count()
@@ -192,6 +193,7 @@ class SessionTable:
         self._happens(session, Event.PARK)
         self._slots.give_back(self.slot[[session]])
         self.slot[session] = _NO_SLOT
+        self.generation += 1
 
     def restore(self, session: int) -> None:
         """Give a slot to a parked session.
@@ -246,7 +248,7 @@ class SessionTable:
     def _forget_ids(self, sessions: Ints) -> None:
         for number, key in zip(self._tenant[sessions].tolist(), self._id[sessions].tolist(), strict=True):
             del self._tenants[number].session_of[key]
-        self.ends += 1
+        self.generation += 1
 
     def _take_slot(self) -> int:
         if not self._slots.free:

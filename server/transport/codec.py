@@ -13,7 +13,7 @@ import numpy as np
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.arrays import Array, Ints
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.errors import InvalidRequest, Malformed, Refused
 from gatestream.server.transport.large_steps import large_steps
 from gatestream.server.transport.messages import (

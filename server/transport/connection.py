@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.core.outbox import Outbox
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, Reason, Refused, Unauthenticated
 from gatestream.server.telemetry import Protocol as StreamProtocol
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
@@ -31,12 +31,12 @@ class Conversation(Protocol):
     Attributes:
         rows: accepted and not yet on their way back.
         account: of the tenant.
-        outbox: what waits to be sent.
+        send_queue: what waits to be sent.
     """
 
     rows: int
     account: Account
-    outbox: Outbox
+    send_queue: SendQueue
 
     @property
     def protocol(self) -> StreamProtocol:
@@ -50,7 +50,7 @@ class Conversation(Protocol):
         """
 
     def half_close(self) -> None:
-        """No more will come; the outbox ends when all is answered."""
+        """No more will come; the send queue ends when all is answered."""
 
     def disconnect(self) -> None:
         """The peer has gone, or all is said."""
@@ -126,8 +126,8 @@ class Streams:
         status = "CANCELLED"
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
-        outbox = conversation.outbox
-        take = outbox.take
+        send_queue = conversation.send_queue
+        take = send_queue.take
         try:
             while (item := await take()) is not None:
                 message, rows = item
@@ -135,12 +135,12 @@ class Streams:
                 conversation.rows -= rows
                 stats.sent += 1
                 yield bytes(message)
-            if outbox.failure is None and not reader.done():
+            if send_queue.failure is None and not reader.done():
                 # Its client may send more. Who only reads wakes up by this.
-                outbox.failure = Draining("the server stops; go on with another")
-            if outbox.failure is not None:
-                status = outbox.failure.code.name
-                await abort(context, outbox.failure)
+                send_queue.failure = Draining("the server stops; go on with another")
+            if send_queue.failure is not None:
+                status = send_queue.failure.code.name
+                await abort(context, send_queue.failure)
             status = "OK"
         finally:
             del self._open[conversation]
@@ -166,7 +166,7 @@ class Streams:
     def end(self) -> None:
         """End every stream once it has sent what it has."""
         for conversation in self._open:
-            conversation.outbox.end()
+            conversation.send_queue.end()
 
     def _tokens_changed(self) -> None:
         """End the streams whose token is not known any more; there may be more tenants to share, or fewer."""
@@ -182,9 +182,9 @@ class Streams:
         while True:
             await asyncio.sleep(seconds / _LOOKS)
             for conversation, opened in list(self._open.items()):
-                outbox = conversation.outbox
-                opened.quiet = opened.quiet + 1 if outbox.quiet and conversation.idle else 0
-                outbox.quiet = True
+                send_queue = conversation.send_queue
+                opened.quiet = opened.quiet + 1 if send_queue.quiet and conversation.idle else 0
+                send_queue.quiet = True
                 if opened.quiet < _LOOKS:
                     continue
                 why = Idle(f"the stream held no session and had no message for {seconds:g} s; open another")
@@ -200,13 +200,13 @@ class Streams:
                 await self._receive_all(conversation, messages)
             except InvalidRequest as error:
                 # What was accepted before it is answered first.
-                conversation.outbox.failure = error
+                conversation.send_queue.failure = error
             conversation.half_close()
         except Exception as error:
-            conversation.outbox.fail(error)
+            conversation.send_queue.fail(error)
 
     async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
-        outbox, receive, clock = conversation.outbox, conversation.receive, time.perf_counter
+        send_queue, receive, clock = conversation.send_queue, conversation.receive, time.perf_counter
         stats = self._models.stats.streams[conversation.protocol]
         async for message in messages:
             stats.received += 1
@@ -225,8 +225,8 @@ class Streams:
                 async with self._long:
                     receive(message)
                     await asyncio.sleep(0)
-            if outbox.full:
-                await outbox.room()
+            if send_queue.full:
+                await send_queue.room()
 
     def _admit(self) -> Caller:
         caller = CALLER.get()
@@ -250,9 +250,9 @@ class Streams:
 
 
 def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticated | Idle) -> None:
-    outbox = conversation.outbox
-    outbox.failure = why
-    outbox.end()
-    if outbox.unread and opened.call is not None:
+    send_queue = conversation.send_queue
+    send_queue.failure = why
+    send_queue.end()
+    if send_queue.unread and opened.call is not None:
         # Its client reads nothing, so neither would it read this.
         opened.call.cancel()

@@ -13,8 +13,8 @@ from gatestream.server.core.batches import GATES, OUTPUTS, Entries
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
-from gatestream.server.core.outbox import Outbox
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
@@ -42,7 +42,7 @@ class _KnownSteps(NamedTuple):
 
 
 class ClientStream:
-    """The sessions that one stream holds, by handle. The engine's `Owner`.
+    """The sessions that one stream holds, by handle. The engine's `ReplySink`.
 
     Args:
         models: what is served.
@@ -55,7 +55,7 @@ class ClientStream:
     def __init__(self, models: Catalog, limits: Limits, tenant: str):
         self.rows = 0
         self.account = models.accounts.of(tenant)
-        self.outbox = Outbox(self.account)
+        self.send_queue = SendQueue(self.account)
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -101,7 +101,7 @@ class ClientStream:
             for number, _, sessions in self._handles.by_model(self._handles.held(closing=True)):
                 self._models[number].lifecycle.detach(self, sessions)
             self._handles.mark(slice(None), FREE)
-        self.outbox.discard()
+        self.send_queue.discard()
 
     @property
     def idle(self) -> bool:
@@ -110,7 +110,7 @@ class ClientStream:
 
     def going_away(self, seconds: float) -> None:
         """Tell the client that the server will stop; without sessions, there is nothing to wait for."""
-        self.outbox.put(self._codec.going_away(seconds))
+        self.send_queue.put(self._codec.going_away(seconds))
         self._ending = True
         self._end_when_done()
 
@@ -136,7 +136,7 @@ class ClientStream:
                 handle,
                 create=asked.create,
                 resume=asked.resume,
-                wants=OUTPUTS * asked.outputs + GATES * asked.gates,
+                reply_mask=OUTPUTS * asked.outputs + GATES * asked.gates,
             )
             self._handles.mark(handle, session)
             self._held += 1
@@ -182,7 +182,7 @@ class ClientStream:
             check_columns(engine.layout, chunk.columns, length)
         except InvalidRequest:
             return None
-        return chunk, self._handles.generation, engine, handle, session, length, int(engine.wants[session])
+        return chunk, self._handles.generation, engine, handle, session, length, int(engine.reply_mask[session])
 
     def _submit_steps(self, steps: Steps) -> None:
         """Submit steps; what cannot be done of them is answered by an Error."""
@@ -217,7 +217,7 @@ class ClientStream:
                 return
             handles, sessions, lengths, offsets = (column[good] for column in (handles, sessions, lengths, offsets))
             first = None if first is None else first[good]
-        entries = Entries.of(handles, sessions, lengths, offsets, engine.wants[sessions])
+        entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
         if right:
             self._known_steps = _KnownSteps(self._handles.generation, entries, engine)
         engine.submit(self, entries, first, inputs)
@@ -279,9 +279,9 @@ class ClientStream:
     # ---- From the engine ----------------------------------------------------------------------
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         spec = self._models[self._handles.model(handle)].spec
-        self.outbox.put(
+        self.send_queue.put(
             self._codec.opened(
                 handle,
                 session_id,
@@ -294,41 +294,41 @@ class ClientStream:
         )
 
     def lost(self, handle: int) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         self._handles.mark(handle, LEAVING)
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
-        """As `Owner`."""
-        self.outbox.put(self._codec.result(handle, first, length, outputs, gates), length)
+        """As `ReplySink`."""
+        self.send_queue.put(self._codec.result(handle, first, length, outputs, gates), length)
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         rows = int(lengths.sum())
-        self.outbox.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows)
+        self.send_queue.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         if not self._gone:
             self._refuse(error, handles, positions, first, lengths)
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
-        """As `Owner`."""
-        self.outbox.put(self._codec.reset_done(handles, positions))
+        """As `ReplySink`."""
+        self.send_queue.put(self._codec.reset_done(handles, positions))
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
-        self.outbox.put(self._codec.closed(handles, positions, reason))
+        self.send_queue.put(self._codec.closed(handles, positions, reason))
         self._end_when_done()
 
     def failed(self, error: Exception) -> None:
-        """As `Owner`."""
-        self.outbox.fail(error)
+        """As `ReplySink`."""
+        self.send_queue.fail(error)
 
     def _end_when_done(self) -> None:
         if self._ending and self._held == 0:
-            self.outbox.end()
+            self.send_queue.end()
 
     def _refuse(
         self,
@@ -339,4 +339,4 @@ class ClientStream:
         lengths: Numbers = (),
     ) -> None:
         self._models.stats.refused(error)
-        self.outbox.put(self._codec.error(error, handles, positions, first, lengths))
+        self.send_queue.put(self._codec.error(error, handles, positions, first, lengths))

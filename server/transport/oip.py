@@ -15,7 +15,7 @@ from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.outbox import Outbox, Pieces
+from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.errors import Draining, Refused
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
 from gatestream.server.transport.oip_request import Asked
@@ -25,7 +25,7 @@ _FEW_SEQUENCES: Final = 1024
 
 
 class _Requests(ABC):
-    """Requests on their way through the engine, whose `Owner` it is.
+    """Requests on their way through the engine, whose `ReplySink` it is.
 
     Args:
         models: what is served.
@@ -37,7 +37,7 @@ class _Requests(ABC):
     def __init__(self, models: Catalog, limits: Limits, tenant: str, *, streamed: bool):
         self.rows = 0
         self.account = models.accounts.of(tenant)
-        self.outbox = Outbox(self.account)
+        self.send_queue = SendQueue(self.account)
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -77,14 +77,14 @@ class _Requests(ABC):
         request, columns = decoded
         asked = request.asked
         engine = asked.model.engine
-        known, session, ends = self._known
-        if known is not request or ends != engine.sessions.ends or self._models.stopped:
+        known, session, generation = self._known
+        if known is not request or generation != engine.sessions.generation or self._models.stopped:
             try:
                 session = self._look_up(asked)
             except Refused as error:
                 self._refuse(asked.id, error)
                 return
-            self._known = request, session, engine.sessions.ends
+            self._known = request, session, engine.sessions.generation
         self._last = number = self._last + 1
         self._waiting[number] = request
         if request.weight:
@@ -111,7 +111,7 @@ class _Requests(ABC):
     # ---- From the engine ----------------------------------------------------------------------
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
-        """As `Owner`: a request is answered when all of its steps are."""
+        """As `ReplySink`: a request is answered when all of its steps are."""
         request = self._waiting[handle]
         steps = request.asked.steps
         columns = [*outputs, *gates]
@@ -129,12 +129,12 @@ class _Requests(ABC):
         del self._waiting[handle]
         if request.weight:
             self.account.hold(-request.weight)
-        self.outbox.put(answer, steps, handle)
+        self.send_queue.put(answer, steps, handle)
         if self._ending:
             self._end_when_done()
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
-        """As `Owner`."""
+        """As `ReplySink`."""
         for handle in handles.tolist():
             # What was computed of it was counted until now, with the answer that will not be.
             self.rows -= self._forget_parts(handle)
@@ -151,18 +151,18 @@ class _Requests(ABC):
         return sum(steps for steps, _ in parts)
 
     def results(self, *_: Any) -> None:
-        """As `Owner`: never called, since every request has one entry."""
+        """As `ReplySink`: never called, since every request has one entry."""
         raise AssertionError("a request has one entry. This is a bug.")
 
     def opened(self, *_: Any) -> None:
-        """As `Owner`: sequences are nobody's."""
+        """As `ReplySink`: sequences are nobody's."""
         raise AssertionError("a sequence has no owner. This is a bug.")
 
     lost = reset_done = closed = opened
 
     def failed(self, error: Exception) -> None:
-        """As `Owner`."""
-        self.outbox.fail(error)
+        """As `ReplySink`."""
+        self.send_queue.fail(error)
 
 
 class InferenceStream(_Requests):
@@ -190,7 +190,7 @@ class InferenceStream(_Requests):
 
     def disconnect(self) -> None:
         """The peer has gone. Its sequences stay: another call may go on with them."""
-        self.outbox.discard()
+        self.send_queue.discard()
 
     @property
     def idle(self) -> bool:
@@ -204,11 +204,11 @@ class InferenceStream(_Requests):
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
         self._models.stats.refused(error)
-        self.outbox.put(self._codec.error(name, str(error)), 0, number)
+        self.send_queue.put(self._codec.error(name, str(error)), 0, number)
 
     def _end_when_done(self) -> None:
         if not self._waiting and (self._half_closed or not self._live_sequences()):
-            self.outbox.end()
+            self.send_queue.end()
 
     def _look_up(self, asked: Asked) -> int:
         session = super()._look_up(asked)
@@ -248,20 +248,20 @@ class InferenceCall(_Requests):
             Failed: the server failed at it.
         """
         self.receive(message)
-        item = await self.outbox.take()
+        item = await self.send_queue.take()
         if item is not None:
             return bytes(item[0])
-        error = self._refusal or self.outbox.failure
+        error = self._refusal or self.send_queue.failure
         assert error is not None, "a call without an answer has failed"
         raise error
 
     def end(self) -> None:
         """The caller has its answer, or has gone."""
-        self.outbox.discard()
+        self.send_queue.discard()
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
         self._refusal = error
-        self.outbox.end()
+        self.send_queue.end()
 
     def _end_when_done(self) -> None:
         """It ends with its one request."""

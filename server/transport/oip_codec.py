@@ -10,7 +10,7 @@ from gatestream.protos.layout import Column
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.catalog import Catalog, Model, ModelState
-from gatestream.server.core.outbox import Pieces
+from gatestream.server.core.send_queue import Pieces
 from gatestream.server.errors import Refused
 from gatestream.server.transport.oip_request import DATATYPES, Asked, Message, read, request_id
 from gatestream.server.transport.wire import head

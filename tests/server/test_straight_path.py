@@ -114,7 +114,7 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
 
     async def read(stream: ClientStream | InferenceStream, tell: Callable[[bytes], None]) -> None:
         while True:
-            item = await stream.outbox.take()
+            item = await stream.send_queue.take()
             assert item is not None
             stream.rows -= item[1]
             tell(bytes(item[0]))

@@ -18,8 +18,8 @@ from gatestream.server.core.accounts import Account, Accounts
 from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
-from gatestream.server.core.outbox import Outbox
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.durability.store import Store
 from gatestream.server.errors import Refused
 
@@ -33,7 +33,7 @@ class Recorder:
     heard: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.outbox = Outbox(self.account)
+        self.send_queue = SendQueue(self.account)
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         self.heard.append(("opened", handle, position, created))
@@ -84,13 +84,13 @@ class Bench:
     now: float = 0.0
 
     def open(self, owner: Recorder, handle: int, session_id: str = "", *, create: bool = True) -> int:
-        return self.lifecycle.open(owner, "", session_id, handle, create=create, resume=True, wants=OUTPUTS)
+        return self.lifecycle.open(owner, "", session_id, handle, create=create, resume=True, reply_mask=OUTPUTS)
 
     def steps(self, owner: Recorder, handles: list[int], slots: list[int], values: list[list[float]]) -> None:
         lengths = np.array([len(chunk) for chunk in values])
         x = np.repeat(np.concatenate(values).astype(np.float32)[:, None], 2, axis=1)
         offsets = np.cumsum(lengths) - lengths
-        entries = Entries.of(np.array(handles), np.array(slots), lengths, offsets, self.engine.wants[slots])
+        entries = Entries.of(np.array(handles), np.array(slots), lengths, offsets, self.engine.reply_mask[slots])
         self.engine.submit(owner, entries, None, [x])
 
 

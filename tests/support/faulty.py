@@ -19,16 +19,16 @@ UNSPEAKABLE: Final = "unspeakable"
 
 def _main(command: list[str]) -> None:
     from gatestream.server.core.lifecycle import Lifecycle
-    from gatestream.server.core.outbox import Outbox
+    from gatestream.server.core.send_queue import SendQueue
     from gatestream.server.core.sessions import SessionTable
 
-    put, get, close = Outbox.put, SessionTable.get, Lifecycle.close_by_id
+    put, get, close = SendQueue.put, SessionTable.get, Lifecycle.close_by_id
     mark = struct.pack("<f", UNANSWERABLE)
 
-    def put_or_fail(outbox: Outbox, message: bytes, *more: Any, **named: Any) -> None:
+    def put_or_fail(send_queue: SendQueue, message: bytes, *more: Any, **named: Any) -> None:
         if mark in message:
             raise MemoryError("no room for an answer")
-        put(outbox, message, *more, **named)
+        put(send_queue, message, *more, **named)
 
     def get_or_fail(table: SessionTable, tenant: str, session_id: str) -> int | None:
         if session_id.endswith(UNSPEAKABLE):
@@ -41,7 +41,7 @@ def _main(command: list[str]) -> None:
         return position
 
     Lifecycle.close_by_id = close_and_miscount  # type: ignore[assignment, method-assign]
-    Outbox.put = put_or_fail  # type: ignore[assignment, method-assign]
+    SendQueue.put = put_or_fail  # type: ignore[assignment, method-assign]
     SessionTable.get = get_or_fail  # type: ignore[assignment, method-assign]
 
     from gatestream.cli.main import main

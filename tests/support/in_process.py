@@ -50,7 +50,7 @@ class Client:
 
     async def hear(self) -> pb.ServerMessage:
         """The next message."""
-        item = await self.stream.outbox.take()
+        item = await self.stream.send_queue.take()
         assert item is not None, "the stream has ended"
         self.stream.rows -= item[1]
         return pb.ServerMessage.FromString(bytes(item[0]))

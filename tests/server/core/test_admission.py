@@ -147,14 +147,14 @@ async def test_who_has_just_been_answered_may_send_as_much_as_before() -> None:
     for _ in range(3):
         admission.take(mine, 4, OUTPUTS)
         admission.computed(mine, 4, OUTPUTS)
-        mine.outbox.put(b"x" * 4 * ANSWER, 4)
-        item = await mine.outbox.take()
+        mine.send_queue.put(b"x" * 4 * ANSWER, 4)
+        item = await mine.send_queue.take()
         assert item is not None
         mine.rows -= item[1]
         # It is being sent: to others it counts still.
         with pytest.raises(Exhausted):
             admission.take(other, 4, OUTPUTS)
-    mine.outbox.discard()
+    mine.send_queue.discard()
     assert (mine.account.bytes, all_.bytes) == (0, 0)
 
 
@@ -179,32 +179,32 @@ async def test_whatever_happens_all_is_given_back(life: list[Step]) -> None:
     streams = [caller(all_.of("ab"[k % 2])) for k in range(4)]
     pending: list[list[tuple[int, int]]] = [[] for _ in streams]
     waiting = [0] * len(streams)
-    for action, k, rows, wants in life:
+    for action, k, rows, reply_mask in life:
         stream = streams[k]
         if action == "take":
             try:
-                admission.take(stream, rows, wants)
+                admission.take(stream, rows, reply_mask)
             except Exhausted:
                 continue
-            pending[k].append((rows, wants))
+            pending[k].append((rows, reply_mask))
         elif action in ("computed", "withdrawn") and pending[k]:
-            rows, wants = pending[k].pop()
-            getattr(admission, action)(stream, rows, wants)
+            rows, reply_mask = pending[k].pop()
+            getattr(admission, action)(stream, rows, reply_mask)
         elif action == "put":
-            stream.outbox.put(b"x" * 100 * rows)
+            stream.send_queue.put(b"x" * 100 * rows)
             waiting[k] += 1
         elif action == "take out" and waiting[k]:
-            await stream.outbox.take()
+            await stream.send_queue.take()
             waiting[k] -= 1
         elif action == "discard":
-            stream.outbox.discard()
+            stream.send_queue.discard()
             waiting[k] = 0
         assert all_.bytes == sum(all_.of(tenant).bytes for tenant in "ab")
         assert admission.rows == sum(rows for of_one in pending for rows, _ in of_one)
         assert admission.rows == sum(all_.of(tenant).rows for tenant in "ab")
     for k, stream in enumerate(streams):
-        for rows, wants in pending[k]:
-            admission.withdrawn(stream, rows, wants)
-        stream.outbox.discard()
+        for rows, reply_mask in pending[k]:
+            admission.withdrawn(stream, rows, reply_mask)
+        stream.send_queue.discard()
     assert (admission.rows, all_.bytes) == (0, 0)
     assert [(all_.of(tenant).rows, all_.of(tenant).bytes) for tenant in "ab"] == [(0, 0), (0, 0)]

@@ -17,7 +17,7 @@ from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig, TickLimits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, build
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.errors import Exhausted, InvalidRequest, Refused
 from gatestream.server.transport.native import ClientStream
 from gatestream.server.transport.oip import InferenceCall, InferenceStream
@@ -96,7 +96,7 @@ async def live(models: Catalog, life: list[tuple[int, Operation]]) -> None:
             case "read":
                 with suppress(TimeoutError):
                     async with asyncio.timeout(0):
-                        if (item := await stream.outbox.take()) is not None:
+                        if (item := await stream.send_queue.take()) is not None:
                             stream.rows -= item[1]
             case "half-close":
                 stream.half_close()

@@ -63,7 +63,7 @@ async def test_what_contradicts_the_position_is_refused_alone(accumulator_path: 
         slots = np.array([b.open(owner, 0), b.open(owner, 1)])
         owner.take()
         x = np.array([[1, 1], [2, 2]], np.float32)
-        entries = Entries.of(np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]), b.engine.wants[slots])
+        entries = Entries.of(np.array([0, 1]), slots, np.array([1, 1]), np.array([0, 1]), b.engine.reply_mask[slots])
         b.engine.submit(owner, entries, np.array([3, 0]), [x])
         await b.engine.quiet()
         assert owner.take() == [("POSITION_MISMATCH", [0], [0], [3], [1]), ("results", [1], [0], [1], [2])]

@@ -9,7 +9,7 @@ from gatestream.server.config import Limits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.batches import OUTPUTS, Gathered, OneEntry
 from gatestream.server.core.intake import Intake, faults
-from gatestream.server.core.owner import refuse_one
+from gatestream.server.core.reply_sink import refuse_one
 from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import Reason, Refused
 from tests.support.engine import Recorder
@@ -32,7 +32,7 @@ def intake(sessions: int) -> Intake:
     admission = Admission(LAYOUT, Limits())
 
     def refuse(one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
-        admission.withdrawn(one.owner, one.length, one.wants)
+        admission.withdrawn(one.owner, one.length, one.reply_mask)
         refuse_one(one.owner, error, one.handle, accepted, meant, one.length)
 
     return Intake(LAYOUT.inputs, table, admission, np.full(sessions, OUTPUTS, np.uint8), lambda: 0.0, refuse)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gatestream.server.core.batches import GATES, OUTPUTS
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.durability.store import SessionState
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
@@ -26,7 +26,7 @@ async def b(accumulator_path: Path) -> AsyncIterator[Bench]:
 
 async def asked(b: Bench, owner: Recorder, mode: str, session_id: str = "s", tenant: str = "") -> int:
     create, resume = MODES[mode]
-    slot = b.lifecycle.open(owner, tenant, session_id, 7, create=create, resume=resume, wants=OUTPUTS)
+    slot = b.lifecycle.open(owner, tenant, session_id, 7, create=create, resume=resume, reply_mask=OUTPUTS)
     await b.engine.quiet()
     return slot
 
@@ -91,7 +91,7 @@ async def test_what_was_accepted_before_is_taken_before_a_session_goes_to_anothe
     first, second = Recorder(), Recorder()
     slot = b.open(first, 0, "s")
     b.steps(first, [0], [slot], [[1.0] * 6])
-    b.lifecycle.open(second, "", "s", 3, create=False, resume=True, wants=OUTPUTS)
+    b.lifecycle.open(second, "", "s", 3, create=False, resume=True, reply_mask=OUTPUTS)
     b.steps(second, [3], [slot], [[1.0]])
     await b.engine.quiet()
     assert first.take()[1:] == [
@@ -206,5 +206,5 @@ async def test_a_model_that_is_closed_says_why(b: Bench, ask: str) -> None:
 
 async def test_gates_of_a_model_without_them_are_refused(b: Bench) -> None:
     with pytest.raises(Refused, match="gates were asked for"):
-        b.lifecycle.open(Recorder(), "", "", 0, create=True, resume=True, wants=GATES)
+        b.lifecycle.open(Recorder(), "", "", 0, create=True, resume=True, reply_mask=GATES)
     assert len(b.engine.sessions) == 0

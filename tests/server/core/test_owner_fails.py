@@ -11,7 +11,7 @@ import pytest
 
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.batches import OUTPUTS
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.errors import Refused
 from tests.support.artifacts import POISON
 from tests.support.engine import Bench, Recorder, bench, expect_long_runs

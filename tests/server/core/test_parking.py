@@ -87,8 +87,10 @@ async def stalled(store: SlowStore, waiting: int = 1) -> None:
 
 async def test_a_parked_session_gives_its_slot_away_and_goes_on_where_it_was(b: Bench, store: SlowStore) -> None:
     session = await left(b, "s", 1, 2)
+    generation = b.engine.sessions.generation
     assert await b.lifecycle.parking.park("", "s")
     assert phase(b, "s") is Phase.PARKED
+    assert b.engine.sessions.generation != generation, "whoever knew it looks it up again"
     kept = store.states["", "s"]
     assert (kept.position, np.frombuffer(kept.rows[0], "<f4").tolist()) == (2, [3, 3])
     # Two others have all slots there are, and overwrite its row.

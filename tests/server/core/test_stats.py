@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gatestream.server.backend.run_time import RunTime
 from gatestream.server.core.batches import OUTPUTS
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.telemetry import ModelStats
 from tests.support.artifacts import POISON
 from tests.support.engine import Bench, Recorder, bench, expect_long_runs

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input, ModelLayout
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.errors import Exhausted, InvalidRequest, Malformed, Reason
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.messages import Chunk, Close, Invalid, Open, Reset, Steps

@@ -11,7 +11,7 @@ import pytest
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Account, Accounts
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.core.outbox import Outbox
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.errors import Malformed
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
 from gatestream.server.transport.connection import Streams
@@ -27,7 +27,7 @@ class Echo:
     def __init__(self, account: Account):
         self.rows = 0
         self.account = account
-        self.outbox = Outbox(account)
+        self.send_queue = SendQueue(account)
         self.idle = True
         self.told: list[str] = []
 
@@ -38,15 +38,15 @@ class Echo:
             raise RuntimeError("it is broken")
         self.idle = message != b"hold"
         self.rows += 1
-        self.outbox.put(message, 1)
+        self.send_queue.put(message, 1)
 
     def half_close(self) -> None:
         self.told.append("half-close")
-        self.outbox.end()
+        self.send_queue.end()
 
     def disconnect(self) -> None:
         self.told.append("disconnect")
-        self.outbox.discard()
+        self.send_queue.discard()
 
     def going_away(self, seconds: float) -> None:
         self.told.append(f"going away in {seconds:g} s")
@@ -178,7 +178,7 @@ async def test_a_call_that_is_given_up_is_told_of(streams: Streams, accounts: Ac
 
 
 async def test_who_reads_nothing_is_not_read_from(streams: Streams, accounts: Accounts) -> None:
-    """Of a stream that nobody takes from, as much is taken as its outbox holds."""
+    """Of a stream that nobody takes from, as much is taken as its send queue holds."""
     conversation = Echo(accounts.of("acme"))
     came = 0
 

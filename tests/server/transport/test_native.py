@@ -141,7 +141,7 @@ async def test_a_half_close_answers_closes_and_ends(client: Client) -> None:
     said = [await client.hear() for _ in range(3)]
     assert sorted(handle for each in said for handle in each.closed.handle) == [0, 1]
     assert [step_of(each) for each in said if each.HasField("results")] == [([0], [0], [1])]
-    assert await client.stream.outbox.take() is None
+    assert await client.stream.send_queue.take() is None
 
 
 async def test_who_goes_leaves_nothing(catalog: Catalog, client: Client) -> None:
@@ -172,4 +172,4 @@ async def test_a_server_that_stops_says_so(client: Client) -> None:
     # It ends with its last session.
     client.say(close=pb.Close(handle=[0, 1]))
     assert list((await client.hear()).closed.handle) == [0, 1]
-    assert await client.stream.outbox.take() is None
+    assert await client.stream.send_queue.take() is None

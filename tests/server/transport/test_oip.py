@@ -34,7 +34,7 @@ class Client:
         self.stream.receive(request(values, sequence, **fields).SerializeToString())
 
     async def hear(self) -> oip.ModelStreamInferResponse:
-        item = await self.stream.outbox.take()
+        item = await self.stream.send_queue.take()
         assert item is not None, "the stream has ended"
         self.stream.rows -= item[1]
         return oip.ModelStreamInferResponse.FromString(bytes(item[0]))
@@ -130,7 +130,7 @@ async def test_a_half_close_ends_it_when_all_is_answered(catalog: Catalog) -> No
     client.say([[1, 0]], 5, start=True)
     client.stream.half_close()
     assert await client.sums() == [[1, 0]]
-    assert await client.stream.outbox.take() is None
+    assert await client.stream.send_queue.take() is None
     assert client.stream.idle
 
 

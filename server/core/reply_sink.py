@@ -1,4 +1,4 @@
-"""Who holds sessions and is told what becomes of them: a stream, from the engine's side."""
+"""What the engine tells of sessions, and to whom: a stream, from the engine's side."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -8,7 +8,7 @@ import numpy as np
 
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.accounts import Account
-from gatestream.server.core.outbox import Outbox
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.errors import Refused
 
 
@@ -28,16 +28,16 @@ class Holder(Protocol):
     Attributes:
         rows: its rows that were accepted and are not yet on their way back to it.
         account: of its tenant.
-        outbox: what waits to be sent to it.
+        send_queue: what waits to be sent to it.
     """
 
     rows: int
     account: Account
-    outbox: Outbox
+    send_queue: SendQueue
 
 
-class Owner(Holder, Protocol):
-    """All calls come on the event loop and return at once."""
+class ReplySink(Holder, Protocol):
+    """The owner of sessions, who is told what becomes of them. All calls come on the event loop and return at once."""
 
     def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
         """A session is this owner's."""
@@ -80,7 +80,7 @@ class Owner(Holder, Protocol):
         """Something of this owner's could not be answered: it hears no more, and its sessions end."""
 
 
-def tell(owner: Owner, say: Callable[..., None], *what: Any) -> None:
+def tell(owner: ReplySink, say: Callable[..., None], *what: Any) -> None:
     """Call a method of an owner. Whatever it raises is that owner's end, and nobody else's affair."""
     try:
         say(*what)
@@ -88,7 +88,7 @@ def tell(owner: Owner, say: Callable[..., None], *what: Any) -> None:
         owner.failed(error)
 
 
-def refuse_one(owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+def refuse_one(owner: ReplySink, error: Refused, handle: int, position: int, first: int, length: int) -> None:
     """Tell an owner that one entry's steps are not taken."""
     columns = (np.array([number]) for number in (handle, position, first, length))
     tell(owner, owner.refused, error, *columns)
@@ -98,10 +98,10 @@ class Refusals:
     """Accepted steps that are not taken, put together for each owner and each reason."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[Owner, Refused], list[tuple[int, int, int, int]]] = {}
+        self._steps: dict[tuple[ReplySink, Refused], list[tuple[int, int, int, int]]] = {}
 
-    def add(self, owner: Owner, error: Refused, handle: int, position: int, first: int, length: int) -> None:
-        """One entry's steps, as `Owner.refused` has them."""
+    def add(self, owner: ReplySink, error: Refused, handle: int, position: int, first: int, length: int) -> None:
+        """One entry's steps, as `ReplySink.refused` has them."""
         self._steps.setdefault((owner, error), []).append((handle, position, first, length))
 
     def send(self) -> None:

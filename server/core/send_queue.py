@@ -40,11 +40,11 @@ class Pieces:
         return b"".join(self._pieces)
 
 
-class Outbox:
+class SendQueue:
     """Messages as they go over the wire, in order, from the engine to the transport.
 
     One task takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
-    is accepted from a stream while its outbox is full.
+    is accepted from a stream while its send queue is full.
 
     Args:
         account: of the tenant, which every message is counted for until the next one is taken, for then it was sent.

@@ -1,5 +1,5 @@
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.core.owner import CloseReason
+from gatestream.server.core.reply_sink import CloseReason
 
 
 def test_sessions_close_for_the_wires_reasons() -> None:
