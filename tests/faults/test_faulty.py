@@ -91,6 +91,11 @@ def test_what_does_not_add_up_is_said_once(accumulator_path: Path) -> None:
         server.close()
 
 
+def listed(stream: Stream) -> list[str]:
+    answer = stream.calls.ListSessions(pb.ListSessionsRequest(), timeout=PATIENCE)
+    return [session.session_id for session in answer.sessions]
+
+
 @pytest.mark.usefixtures("other")
 def test_an_answer_that_cannot_be_made_ends_its_stream(faulty: ServerProcess) -> None:
     with Stream(faulty.address) as third:
@@ -105,7 +110,8 @@ def test_an_answer_that_cannot_be_made_ends_its_stream(faulty: ServerProcess) ->
                 third.flush()
             assert mine.status() == (grpc.StatusCode.INTERNAL, SAID)
         assert third.expect("results").output[0] == np.array([3, 4], "<f4").tobytes()
-        # Its sessions have ended with it.
+        # Its sessions end with it, a moment after its client hears so.
+        until(lambda: "mine" not in listed(third), "its session had ended")
         assert third.opened(1, session_id="mine").created
 
 
