@@ -85,7 +85,7 @@ def test_what_does_not_add_up_is_said_once(accumulator_path: Path) -> None:
         (said,) = failures(server, "what must add up does not")
         assert (said["level"], said["differences"]) == (
             "error",
-            ["model 'accumulator': 1 rows are pending, none are in line", "tenants have 0 rows pending, models 1"],
+            ["model 'accumulator': 1 rows are pending, none are queued", "tenants have 0 rows pending, models 1"],
         )
     finally:
         server.close()
