@@ -63,7 +63,7 @@ class Lifecycle:
         self._engine = engine
         self._table = engine.sessions
         self._accounts = accounts
-        self.parking = Parking(engine, accounts, store, self._end)
+        self.parking = Parking(engine, accounts, store)
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
         self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
@@ -126,7 +126,7 @@ class Lifecycle:
             tell(owner, owner.opened, handle, table.session_id(session), 0, True)
         else:
             before, before_handle = table.owner[session], int(table.handle[session])
-            self.parking.bring_back(session)
+            self.parking.bring_back(session, self._end)
             self._take_over(session, owner, handle)
             table.attach(session, owner, handle)
             if before is not None:
@@ -234,7 +234,7 @@ class Lifecycle:
             table.detach(session)
             self._engine.reply_mask[session] = OUTPUTS
         else:
-            self.parking.bring_back(session)
+            self.parking.bring_back(session, self._end)
             if start:
                 self._engine.control(np.array([session]), self._restart, self._not_restarted, holder=holder)
         table.sequence[session] = table.owner[session] is None
@@ -350,7 +350,7 @@ class Lifecycle:
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         session = self._find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self.parking.bring_back(session)
+        self.parking.bring_back(session, self._end)
         if self._engine.at_rest(session):
             # A control in an empty queue would be done next, some turns of the loop later.
             answer.set_result(do(session))

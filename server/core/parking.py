@@ -30,17 +30,13 @@ class Parking:
         engine: of the model.
         accounts: of the tenants.
         store: of the states; None: no session can be parked.
-        end: ends sessions; is told why.
     """
 
-    def __init__(
-        self, engine: Engine, accounts: Accounts, store: Store | None, end: Callable[[Ints, CloseReason], None]
-    ):
+    def __init__(self, engine: Engine, accounts: Accounts, store: Store | None):
         self._engine = engine
         self._table = engine.sessions
         self._accounts = accounts
         self._store = store
-        self._end = end
         # Sessions that the store knows: those that are parked, and those that once were.
         self._stored: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,8 +91,12 @@ class Parking:
         self._engine.wait_for(session, put, fail, Caller(self._accounts.of(tenant)))
         return await answer
 
-    def bring_back(self, session: int) -> None:
+    def bring_back(self, session: int, end: Callable[[Ints, CloseReason], None]) -> None:
         """Have a session that is parked get its state back before anything else that is asked of it.
+
+        Args:
+            session: any.
+            end: ends it, where its state cannot be had.
 
         Raises:
             Exhausted: every slot is taken.
@@ -113,7 +113,7 @@ class Parking:
             try:
                 state = await store.get(tenant, session_id)
             except Exception as error:
-                return partial(self._lose, session, error)
+                return partial(self._lose, session, error, end)
             return partial(self._put_back, session, state)
 
         self._engine.wait_for(session, get, _ended, Caller(self._accounts.of(tenant)), must=True)
@@ -123,9 +123,9 @@ class Parking:
         self._engine.rows.write(int(self._table.slot[session]), rows)
         self._table.restored(session)
 
-    def _lose(self, session: int, error: Exception) -> None:
+    def _lose(self, session: int, error: Exception, end: Callable[[Ints, CloseReason], None]) -> None:
         _log.error("a session could not be restored", model=self._engine.layout.name, reason=str(error))
-        self._end(np.array([session]), CloseReason.ADMINISTERED)
+        end(np.array([session]), CloseReason.ADMINISTERED)
 
     def forget(self, sessions: Ints) -> None:
         """Have the store forget those of the sessions that it knows: they end."""
