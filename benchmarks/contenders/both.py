@@ -4,12 +4,11 @@ No server on grpc.aio that keeps a message's steps together does less.
 """
 
 import argparse
-import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
-from benchmarks.contenders.echo import serve
+from benchmarks.contenders.echo import run
 from benchmarks.contenders.run import BareRun
 
 
@@ -18,6 +17,7 @@ def main() -> None:
     parser.add_argument("artifact")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--tuned", action="store_true", help="as gatestream tunes itself")
     options = parser.parse_args()
     model = BareRun(options.artifact, options.batch, options.steps, threads=1)
 
@@ -27,7 +27,7 @@ def main() -> None:
             model.run(next(numbers))
             yield message
 
-    asyncio.run(serve(echo_and_run))
+    run(echo_and_run, tuned=options.tuned)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import grpc
-
 from benchmarks.contenders.announce import announce
+from gatestream.server.config import ServerConfig
+from gatestream.server.process.tuning import tune
+from gatestream.server.transport.grpc_server.options import channel_options
 
 
 async def echo(messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
@@ -15,10 +17,32 @@ async def echo(messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[b
         yield message
 
 
-async def serve(handler: Any, port: int = 0) -> None:
-    """Answer streams of bytes, on a port that is shared with others that name it; 0: on one of its own."""
-    sizes = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", int(port > 0))])
+def run(handler: Any, port: int = 0, *, tuned: bool = False) -> None:
+    """Answer streams of bytes until killed.
+
+    Args:
+        handler: of a stream.
+        port: that is shared with others that name it; 0: one of its own.
+        tuned: on the event loop that gatestream has, with all that it does to the process and to gRPC.
+    """
+    if tuned:
+        config = ServerConfig(artifacts=(Path("none"),), provider="cpu")
+        tune(config).run(_serve(handler, port, channel_options(config)))
+    else:
+        asyncio.run(_serve(handler, port, ()))
+
+
+async def _serve(handler: Any, port: int, options: Sequence[tuple[str, int]]) -> None:
+    # gRPC reads its settings when it is imported.
+    import grpc
+
+    own = {
+        **dict(options),
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": int(port > 0),
+    }
+    server = grpc.aio.server(options=list(own.items()))
     # Without serialisers the messages stay bytes.
     handlers: dict[str, Any] = {"Echo": grpc.stream_stream_rpc_method_handler(handler)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("benchmark.Limit", handlers)])
@@ -31,7 +55,9 @@ async def serve(handler: Any, port: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="shared with others that name it")
-    asyncio.run(serve(echo, parser.parse_args().port))
+    parser.add_argument("--tuned", action="store_true", help="as gatestream tunes itself")
+    options = parser.parse_args()
+    run(echo, options.port, tuned=options.tuned)
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ class Bench:
         server = Gatestream(artifact(model, form), settings, command, {"GATESTREAM_CALLS": str(file)})
         return self._stack.enter_context(server)
 
-    def echo(self, port: int = 0) -> Announced:
-        """limit-echo, on a port that others share; 0: on one of its own."""
-        return self._stack.enter_context(Announced("echo", [f"--port={port}"]))
+    def echo(self, port: int = 0, *, tuned: bool = False) -> Announced:
+        """limit-echo, on a port that others share; 0: on one of its own. Tuned: on gatestream's event loop and gRPC."""
+        return self._stack.enter_context(Announced("echo", [f"--port={port}", *_tuned(tuned)]))
 
     def echoes(self, count: int) -> list[Announced]:
         """So many limit-echoes on one port, among which the kernel deals out connections."""
@@ -118,6 +118,10 @@ class Bench:
         shape = [f"--batch={batch}", f"--steps={steps}"]
         server = self._stack.enter_context(Announced("both", [artifact(model, form), *shape]))
         return self.echo_load(server, self.message_bytes(like), sessions=batch, steps=steps)
+
+    def tuned_both(self, model: str, form: Form) -> Announced:
+        """limit-both for single steps, on gatestream's event loop and gRPC."""
+        return self._stack.enter_context(Announced("both", [artifact(model, form), "--batch=1", *_tuned(True)]))
 
     def by_hand_load(self, server: Server, model: str, **options: object) -> Instrument:
         """Load on by-hand."""
@@ -166,6 +170,10 @@ class Bench:
                     windows[name].append(cases[name]())
                     bar.update()
         return windows
+
+
+def _tuned(tuned: bool) -> list[str]:
+    return ["--tuned"] if tuned else []
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from benchmarks.targets import (
     sequences,
     single,
     start,
+    streams,
     weights,
 )
 
@@ -49,6 +50,7 @@ TARGETS: Final = {
     "start": Target(8, start.measure),
     "gates": Target(9, gates.measure),
     "profile": Target(10, profile.measure),
+    "streams": Target(0, streams.measure),
     "client": Target(0, client.measure),
     "models": Target(0, models.measure),
     "weights": Target(0, weights.measure),
