@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from gatestream.client.errors import DeadlineExceededError, ExhaustedError
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control
 from gatestream.client.protocol.stream import Conversation
 
@@ -17,32 +17,36 @@ def pause(refusal: ExhaustedError, refusals: int) -> float:
 
 
 def waits(
-    conversation: Conversation, lane: Lane, work: Chunk | Control, timeout: float, clock: Callable[[], float]
+    conversation: Conversation,
+    session_queue: SessionQueue,
+    work: Chunk | Control,
+    timeout: float,
+    clock: Callable[[], float],
 ) -> Iterator[float]:
     """Ask for the work, and yield until when to wait for its `wake` at most, until it is done.
 
     Args:
         conversation: to ask in.
-        lane: whose work it is.
+        session_queue: whose work it is.
         work: what is asked.
         timeout: seconds after which to give up.
         clock: seconds.
     """
     deadline = clock() + timeout
-    conversation.add(lane, work)
+    conversation.add(session_queue, work)
     while not work.done:
         left = deadline - clock()
         if work.refusal is not None:
             seconds = pause(work.refusal, work.refusals)
             if seconds > left:
-                conversation.withdraw(lane, work, work.refusal)
+                conversation.withdraw(session_queue, work, work.refusal)
                 return
             yield clock() + seconds
-            conversation.again(lane)
+            conversation.again(session_queue)
         elif left > 0:
             yield deadline
         else:
-            conversation.withdraw(lane, work, overdue(timeout))
+            conversation.withdraw(session_queue, work, overdue(timeout))
 
 
 def overdue(seconds: float) -> DeadlineExceededError:

@@ -8,7 +8,7 @@ import numpy as np
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.numbers import Unfit, ids_of, numbers_of
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 from gatestream.client.results import Answer
 
@@ -29,15 +29,15 @@ _NOTHING_CHOSEN: Ints = np.empty(0, np.int64)
 class LaneView:
     """A session, or a group, apart from how its caller waits."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, session_queue: SessionQueue) -> None:
+        self._queue = session_queue
         # What `last` is made from when somebody asks for it, or one step of it.
         self._kept: tuple[list[Array], Ints, Index] | Answer | None = None
 
     @property
     def model(self) -> str:
         """Name of the model."""
-        return self._lane.layout.model
+        return self._queue.layout.model
 
     @property
     def last(self) -> Answer:
@@ -64,7 +64,8 @@ class LaneView:
         """Work from encoded rows of [members, time, ...], whatever of these axes they have."""
         shape = (len(members), length)
         columns = [
-            array.reshape(shape + each.column.shape) for array, each in zip(rows, self._lane.layout.inputs, strict=True)
+            array.reshape(shape + each.column.shape)
+            for array, each in zip(rows, self._queue.layout.inputs, strict=True)
         ]
         return Chunk(members=members, columns=columns, length=length)
 
@@ -72,11 +73,11 @@ class LaneView:
         """Remember the answer, of which each array is indexed by `index`, and return the first output."""
         results = chunk.results()
         self._kept = results, chunk.first, index
-        y: Array = results[0][index] if self._lane.layout.outputs else _NOTHING
+        y: Array = results[0][index] if self._queue.layout.outputs else _NOTHING
         return y
 
     def _answer(self, results: list[Array], first: Ints, index: Index) -> Answer:
-        layout = self._lane.layout
+        layout = self._queue.layout
         columns = [each[index] for each in results]
         outputs = {each.name: array for each, array in zip(layout.outputs, columns, strict=False)}
         gates = {each.gate: array for each, array in zip(layout.gates, columns[len(outputs) :], strict=True)}
@@ -90,40 +91,40 @@ class LaneView:
             error.answer = self._answer(chunk.results(), chunk.first, index)
 
     def _control(self, kind: Kind) -> Control:
-        return Control(kind=kind, members=self._lane.members)
+        return Control(kind=kind, members=self._queue.members)
 
 
 class SessionView(LaneView):
-    """One session: a lane of one member."""
+    """One session: a queue of one member."""
 
     @property
     def id(self) -> str:
         """The session's id, made by the server where none was given."""
-        return self._lane.ids[0]
+        return self._queue.ids[0]
 
     @property
     def position(self) -> int:
         """Steps that the session has consumed, as far as the answers tell."""
-        return int(self._lane.positions[0])
+        return int(self._queue.positions[0])
 
     def _of_step(self, x: Inputs) -> Chunk:
-        return self._chunk(self._lane.layout.encode(x, ()), self._lane.members, 1)
+        return self._chunk(self._queue.layout.encode(x, ()), self._queue.members, 1)
 
     def _of_run(self, xs: Inputs) -> Chunk:
-        rows = self._lane.layout.encode(xs, ("time",))
-        return self._chunk(rows, self._lane.members, len(rows[0]))
+        rows = self._queue.layout.encode(xs, ("time",))
+        return self._chunk(rows, self._queue.members, len(rows[0]))
 
     def _encode_row(self, x: Inputs, row: int) -> list[Array]:
         """One row of a live source."""
         try:
-            return self._lane.layout.encode(x, ())
+            return self._queue.layout.encode(x, ())
         except InputError as error:
             error.args = (f"row {row}: {error}",)
             raise
 
     def _of_rows(self, rows: Sequence[list[Array]]) -> Chunk:
         """Work from encoded rows, one for each step."""
-        return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._lane.members, len(rows))
+        return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._queue.members, len(rows))
 
     def _keep_each(self, answer: Answer, steps: int) -> Iterator[Array]:
         """The first steps of a chunk's answer, one by one."""
@@ -137,30 +138,30 @@ class SessionView(LaneView):
 
 
 class GroupView(LaneView):
-    """Sessions that step together: a lane of many members."""
+    """Sessions that step together: a queue of many members."""
 
     def __len__(self) -> int:
-        return len(self._lane.members)
+        return len(self._queue.members)
 
     @property
     def ids(self) -> list[str]:
         """The members' session ids."""
-        return list(self._lane.ids)
+        return list(self._queue.ids)
 
     @property
     def positions(self) -> Ints:
         """Steps that each member has consumed, as far as the answers tell, [members]."""
-        return self._lane.positions.copy()
+        return self._queue.positions.copy()
 
     def _of_step(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
-        return self._chunk(self._lane.layout.encode(xs, (len(chosen),), chosen), chosen, 1)
+        return self._chunk(self._queue.layout.encode(xs, (len(chosen),), chosen), chosen, 1)
 
     def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None, lengths: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
         steps = None if lengths is None else _whole_numbers(lengths)
         counted = steps is not None and steps.shape == chosen.shape
-        rows = self._lane.layout.encode(xs, (len(chosen), "time"), chosen, steps if counted else None)
+        rows = self._queue.layout.encode(xs, (len(chosen), "time"), chosen, steps if counted else None)
         time = rows[0].shape[1]
         chunk = self._chunk(rows, chosen, time)
         if steps is not None:
@@ -175,7 +176,7 @@ class GroupView(LaneView):
 
     def _chosen(self, members: Sequence[int] | Ints | None) -> Ints:
         if members is None:
-            return self._lane.members
+            return self._queue.members
         chosen = _whole_numbers(members)
         whole = chosen.ndim == 1 and len(chosen) > 0
         if not whole or (np.diff(chosen) <= 0).any() or chosen[0] < 0 or chosen[-1] >= len(self):

@@ -18,7 +18,7 @@ from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_ti
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 
@@ -130,7 +130,7 @@ class Client(Calls):
 
     async def _open(
         self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
-    ) -> tuple[Link, Lane]:
+    ) -> tuple[Link, SessionQueue]:
         spec = self._models.find(model)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
         clock = asyncio.get_running_loop().time

@@ -17,7 +17,7 @@ from gatestream.client.channel import Settings, from_stream, stream_method
 from gatestream.client.columns import Layout
 from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
 from gatestream.client.patience import waits
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind, Work
 from gatestream.client.protocol.stream import Conversation
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -52,17 +52,17 @@ class Link:
         """Whether the stream is gone."""
         return self._conversation.lost
 
-    async def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> Lane:
+    async def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
         """Open sessions that step together.
 
         Raises:
             GatestreamError: none is open then.
         """
-        lane, work = self._conversation.open(layout, opens)
-        await self.ask(lane, work, timeout)
-        return lane
+        session_queue, work = self._conversation.open(layout, opens)
+        await self.ask(session_queue, work, timeout)
+        return session_queue
 
-    async def ask(self, lane: Lane, work: Chunk | Control, timeout: float) -> None:
+    async def ask(self, session_queue: SessionQueue, work: Chunk | Control, timeout: float) -> None:
         """Have the work done.
 
         Raises:
@@ -76,7 +76,7 @@ class Link:
 
         work.wake = wake
         try:
-            for until in waits(self._conversation, lane, work, timeout, self._loop.time):
+            for until in waits(self._conversation, session_queue, work, timeout, self._loop.time):
                 if waiter.done():
                     waiter = self._loop.create_future()
                 self._flush()
@@ -87,7 +87,7 @@ class Link:
                     await waiter
         except BaseException:
             # Cancelled: nobody waits for the answer any more.
-            self._conversation.withdraw(lane, work, DeadlineExceededError("the caller waits no longer"))
+            self._conversation.withdraw(session_queue, work, DeadlineExceededError("the caller waits no longer"))
             self._flush()
             raise
         finally:
@@ -110,19 +110,19 @@ class Link:
                 work.wake()
         self._set_alarm(min((until for until in self._waiting.values() if until > now), default=float("inf")))
 
-    def close_later(self, lane: Lane) -> None:
+    def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
-        self._conversation.add(lane, Control(kind=Kind.CLOSE, members=lane.members))
+        self._conversation.add(session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
         self._flush()
 
     @contextlib.asynccontextmanager
-    async def pause(self, lane: Lane, timeout: float) -> AsyncIterator[None]:
-        """Hold the lane still, once all that was asked of it before is answered."""
-        await self.ask(lane, Control(kind=Kind.PAUSE, members=lane.members), timeout)
+    async def pause(self, session_queue: SessionQueue, timeout: float) -> AsyncIterator[None]:
+        """Hold the queue still, once all that was asked of it before is answered."""
+        await self.ask(session_queue, Control(kind=Kind.PAUSE, members=session_queue.members), timeout)
         try:
             yield
         finally:
-            self._conversation.resume(lane)
+            self._conversation.resume(session_queue)
             self._flush()
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
     ALL_RUN,
@@ -32,8 +32,8 @@ from gatestream.client.unary import State
 class _Open(LaneView):
     """What a session and a group can both do."""
 
-    def __init__(self, calls: Calls, link: Link, lane: Lane) -> None:
-        super().__init__(lane)
+    def __init__(self, calls: Calls, link: Link, session_queue: SessionQueue) -> None:
+        super().__init__(session_queue)
         self._calls = calls
         self._link = link
 
@@ -47,21 +47,21 @@ class _Open(LaneView):
             await self.close()
         else:
             # What went wrong is the news, and the server may be what went wrong: do not wait for it.
-            self._link.close_later(self._lane)
+            self._link.close_later(self._queue)
 
     async def reset(self, *, timeout: float | None = None) -> None:
         """Back to the initial state, after what was asked before. The position goes on counting."""
-        await self._link.ask(self._lane, self._control(Kind.RESET), self._calls.seconds(timeout))
+        await self._link.ask(self._queue, self._control(Kind.RESET), self._calls.seconds(timeout))
 
     async def close(self, *, timeout: float | None = None) -> None:
         """End it at the server, after what was asked before. What is closed already stays so without an error."""
-        await self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
+        await self._link.ask(self._queue, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
     async def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
         """Have the steps taken; the first output of all of them."""
         seconds = self._calls.seconds(timeout, chunk.length)
         try:
-            await self._link.ask(self._lane, chunk, seconds)
+            await self._link.ask(self._queue, chunk, seconds)
         except GatestreamError as error:
             self._salvage(chunk, index, error)
             raise
@@ -119,8 +119,8 @@ class Session(_Open, SessionView):
 
     async def set_state(self, state: State, *, timeout: float | None = None) -> None:
         """Put the session into a state and at its position, after all steps asked for before."""
-        async with self._link.pause(self._lane, self._calls.seconds(timeout)):
-            self._lane.positions[0] = await self._calls.set_state(self.id, state, self.model, timeout=timeout)
+        async with self._link.pause(self._queue, self._calls.seconds(timeout)):
+            self._queue.positions[0] = await self._calls.set_state(self.id, state, self.model, timeout=timeout)
 
     async def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds; the new one's id."""

@@ -3,7 +3,7 @@
 - Steps go out at once when no message of their model waits for its first answer. While one does, further
   steps of all sessions gather and leave together when that first answer comes: latency when idle, throughput
   when busy, no timer. The *first* answer: a long chunk is answered in parts, and must not stall the others.
-- A lane has at most one message on its way, so a message names each handle once, and a refused step has
+- A queue has at most one message on its way, so a message names each handle once, and a refused step has
   nothing behind it at the server.
 - A message stays within the server's limits: steps of an entry, bytes, rows not yet answered. What does not
   fit waits, in order.
@@ -18,8 +18,8 @@ import numpy as np
 from gatestream.client.columns import Array, Layout
 from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError, SessionClosedError
 from gatestream.client.protocol.codec import Whole, frame, head, message
-from gatestream.client.protocol.in_flight import Flight
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.in_flight import InFlight
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -55,13 +55,13 @@ class Parcel:
         cargo: whose steps it carries, in order.
     """
 
-    def __init__(self, whole: Whole | None, cargo: list[tuple[Lane, Flight]]) -> None:
+    def __init__(self, whole: Whole | None, cargo: list[tuple[SessionQueue, InFlight]]) -> None:
         self.whole = whole
         self.cargo = cargo
 
 
 class Batcher:
-    """Takes work by lane, and answers by lane and member; gives the messages to send."""
+    """Takes work by queue, and answers by queue and member; gives the messages to send."""
 
     def __init__(self, bounds: Bounds, *, retry: bool) -> None:
         """Start empty.
@@ -72,38 +72,38 @@ class Batcher:
         """
         self._bounds = bounds
         self._retry = retry
-        # Steps on their way, of all lanes, and the bytes of their answers.
+        # Steps on their way, of all queues, and the bytes of their answers.
         self._rows = 0
         self._reply_bytes = 0
-        # Lanes with something to send, in order; dicts for their order.
-        self._controls: dict[Lane, None] = {}
-        self._steps: dict[str, dict[Lane, None]] = {}
+        # Queues with something to send, in order; dicts for their order.
+        self._controls: dict[SessionQueue, None] = {}
+        self._steps: dict[str, dict[SessionQueue, None]] = {}
         # Messages that nothing was heard of yet, oldest first; of a model there is at most one.
         self._unheard: dict[str, Parcel] = {}
 
-    def add(self, lane: Lane, work: Chunk | Control) -> None:
-        """Put work behind what the lane was asked for before."""
-        lane.queue.append(work)
-        if lane.flight is None:
-            self._mark(lane)
+    def add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
+        """Put work behind what the queue was asked for before."""
+        session_queue.waiting.append(work)
+        if session_queue.in_flight is None:
+            self._mark(session_queue)
 
-    def again(self, lane: Lane) -> None:
+    def again(self, session_queue: SessionQueue) -> None:
         """Send what was refused for lack of room once more."""
-        if lane.flight is not None and lane.flight.again.any():
-            lane.flight.due = True
-            for work in lane.flight.works:
+        if session_queue.in_flight is not None and session_queue.in_flight.again.any():
+            session_queue.in_flight.due = True
+            for work in session_queue.in_flight.works:
                 work.refusal = None
-            self._mark(lane)
+            self._mark(session_queue)
 
-    def withdraw(self, lane: Lane, work: Chunk | Control, error: GatestreamError) -> None:
+    def withdraw(self, session_queue: SessionQueue, work: Chunk | Control, error: GatestreamError) -> None:
         """The caller waits no longer: give it `error`."""
-        lane.withdraw(work, error)
-        self._mark(lane)
+        session_queue.withdraw(work, error)
+        self._mark(session_queue)
 
-    def resume(self, lane: Lane) -> None:
-        """End the pause that the lane is in."""
-        lane.flight = None
-        self._mark(lane)
+    def resume(self, session_queue: SessionQueue) -> None:
+        """End the pause that the queue is in."""
+        session_queue.in_flight = None
+        self._mark(session_queue)
 
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
@@ -125,157 +125,159 @@ class Batcher:
 
     def _deliver(self, parcel: Parcel, columns: list[Array]) -> None:
         begin = 0
-        for lane, flight in parcel.cargo:
-            end = begin + flight.steps
-            flight.take_all([column[begin:end] for column in columns] if len(parcel.cargo) > 1 else columns)
+        for session_queue, in_flight in parcel.cargo:
+            end = begin + in_flight.steps
+            in_flight.take_all([column[begin:end] for column in columns] if len(parcel.cargo) > 1 else columns)
             begin = end
-            after = flight.base + (flight.length if flight.ragged is None else flight.ragged)
-            if len(flight.members) == len(lane.members):
-                lane.positions = after
+            after = in_flight.base + (in_flight.length if in_flight.ragged is None else in_flight.ragged)
+            if len(in_flight.members) == len(session_queue.members):
+                session_queue.positions = after
             else:
-                lane.positions[flight.members] = after
-            lane.settle()
-            if lane.queue:
-                self._mark(lane)
+                session_queue.positions[in_flight.members] = after
+            session_queue.settle()
+            if session_queue.waiting:
+                self._mark(session_queue)
         self._count(parcel.cargo[0][0], -begin)
 
-    def taken(self, lane: Lane, members: Ints, lengths: Ints, firsts: Ints, columns: list[Array]) -> None:
-        """Steps were answered: see `Flight.take`.
+    def taken(
+        self, session_queue: SessionQueue, members: Ints, lengths: Ints, firsts: Ints, columns: list[Array]
+    ) -> None:
+        """Steps were answered: see `InFlight.take`.
 
         Raises:
             ProtocolError: not steps that wait for an answer.
         """
-        flight = lane.flight
-        if flight is None or flight.control is not None:
+        in_flight = session_queue.in_flight
+        if in_flight is None or in_flight.control is not None:
             raise ProtocolError("the server answered steps that were not sent")
-        if flight.is_whole(members, lengths, firsts):
-            flight.take_all(columns)
-            steps = flight.steps
+        if in_flight.is_whole(members, lengths, firsts):
+            in_flight.take_all(columns)
+            steps = in_flight.steps
         else:
-            flight.take(flight.rows_of(members), lengths, firsts, columns)
+            in_flight.take(in_flight.rows_of(members), lengths, firsts, columns)
             steps = int(lengths.sum())
-        lane.positions[members] = firsts + lengths
-        self._count(lane, -steps)
-        self._settle(lane)
+        session_queue.positions[members] = firsts + lengths
+        self._count(session_queue, -steps)
+        self._settle(session_queue)
 
-    def acknowledged(self, lane: Lane, members: Ints, kind: Kind) -> None:
+    def acknowledged(self, session_queue: SessionQueue, members: Ints, kind: Kind) -> None:
         """A control was carried out.
 
         Raises:
             ProtocolError: none of this kind waits for an answer.
         """
-        flight = lane.flight
-        if flight is None or flight.control is None or flight.control.kind is not kind:
+        in_flight = session_queue.in_flight
+        if in_flight is None or in_flight.control is None or in_flight.control.kind is not kind:
             raise ProtocolError(f"the server answered a request of kind {kind.name} that was not sent")
-        flight.acknowledge(flight.rows_of(members))
-        self._settle(lane)
+        in_flight.acknowledge(in_flight.rows_of(members))
+        self._settle(session_queue)
 
-    def refused(self, lane: Lane, members: Ints, error: GatestreamError) -> None:
+    def refused(self, session_queue: SessionQueue, members: Ints, error: GatestreamError) -> None:
         """What is on its way for these members was refused, or failed.
 
         Raises:
             ProtocolError: nothing is on its way.
         """
-        flight = lane.flight
-        if flight is None:
+        in_flight = session_queue.in_flight
+        if in_flight is None:
             raise ProtocolError(f"the server refused what was not sent: {error}")
-        rows = flight.rows_of(members)
-        if _closing(flight) and isinstance(error, SessionClosedError):
-            flight.acknowledge(rows)
+        rows = in_flight.rows_of(members)
+        if _closing(in_flight) and isinstance(error, SessionClosedError):
+            in_flight.acknowledge(rows)
         else:
-            self._end(lane, flight, rows, error)
-        self._settle(lane)
+            self._end(session_queue, in_flight, rows, error)
+        self._settle(session_queue)
 
-    def closed(self, lane: Lane, members: Ints, error: SessionClosedError, *, requested: bool) -> Ints:
+    def closed(self, session_queue: SessionQueue, members: Ints, error: SessionClosedError, *, requested: bool) -> Ints:
         """Sessions are closed, whether that was asked for or not.
 
         Returns:
             Those of the members for which a message was on its way that the server had not yet seen.
         """
-        lane.closed |= dict.fromkeys(members.tolist(), error)
-        flight = lane.flight
+        session_queue.closed |= dict.fromkeys(members.tolist(), error)
+        in_flight = session_queue.in_flight
         crossing: Ints = np.empty(0, np.int64)
-        if flight is not None and not flight.paused:
-            hit = np.isin(flight.members, members)
-            rows = np.flatnonzero(hit & flight.open)
-            if not (_closing(flight) and requested):
-                crossing = flight.members[rows]
-            if _closing(flight):
-                flight.acknowledge(rows)
+        if in_flight is not None and not in_flight.paused:
+            hit = np.isin(in_flight.members, members)
+            rows = np.flatnonzero(hit & in_flight.open)
+            if not (_closing(in_flight) and requested):
+                crossing = in_flight.members[rows]
+            if _closing(in_flight):
+                in_flight.acknowledge(rows)
             else:
-                self._end(lane, flight, rows, error)
-                flight.fail(np.flatnonzero(hit & flight.again), error)
-        self._settle(lane)
+                self._end(session_queue, in_flight, rows, error)
+                in_flight.fail(np.flatnonzero(hit & in_flight.again), error)
+        self._settle(session_queue)
         return crossing
 
-    def lost(self, lanes: Iterable[Lane], reason: Callable[[], GatestreamError]) -> None:
+    def lost(self, session_queues: Iterable[SessionQueue], reason: Callable[[], GatestreamError]) -> None:
         """The stream is gone: nothing will be answered any more.
 
         Args:
-            lanes: all of them.
+            session_queues: all of them.
             reason: makes the error, one for each caller.
         """
         for waiting in (self._unheard, self._controls, self._steps):
             waiting.clear()
-        for lane in lanes:
-            works = [*(lane.flight.works if lane.flight else []), *lane.queue]
-            lane.flight = None
-            lane.queue.clear()
+        for session_queue in session_queues:
+            works = [*(session_queue.in_flight.works if session_queue.in_flight else []), *session_queue.waiting]
+            session_queue.in_flight = None
+            session_queue.waiting.clear()
             for work in works:
                 error = reason()
                 error.members = work.members
                 work.finish(error)
 
-    def _count(self, lane: Lane, rows: int) -> None:
+    def _count(self, session_queue: SessionQueue, rows: int) -> None:
         self._rows += rows
-        self._reply_bytes += rows * lane.layout.reply_bytes
+        self._reply_bytes += rows * session_queue.layout.reply_bytes
 
-    def _end(self, lane: Lane, flight: Flight, rows: Ints, error: GatestreamError) -> None:
-        if flight.control is None:
-            self._count(lane, -flight.left(rows))
+    def _end(self, session_queue: SessionQueue, in_flight: InFlight, rows: Ints, error: GatestreamError) -> None:
+        if in_flight.control is None:
+            self._count(session_queue, -in_flight.left(rows))
         if self._retry and isinstance(error, ExhaustedError):
-            flight.refuse(rows, error)
+            in_flight.refuse(rows, error)
         else:
-            flight.fail(rows, error)
+            in_flight.fail(rows, error)
 
-    def _settle(self, lane: Lane) -> None:
-        if lane.flight is not None and lane.flight.parcel is not None:
-            if self._unheard.get(lane.layout.model) is lane.flight.parcel:
-                del self._unheard[lane.layout.model]
-            lane.flight.parcel = None
-        lane.settle()
-        self._mark(lane)
+    def _settle(self, session_queue: SessionQueue) -> None:
+        if session_queue.in_flight is not None and session_queue.in_flight.parcel is not None:
+            if self._unheard.get(session_queue.layout.model) is session_queue.in_flight.parcel:
+                del self._unheard[session_queue.layout.model]
+            session_queue.in_flight.parcel = None
+        session_queue.settle()
+        self._mark(session_queue)
 
-    def _mark(self, lane: Lane) -> None:
-        """Note whether the lane has something to send."""
+    def _mark(self, session_queue: SessionQueue) -> None:
+        """Note whether the queue has something to send."""
         head: Chunk | Control | None = None
-        if lane.flight is None:
-            head = lane.head()
-        elif lane.flight.due:
-            head = lane.flight.works[0]
-        self._controls.pop(lane, None)
-        ready = self._steps.setdefault(lane.layout.model, {})
+        if session_queue.in_flight is None:
+            head = session_queue.head()
+        elif session_queue.in_flight.due:
+            head = session_queue.in_flight.works[0]
+        self._controls.pop(session_queue, None)
+        ready = self._steps.setdefault(session_queue.layout.model, {})
         if isinstance(head, Chunk):
-            ready[lane] = None
+            ready[session_queue] = None
             return
-        ready.pop(lane, None)
+        ready.pop(session_queue, None)
         if head is not None:
-            self._controls[lane] = None
+            self._controls[session_queue] = None
 
     def _take_controls(self) -> list[bytes]:
         opens: list[pb.Open] = []
         handles: dict[Kind, list[int]] = {Kind.RESET: [], Kind.CLOSE: []}
-        for lane in self._controls:
-            flight = lane.flight or lane.start_control()
-            rows = flight.send()
-            control = flight.control
+        for session_queue in self._controls:
+            in_flight = session_queue.in_flight or session_queue.start_control()
+            rows = in_flight.send()
+            control = in_flight.control
             assert control is not None
             if control.kind is Kind.OPEN:
                 opens += [control.opens[row] for row in rows]
             elif control.kind is Kind.PAUSE:
                 control.finish()
             else:
-                handles[control.kind] += lane.handles[flight.members[rows]].tolist()
+                handles[control.kind] += session_queue.handles[in_flight.members[rows]].tolist()
         self._controls.clear()
         messages = [pb.ClientMessage(open=each) for each in opens]
         if handles[Kind.RESET]:
@@ -284,50 +286,50 @@ class Batcher:
             messages.append(pb.ClientMessage(close=pb.Close(handle=handles[Kind.CLOSE])))
         return [each.SerializeToString() for each in messages]
 
-    def _take_steps(self, model: str, ready: dict[Lane, None]) -> list[bytes]:
-        """One message of as many lanes as fit, or none."""
+    def _take_steps(self, model: str, ready: dict[SessionQueue, None]) -> list[bytes]:
+        """One message of as many queues as fit, or none."""
         layout = next(iter(ready)).layout
         room = self._bounds.room(layout, self._rows, self._reply_bytes)
-        cargo: list[tuple[Lane, Flight]] = []
+        cargo: list[tuple[SessionQueue, InFlight]] = []
         handles: list[bytes] = []
         lengths: list[bytes] = []
         firsts: list[bytes] = []
         inputs: list[list[Array]] = [[] for _ in layout.inputs]
         longest = rows = 0
         usual = True
-        for lane in ready:
-            flight = lane.flight or lane.start_steps(room - rows)
-            steps = flight.sendable_steps if flight is not None else 0
-            if flight is None or steps > room - rows:
+        for session_queue in ready:
+            in_flight = session_queue.in_flight or session_queue.start_steps(room - rows)
+            steps = in_flight.sendable_steps if in_flight is not None else 0
+            if in_flight is None or steps > room - rows:
                 break
             rows += steps
-            longest = max(longest, flight.length)
-            if flight.due:
+            longest = max(longest, in_flight.length)
+            if in_flight.due:
                 usual = False
-                resent = flight.send()
-                handles.append(lane.handle_bytes(flight.members[resent]))
-                length, first, columns = flight.entries_again(resent)
+                resent = in_flight.send()
+                handles.append(session_queue.handle_bytes(in_flight.members[resent]))
+                length, first, columns = in_flight.entries_again(resent)
             else:
-                handles.append(lane.handle_bytes(flight.members))
-                length, first, columns = flight.entry_lengths(), flight.firsts(), flight.inputs()
+                handles.append(session_queue.handle_bytes(in_flight.members))
+                length, first, columns = in_flight.entry_lengths(), in_flight.firsts(), in_flight.inputs()
             lengths.append(length)
             firsts.append(first)
             for pieces, column in zip(inputs, columns, strict=True):
                 pieces.append(column)
-            usual = usual and lane.layout is layout
-            cargo.append((lane, flight))
+            usual = usual and session_queue.layout is layout
+            cargo.append((session_queue, in_flight))
         if not cargo:
             return []
-        for lane, _ in cargo:
-            del ready[lane]
+        for session_queue, _ in cargo:
+            del ready[session_queue]
         self._count(cargo[0][0], rows)
         begin = head(b"".join(handles), b"".join(lengths) if longest > 1 else b"", b"".join(firsts))
         around = frame(layout, rows)
         parcel = self._unheard[model] = Parcel(Whole(begin, around) if usual else None, cargo)
-        for _, flight in cargo:
-            flight.parcel = parcel
+        for _, in_flight in cargo:
+            in_flight.parcel = parcel
         return [message(begin, inputs, around)]
 
 
-def _closing(flight: Flight) -> bool:
-    return flight.control is not None and flight.control.kind is Kind.CLOSE
+def _closing(in_flight: InFlight) -> bool:
+    return in_flight.control is not None and in_flight.control.kind is Kind.CLOSE

@@ -1,4 +1,4 @@
-"""The part of a lane that is on its way, and the account of its answers.
+"""The part of a queue that is on its way, and the account of its answers.
 
 Most answers come whole: all that left together is answered together, and one call takes it. Only where they do not is
 an account kept row by row.
@@ -18,14 +18,14 @@ from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 Bools = NDArray[np.bool_]
 
 
-class Flight:
+class InFlight:
     """Work that is on its way: one control, or the steps of one or more chunks together.
 
     A row is one member's entry.
 
     Attributes:
         works: what was asked, in order.
-        ends: per work, where its steps end among the flight's `length`; a control counts as one.
+        ends: per work, where its steps end among the `length` steps; a control counts as one.
         members: by row.
         base: position of each row's first step.
         columns: per input, [rows, length, ...]; of each row its first `lengths` steps leave.

@@ -1,7 +1,7 @@
 """What one session, or one group of sessions, was asked for, in order, and the part of it that is on its way.
 
-A lane is the unit of order: at most one message of it is on its way, and what comes behind waits. Its members
-step together; a session is a lane of one member. No asyncio, no gRPC, no clock: arrays go in and come out.
+A session queue is the unit of order: at most one message of it is on its way, and what comes behind waits. Its members
+step together; a session is a queue of one member. No asyncio, no gRPC, no clock: arrays go in and come out.
 """
 
 from collections import deque
@@ -11,11 +11,11 @@ import numpy as np
 from gatestream.client.columns import Array, Layout
 from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError
 from gatestream.client.protocol.codec import varints
-from gatestream.client.protocol.in_flight import Flight
+from gatestream.client.protocol.in_flight import InFlight
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 
 
-class Lane:
+class SessionQueue:
     """Sessions that step together, and what was asked of them, in order.
 
     Attributes:
@@ -25,8 +25,8 @@ class Lane:
         ids: the members' session ids; empty until they are opened.
         closed: why a member is closed, by member.
         unopened: members that the server refused to open, until their handles are given back.
-        queue: what has not left, or not wholly.
-        flight: what is on its way, or was refused and waits for its caller to try again.
+        waiting: what has not left, or not wholly.
+        in_flight: what is on its way, or was refused and waits for its caller to try again.
     """
 
     def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
@@ -38,8 +38,8 @@ class Lane:
         self.ids = [""] * len(handles)
         self.closed: dict[int, SessionClosedError] = {}
         self.unopened: Ints = np.empty(0, np.int64)
-        self.queue: deque[Chunk | Control] = deque()
-        self.flight: Flight | None = None
+        self.waiting: deque[Chunk | Control] = deque()
+        self.in_flight: InFlight | None = None
         self._chunk_length = chunk_length
 
     def handle_bytes(self, members: Ints) -> bytes:
@@ -48,8 +48,8 @@ class Lane:
 
     def head(self) -> Chunk | Control | None:
         """What comes next; what can no longer be done, since a member is closed, is answered on the way."""
-        while self.closed and self.queue:
-            work = self.queue[0]
+        while self.closed and self.waiting:
+            work = self.waiting[0]
             gone = np.isin(work.members, list(self.closed))
             if not gone.any():
                 break
@@ -57,31 +57,31 @@ class Lane:
                 work.members = work.members[~gone]
                 if len(work.members):
                     break
-                self.queue.popleft()
+                self.waiting.popleft()
                 work.finish()
             else:
-                self.queue.popleft()
+                self.waiting.popleft()
                 self._fail(work, self.why_closed(work.members[gone]), work.members[gone])
-        return self.queue[0] if self.queue else None
+        return self.waiting[0] if self.waiting else None
 
     def why_closed(self, members: Ints) -> SessionClosedError:
         """The error for a caller who asks for something of closed members."""
         first = self.closed[int(members[0])]
         return SessionClosedError(str(first), first.close_reason)
 
-    def start_control(self) -> Flight:
+    def start_control(self) -> InFlight:
         """Put the control at the head of the queue on its way."""
-        work = self.queue.popleft()
-        self.flight = Flight([work], [1], work.members, self.positions[work.members], [])
-        return self.flight
+        work = self.waiting.popleft()
+        self.in_flight = InFlight([work], [1], work.members, self.positions[work.members], [])
+        return self.in_flight
 
-    def start_steps(self, rows: int) -> Flight | None:
+    def start_steps(self, rows: int) -> InFlight | None:
         """Put steps at the head of the queue on their way, at most `rows` rows in all.
 
         Consecutive chunks of the same members leave together; of a long one, as much as one message holds.
         None when there is room for less than one step of each member.
         """
-        chunk = self.queue[0]
+        chunk = self.waiting[0]
         assert isinstance(chunk, Chunk)
         members = chunk.members
         room = min(self._chunk_length, rows // len(members))
@@ -94,8 +94,8 @@ class Lane:
         ends: list[int] = []
         pieces: list[list[Array]] = []
         at = 0
-        while at < room and self.queue:
-            chunk = self.queue[0]
+        while at < room and self.waiting:
+            chunk = self.waiting[0]
             if isinstance(chunk, Control) or chunk.lengths is not None or not _same(chunk.members, members):
                 break
             begin, end = chunk.sent, min(chunk.length, chunk.sent + room - at)
@@ -108,14 +108,14 @@ class Lane:
             ends.append(at)
             chunk.sent = end
             if end == chunk.length:
-                self.queue.popleft()
+                self.waiting.popleft()
         columns = (
             pieces[0] if len(pieces) == 1 else [np.concatenate(each, axis=1) for each in zip(*pieces, strict=True)]
         )
-        self.flight = Flight(chunks, ends, members, base, columns)
-        return self.flight
+        self.in_flight = InFlight(chunks, ends, members, base, columns)
+        return self.in_flight
 
-    def _start_ragged(self, chunk: Chunk, lengths: Ints, room: int) -> Flight:
+    def _start_ragged(self, chunk: Chunk, lengths: Ints, room: int) -> InFlight:
         """Members with fewer steps than the piece begins at take no part in it."""
         begin, end = chunk.sent, min(chunk.length, chunk.sent + room)
         if begin == 0:
@@ -123,51 +123,51 @@ class Lane:
         part = np.flatnonzero(lengths > begin)
         members = chunk.members[part]
         columns = [column[part, begin:end] for column in chunk.columns]
-        self.flight = Flight(
+        self.in_flight = InFlight(
             [chunk], [end - begin], members, self.positions[members], columns, np.minimum(lengths[part], end) - begin
         )
         chunk.sent = end
         if end == chunk.length:
-            self.queue.popleft()
-        return self.flight
+            self.waiting.popleft()
+        return self.in_flight
 
     def settle(self) -> None:
-        """Give the callers their answers, once nothing of the flight waits for the server."""
-        flight = self.flight
-        if flight is None or flight.waiting or flight.due:
+        """Give the callers their answers, once nothing that is on its way waits for the server."""
+        in_flight = self.in_flight
+        if in_flight is None or in_flight.waiting or in_flight.due:
             return
-        if flight.refusal is not None and flight.again.any():
-            caller = next((work for work in flight.works if not work.done), None)
+        if in_flight.refusal is not None and in_flight.again.any():
+            caller = next((work for work in in_flight.works if not work.done), None)
             if caller is not None:
-                caller.refuse(flight.refusal)
+                caller.refuse(in_flight.refusal)
                 return
-            flight.fail(np.flatnonzero(flight.again), flight.refusal)
-        self.flight = None
-        if flight.failures:
-            self._settle_failed(flight)
+            in_flight.fail(np.flatnonzero(in_flight.again), in_flight.refusal)
+        self.in_flight = None
+        if in_flight.failures:
+            self._settle_failed(in_flight)
         else:
             begin = 0
-            for work, end in zip(flight.works, flight.ends, strict=True):
-                self._finish(flight, work, begin, end)
+            for work, end in zip(in_flight.works, in_flight.ends, strict=True):
+                self._finish(in_flight, work, begin, end)
                 begin = end
-        control = flight.control
+        control = in_flight.control
         if control is not None and control.kind is Kind.OPEN and control.error is not None:
-            self._disown(flight)
+            self._disown(in_flight)
 
-    def _settle_failed(self, flight: Flight) -> None:
-        failure = next(iter(flight.failures.values()))
-        for work, begin, end in zip(flight.works, [0, *flight.ends[:-1]], flight.ends, strict=True):
-            short = flight.taken < np.minimum(flight.lengths, end)
+    def _settle_failed(self, in_flight: InFlight) -> None:
+        failure = next(iter(in_flight.failures.values()))
+        for work, begin, end in zip(in_flight.works, [0, *in_flight.ends[:-1]], in_flight.ends, strict=True):
+            short = in_flight.taken < np.minimum(in_flight.lengths, end)
             if not short.any():
-                self._finish(flight, work, begin, end)
+                self._finish(in_flight, work, begin, end)
                 continue
             if isinstance(work, Chunk):
-                self._note_taken(flight, work, begin, end)
-            if (flight.taken[short] < begin).any():
-                self._fail(work, _preceding_failed(), flight.members[short])
+                self._note_taken(in_flight, work, begin, end)
+            if (in_flight.taken[short] < begin).any():
+                self._fail(work, _preceding_failed(), in_flight.members[short])
             else:
-                failure.failures = flight.failures
-                self._fail(work, failure, flight.members[short])
+                failure.failures = in_flight.failures
+                self._fail(work, failure, in_flight.members[short])
 
     def withdraw(self, work: Chunk | Control, error: GatestreamError) -> None:
         """The caller waits no longer: what has not left stays here; what has left is still accounted for.
@@ -176,65 +176,67 @@ class Lane:
         """
         kind = work.kind if isinstance(work, Control) else None
         if kind is Kind.OPEN and work.done and work.error is None:
-            self.queue.append(Control(kind=Kind.CLOSE, members=work.members))
-        if self.flight is not None and self.flight.paused and work in self.flight.works:
-            self.flight = None
+            self.waiting.append(Control(kind=Kind.CLOSE, members=work.members))
+        if self.in_flight is not None and self.in_flight.paused and work in self.in_flight.works:
+            self.in_flight = None
         work.finish(error)
-        if work in self.queue and kind is not Kind.CLOSE:
-            at = self.queue.index(work)
-            del self.queue[at]
+        if work in self.waiting and kind is not Kind.CLOSE:
+            at = self.waiting.index(work)
+            del self.waiting[at]
             if isinstance(work, Chunk):
                 self._fail_from(at)
-        if work.refusal is not None and self.flight is not None:
-            self.flight.fail(np.flatnonzero(self.flight.again), work.refusal)
+        if work.refusal is not None and self.in_flight is not None:
+            self.in_flight.fail(np.flatnonzero(self.in_flight.again), work.refusal)
             self.settle()
 
-    def _disown(self, flight: Flight) -> None:
+    def _disown(self, in_flight: InFlight) -> None:
         """Nobody has these sessions: their caller waits no longer, or was refused others of its group."""
-        self.unopened = flight.members[flight.taken == 0]
+        self.unopened = in_flight.members[in_flight.taken == 0]
         self.closed |= dict.fromkeys(self.unopened.tolist(), SessionClosedError("it was not opened"))
-        opened = flight.members[flight.taken > 0]
+        opened = in_flight.members[in_flight.taken > 0]
         if len(opened):
-            self.queue.append(Control(kind=Kind.CLOSE, members=opened))
+            self.waiting.append(Control(kind=Kind.CLOSE, members=opened))
 
-    def _finish(self, flight: Flight, work: Chunk | Control, begin: int, end: int) -> None:
+    def _finish(self, in_flight: InFlight, work: Chunk | Control, begin: int, end: int) -> None:
         if isinstance(work, Chunk):
-            self._add_part(flight, work, begin, end)
+            self._add_part(in_flight, work, begin, end)
             if work.sent < work.length:
                 return
         work.finish()
 
-    def _add_part(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
-        if flight.results is None:
+    def _add_part(self, in_flight: InFlight, work: Chunk, begin: int, end: int) -> None:
+        if in_flight.results is None:
             return
-        part = flight.results if end - begin == flight.length else [each[:, begin:end] for each in flight.results]
-        if len(flight.members) < len(work.members):
-            rows = np.searchsorted(work.members, flight.members)
+        part = (
+            in_flight.results if end - begin == in_flight.length else [each[:, begin:end] for each in in_flight.results]
+        )
+        if len(in_flight.members) < len(work.members):
+            rows = np.searchsorted(work.members, in_flight.members)
             among = [np.zeros((len(work.members), *each.shape[1:]), each.dtype) for each in part]
             for every, some in zip(among, part, strict=True):
                 every[rows] = some
             part = among
         work.parts.append(part)
 
-    def _note_taken(self, flight: Flight, work: Chunk, begin: int, end: int) -> None:
+    def _note_taken(self, in_flight: InFlight, work: Chunk, begin: int, end: int) -> None:
         """Of work that failed, keep what was taken."""
         before = work.sent - (end - begin)
         work.taken = np.full(len(work.members), before) if work.lengths is None else np.minimum(work.lengths, before)
-        work.taken[np.searchsorted(work.members, flight.members)] += np.clip(flight.taken - begin, 0, end - begin)
-        self._add_part(flight, work, begin, end)
+        work.taken[np.searchsorted(work.members, in_flight.members)] += np.clip(in_flight.taken - begin, 0, end - begin)
+        self._add_part(in_flight, work, begin, end)
 
     def _fail(self, work: Chunk | Control, error: GatestreamError, members: Ints) -> None:
         error.members = members
         work.finish(error)
         if isinstance(work, Chunk):
-            if self.queue and self.queue[0] is work:
-                self.queue.popleft()
+            if self.waiting and self.waiting[0] is work:
+                self.waiting.popleft()
             self._fail_from(0)
 
     def _fail_from(self, at: int) -> None:
         """Steps asked for behind one that was not taken would be taken out of order."""
-        while at < len(self.queue) and isinstance(chunk := self.queue[at], Chunk):
-            del self.queue[at]
+        while at < len(self.waiting) and isinstance(chunk := self.waiting[at], Chunk):
+            del self.waiting[at]
             error = _preceding_failed()
             error.members = chunk.members
             chunk.finish(error)

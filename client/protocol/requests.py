@@ -1,4 +1,4 @@
-"""What can be asked of a lane. Each piece of work is answered once, whatever happens."""
+"""What can be asked of a queue. Each piece of work is answered once, whatever happens."""
 
 import enum
 from collections.abc import Callable
@@ -21,10 +21,10 @@ def _nobody() -> None:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Work:
-    """One thing asked of a lane: answered once, by `done` with or without an `error`.
+    """One thing asked of a queue: answered once, by `done` with or without an `error`.
 
     Attributes:
-        members: which members of the lane it is for, strictly increasing.
+        members: which members of the queue it is for, strictly increasing.
         wake: called when `done` or `refusal` is set.
         refusal: the server has no room; the caller waits and calls `Batcher.again`, or withdraws.
         refusals: how often that happened.
@@ -56,13 +56,13 @@ class Kind(enum.Enum):
     OPEN = enum.auto()
     RESET = enum.auto()
     CLOSE = enum.auto()
-    # Nothing on the wire: from its turn until `Batcher.resume` the lane stands still.
+    # Nothing on the wire: from its turn until `Batcher.resume` the queue stands still.
     PAUSE = enum.auto()
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Control(Work):
-    """Open, reset or close the members, or hold the lane.
+    """Open, reset or close the members, or hold the queue.
 
     Attributes:
         opens: for OPEN, one per member.

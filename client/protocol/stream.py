@@ -20,7 +20,7 @@ from gatestream.client.errors import (
     from_reason,
 )
 from gatestream.client.protocol.batcher import Batcher, Bounds
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -52,13 +52,13 @@ class Conversation:
             reply_bytes=limits.reply_bytes_per_stream,
             request_bytes=limits.message_bytes - _MESSAGE_BYTES,
         )
-        self._packer = Batcher(self._bounds, retry=retry)
+        self._batcher = Batcher(self._bounds, retry=retry)
         self._free: list[int] = []
         self._next_handle = 0
-        # By handle: the lane's number, or -1, and the member's.
+        # By handle: the queue's number, or -1, and the member's.
         self._lane_of: Ints = np.full(limits.sessions_per_stream, -1)
         self._member_of: Ints = np.zeros(limits.sessions_per_stream, np.int64)
-        self._lanes: dict[int, Lane] = {}
+        self._queues: dict[int, SessionQueue] = {}
         self._next_lane = 0
         # Handles whose session the server closed while a message of ours was on its way to it: that message will
         # be refused, and until then the handle cannot be used again.
@@ -79,10 +79,10 @@ class Conversation:
     @property
     def over(self) -> bool:
         """Whether the server is stopping and nothing is left to do here: time to end the stream."""
-        return self._going_away and not self._lanes
+        return self._going_away and not self._queues
 
-    def open(self, layout: Layout, opens: Sequence[pb.Open]) -> tuple[Lane, Control]:
-        """A lane for sessions that step together, one for each of `opens`, and the work that opens them.
+    def open(self, layout: Layout, opens: Sequence[pb.Open]) -> tuple[SessionQueue, Control]:
+        """A queue for sessions that step together, one for each of `opens`, and the work that opens them.
 
         Raises:
             SessionsExhaustedError: more sessions than the server allows on a stream.
@@ -97,47 +97,47 @@ class Conversation:
                 f"{self._limits.sessions_per_stream} on one, and {free} are free: connect once more"
             )
         handles = [self._free.pop() if self._free else self._new_handle() for _ in opens]
-        lane = Lane(layout, np.array(handles, np.int64), self._limits.chunk_length)
+        session_queue = SessionQueue(layout, np.array(handles, np.int64), self._limits.chunk_length)
         rows = self._bounds.room(layout)
         if len(handles) > rows:
             self._free += handles
             raise SessionsExhaustedError(
                 f"a group of {len(handles)} sessions: the server takes steps of {rows} at once; make groups of that"
             )
-        self._lanes[self._next_lane] = lane
-        self._lane_of[lane.handles] = self._next_lane
-        self._member_of[lane.handles] = lane.members
+        self._queues[self._next_lane] = session_queue
+        self._lane_of[session_queue.handles] = self._next_lane
+        self._member_of[session_queue.handles] = session_queue.members
         self._next_lane += 1
         for handle, each in zip(handles, opens, strict=True):
             each.handle = handle
-        return lane, Control(kind=Kind.OPEN, members=lane.members, opens=list(opens))
+        return session_queue, Control(kind=Kind.OPEN, members=session_queue.members, opens=list(opens))
 
-    def add(self, lane: Lane, work: Chunk | Control) -> None:
-        """Put work behind what the lane was asked for before."""
+    def add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
+        """Put work behind what the queue was asked for before."""
         if self._lost is None:
-            self._packer.add(lane, work)
+            self._batcher.add(session_queue, work)
         elif isinstance(work, Control) and work.kind is Kind.CLOSE:
             work.finish()
         else:
-            gone = work.members[np.isin(work.members, list(lane.closed))]
-            work.finish(lane.why_closed(gone) if len(gone) else self._lost())
+            gone = work.members[np.isin(work.members, list(session_queue.closed))]
+            work.finish(session_queue.why_closed(gone) if len(gone) else self._lost())
 
-    def again(self, lane: Lane) -> None:
+    def again(self, session_queue: SessionQueue) -> None:
         """Send what was refused for lack of room once more."""
-        self._packer.again(lane)
+        self._batcher.again(session_queue)
 
-    def withdraw(self, lane: Lane, work: Chunk | Control, error: GatestreamError) -> None:
+    def withdraw(self, session_queue: SessionQueue, work: Chunk | Control, error: GatestreamError) -> None:
         """The caller waits no longer: give it `error`."""
-        self._packer.withdraw(lane, work, error)
-        self._release_unopened(lane)
+        self._batcher.withdraw(session_queue, work, error)
+        self._release_unopened(session_queue)
 
-    def resume(self, lane: Lane) -> None:
-        """End the pause that the lane is in."""
-        self._packer.resume(lane)
+    def resume(self, session_queue: SessionQueue) -> None:
+        """End the pause that the queue is in."""
+        self._batcher.resume(session_queue)
 
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
-        return self._packer.take()
+        return self._batcher.take()
 
     def receive(self, data: bytes) -> None:
         """Take what the server says.
@@ -148,7 +148,7 @@ class Conversation:
         Raises:
             ProtocolError: the protocol does not allow it; the stream is of no more use.
         """
-        if self._packer.taken_whole(data):
+        if self._batcher.taken_whole(data):
             return
         try:
             message = pb.ServerMessage.FromString(data)
@@ -163,9 +163,9 @@ class Conversation:
             self._error(message.error)
         elif kind == "reset_done":
             done = message.reset_done
-            for lane, members, part in self._runs(done.handle):
-                lane.positions[members] = _ints(done.position)[part]
-                self._packer.acknowledged(lane, members, Kind.RESET)
+            for session_queue, members, part in self._runs(done.handle):
+                session_queue.positions[members] = _ints(done.position)[part]
+                self._batcher.acknowledged(session_queue, members, Kind.RESET)
         elif kind == "closed":
             self._closed(message.closed)
         elif kind == "going_away":
@@ -180,8 +180,8 @@ class Conversation:
         """
         if self._lost is None:
             self._lost = reason
-            self._packer.lost(self._lanes.values(), reason)
-            self._lanes.clear()
+            self._batcher.lost(self._queues.values(), reason)
+            self._queues.clear()
 
     def _results(self, results: pb.Results) -> None:
         firsts = _ints(results.first)
@@ -193,20 +193,20 @@ class Conversation:
             )
         ends = np.cumsum(lengths)
         columns = layout = None
-        for lane, members, part in self._runs(results.handle):
+        for session_queue, members, part in self._runs(results.handle):
             if columns is None:
-                layout = lane.layout
+                layout = session_queue.layout
                 columns = layout.decode(results.output, results.gate, int(ends[-1]))
-            elif lane.layout is not layout:
+            elif session_queue.layout is not layout:
                 raise ProtocolError("results of sessions with unlike columns came in one message")
             rows = slice(ends[part.start] - lengths[part.start], ends[part.stop - 1])
-            self._packer.taken(lane, members, lengths[part], firsts[part], [each[rows] for each in columns])
+            self._batcher.taken(session_queue, members, lengths[part], firsts[part], [each[rows] for each in columns])
 
     def _opened(self, opened: pb.Opened) -> None:
-        for lane, members, _ in self._runs([opened.handle]):
-            lane.ids[int(members[0])] = opened.session_id
-            lane.positions[members] = opened.position
-            self._packer.acknowledged(lane, members, Kind.OPEN)
+        for session_queue, members, _ in self._runs([opened.handle]):
+            session_queue.ids[int(members[0])] = opened.session_id
+            session_queue.positions[members] = opened.position
+            self._batcher.acknowledged(session_queue, members, Kind.OPEN)
 
     def _error(self, error: pb.Error) -> None:
         if not error.handle:
@@ -219,50 +219,52 @@ class Conversation:
             self._free += handles[crossed].tolist()
             positions = positions[~crossed] if len(positions) else positions
             handles = handles[~crossed]
-        for lane, members, part in self._runs(handles):
+        for session_queue, members, part in self._runs(handles):
             if len(positions):
-                lane.positions[members] = positions[part]
+                session_queue.positions[members] = positions[part]
             failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000)
             if isinstance(failure, HandleUnknownError):
                 # It was opened, so it was closed or taken over since, and Closed is on its way.
                 failure = SessionClosedError(f"the session is closed, or another stream opened it: {failure}")
-            self._packer.refused(lane, members, failure)
-            self._release_unopened(lane)
+            self._batcher.refused(session_queue, members, failure)
+            self._release_unopened(session_queue)
 
     def _closed(self, closed: pb.Closed) -> None:
-        for lane, members, part in self._runs(closed.handle):
-            lane.positions[members] = _ints(closed.position)[part]
+        for session_queue, members, part in self._runs(closed.handle):
+            session_queue.positions[members] = _ints(closed.position)[part]
             why = _CLOSE_REASONS.get(closed.reason, "without a reason")
-            name = lane.ids[int(members[0])]
+            name = session_queue.ids[int(members[0])]
             more = f" and {len(members) - 1} more" if len(members) > 1 else ""
             error = SessionClosedError(f"session '{name}'{more} was closed {why}", closed.reason)
-            crossing = self._packer.closed(lane, members, error, requested=closed.reason == pb.CLOSE_REASON_REQUESTED)
-            self._crossed.update(lane.handles[crossing].tolist())
-            self._release(lane, members, crossing)
+            crossing = self._batcher.closed(
+                session_queue, members, error, requested=closed.reason == pb.CLOSE_REASON_REQUESTED
+            )
+            self._crossed.update(session_queue.handles[crossing].tolist())
+            self._release(session_queue, members, crossing)
 
-    def _release_unopened(self, lane: Lane) -> None:
-        members, lane.unopened = lane.unopened, _NONE
+    def _release_unopened(self, session_queue: SessionQueue) -> None:
+        members, session_queue.unopened = session_queue.unopened, _NONE
         if len(members):
-            self._release(lane, members, _NONE)
+            self._release(session_queue, members, _NONE)
 
-    def _release(self, lane: Lane, members: Ints, crossing: Ints) -> None:
+    def _release(self, session_queue: SessionQueue, members: Ints, crossing: Ints) -> None:
         """The members are gone; their handles are free again, save for the crossing ones."""
-        number = int(self._lane_of[lane.handles[members[0]]])
-        self._lane_of[lane.handles[members]] = -1
-        self._free += lane.handles[np.setdiff1d(members, crossing)].tolist()
-        if not (self._lane_of[lane.handles] == number).any():
-            del self._lanes[number]
+        number = int(self._lane_of[session_queue.handles[members[0]]])
+        self._lane_of[session_queue.handles[members]] = -1
+        self._free += session_queue.handles[np.setdiff1d(members, crossing)].tolist()
+        if not (self._lane_of[session_queue.handles] == number).any():
+            del self._queues[number]
 
     def _new_handle(self) -> int:
         self._next_handle += 1
         return self._next_handle - 1
 
-    def _runs(self, handles: Sequence[int] | Ints) -> Iterator[tuple[Lane, Ints, slice]]:
-        """Neighbouring entries of one lane: the lane, its members, where they stand in the message."""
+    def _runs(self, handles: Sequence[int] | Ints) -> Iterator[tuple[SessionQueue, Ints, slice]]:
+        """Neighbouring entries of one queue: the queue, its members, where they stand in the message."""
         array = _ints(handles)
         if len(array) == 1 and array[0] < len(self._lane_of) and self._lane_of[array[0]] >= 0:
             # One session a message, the quick way.
-            yield self._lanes[int(self._lane_of[array[0]])], self._member_of[array], slice(0, 1)
+            yield self._queues[int(self._lane_of[array[0]])], self._member_of[array], slice(0, 1)
             return
         if not len(array):
             return
@@ -272,7 +274,7 @@ class Conversation:
         members = self._member_of[array]
         cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(array)]
         for begin, end in itertools.pairwise(cuts):
-            yield self._lanes[int(numbers[begin])], members[begin:end], slice(begin, end)
+            yield self._queues[int(numbers[begin])], members[begin:end], slice(begin, end)
 
 
 def _ints(values: Sequence[int] | Ints) -> Ints:

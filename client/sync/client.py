@@ -12,7 +12,7 @@ from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_ti
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
 from gatestream.client.sync.session import Group, Session
@@ -152,7 +152,7 @@ class Client(Calls):
 
     def _open(
         self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
-    ) -> tuple[Link, Lane]:
+    ) -> tuple[Link, SessionQueue]:
         spec = self._models.find(model)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
         seconds = self.seconds(timeout)

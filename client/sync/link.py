@@ -15,7 +15,7 @@ from gatestream.client.channel import Settings, from_stream, stream_method
 from gatestream.client.columns import Layout
 from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
 from gatestream.client.patience import waits
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.client.protocol.stream import Conversation
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -50,17 +50,17 @@ class Link:
         """Whether the stream is gone."""
         return self._conversation.lost
 
-    def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> Lane:
+    def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
         """Open sessions that step together.
 
         Raises:
             GatestreamError: none is open then.
         """
-        lane, work = self._locked(partial(self._conversation.open, layout, opens))
-        self.ask(lane, work, timeout)
-        return lane
+        session_queue, work = self._locked(partial(self._conversation.open, layout, opens))
+        self.ask(session_queue, work, timeout)
+        return session_queue
 
-    def ask(self, lane: Lane, work: Chunk | Control, timeout: float) -> None:
+    def ask(self, session_queue: SessionQueue, work: Chunk | Control, timeout: float) -> None:
         """Have the work done.
 
         Raises:
@@ -68,30 +68,32 @@ class Link:
         """
         bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         work.wake = partial(self._woken.append, bell)
-        turns = partial(next, waits(self._conversation, lane, work, timeout, time.monotonic), None)
+        turns = partial(next, waits(self._conversation, session_queue, work, timeout, time.monotonic), None)
         try:
             while not work.done and (until := self._locked(turns)) is not None:
                 with contextlib.suppress(queue.Empty):
                     bell.get(timeout=min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX))
         except BaseException:
             # Ctrl-C: nobody waits for the answer any more.
-            self._leave(lane, work)
+            self._leave(session_queue, work)
             raise
         if work.error is not None:
             raise work.error
 
-    def close_later(self, lane: Lane) -> None:
+    def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
-        self._locked(partial(self._conversation.add, lane, Control(kind=Kind.CLOSE, members=lane.members)))
+        self._locked(
+            partial(self._conversation.add, session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
+        )
 
     @contextlib.contextmanager
-    def pause(self, lane: Lane, timeout: float) -> Iterator[None]:
-        """Hold the lane still, once all that was asked of it before is answered."""
-        self.ask(lane, Control(kind=Kind.PAUSE, members=lane.members), timeout)
+    def pause(self, session_queue: SessionQueue, timeout: float) -> Iterator[None]:
+        """Hold the queue still, once all that was asked of it before is answered."""
+        self.ask(session_queue, Control(kind=Kind.PAUSE, members=session_queue.members), timeout)
         try:
             yield
         finally:
-            self._locked(partial(self._conversation.resume, lane))
+            self._locked(partial(self._conversation.resume, session_queue))
 
     def close(self) -> None:
         """End the stream. The server closes its sessions when it has answered what is on its way."""
@@ -100,9 +102,9 @@ class Link:
         self._call.cancel()
         self._reader.join()
 
-    def _leave(self, lane: Lane, work: Chunk | Control) -> None:
+    def _leave(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         error = DeadlineExceededError("the caller waits no longer")
-        self._locked(partial(self._conversation.withdraw, lane, work, error))
+        self._locked(partial(self._conversation.withdraw, session_queue, work, error))
 
     def _locked(self, act: Callable[[], R]) -> R:
         """Do something with the conversation, send what may leave then, and wake whoever has an answer."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from gatestream.client.columns import Array, Inputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
     ALL_RUN,
@@ -30,8 +30,8 @@ from gatestream.client.unary import State
 class _Open(LaneView):
     """What a session and a group can both do."""
 
-    def __init__(self, calls: Calls, link: Link, lane: Lane) -> None:
-        super().__init__(lane)
+    def __init__(self, calls: Calls, link: Link, session_queue: SessionQueue) -> None:
+        super().__init__(session_queue)
         self._calls = calls
         self._link = link
 
@@ -45,7 +45,7 @@ class _Open(LaneView):
             self.close()
         else:
             # What went wrong is the news, and the server may be what went wrong: do not wait for it.
-            self._link.close_later(self._lane)
+            self._link.close_later(self._queue)
 
     def reset(self, *, timeout: float | None = None) -> None:
         """Back to the initial state, after what was asked before. The position goes on counting.
@@ -53,7 +53,7 @@ class _Open(LaneView):
         Raises:
             GatestreamError: the state is as it was, or, after a DeadlineExceededError, may be reset yet.
         """
-        self._link.ask(self._lane, self._control(Kind.RESET), self._calls.seconds(timeout))
+        self._link.ask(self._queue, self._control(Kind.RESET), self._calls.seconds(timeout))
 
     def close(self, *, timeout: float | None = None) -> None:
         """End it at the server, after what was asked before. What is closed already stays so without an error.
@@ -61,13 +61,13 @@ class _Open(LaneView):
         Raises:
             DeadlineExceededError: the server did not say so in time.
         """
-        self._link.ask(self._lane, self._control(Kind.CLOSE), self._calls.seconds(timeout))
+        self._link.ask(self._queue, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
     def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
         """Have the steps taken; the first output of all of them."""
         seconds = self._calls.seconds(timeout, chunk.length)
         try:
-            self._link.ask(self._lane, chunk, seconds)
+            self._link.ask(self._queue, chunk, seconds)
         except GatestreamError as error:
             self._salvage(chunk, index, error)
             raise
@@ -166,8 +166,8 @@ class Session(_Open, SessionView):
         Raises:
             GatestreamError: StateMismatchError and others.
         """
-        with self._link.pause(self._lane, self._calls.seconds(timeout)):
-            self._lane.positions[0] = self._calls.set_state(self.id, state, self.model, timeout=timeout)
+        with self._link.pause(self._queue, self._calls.seconds(timeout)):
+            self._queue.positions[0] = self._calls.set_state(self.id, state, self.model, timeout=timeout)
 
     def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds, after all steps asked for before; the new one's id.

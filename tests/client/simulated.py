@@ -7,7 +7,7 @@ import numpy as np
 
 from gatestream.client.columns import Layout
 from gatestream.client.models import Models, opens
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.client.protocol.stream import Conversation
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -202,37 +202,41 @@ class Pair:
         self.conversation.receive(message.SerializeToString())
         self.flush()
 
-    def opening(self, members: int = 1) -> tuple[Lane, Control]:
-        lane, work = self.conversation.open(
+    def opening(self, members: int = 1) -> tuple[SessionQueue, Control]:
+        session_queue, work = self.conversation.open(
             self.layout, opens(SPEC, [""] * members, "create", outputs=True, gates=False)
         )
-        self.conversation.add(lane, work)
+        self.conversation.add(session_queue, work)
         self.flush()
-        return lane, work
+        return session_queue, work
 
-    def open(self, members: int = 1) -> Lane:
-        lane, work = self.opening(members)
+    def open(self, members: int = 1) -> SessionQueue:
+        session_queue, work = self.opening(members)
         for _ in range(members):
             self.tell(self.server.open())
         assert work.done
         assert work.error is None
-        return lane
+        return session_queue
 
     def step(
-        self, lane: Lane, xs: list[list[int]], members: list[int] | None = None, lengths: list[int] | None = None
+        self,
+        session_queue: SessionQueue,
+        xs: list[list[int]],
+        members: list[int] | None = None,
+        lengths: list[int] | None = None,
     ) -> Chunk:
         """Ask for steps: per member, a list as long as the others', of which `lengths` are real."""
-        chosen = lane.members if members is None else np.array(members)
+        chosen = session_queue.members if members is None else np.array(members)
         chunk = Chunk(members=chosen, columns=[np.array(xs, "<i8")], length=len(xs[0]))
         if lengths is not None:
             chunk.lengths, chunk.length, chunk.padding = np.array(lengths), max(lengths), len(xs[0]) - max(lengths)
-        self.conversation.add(lane, chunk)
+        self.conversation.add(session_queue, chunk)
         self.flush()
         return chunk
 
-    def control(self, lane: Lane, kind: Kind) -> Control:
-        work = Control(kind=kind, members=lane.members)
-        self.conversation.add(lane, work)
+    def control(self, session_queue: SessionQueue, kind: Kind) -> Control:
+        work = Control(kind=kind, members=session_queue.members)
+        self.conversation.add(session_queue, work)
         self.flush()
         return work
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gatestream.client.errors import DeadlineExceededError
-from gatestream.client.protocol.queue import Lane
+from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.client.simulated import Pair
@@ -19,25 +19,28 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pair = Pair()
-        self.lanes: list[Lane] = []
-        self.works: list[tuple[Lane, Chunk, set[int]]] = []
+        self.session_queues: list[SessionQueue] = []
+        self.works: list[tuple[SessionQueue, Chunk, set[int]]] = []
         self.controls: list[Control] = []
         self.asked = 0
 
     @initialize(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=4))
     def begin(self, sizes: list[int]) -> None:
-        self.lanes = [self.pair.open(size) for size in sizes]
+        self.session_queues = [self.pair.open(size) for size in sizes]
         self.all_sessions = dict(self.pair.server.sessions)
-        self.names = {name: k for k, name in enumerate(name for lane in self.lanes for name in lane.ids)}
+        self.names = {
+            name: k
+            for k, name in enumerate(name for session_queue in self.session_queues for name in session_queue.ids)
+        }
 
     @rule(data=st.data(), length=st.integers(1, 12), ragged=st.booleans())
     def ask(self, data: st.DataObject, length: int, ragged: bool) -> None:
-        lane = data.draw(st.sampled_from(self.lanes))
-        members = sorted(data.draw(st.sets(st.sampled_from(lane.members.tolist()), min_size=1)))
+        session_queue = data.draw(st.sampled_from(self.session_queues))
+        members = sorted(data.draw(st.sets(st.sampled_from(session_queue.members.tolist()), min_size=1)))
         xs = [[self.asked + k * length + t for t in range(length)] for k in range(len(members))]
         self.asked += length * len(members)
         lengths = [data.draw(st.integers(1, length)) for _ in members] if ragged else None
-        self.works.append((lane, self.pair.step(lane, xs, members, lengths), set(members)))
+        self.works.append((session_queue, self.pair.step(session_queue, xs, members, lengths), set(members)))
 
     @precondition(lambda self: self.pair.server.unanswered)
     @rule()
@@ -46,7 +49,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
-        self.controls.append(self.pair.control(data.draw(st.sampled_from(self.lanes)), Kind.RESET))
+        self.controls.append(self.pair.control(data.draw(st.sampled_from(self.session_queues)), Kind.RESET))
 
     @precondition(lambda self: self.pair.server.pending())
     @rule(data=st.data())
@@ -73,33 +76,33 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: any(not work.done for _, work, _ in self.works))
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        lane, work, _ = data.draw(st.sampled_from([each for each in self.works if not each[1].done]))
-        self.pair.conversation.withdraw(lane, work, DeadlineExceededError("late"))
+        session_queue, work, _ = data.draw(st.sampled_from([each for each in self.works if not each[1].done]))
+        self.pair.conversation.withdraw(session_queue, work, DeadlineExceededError("late"))
         self.pair.flush()
 
     @rule()
     def try_again(self) -> None:
-        for lane in self.lanes:
-            if any(work.refusal for each, work, _ in self.works if each is lane and not work.done):
-                self.pair.conversation.again(lane)
+        for session_queue in self.session_queues:
+            if any(work.refusal for each, work, _ in self.works if each is session_queue and not work.done):
+                self.pair.conversation.again(session_queue)
         self.pair.flush()
 
     @invariant()
     def positions_are_what_was_answered(self) -> None:
-        for lane in self.lanes:
-            for handle, position in zip(lane.handles.tolist(), lane.positions.tolist(), strict=True):
+        for session_queue in self.session_queues:
+            for handle, position in zip(session_queue.handles.tolist(), session_queue.positions.tolist(), strict=True):
                 assert self.all_sessions[handle].position == position
 
     def teardown(self) -> None:
         for _ in range(100):
             self.pair.settle()
-            for lane in self.lanes:
-                self.pair.conversation.again(lane)
+            for session_queue in self.session_queues:
+                self.pair.conversation.again(session_queue)
             self.pair.flush()
             if not self.pair.server.pending() and not self.pair.server.controlled():
                 break
         assert all(control.done and control.error is None for control in self.controls)
-        for lane, work, members in self.works:
+        for session_queue, work, members in self.works:
             assert work.done
             time = work.columns[0].shape[1]
             asked = [time] * len(members) if work.lengths is None else work.lengths.tolist()
@@ -112,7 +115,7 @@ class Sessions(RuleBasedStateMachine):
                 continue
             results = work.results()[0]
             for row, member in enumerate(sorted(members)):
-                session = self.all_sessions[int(lane.handles[member])]
+                session = self.all_sessions[int(session_queue.handles[member])]
                 expected = [session.answers[int(work.first[row]) + t] for t in range(taken[row])]
                 assert results[row].tolist() == expected + [0] * (results.shape[1] - taken[row])
 

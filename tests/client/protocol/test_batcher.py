@@ -76,9 +76,9 @@ def test_controls_keep_their_place_among_the_steps_of_their_session() -> None:
 
 def test_rows_and_bytes_bound_what_is_on_its_way() -> None:
     pair = Pair()
-    lanes = [pair.open() for _ in range(10)]
-    pair.step(lanes[0], [[0]])
-    works = [pair.step(lane, [[1] * 5]) for lane in lanes]
+    session_queues = [pair.open() for _ in range(10)]
+    pair.step(session_queues[0], [[0]])
+    works = [pair.step(session_queue, [[1] * 5]) for session_queue in session_queues]
     pair.settle()
     assert pair.server.messages > 1 + 50 // LIMITS.rows_per_stream
     for work in works:
@@ -91,9 +91,9 @@ def test_bytes_bound_a_message(limit: str, besides: int) -> None:
     limits.CopyFrom(LIMITS)
     setattr(limits, limit, 3 * layout().request_bytes + besides)
     pair = Pair(limits=limits)
-    lanes = [pair.open() for _ in range(7)]
-    pair.step(lanes[0], [[0]])
-    works = [pair.step(lane, [[1, 1]]) for lane in lanes]
+    session_queues = [pair.open() for _ in range(7)]
+    pair.step(session_queues[0], [[0]])
+    works = [pair.step(session_queue, [[1, 1]]) for session_queue in session_queues]
     while pair.server.pending():
         assert pair.server.rows <= 3
         pair.tell(pair.server.answer({handle: len(xs) for handle, xs in pair.server.waiting().items()}))

@@ -1,4 +1,4 @@
-"""The order of a lane: what becomes of what waits behind work that failed, was refused, withdrawn or closed."""
+"""The order of a queue: what becomes of what waits behind work that failed, was refused, withdrawn or closed."""
 
 import numpy as np
 

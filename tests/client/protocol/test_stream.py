@@ -25,8 +25,8 @@ from tests.client.simulated import LIMITS, SPEC, Pair, answers
 def test_a_handle_is_used_again_when_its_session_is_closed() -> None:
     pair = Pair()
     for _ in range(3 * LIMITS.sessions_per_stream):
-        lane = pair.open()
-        pair.control(lane, Kind.CLOSE)
+        session_queue = pair.open()
+        pair.control(session_queue, Kind.CLOSE)
         pair.settle()
     # As many as a stream may hold still fit.
     assert len({int(pair.open().handles[0]) for _ in range(LIMITS.sessions_per_stream)}) == LIMITS.sessions_per_stream
@@ -53,10 +53,10 @@ def test_a_group_that_no_message_can_carry() -> None:
 def test_a_session_that_cannot_be_opened_gives_its_handle_back() -> None:
     pair = Pair()
     for _ in range(3 * LIMITS.sessions_per_stream):
-        lane, work = pair.opening()
+        session_queue, work = pair.opening()
         pair.tell(pair.server.refuse_open(pb.REASON_SESSION_EXISTS))
         assert isinstance(work.error, SessionExistsError)
-        assert isinstance(pair.step(lane, [[1]]).error, SessionClosedError)
+        assert isinstance(pair.step(session_queue, [[1]]).error, SessionClosedError)
     pair.open()
 
 
@@ -76,8 +76,8 @@ def test_a_group_of_which_one_cannot_be_opened_is_closed_again() -> None:
 
 def test_an_opening_that_nobody_waits_for_is_closed_when_it_comes() -> None:
     pair = Pair()
-    lane, work = pair.opening()
-    pair.conversation.withdraw(lane, work, GatestreamError("late"))
+    session_queue, work = pair.opening()
+    pair.conversation.withdraw(session_queue, work, GatestreamError("late"))
     pair.flush()
     pair.settle()
     assert pair.server.sessions == {}
@@ -86,10 +86,10 @@ def test_an_opening_that_nobody_waits_for_is_closed_when_it_comes() -> None:
 
 def test_an_opening_whose_caller_left_when_it_was_answered_is_closed() -> None:
     pair = Pair()
-    lane, work = pair.opening()
+    session_queue, work = pair.opening()
     pair.tell(pair.server.open())
     assert work.done
-    pair.conversation.withdraw(lane, work, GatestreamError("cancelled"))
+    pair.conversation.withdraw(session_queue, work, GatestreamError("cancelled"))
     pair.flush()
     pair.settle()
     assert pair.server.sessions == {}
@@ -97,32 +97,32 @@ def test_an_opening_whose_caller_left_when_it_was_answered_is_closed() -> None:
 
 def test_an_opening_refused_for_lack_of_room_may_be_tried_again() -> None:
     pair = Pair()
-    lane, work = pair.opening()
+    session_queue, work = pair.opening()
     pair.tell(pair.server.refuse_open(pb.REASON_SESSIONS_EXHAUSTED))
     assert not work.done
     assert work.refusal is not None
-    pair.conversation.again(lane)
+    pair.conversation.again(session_queue)
     pair.flush()
     pair.tell(pair.server.open())
     assert work.done
-    assert lane.ids == ["session-1"]
+    assert session_queue.ids == ["session-1"]
 
 
 def test_an_opening_given_up_while_there_is_no_room_gives_its_handle_back() -> None:
     pair = Pair()
     for _ in range(3 * LIMITS.sessions_per_stream):
-        lane, work = pair.opening()
+        session_queue, work = pair.opening()
         pair.tell(pair.server.refuse_open(pb.REASON_SESSIONS_EXHAUSTED))
         assert work.refusal is not None
-        pair.conversation.withdraw(lane, work, work.refusal)
+        pair.conversation.withdraw(session_queue, work, work.refusal)
     pair.open()
 
 
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.CLOSE])
 def test_a_control_that_crosses_the_end_of_its_session(kind: Kind) -> None:
     pair = Pair()
-    lane = pair.open()
-    work = pair.control(lane, kind)
+    session_queue = pair.open()
+    work = pair.control(session_queue, kind)
     pair.tell(pair.server.close(0, pb.CLOSE_REASON_IDLE))
     assert work.done
     assert (type(work.error) is SessionClosedError) == (kind is Kind.RESET)
@@ -137,17 +137,17 @@ def test_a_control_that_crosses_the_end_of_its_session(kind: Kind) -> None:
 
 def test_steps_of_a_session_that_is_being_taken_over() -> None:
     pair = Pair()
-    lane = pair.open()
-    work = pair.step(lane, [[1]])
+    session_queue = pair.open()
+    work = pair.step(session_queue, [[1]])
     # The server has given the session away, refuses its steps, and says so only when its work is done.
     pair.tell(pair.server.refuse(0, pb.REASON_HANDLE_UNKNOWN))
     assert isinstance(work.error, SessionClosedError)
-    closing = pair.control(lane, Kind.CLOSE)
+    closing = pair.control(session_queue, Kind.CLOSE)
     pair.tell(pair.server.refuse(0, pb.REASON_HANDLE_UNKNOWN))
     assert closing.done
     assert closing.error is None
     pair.tell(pair.server.close(0, pb.CLOSE_REASON_TAKEN_OVER))
-    error = pair.step(lane, [[1]]).error
+    error = pair.step(session_queue, [[1]]).error
     assert isinstance(error, SessionClosedError)
     assert error.close_reason == pb.CLOSE_REASON_TAKEN_OVER
     assert str(error) == "session 'session-1' was closed since another stream opened it"
@@ -156,27 +156,27 @@ def test_steps_of_a_session_that_is_being_taken_over() -> None:
 
 def test_a_session_that_somebody_else_moved() -> None:
     pair = Pair()
-    lane = pair.open()
-    work = pair.step(lane, [[1]])
+    session_queue = pair.open()
+    work = pair.step(session_queue, [[1]])
     pair.server.sessions[0].position = 7
     pair.tell(pair.server.refuse(0, pb.REASON_POSITION_MISMATCH))
     assert isinstance(work.error, PositionMismatchError)
-    assert lane.positions.tolist() == [7]
-    after = pair.step(lane, [[1]])
+    assert session_queue.positions.tolist() == [7]
+    after = pair.step(session_queue, [[1]])
     pair.settle()
     assert list(answers(after)) == [[1]]
 
 
 def test_going_away_opens_nothing_and_goes_on_stepping() -> None:
     pair = Pair()
-    lane = pair.open()
+    session_queue = pair.open()
     assert pair.conversation.usable
     pair.tell(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=100)))
     assert not pair.conversation.usable
     assert not pair.conversation.lost
     with pytest.raises(DrainingError):
         pair.opening()
-    work = pair.step(lane, [[1]])
+    work = pair.step(session_queue, [[1]])
     pair.settle()
     assert list(answers(work)) == [[1]]
 
@@ -195,14 +195,18 @@ def test_the_end_answers_all_and_whoever_comes_after() -> None:
 
 def test_a_pause_holds_the_lane() -> None:
     pair = Pair()
-    lane = pair.open()
-    before, pause, after = pair.step(lane, [[1]]), pair.control(lane, Kind.PAUSE), pair.step(lane, [[2]])
+    session_queue = pair.open()
+    before, pause, after = (
+        pair.step(session_queue, [[1]]),
+        pair.control(session_queue, Kind.PAUSE),
+        pair.step(session_queue, [[2]]),
+    )
     assert not pause.done
     pair.tell(pair.server.answer({0: 1}))
     assert before.done
     assert pause.done
     assert pair.server.pending() == []
-    pair.conversation.resume(lane)
+    pair.conversation.resume(session_queue)
     pair.flush()
     pair.settle()
     assert list(answers(after)) == [[3]]
@@ -210,10 +214,10 @@ def test_a_pause_holds_the_lane() -> None:
 
 def test_a_pause_whose_caller_left_ends() -> None:
     pair = Pair()
-    lane = pair.open()
-    pause, after = pair.control(lane, Kind.PAUSE), pair.step(lane, [[2]])
+    session_queue = pair.open()
+    pause, after = pair.control(session_queue, Kind.PAUSE), pair.step(session_queue, [[2]])
     assert pause.done
-    pair.conversation.withdraw(lane, pause, GatestreamError("cancelled"))
+    pair.conversation.withdraw(session_queue, pause, GatestreamError("cancelled"))
     pair.flush()
     pair.settle()
     assert list(answers(after)) == [[2]]
@@ -282,8 +286,8 @@ def test_unlike_columns_in_one_message() -> None:
     pair.conversation.add(b, work)
     pair.flush()
     pair.tell(pair.server.open())
-    for lane in (a, b, a):
-        pair.step(lane, [[1]])
+    for session_queue in (a, b, a):
+        pair.step(session_queue, [[1]])
     pair.tell(pair.server.answer({0: 1}))
     assert pair.server.pending() == [0, 1]
     with pytest.raises(ProtocolError, match="unlike columns"):
