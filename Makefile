@@ -88,7 +88,7 @@ test-proofs: install  ## the long proofs: exports of any size and in fewer bits,
 test-untuned: install  ## the tests with real servers again, with nothing done to the process and to gRPC for speed
 	GATESTREAM_TUNING=none $(BIN)/pytest -n 3 --dist loadfile tests/e2e tests/faults
 
-test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some ten minutes
+test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some twenty minutes
 	$(BIN)/python -m tests.hostile $(ARGS)
 	$(BIN)/pytest -m slow tests/cli/test_hostile_files.py tests/cli/test_descriptors.py
 
