@@ -94,7 +94,6 @@ class Catalog:
     Attributes:
         draining: the server is about to stop and opens no more sessions.
         stopped: nor does it take steps.
-        most_inputs: of any of the models.
         most_state_bytes: of a session of any of them.
         stats: what is counted of the server.
     """
@@ -105,7 +104,6 @@ class Catalog:
         self.stats = ServerStats()
         self.draining = False
         self.stopped = False
-        self.most_inputs = 0
         self.most_state_bytes = 0
         self._by_number: dict[int, Model] = {}
         self._by_name: dict[str, Model] = {}
@@ -155,7 +153,6 @@ class Catalog:
         self._changed()
 
     def _changed(self) -> None:
-        self.most_inputs = max((len(model.layout.inputs) for model in self), default=0)
         self.most_state_bytes = max((model.layout.state_bytes for model in self), default=0)
         self.accounts.models = len(self)
         self.divide(several=self._several)
