@@ -297,7 +297,7 @@ class Engine:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
         self._take_in()
         more = self._controls.run()
-        run = self._plan_from_lines()
+        run = self._plan_queued()
         if run is None:
             if more:
                 await asyncio.sleep(0)
@@ -406,7 +406,7 @@ class Engine:
             and self._scheduler.pass_by(steps)
         )
 
-    def _plan_from_lines(self) -> Run | None:
+    def _plan_queued(self) -> Run | None:
         """The run of those whose turn it is."""
         tick = self._scheduler.tick()
         if tick is None:
