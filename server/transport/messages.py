@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatestream.server.arrays import Ints
-from gatestream.server.errors import InvalidRequest
+from gatestream.server.errors import InvalidRequest, Refused
 
 Numbers = Sequence[int] | Ints
 """A column of numbers, as protobuf has it or as an array."""
@@ -115,6 +115,15 @@ class Invalid:
     handles: Numbers = ()
     first: Numbers = ()
     lengths: Numbers = ()
+
+    def __post_init__(self) -> None:
+        forget_frames(self.error)
+
+
+def forget_frames(error: Refused) -> None:
+    """Have an error hold no frames: in one of them is its message, and in another what holds the error."""
+    error.with_traceback(None)
+    error.__cause__ = error.__context__ = None
 
 
 Request = Chunk | Steps | Open | Reset | Close | Invalid

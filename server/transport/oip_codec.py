@@ -12,6 +12,7 @@ from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.catalog import Catalog, Model, ModelState
 from gatestream.server.core.send_queue import Pieces
 from gatestream.server.errors import Refused
+from gatestream.server.transport.messages import forget_frames
 from gatestream.server.transport.oip_request import DATATYPES, Asked, Message, read, request_id
 from gatestream.server.transport.wire import head
 
@@ -67,6 +68,9 @@ class Invalid:
 
     id: str
     error: Refused
+
+    def __post_init__(self) -> None:
+        forget_frames(self.error)
 
 
 class _Template(NamedTuple):
