@@ -516,7 +516,7 @@ class Engine:
             self._scheduler.idle(session)
         )
 
-    def last_in_line(self, session: int) -> bool:
+    def last_in_queue(self, session: int) -> bool:
         """Whether nothing stands behind the control of a session that has its turn."""
         self._take_in()
         return self._scheduler.last(session)

@@ -56,7 +56,7 @@ class Intake:
         self._inputs = inputs
         self._sessions = sessions
         self._admission = admission
-        self._wants = reply_mask
+        self._reply_mask = reply_mask
         self._clock = clock
         self._refuse = refuse
         self.message: Batch | None = None
@@ -101,7 +101,7 @@ class Intake:
         self._sessions.accepted[entries.sessions] = accepted + entries.lengths
         if len(entries.kinds) == 1:
             return [self._batch(owner, entries, inputs, admitted)]
-        reply_mask = self._wants[entries.sessions]
+        reply_mask = self._reply_mask[entries.sessions]
         return [self._batch(owner, self._only(reply_mask == kind, entries), inputs, admitted) for kind in entries.kinds]
 
     def accept_one(
@@ -190,7 +190,7 @@ class Intake:
 
     def _only(self, which: npt.NDArray[np.bool_], entries: Entries) -> Entries:
         handles, sessions, lengths, offsets = (column[which] for column in entries[:4])
-        return Entries.of(handles, sessions, lengths, offsets, self._wants[sessions])
+        return Entries.of(handles, sessions, lengths, offsets, self._reply_mask[sessions])
 
     def _batch(self, owner: ReplySink, entries: Entries, inputs: Sequence[Array], admitted: int) -> Batch:
         """Of entries of which all want the same kind of answer."""

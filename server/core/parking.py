@@ -1,14 +1,14 @@
 """Sessions whose state is in a store and not in a slot: how they get there, and how they come back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import structlog
 
-from gatestream.server.arrays import Ints
+from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.controls import Then
@@ -66,7 +66,7 @@ class Parking:
         ended = False
 
         def parked() -> None:
-            wanted = table.phase[session] != Phase.DETACHED or not self._engine.last_in_line(session)
+            wanted = table.phase[session] != Phase.DETACHED or not self._engine.last_in_queue(session)
             if not wanted:
                 table.park(session)
                 self._stored.add(session)
@@ -112,14 +112,15 @@ class Parking:
         async def get() -> Then:
             try:
                 state = await store.get(tenant, session_id)
+                states = self._engine.layout.states
+                rows = [item.rows(column) for column, item in zip(state.rows, states, strict=True)]
             except Exception as error:
                 return partial(self._lose, session, error, end)
-            return partial(self._put_back, session, state)
+            return partial(self._put_back, session, rows)
 
         self._engine.wait_for(session, get, _ended, Caller(self._accounts.of(tenant)), must=True)
 
-    def _put_back(self, session: int, state: SessionState) -> None:
-        rows = [item.rows(column) for column, item in zip(state.rows, self._engine.layout.states, strict=True)]
+    def _put_back(self, session: int, rows: Sequence[Array]) -> None:
         self._engine.rows.write(int(self._table.slot[session]), rows)
         self._table.restored(session)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,16 @@ async def test_one_that_ends_while_it_comes_back_leaves_nothing(b: Bench, store:
     assert (await b.lifecycle.state("", b.engine.sessions.session_id(session))).position == 1
 
 
-async def test_a_state_that_cannot_be_had_ends_the_session(b: Bench, store: SlowStore) -> None:
+@pytest.mark.parametrize("rows", [None, [], [bytes(3)]])
+async def test_a_state_that_cannot_be_had_ends_the_session(
+    b: Bench, store: SlowStore, rows: list[bytes] | None
+) -> None:
     session = await left(b, "s", 7)
     assert await b.lifecycle.parking.park("", "s")
-    store.states.clear()
+    if rows is None:
+        store.states.clear()
+    else:
+        store.states["", "s"] = replace(store.states["", "s"], rows=rows)
     owner = Recorder()
     b.open(owner, 7, "s", create=False)
     b.steps(owner, [7], [session], [[1.0]])
