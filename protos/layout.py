@@ -6,7 +6,7 @@ A row is what one step of one session has of a column; of a state, what one sess
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Array = npt.NDArray[Any]
+
+_UNSIGNED: Final = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
 class LayoutError(ValueError):
@@ -57,19 +59,25 @@ class Input(Column):
     """An input of which every step has a row.
 
     Attributes:
-        vocabulary: the tokens, by id; empty: the input takes any finite number.
+        vocabulary: the tokens, by id; empty: they have no names.
         columns: names of the numbers of a row; empty: they have none.
+        limit: whole numbers from 0 to below this are taken; 0: all.
     """
 
     vocabulary: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    limit: int = 0
 
     def good(self, column: Array) -> npt.NDArray[np.bool_]:
         """For each number, whether the model takes it."""
-        if self.vocabulary:
+        if self.dtype.kind == "f":
+            return np.isfinite(column)
+        if self.dtype.kind == "b":
+            return column.view(np.uint8) < 2
+        if self.limit:
             # Below 0 is far above as an unsigned number.
-            return column.view(np.uint64) < len(self.vocabulary)
-        return np.isfinite(column)
+            return column.view(_UNSIGNED[self.dtype.itemsize]) < self.limit
+        return np.ones(column.shape, np.bool_)
 
     def all_good(self, column: Array) -> bool:
         """Whether the model takes all of these numbers."""
@@ -94,11 +102,28 @@ class State(Column):
 
     Attributes:
         after: the graph's output that has it after the step.
-        initial: what each number of a new session's is.
+        initial: what each number of a new session's is, where they are all the same.
+        initial_row: a new session's, as bytes, where they are not; else empty.
+        role: what it is to the model.
+        required: it is a constant that every session must be given.
     """
 
     after: str = ""
     initial: float = 0.0
+    initial_row: bytes = field(default=b"", repr=False)
+    role: pb.StateRole = pb.STATE_ROLE_UNSPECIFIED
+    required: bool = False
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is set when a session opens, and stays."""
+        return self.role == pb.STATE_ROLE_CONSTANT
+
+    def first(self) -> Array:
+        """That of a new session, [*shape]."""
+        if self.initial_row:
+            return np.frombuffer(self.initial_row, self.dtype).reshape(self.shape)
+        return np.full(self.shape, self.initial, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +134,9 @@ class ModelLayout:
         name: of the model.
         fingerprint: of the weights: a state has a meaning for these alone.
         inputs: of each step.
-        constants: inputs that are set when a session opens, and stay.
         outputs: of each step.
+        states: of each session; constants are among them.
         gates: of each step.
-        states: of each session.
         length: the graph's input for how many steps of a row are real; empty: it has none.
     """
 
@@ -122,8 +146,12 @@ class ModelLayout:
     outputs: tuple[Column, ...]
     states: tuple[State, ...]
     gates: tuple[Gate, ...] = ()
-    constants: tuple[Column, ...] = ()
     length: str = ""
+
+    @property
+    def constants(self) -> tuple[State, ...]:
+        """What is set when a session opens, and stays."""
+        return tuple(each for each in self.states if each.constant)
 
     @property
     def input_bytes(self) -> int:
@@ -152,28 +180,42 @@ class ModelLayout:
         Raises:
             LayoutError: it has a data type that this version does not know.
         """
-        gate = (spec.layers, spec.hidden)
         return cls(
             spec.name,
             spec.weights_fingerprint,
-            tuple(
-                Input(
-                    each.name,
-                    _dtype(each.name, each.dtype),
-                    tuple(each.shape),
-                    tuple(each.vocabulary) if each.dtype == pb.DATA_TYPE_INT64 else (),
-                    tuple(each.columns),
-                )
-                for each in spec.inputs
-            ),
+            tuple(_input(each) for each in spec.inputs),
             tuple(Column(each.name, _dtype(each.name, each.dtype), tuple(each.shape)) for each in spec.outputs),
             tuple(
-                State(each.input, _dtype(each.input, each.dtype), tuple(each.shape), each.output, each.initial)
+                State(
+                    each.input,
+                    _dtype(each.input, each.dtype),
+                    tuple(each.shape),
+                    each.output,
+                    each.initial,
+                    each.initial_values,
+                    each.role,
+                    each.required,
+                )
                 for each in spec.states
             ),
-            tuple(Gate(each.output, DTYPES[pb.DATA_TYPE_FLOAT32], gate, each.name) for each in spec.gates),
+            tuple(
+                Gate(
+                    each.output,
+                    DTYPES[pb.DATA_TYPE_FLOAT32],
+                    tuple(each.shape) or (spec.layers, spec.hidden),
+                    each.name,
+                )
+                for each in spec.gates
+            ),
             length=spec.length_input,
         )
+
+
+def _input(spec: pb.TensorSpec) -> Input:
+    dtype = _dtype(spec.name, spec.dtype)
+    # Logits have a vocabulary too, and are no ids.
+    vocabulary = tuple(spec.vocabulary) if dtype.kind in "iu" else ()
+    return Input(spec.name, dtype, tuple(spec.shape), vocabulary, tuple(spec.columns), len(vocabulary) or spec.limit)
 
 
 def _bytes(columns: Sequence[Column]) -> int:

@@ -37,6 +37,20 @@ def fingerprint(weights: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def intact_fingerprint(initializers: Mapping[str, NDArray[np.generic]]) -> str:
+    """SHA-256, hexadecimal, over all that stands in a file of contract 2: `ModelSpec.stored_fingerprint`.
+
+    Names, types, shapes and little-endian bytes, in order of name.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(initializers):
+        array = np.ascontiguousarray(initializers[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name} {array.dtype.name} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def stored_fingerprint(initializers: Mapping[str, NDArray[np.generic]], spec: pb.ModelSpec) -> str:
     """The fingerprint of the weights in a file.
 

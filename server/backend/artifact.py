@@ -10,13 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gatestream.files.reading import read
 from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds
+from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout, State
-from gatestream.protos.spec import SpecError, from_metadata
-from gatestream.protos.weights import WeightsError, stored_fingerprint
+from gatestream.protos.spec import CONTRACT_ANY, SpecError, from_metadata
+from gatestream.protos.weights import WeightsError, intact_fingerprint, stored_fingerprint
 from gatestream.server.errors import ArtifactError
 
-_ELEMENT: Final = {pb.DATA_TYPE_FLOAT32: TensorProto.FLOAT, pb.DATA_TYPE_INT64: TensorProto.INT64}
+_ELEMENT: Final = {known: helper.np_dtype_to_tensor_dtype(dtype) for known, dtype in DTYPES.items()}
 
 # Names of what `arena_graph` adds; no exporter makes names with this prefix.
 _PREFIX: Final = "gatestream."
@@ -156,12 +157,15 @@ def _check_fingerprint(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -
     except (ValueError, TypeError, KeyError) as error:  # what NumPy says of a size that does not go with the data
         raise ArtifactError(f"{path}: an initializer is not as large as it says: {error}") from error
     try:
-        found = stored_fingerprint(initializers, spec)
+        if spec.contract == CONTRACT_ANY:
+            found, expected = intact_fingerprint(initializers), spec.stored_fingerprint
+        else:
+            found, expected = stored_fingerprint(initializers, spec), spec.weights_fingerprint
     except WeightsError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    if found != spec.weights_fingerprint:
+    if found != expected:
         raise ArtifactError(
-            f"{path}: its weights hash to {found[:16]}, its spec says {spec.weights_fingerprint[:16] or 'nothing'}: "
+            f"{path}: its weights hash to {found[:16]}, its spec says {expected[:16] or 'nothing'}: "
             "weights or spec were changed after the export; export it again"
         )
 
@@ -174,14 +178,16 @@ def _check(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:
     expected_inputs |= {item.input: (item.dtype, 1 + len(item.shape)) for item in spec.states}
     expected_outputs = {item.name: (item.dtype, 2 + len(item.shape)) for item in spec.outputs}
     expected_outputs |= {item.output: (item.dtype, 1 + len(item.shape)) for item in spec.states}
-    expected_outputs |= {item.output: (pb.DATA_TYPE_FLOAT32, 4) for item in spec.gates}
+    own = spec.contract != CONTRACT_ANY
+    expected_outputs |= {item.output: (pb.DATA_TYPE_FLOAT32, 4 if own else 2 + len(item.shape)) for item in spec.gates}
     if not spec.inputs or not spec.outputs or not spec.states:
         raise ArtifactError(
             f"{path}: its spec names no inputs, no outputs or no states; a recurrent model has all three"
         )
     if missing := expected_outputs.keys() - outputs.keys():
         raise ArtifactError(f"{path}: its spec names the outputs {sorted(missing)}, which its graph does not have")
-    if blind := [item.name for item in spec.inputs if item.dtype == pb.DATA_TYPE_INT64 and not item.vocabulary]:
+    blind = [item.name for item in spec.inputs if item.dtype == pb.DATA_TYPE_INT64 and not item.vocabulary]
+    if own and blind:
         raise ArtifactError(f"{path}: its spec gives no vocabulary for the token inputs {blind}")
     named = expected_inputs.keys() | ({spec.length_input} if spec.length_input else set())
     if different := named ^ inputs.keys():

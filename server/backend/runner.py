@@ -373,6 +373,6 @@ def _placements(session: Any) -> list[Placement]:
 
 
 def _empty_arena(state: State, capacity: int) -> Array:
-    # numpy.zeros takes pages from the kernel only when they are first written: an empty arena costs no memory.
-    shape = (capacity, *state.shape)
-    return np.full(shape, state.initial, state.dtype) if state.initial else np.zeros(shape, state.dtype)
+    # numpy.zeros takes pages from the kernel only when they are first written: an empty arena costs no memory. What a
+    # row holds before its session's first run is of no meaning: `StateRows` sets it then.
+    return np.zeros((capacity, *state.shape), state.dtype)

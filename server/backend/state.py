@@ -33,7 +33,7 @@ class StateRows:
         self._clock = clock
         # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
         self._fresh = np.zeros(count, np.bool_)
-        self._initial = [np.full((1, *state.shape), state.initial, state.dtype) for state in layout.states]
+        self._initial = [state.first()[None] for state in layout.states]
 
     def make_fresh(self, slots: int | Ints) -> None:
         """Put rows into the initial state before they are next looked at."""

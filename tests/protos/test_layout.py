@@ -28,7 +28,10 @@ X, TOKEN = LAYOUT.inputs
 
 def test_it_is_what_the_spec_says() -> None:
     assert (LAYOUT.name, LAYOUT.fingerprint, LAYOUT.length) == ("m", "0123", "length")
-    assert (Input("x", FLOAT, (2,), (), ("wind", "rain")), Input("token", WHOLE, (), ("a", "b", "c"))) == (X, TOKEN)
+    assert (Input("x", FLOAT, (2,), (), ("wind", "rain")), Input("token", WHOLE, (), ("a", "b", "c"), limit=3)) == (
+        X,
+        TOKEN,
+    )
     assert LAYOUT.outputs == (Column("y", FLOAT, (3,)),)
     assert LAYOUT.states == (State("h", FLOAT, (2, 5), "h_next", 0.5),)
     assert LAYOUT.gates == (Gate("f", FLOAT, (2, 5), "forget"),)
@@ -37,12 +40,51 @@ def test_it_is_what_the_spec_says() -> None:
     assert (LAYOUT.input_bytes, LAYOUT.output_bytes, LAYOUT.gate_bytes, LAYOUT.state_bytes) == (16, 12, 40, 40)
 
 
-def test_it_holds_what_a_session_is_given_when_it_opens() -> None:
-    voice = Column("voice", FLOAT, (256,))
-    layout = ModelLayout("m", "", (X,), LAYOUT.outputs, LAYOUT.states, constants=(voice,))
-    assert layout.constants == (voice,)
-    # It comes once, and is no part of a step.
-    assert layout.input_bytes == 8
+def test_constants_are_those_states_that_a_session_is_given() -> None:
+    spec = pb.ModelSpec()
+    spec.CopyFrom(SPEC)
+    start = np.arange(4, dtype="<f2")
+    spec.states.add(
+        input="voice",
+        output="voice_next",
+        dtype=pb.DATA_TYPE_FLOAT16,
+        shape=[4],
+        role=pb.STATE_ROLE_CONSTANT,
+        initial_values=start.tobytes(),
+    )
+    (voice,) = ModelLayout.of(spec).constants
+    assert (voice.name, voice.after, voice.required) == ("voice", "voice_next", False)
+    np.testing.assert_array_equal(voice.first(), start)
+    np.testing.assert_array_equal(LAYOUT.states[0].first(), np.full((2, 5), 0.5, np.float32))
+
+
+def test_a_gate_of_contract_2_has_a_shape_of_its_own() -> None:
+    gate = pb.GateSpec(name="lower.reset", symbol="r", output="lower.r", shape=[7], cell="lower")
+    assert ModelLayout.of(pb.ModelSpec(gates=[gate])).gates == (Gate("lower.r", FLOAT, (7,), "lower.reset"),)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "numbers", "good"),
+    [
+        (pb.DATA_TYPE_INT16, 0, [-5, 2**15 - 1], [True, True]),
+        (pb.DATA_TYPE_INT16, 9, [-5, 8, 9], [False, True, False]),
+        (pb.DATA_TYPE_INT8, 9, [-128, 8], [False, True]),
+        (pb.DATA_TYPE_UINT8, 0, [255], [True]),
+        (pb.DATA_TYPE_INT64, 0, [-1], [True]),
+        (pb.DATA_TYPE_FLOAT16, 0, [np.inf, 1], [False, True]),
+        (pb.DATA_TYPE_FLOAT64, 0, [np.nan, 1e300], [False, True]),
+    ],
+)
+def test_which_numbers_are_taken_is_said_by_the_type(
+    dtype: pb.DataType, limit: int, numbers: list[float], good: list[bool]
+) -> None:
+    (column,) = ModelLayout.of(pb.ModelSpec(inputs=[pb.TensorSpec(name="x", dtype=dtype, limit=limit)])).inputs
+    assert column.good(np.array(numbers, column.dtype)).tolist() == good
+
+
+def test_a_truth_is_a_byte_of_0_or_1() -> None:
+    (column,) = ModelLayout.of(pb.ModelSpec(inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_BOOL)])).inputs
+    assert column.good(np.frombuffer(b"\0\1\2\xff", np.bool_)).tolist() == [True, True, False, False]
 
 
 def test_rows_are_read_from_bytes() -> None:

@@ -53,6 +53,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_PRECEDING_FAILED: _ClassVar[Reason]
     REASON_SESSION_CLOSED: _ClassVar[Reason]
     REASON_SESSION_ELSEWHERE: _ClassVar[Reason]
+    REASON_CONSTANT_MISMATCH: _ClassVar[Reason]
 
 class WeightFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -71,12 +72,29 @@ class CellKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CELL_KIND_UNSPECIFIED: _ClassVar[CellKind]
     CELL_KIND_LSTM: _ClassVar[CellKind]
+    CELL_KIND_GRU: _ClassVar[CellKind]
+    CELL_KIND_RNN: _ClassVar[CellKind]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
     DATA_TYPE_FLOAT32: _ClassVar[DataType]
     DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_FLOAT16: _ClassVar[DataType]
+    DATA_TYPE_FLOAT64: _ClassVar[DataType]
+    DATA_TYPE_INT32: _ClassVar[DataType]
+    DATA_TYPE_INT16: _ClassVar[DataType]
+    DATA_TYPE_INT8: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
+    DATA_TYPE_BOOL: _ClassVar[DataType]
+
+class StateRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_ROLE_UNSPECIFIED: _ClassVar[StateRole]
+    STATE_ROLE_HIDDEN: _ClassVar[StateRole]
+    STATE_ROLE_CELL: _ClassVar[StateRole]
+    STATE_ROLE_CONTEXT: _ClassVar[StateRole]
+    STATE_ROLE_CONSTANT: _ClassVar[StateRole]
 OUTPUTS_EVERY_STEP: Outputs
 OUTPUTS_NONE: Outputs
 OPEN_MODE_EITHER: OpenMode
@@ -112,6 +130,7 @@ REASON_STEP_FAILED: Reason
 REASON_PRECEDING_FAILED: Reason
 REASON_SESSION_CLOSED: Reason
 REASON_SESSION_ELSEWHERE: Reason
+REASON_CONSTANT_MISMATCH: Reason
 WEIGHT_FORMAT_UNSPECIFIED: WeightFormat
 WEIGHT_FORMAT_FLOAT32: WeightFormat
 WEIGHT_FORMAT_FLOAT16: WeightFormat
@@ -121,9 +140,23 @@ FORM_GATES: Form
 FORM_FUSED: Form
 CELL_KIND_UNSPECIFIED: CellKind
 CELL_KIND_LSTM: CellKind
+CELL_KIND_GRU: CellKind
+CELL_KIND_RNN: CellKind
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_INT64: DataType
+DATA_TYPE_FLOAT16: DataType
+DATA_TYPE_FLOAT64: DataType
+DATA_TYPE_INT32: DataType
+DATA_TYPE_INT16: DataType
+DATA_TYPE_INT8: DataType
+DATA_TYPE_UINT8: DataType
+DATA_TYPE_BOOL: DataType
+STATE_ROLE_UNSPECIFIED: StateRole
+STATE_ROLE_HIDDEN: StateRole
+STATE_ROLE_CELL: StateRole
+STATE_ROLE_CONTEXT: StateRole
+STATE_ROLE_CONSTANT: StateRole
 
 class ClientMessage(_message.Message):
     __slots__ = ("open", "steps", "reset", "close")
@@ -138,7 +171,7 @@ class ClientMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., steps: _Optional[_Union[Steps, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("handle", "session_id", "model", "version", "mode", "outputs", "gates")
+    __slots__ = ("handle", "session_id", "model", "version", "mode", "outputs", "gates", "constant")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +179,7 @@ class Open(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     GATES_FIELD_NUMBER: _ClassVar[int]
+    CONSTANT_FIELD_NUMBER: _ClassVar[int]
     handle: int
     session_id: str
     model: str
@@ -153,7 +187,16 @@ class Open(_message.Message):
     mode: OpenMode
     outputs: Outputs
     gates: bool
-    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., mode: _Optional[_Union[OpenMode, str]] = ..., outputs: _Optional[_Union[Outputs, str]] = ..., gates: _Optional[bool] = ...) -> None: ...
+    constant: _containers.RepeatedCompositeFieldContainer[Constant]
+    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., mode: _Optional[_Union[OpenMode, str]] = ..., outputs: _Optional[_Union[Outputs, str]] = ..., gates: _Optional[bool] = ..., constant: _Optional[_Iterable[_Union[Constant, _Mapping]]] = ...) -> None: ...
+
+class Constant(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: bytes
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("handle", "length", "first", "input")
@@ -446,7 +489,7 @@ class ForkResponse(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("contract", "name", "version", "description", "form", "cell", "layers", "hidden", "inputs", "length_input", "outputs", "states", "gates", "packed_gate_order", "opset", "torch_version", "gatestream_version", "weights_fingerprint", "parity", "task", "weights")
+    __slots__ = ("contract", "name", "version", "description", "form", "cell", "layers", "hidden", "inputs", "length_input", "outputs", "states", "gates", "packed_gate_order", "opset", "torch_version", "gatestream_version", "weights_fingerprint", "parity", "task", "weights", "cells", "source", "promises", "stored_fingerprint")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -468,6 +511,10 @@ class ModelSpec(_message.Message):
     PARITY_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PROMISES_FIELD_NUMBER: _ClassVar[int]
+    STORED_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     contract: int
     name: str
     version: str
@@ -489,10 +536,28 @@ class ModelSpec(_message.Message):
     parity: _containers.RepeatedCompositeFieldContainer[ParityFigure]
     task: str
     weights: WeightFormat
-    def __init__(self, contract: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., cell: _Optional[_Union[CellKind, str]] = ..., layers: _Optional[int] = ..., hidden: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., length_input: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[StateSpec, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateSpec, _Mapping]]] = ..., packed_gate_order: _Optional[str] = ..., opset: _Optional[int] = ..., torch_version: _Optional[str] = ..., gatestream_version: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., parity: _Optional[_Iterable[_Union[ParityFigure, _Mapping]]] = ..., task: _Optional[str] = ..., weights: _Optional[_Union[WeightFormat, str]] = ...) -> None: ...
+    cells: _containers.RepeatedCompositeFieldContainer[CellSpec]
+    source: Source
+    promises: Promises
+    stored_fingerprint: str
+    def __init__(self, contract: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., cell: _Optional[_Union[CellKind, str]] = ..., layers: _Optional[int] = ..., hidden: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., length_input: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[StateSpec, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateSpec, _Mapping]]] = ..., packed_gate_order: _Optional[str] = ..., opset: _Optional[int] = ..., torch_version: _Optional[str] = ..., gatestream_version: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., parity: _Optional[_Iterable[_Union[ParityFigure, _Mapping]]] = ..., task: _Optional[str] = ..., weights: _Optional[_Union[WeightFormat, str]] = ..., cells: _Optional[_Iterable[_Union[CellSpec, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., promises: _Optional[_Union[Promises, _Mapping]] = ..., stored_fingerprint: _Optional[str] = ...) -> None: ...
+
+class CellSpec(_message.Message):
+    __slots__ = ("name", "kind", "hidden", "states", "linear_before_reset")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    LINEAR_BEFORE_RESET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: CellKind
+    hidden: int
+    states: _containers.RepeatedScalarFieldContainer[str]
+    linear_before_reset: bool
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[CellKind, str]] = ..., hidden: _Optional[int] = ..., states: _Optional[_Iterable[str]] = ..., linear_before_reset: _Optional[bool] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "columns", "vocabulary", "mean", "scale")
+    __slots__ = ("name", "dtype", "shape", "columns", "vocabulary", "mean", "scale", "window", "context", "limit")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -500,6 +565,9 @@ class TensorSpec(_message.Message):
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     MEAN_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -507,31 +575,86 @@ class TensorSpec(_message.Message):
     vocabulary: _containers.RepeatedScalarFieldContainer[str]
     mean: _containers.RepeatedScalarFieldContainer[float]
     scale: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., columns: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., mean: _Optional[_Iterable[float]] = ..., scale: _Optional[_Iterable[float]] = ...) -> None: ...
+    window: int
+    context: int
+    limit: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., columns: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., mean: _Optional[_Iterable[float]] = ..., scale: _Optional[_Iterable[float]] = ..., window: _Optional[int] = ..., context: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class StateSpec(_message.Message):
-    __slots__ = ("input", "output", "dtype", "shape", "initial")
+    __slots__ = ("input", "output", "dtype", "shape", "initial", "role", "initial_values", "required")
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_VALUES_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
     input: str
     output: str
     dtype: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     initial: float
-    def __init__(self, input: _Optional[str] = ..., output: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., initial: _Optional[float] = ...) -> None: ...
+    role: StateRole
+    initial_values: bytes
+    required: bool
+    def __init__(self, input: _Optional[str] = ..., output: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., initial: _Optional[float] = ..., role: _Optional[_Union[StateRole, str]] = ..., initial_values: _Optional[bytes] = ..., required: _Optional[bool] = ...) -> None: ...
 
 class GateSpec(_message.Message):
-    __slots__ = ("name", "symbol", "output")
+    __slots__ = ("name", "symbol", "output", "shape", "cell")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SYMBOL_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
     name: str
     symbol: str
     output: str
-    def __init__(self, name: _Optional[str] = ..., symbol: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    cell: str
+    def __init__(self, name: _Optional[str] = ..., symbol: _Optional[str] = ..., output: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., cell: _Optional[str] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("name", "sha256", "producer", "opset", "tensors", "rewritten")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    OPSET_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    REWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    producer: str
+    opset: int
+    tensors: _containers.RepeatedCompositeFieldContainer[SourceTensor]
+    rewritten: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., producer: _Optional[str] = ..., opset: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[SourceTensor, _Mapping]]] = ..., rewritten: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SourceTensor(_message.Message):
+    __slots__ = ("name", "role", "shape", "batch_axis", "time_axis", "becomes", "found")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_AXIS_FIELD_NUMBER: _ClassVar[int]
+    TIME_AXIS_FIELD_NUMBER: _ClassVar[int]
+    BECOMES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    batch_axis: int
+    time_axis: int
+    becomes: str
+    found: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., batch_axis: _Optional[int] = ..., time_axis: _Optional[int] = ..., becomes: _Optional[str] = ..., found: _Optional[str] = ...) -> None: ...
+
+class Promises(_message.Message):
+    __slots__ = ("rows_independent", "replay_bit_equal")
+    ROWS_INDEPENDENT_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_BIT_EQUAL_FIELD_NUMBER: _ClassVar[int]
+    rows_independent: bool
+    replay_bit_equal: bool
+    def __init__(self, rows_independent: _Optional[bool] = ..., replay_bit_equal: _Optional[bool] = ...) -> None: ...
 
 class ParityFigure(_message.Message):
     __slots__ = ("reference", "tensor", "max_abs_difference", "steps", "exact")
