@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gatestream.export.errors import ParityError
 
 FLOW = ("i", "f", "g", "o", "c", "h", "y")
-"""The tensors in the order in which a step computes them."""
+"""The tensors of gatestream's own network in the order in which a step computes them; those of others come behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,10 @@ class Figure:
     """How far one tensor is from a reference.
 
     Attributes:
-        reference: "torch", "numpy", or "alone": the same rows run by themselves.
+        reference: "torch", "numpy", "source": the file that it was made from; "steps": the same steps taken singly; or
+            "alone": the same rows run by themselves.
         case: how the model was run.
-        tensor: y, h, c, i, f, g or o.
+        tensor: y, h, c, i, f, g or o; of other models, what the graph calls it.
         steps: that were taken, of the longest row.
         max_abs_difference: over all steps, rows and elements.
         tolerance: the largest that was accepted anywhere, see `rounding`.
@@ -76,7 +77,7 @@ class Difference:
     @property
     def order(self) -> tuple[int, float, int]:
         """Steps, then layers, then tensors, as they are computed: what comes first is the cause of the rest."""
-        return self.step, math.inf if self.layer is None else self.layer, FLOW.index(self.tensor)
+        return self.step, math.inf if self.layer is None else self.layer, _place(self.tensor)
 
 
 class DifferenceError(ParityError):
@@ -127,7 +128,7 @@ def compare(reference: str, case: str, pairs: Sequence[Pair]) -> list[Figure]:
     if differences:
         raise DifferenceError(min(differences, key=lambda difference: difference.order))
     figures = []
-    for tensor in FLOW:
+    for tensor in sorted(dict.fromkeys(pair.tensor for pair in pairs), key=_place):
         measured = [pair for pair in pairs if pair.tensor == tensor]
         if measured:
             figures.append(
@@ -138,10 +139,14 @@ def compare(reference: str, case: str, pairs: Sequence[Pair]) -> list[Figure]:
                     steps=max(int(pair.steps[-1]) + 1 for pair in measured),
                     max_abs_difference=max(float(_apart(pair).max()) for pair in measured),
                     tolerance=max(float(pair.allowed.max()) for pair in measured),
-                    exact=all(np.array_equal(pair.found, pair.expected.astype(np.float32)) for pair in measured),
+                    exact=all(np.array_equal(pair.found, pair.expected.astype(pair.found.dtype)) for pair in measured),
                 )
             )
     return figures
+
+
+def _place(tensor: str) -> int:
+    return FLOW.index(tensor) if tensor in FLOW else len(FLOW)
 
 
 def _apart(pair: Pair) -> NDArray[np.float64]:

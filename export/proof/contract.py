@@ -10,15 +10,17 @@ from gatestream.export.errors import ContractError
 from gatestream.export.formats import precision_of
 from gatestream.export.graph.flow import operands
 from gatestream.export.graph.initializers import constant, is_widening
+from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.spec import CONTRACT_ANY
+from gatestream.protos.weights import intact_fingerprint
 
 OPSETS = (20, 21)
 """onnxruntime has CUDA kernels of LSTM up to opset 21; the export writes 20."""
 
-_DTYPES = {
-    pb.DATA_TYPE_FLOAT32: ir.DataType.FLOAT,
-    pb.DATA_TYPE_INT64: ir.DataType.INT64,
-}
+_DTYPES = {known: ir.DataType.from_numpy(dtype) for known, dtype in DTYPES.items()}
+_DOMAINS = ("", "com.microsoft")
+"""Whose operators an artifact of contract 2 may have: ONNX's own, and those that onnxruntime adds."""
 
 _Type = tuple[ir.DataType, tuple[str | int, ...]]
 
@@ -69,6 +71,39 @@ def check_contract(artifact: Artifact) -> str:
     return f"opset {spec.opset}, {len(model.graph.inputs)} inputs, {len(model.graph.outputs)} outputs"
 
 
+def check_any_contract(artifact: Artifact) -> str:
+    """The form of an artifact of contract 2.
+
+    Raises:
+        ContractError: the first thing that is not so.
+    """
+    model, spec = artifact.model, artifact.spec
+    if spec.contract != CONTRACT_ANY:
+        raise ContractError(f"contract {spec.contract}, expected {CONTRACT_ANY}")
+    if not spec.inputs or not spec.outputs:
+        raise ContractError(f"the spec has {len(spec.inputs)} inputs and {len(spec.outputs)} outputs, expected some")
+    _check_opset(model, spec)
+    for side, values, expected in (
+        ("inputs", model.graph.inputs, _inputs(spec)),
+        ("outputs", model.graph.outputs, _outputs(spec)),
+    ):
+        by_name = {value.name or "": value for value in values}
+        if by_name.keys() != expected.keys() or len(by_name) != len(values):
+            raise ContractError(f"{side} {sorted(by_name)}, expected {sorted(expected)}")
+        _check_tensors(side, [by_name[name] for name in expected], expected)
+    for node in model.graph.all_nodes():
+        if node.domain not in _DOMAINS:
+            raise ContractError(f"operator {node.domain}.{node.op_type} is not one of ONNX's own or onnxruntime's")
+    found = intact_fingerprint(
+        {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
+    )
+    if found != spec.stored_fingerprint:
+        raise ContractError(
+            f"its initializers hash to {found[:16]}, its spec says {spec.stored_fingerprint[:16] or 'nothing'}"
+        )
+    return f"opset {spec.opset}, {len(model.graph.inputs)} inputs, {len(model.graph.outputs)} outputs"
+
+
 def _check_ends(model: ir.Model, spec: pb.ModelSpec) -> None:
     """The matrices of encoder and head are stored as the spec says; those of the cells are found by data flow."""
     expected = "float16" if precision_of(spec) == "float16" else "float32"
@@ -106,7 +141,8 @@ def _outputs(spec: pb.ModelSpec) -> dict[str, _Type]:
     for state in spec.states:
         expected[state.output] = (_DTYPES[state.dtype], ("batch", *state.shape))
     for gate in spec.gates:
-        expected[gate.output] = (ir.DataType.FLOAT, ("batch", "time", spec.layers, spec.hidden))
+        shape = tuple(gate.shape) or (spec.layers, spec.hidden)
+        expected[gate.output] = (ir.DataType.FLOAT, ("batch", "time", *shape))
     return expected
 
 

@@ -105,10 +105,10 @@ class Report:
             raise VerificationError(self)
 
     def parity(self) -> list[pb.ParityFigure]:
-        """The comparisons with torch, NumPy and the float32 network as the spec records them: the worst of all runs."""
+        """The comparisons with torch, NumPy, the source and the float32 network, as a spec has them: the worst."""
         found: dict[tuple[str, str], list[Figure]] = {}
         for figure in self.figures:
-            if figure.reference in ("torch", "numpy"):
+            if figure.reference in ("torch", "numpy", "source"):
                 found.setdefault((figure.reference, figure.tensor), []).append(figure)
         return [
             pb.ParityFigure(

@@ -1,0 +1,186 @@
+"""Running an artifact of contract 2 where it will be served, its state carried; and what to run it on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatestream.export.errors import ArtifactError, ContractError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Input, ModelLayout, State
+
+Array = NDArray[Any]
+Named = Mapping[str, Array]
+"""Tensors by name: of steps [rows, time, *shape], of states [rows, *shape]."""
+
+_LOUD = 2000
+"""Of samples that are whole numbers without a limit: their standard deviation, that of clear speech in 16 bits."""
+
+
+class Streamed:
+    """An artifact on one thread of the CPU.
+
+    Args:
+        path: the file.
+        spec: what it says of itself.
+
+    Attributes:
+        layout: of the model.
+        by_row: run every row by itself, whatever is asked for: rows may depend on each other.
+
+    Raises:
+        ArtifactError: onnxruntime refuses the file, or is not installed.
+    """
+
+    def __init__(self, path: Path, spec: pb.ModelSpec) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal ones: errors come as exceptions, and a foreign graph brings warnings
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes have no common base but this
+            raise ArtifactError(f"onnxruntime refuses {path}: {' '.join(str(error).split())}") from error
+        self.layout = layout = ModelLayout.of(spec)
+        self.by_row = False
+        self._outputs = [*layout.outputs, *layout.gates]
+        self._names = [each.name for each in self._outputs] + [state.after for state in layout.states]
+
+    def run(self, inputs: Named, states: Named, length: NDArray[np.int32] | None = None) -> tuple[Named, Named]:
+        """Run once.
+
+        Args:
+            inputs: each [rows, time, *shape].
+            states: before, each [rows, *shape].
+            length: real steps of each row, [rows], where the model takes them; None: all are.
+
+        Returns:
+            The outputs and gates, each [rows, time, *shape], and the states after.
+
+        Raises:
+            ArtifactError: onnxruntime cannot.
+            ContractError: an output has not the shape that the spec says.
+        """
+        rows, time = next(iter(inputs.values())).shape[:2]
+        if length is None:
+            length = np.full(rows, time, np.int32)
+        if self.by_row and rows > 1:
+            parts = [self.run(rows_of(inputs, [r]), rows_of(states, [r]), length[[r]]) for r in range(rows)]
+            return _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
+        feed = {**inputs, **states}
+        if self.layout.length:
+            feed[self.layout.length] = length
+        try:
+            found = self._session.run(self._names, feed)
+        except Exception as error:  # as above
+            raise ArtifactError(
+                f"onnxruntime cannot run {rows} rows of {time} steps: {' '.join(str(error).split())}"
+            ) from error
+        outputs = dict(zip([each.name for each in self._outputs], found, strict=False))
+        after = dict(zip([state.name for state in self.layout.states], found[len(outputs) :], strict=True))
+        for column in self._outputs:
+            _check(column.name, outputs[column.name], (rows, time, *column.shape))
+        for state in self.layout.states:
+            _check(state.after, after[state.name], (rows, *state.shape))
+        return outputs, after
+
+    def walk(self, inputs: Named, states: Named, chunk: int = 1) -> tuple[Named, Named]:
+        """Take all steps, `chunk` at a time.
+
+        Args:
+            inputs: each [rows, time, *shape].
+            states: before the first, each [rows, *shape].
+            chunk: steps of a run.
+
+        Returns:
+            The outputs, each [rows, time, *shape]; and the states before every run and after the last, each
+            [rows, runs + 1, *shape].
+        """
+        time = next(iter(inputs.values())).shape[1]
+        outputs: list[Named] = []
+        carried = [states]
+        for at in range(0, time, chunk):
+            found, states = self.run(cut(inputs, at, at + chunk), states)
+            outputs.append(found)
+            carried.append(states)
+        return (
+            {name: np.concatenate([part[name] for part in outputs], axis=1) for name in outputs[0]},
+            {name: np.stack([part[name] for part in carried], axis=1) for name in carried[0]},
+        )
+
+    def start(self, rows: int, constants: Named | None = None) -> dict[str, Array]:
+        """The states of new sessions, each [rows, *shape]; constants as given, each [rows, *shape]."""
+        given = constants or {}
+        return {
+            state.name: given[state.name] if state.name in given else np.repeat(state.first()[None], rows, axis=0)
+            for state in self.layout.states
+        }
+
+
+def _joined(parts: Sequence[Named]) -> Named:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def cut(tensors: Named, start: int, stop: int) -> dict[str, Array]:
+    """Steps from `start` to before `stop` of tensors [rows, time, ...]."""
+    return {name: array[:, start:stop] for name, array in tensors.items()}
+
+
+def rows_of(tensors: Named, rows: slice | list[int] | NDArray[np.intp]) -> dict[str, Array]:
+    """These rows of tensors [rows, ...]."""
+    return {name: array[rows] for name, array in tensors.items()}
+
+
+def sample_inputs(spec: pb.ModelSpec, rows: int, time: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Steps for a model, drawn from what its spec says of its inputs, each [rows, time, *shape].
+
+    Args:
+        spec: of the model.
+        rows: how many.
+        time: steps of each.
+        rng: where they are drawn from.
+    """
+    found = {}
+    for tensor, column in zip(spec.inputs, ModelLayout.of(spec).inputs, strict=True):
+        numbers = _sample(column, (rows, time, *column.shape), rng)
+        if tensor.mean:
+            mean, scale = (np.array(each).reshape(column.shape) for each in (tensor.mean, tensor.scale))
+            numbers = (numbers * scale + mean).astype(column.dtype)
+        found[column.name] = numbers
+    return found
+
+
+def sample_constants(layout: ModelLayout, rows: int, rng: np.random.Generator) -> dict[str, Array]:
+    """A value of each constant for every row, each [rows, *shape]: random where it is of floats, else as it starts."""
+    return {
+        state.name: rng.standard_normal((rows, *state.shape)).astype(state.dtype)
+        if state.dtype.kind == "f"
+        else np.repeat(state.first()[None], rows, axis=0)
+        for state in layout.constants
+    }
+
+
+def _sample(column: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    if column.dtype.kind == "f":
+        return rng.standard_normal(shape).astype(column.dtype)
+    if column.dtype.kind == "b":
+        return rng.integers(2, size=shape).astype(column.dtype)
+    if column.limit:
+        return rng.integers(column.limit, size=shape).astype(column.dtype)
+    info = np.iinfo(column.dtype)
+    return np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max).astype(column.dtype)
+
+
+def _check(name: str, found: Array, shape: tuple[int, ...]) -> None:
+    if found.shape != shape:
+        raise ContractError(f"'{name}' came out as {list(found.shape)}, expected {list(shape)}")
+
+
+def changing(layout: ModelLayout) -> list[State]:
+    """The states that steps change: all but the constants."""
+    return [state for state in layout.states if not state.constant]

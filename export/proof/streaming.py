@@ -1,0 +1,409 @@
+"""The proof of any recurrent model: however it is run, a session's numbers are the same, and those of its source."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, combinations, cycle, pairwise, takewhile
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from gatestream.export.artifact import Artifact, load
+from gatestream.export.errors import ArtifactError, ParityError
+from gatestream.export.proof.comparison import Difference, DifferenceError, Figure, Pair, compare
+from gatestream.export.proof.contract import check_any_contract, check_model
+from gatestream.export.proof.loss import allowed, least
+from gatestream.export.proof.parity import CHUNKS
+from gatestream.export.proof.report import Check, Report
+from gatestream.export.proof.rounding import RUNS
+from gatestream.export.proof.streamed import (
+    Array,
+    Named,
+    Streamed,
+    changing,
+    cut,
+    rows_of,
+    sample_constants,
+    sample_inputs,
+)
+
+MOST_STEPS: Final = 1024
+LEAST_STEPS: Final = 64
+_SECONDS: Final = 4.0
+"""That the carried steps take, about: a model whose step is dear is carried through fewer."""
+
+_ROWS: Final = 2
+_STATE_STEPS: Final = 48
+_LOUD: Final = 1000
+"""How many times as large a neighbour's inputs are: a model that rounds all rows by one range shows it."""
+
+
+class Reference(Protocol):
+    """What a model was made from, run by its own conventions."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report: "source", "torch"."""
+
+    def whole(self, inputs: Named, constants: Named) -> Named:
+        """The outputs of new sessions, each [rows, time, *shape], by the artifact's names.
+
+        Args:
+            inputs: each [rows, time, *shape].
+            constants: of each session, [rows, *shape].
+        """
+
+    def step(self, inputs: Named, states: Named) -> tuple[Named, Named] | None:
+        """One step of each row from given states, or None where it cannot be started from any state but its own.
+
+        Args:
+            inputs: each [rows, 1, *shape].
+            states: before, each [rows, *shape], by the artifact's names.
+
+        Returns:
+            The outputs, each [rows, 1, *shape], and the states after.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was proved.
+
+    Attributes:
+        report: every check, in order, up to the first that failed.
+        rows_independent: a row's numbers do not depend on the rows beside it.
+        replay_bit_equal: run again, the model gives the same bits.
+    """
+
+    report: Report
+    rows_independent: bool
+    replay_bit_equal: bool
+
+
+def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bool = False) -> Proof:
+    """Prove that an artifact of contract 2 can be stepped, and computes what its source does.
+
+    Args:
+        path: the file, its spec as it is to be but for parity figures and promises.
+        reference: its source.
+        rows_may_differ: an operator that rounds all rows and steps of a run by one range is in it. Then what
+            depends on how a run is made up is measured and not judged.
+
+    Returns:
+        What was found; it does not raise for a file that fails, see `Report.raise_for_failure`.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        SpecError: the file has no spec that this version can read.
+    """
+    run = _Run(load(path), reference, rows_may_differ)
+    run.check("model", lambda: check_model(run.artifact))
+    run.check("contract", lambda: check_any_contract(run.artifact))
+    run.check("replay", run.replay)
+    run.check("rows together", run.together)
+    run.check("carried steps", run.carried)
+    run.check("chunks", run.chunks)
+    run.check("rows of unlike length", run.ragged)
+    run.check("states", run.states)
+    return Proof(Report.of(run.artifact.spec, run.checks, run.figures, run.difference), run.independent, run.bit_equal)
+
+
+class _Run:
+    """Checks one after another until one fails."""
+
+    def __init__(self, artifact: Artifact, reference: Reference | None, rows_may_differ: bool) -> None:
+        self.artifact = artifact
+        self.checks: list[Check] = []
+        self.figures: list[Figure] = []
+        self.difference: Difference | None = None
+        self.independent = True
+        self.bit_equal = False
+        self._reference = reference
+        self._may_differ = rows_may_differ
+        self._failed = False
+        self._rng = np.random.default_rng(0)
+
+    def check(self, name: str, step: Callable[[], str]) -> None:
+        if self._failed:
+            return
+        try:
+            detail = step()
+        except ArtifactError as error:
+            self._failed, detail = True, str(error)
+            if isinstance(error, DifferenceError):
+                self.difference = error.difference
+        self.checks.append(Check(name, not self._failed, detail))
+
+    # ---- The checks ---------------------------------------------------------------------------
+
+    def replay(self) -> str:
+        """The walk that the other checks start from, and whether it comes out the same twice."""
+        self._model = Streamed(self.artifact.path, self.artifact.spec)
+        self._model.by_row = self._may_differ
+        self._layout = self._model.layout
+        self._steps = self._affordable()
+        self._constants = sample_constants(self._layout, _ROWS, self._rng)
+        self._inputs = sample_inputs(self.artifact.spec, _ROWS, self._steps, self._rng)
+        self._start = self._model.start(_ROWS, self._constants)
+        self._outputs, self._carried = self._model.walk(self._inputs, self._start)
+        for name, values in {**self._outputs, **self._carried}.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                where = int(np.argwhere(~np.isfinite(values))[0][1])
+                raise ParityError(f"'{name}' is not a number from step {where} on, of inputs that are")
+        steps = min(self._steps, LEAST_STEPS)
+        again, _ = self._model.walk(cut(self._inputs, 0, steps), self._start)
+        self.bit_equal = all(np.array_equal(again[name], self._outputs[name][:, :steps]) for name in again)
+        return f"{steps} steps from the start, again: " + ("the same bits" if self.bit_equal else "other last bits")
+
+    def together(self) -> str:
+        """Seven rows in one batch, one of them loud, against each alone."""
+        rows, steps = 7, min(16, self._steps // 2)
+        at = self._rng.integers(self._steps - steps, size=rows)
+        which = np.arange(rows) % _ROWS
+        inputs = {
+            name: np.stack([values[r, t : t + steps] for r, t in zip(which, at, strict=True)])
+            for name, values in self._inputs.items()
+        }
+        states = {name: values[which, at] for name, values in self._carried.items()}
+        self._batch = inputs, states
+        together = Streamed(self.artifact.path, self.artifact.spec)
+        found, after = together.run(_louder(inputs, rows - 1), states)
+        figures, worst = [], 0.0
+        for row in range(rows - 1):
+            alone, alone_after = self._model.run(rows_of(inputs, [row]), rows_of(states, [row]))
+            bounds = allowed(self._model, rows_of(inputs, [row]), rows_of(states, [row]))
+            pairs = [
+                _pair(name, row, found[name][row][: bounds.parted], alone[name][0], bounds.by_tensor[name])
+                for name in alone
+            ]
+            if bounds.parted == steps:
+                pairs += [
+                    _pair(name, row, after[name][row, None], alone_after[name], bounds.by_tensor[name][-1:], steps - 1)
+                    for name in alone_after
+                ]
+            try:
+                figures += compare("alone", "rows together", pairs)
+            except DifferenceError as error:
+                if not self._may_differ:
+                    raise
+                self.independent = False
+                worst = max(worst, abs(error.difference.found - error.difference.expected))
+        self.figures += figures
+        if not self.independent:
+            return f"a row depends on the rows beside it, by {worst:.2g} where one is {_LOUD:,} times as loud"
+        return f"{rows} rows, one {_LOUD:,} times as loud, against each alone: {_summary(figures)}"
+
+    def carried(self) -> str:
+        """Single steps against the source: the whole way, and each from the model's own state."""
+        bounds = allowed(self._model, self._inputs, self._start)
+        self._bounds = bounds
+        if self._reference is None:
+            return f"{self._steps} steps; there is no source to compare them with"
+        name, figures = self._reference.name, []
+        expected = self._reference.whole(self._inputs, self._constants)
+        _same_names(name, expected, self._outputs)
+        pairs = [
+            _pair(tensor, row, self._outputs[tensor][row, : bounds.parted], values[row], bounds.by_tensor[tensor])
+            for tensor, values in expected.items()
+            for row in range(_ROWS)
+        ]
+        figures += compare(name, "singly", pairs)
+        figures += self._each_step(name)
+        self.figures += figures
+        return _summary(figures)
+
+    def _each_step(self, name: str) -> list[Figure]:
+        """Every step alone, as the rows of a batch, from the state that the model itself has there."""
+        assert self._reference is not None
+        inputs = {each: values.reshape(-1, 1, *values.shape[2:]) for each, values in self._inputs.items()}
+        before = {each: values[:, :-1].reshape(-1, *values.shape[2:]) for each, values in self._carried.items()}
+        step = self._reference.step(inputs, before)
+        if step is None:
+            return []
+        expected = {**{k: v.reshape(_ROWS, self._steps, *v.shape[2:]) for k, v in step[0].items()}}
+        expected |= {k: v.reshape(_ROWS, self._steps, *v.shape[1:]) for k, v in step[1].items()}
+        found = {**self._outputs, **{k: v[:, 1:] for k, v in self._carried.items()}}
+        pairs = []
+        for tensor, values in expected.items():
+            bound = np.full((self._steps, 1), least(values.dtype, float(np.abs(values).max(initial=0))))
+            pairs += [_pair(tensor, row, found[tensor][row], values[row], bound) for row in range(_ROWS)]
+        return compare(name, "each step", pairs)
+
+    def chunks(self) -> str:
+        """Chunks of unlike lengths, each from the state that single steps came to, against those steps."""
+        ends = [*takewhile(lambda end: end < self._steps, accumulate(cycle(CHUNKS))), self._steps]
+        starts: dict[int, list[int]] = {}
+        for begin, end in pairwise([0, *ends]):
+            starts.setdefault(end - begin, []).append(begin)
+        figures, worst = [], 0.0
+        for length, begins in starts.items():
+            places = [(row, begin) for row in range(_ROWS) for begin in begins]
+            inputs = {k: np.stack([v[r, b : b + length] for r, b in places]) for k, v in self._inputs.items()}
+            states = {k: np.stack([v[r, b] for r, b in places]) for k, v in self._carried.items()}
+            try:
+                figures += self._chunks_of(length, places, inputs, states)
+            except DifferenceError as error:
+                if not self._may_differ:
+                    raise
+                worst = max(worst, abs(error.difference.found - error.difference.expected))
+        self.figures += figures
+        if worst:
+            return f"a chunk's steps depend on each other's size, by {worst:.2g} from single steps"
+        return f"of {', '.join(map(str, sorted(starts)))} steps: {_summary(figures)}"
+
+    def _chunks_of(self, length: int, places: Sequence[tuple[int, int]], inputs: Named, states: Named) -> list[Figure]:
+        bounds = allowed(self._model, inputs, states)
+        found, after = self._model.run(inputs, states)
+        pairs = []
+        for tensor, values in found.items():
+            for k, (row, begin) in enumerate(places):
+                stop = min(bounds.parted, length)
+                expected = self._outputs[tensor][row, begin : begin + stop]
+                pairs.append(_pair(tensor, row, values[k, :stop], expected, bounds.by_tensor[tensor], begin))
+        if bounds.parted >= length:
+            for tensor, values in after.items():
+                for k, (row, begin) in enumerate(places):
+                    last = begin + length - 1
+                    expected = self._carried[tensor][row, last + 1][None]
+                    pairs.append(_pair(tensor, row, values[k][None], expected, bounds.by_tensor[tensor][-1:], last))
+        return compare("steps", "in chunks", pairs)
+
+    def ragged(self) -> str:
+        """Rows that end early in one batch, against each alone in its own length."""
+        if not self._layout.length:
+            return "the model takes rows of one length; a server makes its runs so"
+        inputs, states = self._batch
+        steps = next(iter(inputs.values())).shape[1]
+        rows = len(next(iter(inputs.values())))
+        lengths = np.concatenate([[1, steps], self._rng.integers(1, steps + 1, rows - 2)]).astype(np.int32)
+        found, after = self._model.run(inputs, states, lengths)
+        figures = []
+        for row, length in enumerate(lengths.tolist()):
+            own, start = cut(rows_of(inputs, [row]), 0, length), rows_of(states, [row])
+            alone, alone_after = self._model.run(own, start)
+            bounds = allowed(self._model, own, start)
+            if bounds.parted < length:
+                continue
+            pairs = [_pair(k, row, found[k][row, :length], v[0], bounds.by_tensor[k]) for k, v in alone.items()]
+            pairs += [
+                _pair(k, row, after[k][row, None], v, bounds.by_tensor[k][-1:], length - 1)
+                for k, v in alone_after.items()
+            ]
+            figures += compare("alone", "rows of unlike length", pairs)
+        self.figures += figures
+        return f"{rows} rows of 1 to {steps} steps: {_summary(figures)}"
+
+    def states(self) -> str:
+        """Each state changes something when it is lost, and when it is exchanged for another of its shape."""
+        steps = min(self._steps, _STATE_STEPS)
+        inputs = cut(self._inputs, 0, steps)
+        right = cut(self._outputs, 0, steps)
+        moving = changing(self._layout)
+        details = []
+        for state in moving:
+            found = self._meddled(inputs, partial(_lost, name=state.name, start=self._start))
+            if not _differ(found, right):
+                raise ParityError(
+                    f"state '{state.name}': losing it after every step changes no output within {steps} steps; "
+                    "it is no state of this model, or it is paired with the wrong output"
+                )
+            details.append(f"{state.name} {_apart(found, right):.2g}")
+        alike = []
+        for a, b in combinations(moving, 2):
+            if (a.dtype, a.shape) == (b.dtype, b.shape):
+                found = self._meddled(inputs, partial(_exchanged, a=a.name, b=b.name))
+                if not _differ(found, right):
+                    alike.append(f"'{a.name}' and '{b.name}' cannot be told apart")
+        for constant in self._layout.constants:
+            if constant.dtype.kind == "f":
+                other = {**self._start, constant.name: self._start[constant.name] + 1}
+                if not _differ(self._model.walk(inputs, other)[0], right):
+                    raise ParityError(f"constant '{constant.name}': another value changes no output")
+        lost = f"losing any of them changes what comes out: {', '.join(details)}" if details else "it has none"
+        return "; ".join([lost, *alike])
+
+    # ---- What they are made of ----------------------------------------------------------------
+
+    def _affordable(self) -> int:
+        """How many steps the carried ones are: as many as there is time for."""
+        inputs = sample_inputs(self.artifact.spec, _ROWS * RUNS, 1, np.random.default_rng(1))
+        start = self._model.start(_ROWS * RUNS, sample_constants(self._layout, _ROWS * RUNS, np.random.default_rng(1)))
+        self._model.run(inputs, start)
+        began = time.perf_counter()
+        for _ in range(3):
+            self._model.run(inputs, start)
+        seconds = (time.perf_counter() - began) / 3
+        return int(np.clip(_SECONDS / max(seconds, 1e-6) / 3, LEAST_STEPS, MOST_STEPS))
+
+    def _meddled(self, inputs: Named, meddle: Callable[[Named], Named]) -> Named:
+        """The outputs where something is done to the states after every step."""
+        states: Named = self._start
+        parts = []
+        for t in range(next(iter(inputs.values())).shape[1]):
+            found, after = self._model.run(cut(inputs, t, t + 1), states)
+            states = meddle(after)
+            parts.append(found)
+        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+
+
+def _pair(tensor: str, row: int, found: Array, expected: Array, bound: Array, first: int = 0) -> Pair:
+    """A tensor of one row; `found` and `expected` are [steps, *shape], `bound` [steps or more, 1]."""
+    steps = len(found)
+    flat = (steps, -1) if found.size else (steps, 0)
+    return Pair(
+        tensor,
+        row,
+        first + np.arange(steps),
+        found.reshape(flat),
+        expected[:steps].reshape(flat),
+        bound[:steps],
+    )
+
+
+def _lost(after: Named, name: str, start: Named) -> Named:
+    return {**after, name: start[name]}
+
+
+def _exchanged(after: Named, a: str, b: str) -> Named:
+    return {**after, a: after[b], b: after[a]}
+
+
+def _louder(inputs: Named, row: int) -> dict[str, Array]:
+    """The same inputs, those of one row that are floats `_LOUD` times as large."""
+    found = {name: values.copy() for name, values in inputs.items()}
+    for values in found.values():
+        if values.dtype.kind == "f":
+            values[row] *= min(_LOUD, float(np.finfo(values.dtype).max) / (1 + float(np.abs(values[row]).max())) / 2)
+    return found
+
+
+def _same_names(name: str, expected: Named, found: Named) -> None:
+    if not expected or not expected.keys() <= found.keys():
+        raise ParityError(f"the {name} gives {sorted(expected)}, the file {sorted(found)}")
+
+
+def _differ(found: Named, right: Named) -> bool:
+    return any(not np.array_equal(found[name], values) for name, values in right.items())
+
+
+def _apart(found: Named, right: Named) -> float:
+    return max(
+        float(np.abs(found[k].astype(np.float64) - v.astype(np.float64)).max(initial=0)) for k, v in right.items()
+    )
+
+
+def _summary(figures: Sequence[Figure]) -> str:
+    """Exact apart from close."""
+    if not figures:
+        return "float32 has parted before there was anything to compare"
+    steps = max(figure.steps for figure in figures)
+    close = [figure for figure in figures if not figure.exact]
+    if not close:
+        return f"{steps} steps, all {len(figures)} comparisons exact"
+    worst = max(close, key=lambda figure: figure.max_abs_difference / figure.tolerance)
+    return (
+        f"{steps} steps, {len(figures) - len(close)} of {len(figures)} comparisons exact, the others close: "
+        f"at most {worst.max_abs_difference:.2g}, {worst.tensor} to {worst.reference} {worst.case}"
+    )
