@@ -76,7 +76,9 @@ def _file(path: Path, cell: Cell, change: Change | None = None) -> Path:
         outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[HIDDEN])],
         states=[
             pb.StateSpec(input=k, output=f"{k}_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[HIDDEN], role=role)
-            for k, role in (("h", 1), ("m", 0), ("v", pb.STATE_ROLE_CONSTANT))
+            for k, role in zip(
+                "hmv", (pb.STATE_ROLE_HIDDEN, pb.STATE_ROLE_UNSPECIFIED, pb.STATE_ROLE_CONSTANT), strict=True
+            )
         ],
         opset=20,
     )
@@ -121,13 +123,13 @@ def _file(path: Path, cell: Cell, change: Change | None = None) -> Path:
         ],
         [info("y", "batch", "time", HIDDEN), *(info(f"{k}_next", "batch", HIDDEN) for k in "hmv")],
         [
-            numpy_helper.from_array(value, key)
+            numpy_helper.from_array(np.asarray(value), key)
             for key, value in {
                 "W": cell.W.T.astype(np.float32),
                 "R": cell.R.T.astype(np.float32),
-                "half": np.float32(0.5).reshape(()),
-                "zero": np.int32(0).reshape(()),
-                "one": np.int32(1).reshape(()),
+                "half": np.float32(0.5),
+                "zero": np.int32(0),
+                "one": np.int32(1),
                 "last": np.array([1], np.int64),
             }.items()
         ],
