@@ -168,7 +168,8 @@ LAYERS = {
         "finder",
         "artifact",
         "proof",
-        "rewriting sources spec drawing",
+        "rewriting",
+        "sources spec drawing adopting",
         "exporter",
     ],
     "client": [
