@@ -159,9 +159,11 @@ def swapped_on_purpose(folder: Path) -> Stranger:
     a, b = g.input("s0", ["batch", 4]), g.input("s1", ["batch", 4])
     y = g.output("y", ["batch", 4])
     first, second = g.output("t0", ["batch", 4]), g.output("t1", ["batch", 4])
-    g.node("Tanh", g.node("Add", x, g.node("Add", a, b)), out=first)
-    g.node("Tanh", g.node("Sub", x, g.node("Add", a, b)), out=second)
+    for share, end in ((0.4, first), (-0.3, second)):
+        mixed = g.node("Add", g.node("Mul", a, g.constant(share)), g.node("Mul", b, g.constant(0.5)))
+        g.node("Tanh", g.node("Add", x, mixed), out=end)
     g.node("Add", first, second, out=y)
+    states = State(a, first, 0), State(b, second, 0)
     return Stranger(
-        g.name, g.save(folder), (Tensor(x, 0, None),), (Tensor(y, 0, None),), refused="--state", whole=False
+        g.name, g.save(folder), (Tensor(x, 0, None),), (Tensor(y, 0, None),), states, refused="--state", whole=False
     )
