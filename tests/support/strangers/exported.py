@@ -105,7 +105,7 @@ def export(case: Case, folder: Path) -> Stranger:
     axes |= {key: {state_batch: "batch"} for key in starts + ends}
     path = folder / f"{case.name}.onnx"
     arguments = (x, *(torch.zeros(state_shape) for _ in starts))
-    names = {"input_names": ["x", *starts], "output_names": ["y", *ends], "opset_version": case.opset}
+    names: dict[str, Any] = {"input_names": ["x", *starts], "output_names": ["y", *ends], "opset_version": case.opset}
     # Both exporters talk, and warn of themselves.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")

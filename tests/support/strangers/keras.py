@@ -1,5 +1,6 @@
 """What keras' own export and tf2onnx write."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from tests.support.strangers.graph import Graph
 from tests.support.strangers.stranger import State, Stranger, Tensor
 
 F, H = 3, 5
+Step = Callable[[Graph, str, str, list[str], str], None]
+"""Writes one step into a loop's body: x, h and the weights there, and what the next h is to be called."""
+
 PRODUCER = "tf2onnx"
 
 
@@ -67,7 +71,7 @@ def rnn_loop(folder: Path) -> Stranger:
     return _loop(folder, "rnn_loop", _rnn_step, weights=[(F, H), (H, H), (H,)])
 
 
-def _loop(folder: Path, name: str, step, weights: list[tuple[int, ...]]) -> Stranger:
+def _loop(folder: Path, name: str, step: Step, weights: list[tuple[int, ...]]) -> Stranger:
     g = Graph(name, PRODUCER, opset=13)
     x, y = g.input("x", ["batch", "time", F]), g.output("y", ["batch", "time", H])
     by_time = g.node("Transpose", x, perm=[1, 0, 2])
@@ -80,10 +84,7 @@ def _loop(folder: Path, name: str, step, weights: list[tuple[int, ...]]) -> Stra
     counter = body.input("i", [], TensorProto.INT64)
     body.input("go_in", [], TensorProto.BOOL)
     state = body.input("h_in", ["batch", H])
-    inner = [
-        body.input(f"loop_{name}", None if not shape else list(shape))
-        for name, shape in zip(carried, weights, strict=True)
-    ]
+    inner = [body.input(f"loop_{value}", shape) for value, shape in zip(carried, weights, strict=True)]
     body.node("Identity", "go_in", out=body.output("go_out", [], TensorProto.BOOL))
     step(body, body.node("Gather", by_time, counter, axis=0), state, inner, body.output("h_out", ["batch", H]))
     for value, shape in zip(inner, weights, strict=True):

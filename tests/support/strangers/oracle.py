@@ -63,14 +63,16 @@ class Oracle:
         feeds |= {name: self._anything(name) for name in self._stranger.ignored}
         steps = len(next(iter(xs.values())))
         pieces = [slice(0, steps)] if self._stranger.whole else [slice(t, t + 1) for t in range(steps)]
-        before = {name: np.zeros((1, samples), self._dtypes[name]) for name, samples in self._stranger.context.items()}
+        before: Arrays = {
+            name: np.zeros((1, samples), self._dtypes[name]) for name, samples in self._stranger.context.items()
+        }
         found: dict[str, list[Array]] = {tensor.name: [] for tensor in self._stranger.outputs}
         for piece in pieces:
             for tensor in self._stranger.inputs:
                 rows = xs[tensor.name][piece]
                 if tensor.name in before:
-                    kept = before[tensor.name]
-                    rows, before[tensor.name] = np.concatenate([kept, rows], -1), rows[:, -kept.shape[-1] :]
+                    ends = np.concatenate([before[tensor.name], rows[:, -self._stranger.context[tensor.name] :]])
+                    rows, before[tensor.name] = np.concatenate([ends[:-1], rows], -1), ends[-1:]
                 feeds[tensor.name] = _placed(rows, tensor)
             names = [value.name for value in self._session.get_outputs()]
             results = dict(zip(names, self._session.run(None, feeds), strict=True))
@@ -122,7 +124,7 @@ def _placed(rows: Array, tensor: Tensor) -> Array:
 def _taken(values: Array, tensor: Tensor) -> Array:
     """The inverse of `_placed`."""
     if tensor.time is None:
-        return values[None] if tensor.batch is None else np.moveaxis(values, tensor.batch, 0)
+        return np.asarray(values[None] if tensor.batch is None else np.moveaxis(values, tensor.batch, 0))
     if tensor.batch is None:
         return np.moveaxis(values, tensor.time, 0)
-    return np.moveaxis(values, (tensor.batch, tensor.time), (0, 1))[0]
+    return np.asarray(np.moveaxis(values, (tensor.batch, tensor.time), (0, 1))[0])
