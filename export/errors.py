@@ -9,7 +9,11 @@
     ├── ParityError         the numbers differ from a reference
     ├── AccuracyError       weights in fewer bits cost more accuracy than was allowed
     ├── PrecisionError      weights that cannot be stored in so few bits
-    └── NoGatesError        gates asked of a form that does not show them
+    ├── NoGatesError        gates asked of a form that does not show them
+    ├── SourceError         a file that was not made here cannot be read, or not be brought to the contract's opset
+    ├── AmbiguousError      what an input, an output or an axis is cannot be told from the file, nor by running it
+    └── NotStreamableError  what it computes of a run is not what it computes of the run's steps
+        └── StatelessError  it carries nothing from one step to the next
 """
 
 
@@ -43,3 +47,19 @@ class PrecisionError(ArtifactError):
 
 class NoGatesError(ArtifactError):
     """Gate activations were asked of form `fused`, whose operator keeps them to itself."""
+
+
+class SourceError(ArtifactError):
+    """A file that was not made here cannot be read, or cannot be brought to the opset of the contract."""
+
+
+class AmbiguousError(ArtifactError):
+    """What an input, an output or an axis is cannot be told from the file, nor by running it."""
+
+
+class NotStreamableError(ArtifactError):
+    """What the model computes of a whole run is not what it computes of the run's steps, whatever is carried."""
+
+
+class StatelessError(NotStreamableError):
+    """The model carries nothing from one step to the next."""

@@ -1,0 +1,88 @@
+"""Tensors from the middle of a graph, as onnxruntime computes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from gatestream.export.errors import ArtifactError
+
+Array = NDArray[Any]
+
+
+class ProbeError(Exception):
+    """The graph cannot be run on these inputs; the message is what onnxruntime says."""
+
+
+class Probe:
+    """A graph whose outputs are tensors of one's choice, on one thread of the CPU; its inputs' sizes are free.
+
+    Args:
+        model: is left as it is.
+        tensors: of its main graph.
+        optimised: whether onnxruntime may replace nodes by faster ones, whose numbers differ in the last bits.
+
+    Raises:
+        ArtifactError: onnxruntime refuses it, or is not installed.
+    """
+
+    def __init__(self, model: ir.Model, tensors: Sequence[ir.Value], optimised: bool = True) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
+        proto = ir.to_proto(model)
+        for item in proto.graph.input:
+            for dim in item.type.tensor_type.shape.dim:
+                dim.Clear()
+        names = list(dict.fromkeys(str(value.name) for value in tensors))
+        given = {item.name for item in (*proto.graph.input, *proto.graph.initializer)}
+        del proto.graph.output[:], proto.graph.value_info[:]
+        # What is no node's output cannot be a graph's in onnxruntime; types are found by it.
+        proto.graph.node.extend(
+            onnx.helper.make_node("Identity", [name], [f"probed.{name}"]) for name in names if name in given
+        )
+        self._names = {name: f"probed.{name}" if name in given else name for name in names}
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names.values())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal ones: errors come as exceptions
+        if not optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own classes have no common base but this
+            raise ArtifactError(f"onnxruntime refuses it: {' '.join(str(error).split())}") from error
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            feed: every input of the graph.
+
+        Returns:
+            The tensors by name.
+
+        Raises:
+            ProbeError: onnxruntime cannot.
+        """
+        try:
+            found = self._session.run(list(self._names.values()), dict(feed))
+        except Exception as error:  # as above
+            raise ProbeError(" ".join(str(error).split())) from error
+        return dict(zip(self._names, found, strict=True))
+
+
+def zeros(model: ir.Model, size: int) -> dict[str, Array]:
+    """Zeros for every input of a graph, whose free axes are of one size."""
+    feed = {}
+    for value in model.graph.inputs:
+        shape = [dim if isinstance(dim, int) and dim > 0 else size for dim in value.shape or ()]
+        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+        feed[str(value.name)] = np.zeros(shape, dtype)
+    return feed
