@@ -19,7 +19,8 @@ def rewrite(model: ir.Model) -> None:
 def _rewrite(node: ir.Node) -> None:
     graph = node.graph
     assert graph is not None  # a node of all_nodes() is in one
-    for k, perm in ((0, _STEPS), (5, _STATE), (6, _STATE)):
+    inputs: list[tuple[int, tuple[int, ...]]] = [(0, _STEPS), (5, _STATE), (6, _STATE)]
+    for k, perm in inputs:
         value = node.inputs[k] if k < len(node.inputs) else None
         if value is not None:
             before = ir.node("Transpose", [value], {"perm": list(perm)}, name=f"{node.name}_input_{k}")

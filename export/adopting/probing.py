@@ -39,7 +39,8 @@ class Probe:
             for dim in item.type.tensor_type.shape.dim:
                 dim.Clear()
         names = list(dict.fromkeys(str(value.name) for value in tensors))
-        given = {item.name for item in (*proto.graph.input, *proto.graph.initializer)}
+        given = {item.name for item in proto.graph.input} | {item.name for item in proto.graph.initializer}
+        _prune(proto.graph, set(names))
         del proto.graph.output[:], proto.graph.value_info[:]
         # What is no node's output cannot be a graph's in onnxruntime; types are found by it.
         proto.graph.node.extend(
@@ -76,6 +77,30 @@ class Probe:
         except Exception as error:  # as above
             raise ProbeError(" ".join(str(error).split())) from error
         return dict(zip(self._names, found, strict=True))
+
+
+def _prune(graph: onnx.GraphProto, needed: set[str]) -> None:
+    """Leave the nodes and initializers that some tensors are made from: onnxruntime would run the others too."""
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed |= _read_by(node)
+    initializers = [item for item in graph.initializer if item.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(initializers)
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node or the graphs in it read; those of these graphs' own are among them."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            found |= {item.name for item in graph.output}
+            for inner in graph.node:
+                found |= _read_by(inner)
+    return found
 
 
 def zeros(model: ir.Model, size: int) -> dict[str, Array]:

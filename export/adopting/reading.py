@@ -227,12 +227,13 @@ def _fitted(value: ir.Value, given: NDArray[Any]) -> NDArray[Any]:
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for graph in (model.graph, *model.functions):
-        yield from _nodes_in(graph)
+    yield from _nodes_in(model.graph)
+    for function in model.functions:
+        yield from _nodes_in(function)
 
 
 def _nodes_in(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    waiting = [graph]
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [graph]
     while waiting:
         for node in waiting.pop().node:
             yield node

@@ -130,7 +130,7 @@ def test_c_on_the_last_axis(tmp_path: Path) -> None:
         node("Unsqueeze", ["rnn.c", "last"], ["c4"]),
         node("Concat", ["h4", "c4"], ["s_next"], axis=3),
     ]
-    constants = {"first": np.array(0), "second": np.array(1), "last": np.array([3])}
+    constants: dict[str, Any] = {"first": np.array(0), "second": np.array(1), "last": np.array([3])}
     check(file(tmp_path, nodes, {"s": packed}, {"s_next": packed}, **constants), [("s", "s_next")], {"s": 1})
 
 

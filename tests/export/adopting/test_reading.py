@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -229,7 +230,7 @@ def squeezed(opset: int) -> onnx.ModelProto:
         return helper.make_node("Squeeze", [source, f"axis_{axis}"], [name])
 
     greatest = helper.make_node("ReduceMax", ["s"], ["else"], keepdims=0, axes=[1])
-    branches = {
+    branches: dict[str, Any] = {
         f"{which}_branch": helper.make_graph([node], which, [], [graphs.tensor(which, ["time", 4])])
         for which, node in (("then", squeeze("then", "s", 1)), ("else", greatest))
     }
