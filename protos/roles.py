@@ -1,4 +1,4 @@
-"""The four gates, and their order where the ONNX LSTM operator packs them.
+"""The gates of an LSTM and of a GRU, and their order where the ONNX LSTM operator packs them.
 
 It stacks those of W, R and B as i, o, f, c (operator LSTM, inputs W and R), where its c is the cell candidate g.
 torch's order is `gatestream.model.cell.GATES`, which is also that of `ROLES`.
@@ -41,6 +41,20 @@ ROLES = (
     Role("o", "output", "output_gate", "Sigmoid"),
 )
 BY_SYMBOL = {role.symbol: role for role in ROLES}
+
+GRU_ROLES = (
+    Role("r", "reset", "reset_gate", "Sigmoid"),
+    Role("z", "update", "update_gate", "Sigmoid"),
+    Role("n", "candidate", "candidate", "Tanh"),
+)
+
+OF_CELL: Mapping[str, tuple[Role, ...]] = {"LSTM": ROLES, "GRU": GRU_ROLES, "RNN": ()}
+"""The gates of each kind of cell. An RNN has none."""
+
+
+def modules_of(kind: str) -> dict[str, str]:
+    """How the weights of a cell are named, by symbol: those of an RNN's one sum, `n`, have no module."""
+    return {role.symbol: role.module for role in OF_CELL[kind]} or {"n": ""}
 
 
 def pack(gates: Mapping[str, Array], order: str) -> Array:
