@@ -6,6 +6,7 @@ Making an artifact; only `exporter` and `sources.checkpoint` import torch:
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators
+    rewriting.unfuse       an operator of anybody's graph to its rewriting.equations
     formats                weights in fewer bits, as arrays
     rewriting.narrow       and in the file
     spec                   the file's ModelSpec
@@ -13,11 +14,14 @@ Making an artifact; only `exporter` and `sources.checkpoint` import torch:
 Reading one:
     artifact               the file, its spec, its weights by the checkpoint's names
     graph.flow             what flows where; graph.initializers, the constants
+    graph.constants        constants of anybody's graph; graph.edit, one tensor in another's place
     finder.finder          the gates, found by data flow, into a `finder.structure`
     finder.scan            in form gates, with finder.recurrence and finder.carry
     finder.fused           in form fused
     finder.ends            where a recurrence meets the rest; finder.products, what gates add up
     finder.agreement       the structure against the spec
+    finder.survey          the finder.cells of anybody's model: finder.operators, and by finder.equations what is
+                           written out, with finder.linear, finder.algebra and finder.scopes
     drawing.inspection     all that a file alone can be asked; drawing.text and drawing.draw (drawing.svg) show it
 
 The proof:
