@@ -24,6 +24,9 @@ Reading one:
                            written out, with finder.linear, finder.algebra and finder.scopes
     drawing.inspection     all that a file alone can be asked; drawing.text and drawing.draw (drawing.svg) show it
 
+Adopting anybody's file:
+    adopting.states        a state of its graph
+
 The proof:
     proof.verify           all checks in order, into a proof.report
     proof.contract         inputs, outputs, operators
@@ -34,5 +37,6 @@ The proof:
     proof.rounding         how far a faithful float32 model may be from them
     proof.int8_parity      the same for int8 weights, against proof.int8_oracle
     proof.accuracy         how far weights in fewer bits are from the network, and what they save
+    proof.streaming        of any recurrent model, run by proof.streamed, as near as proof.loss allows
     errors                 what can be wrong
 """
