@@ -80,6 +80,7 @@ class _Trial:
     def __init__(self, runner: HostRunner, spec: pb.ModelSpec, rows: int, steps: int):
         self._runner = runner
         self._gates = (False, True) if spec.gates else (False,)
+        self._even = not spec.length_input
         self._rng = np.random.default_rng(0)
         self._inputs = [self._input(item, rows, steps) for item in spec.inputs]
         self._states = [
@@ -132,7 +133,7 @@ class _Trial:
         for gates in self._gates * (1 + (size * steps < 64)):
             rows = self._rng.permutation(self._rows)[:size]
             lengths = self._rng.integers(1, steps + 1, size).astype(np.int32)
-            lengths[self._rng.integers(size)] = steps
+            lengths[slice(None) if self._even else self._rng.integers(size)] = steps
             outputs, states, shown = self._runner.compute(
                 [column[rows, :steps] for column in self._inputs],
                 lengths,

@@ -105,7 +105,10 @@ class Engine:
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
         # Besides the rows admitted, a session can have its close queued, and an entry that was dropped while ready,
         # and its coming back.
-        self._scheduler = Scheduler(capacity, limits.rows + (3 if parked else 2) * capacity, self._limits)
+        entries = limits.rows + (3 if parked else 2) * capacity
+        # A graph that is not told how long its rows are takes all of a run to be of one length.
+        self._even = not layout.length
+        self._scheduler = Scheduler(capacity, entries, self._limits, even=self._even)
         self._queues = SessionQueues(self._scheduler)
         self._answers = Answers(self.admission, self.sessions, self._queues)
         self._controls = ControlRunner(layout.name, self._queues, self._answers)
@@ -401,6 +404,7 @@ class Engine:
         return (
             members * steps <= limits.rows
             and steps <= limits.steps
+            and (not self._even or batch.rows == members * steps)
             and members * steps * self._row_bytes[batch.gates] <= _ANSWER_BYTES
             and self.rows.run_time.expected(members, steps) < _SHORT_SECONDS
             and self._scheduler.pass_by(steps)

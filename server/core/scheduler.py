@@ -7,6 +7,8 @@ one of two rings, of single steps and of chunks, and go to its end again after e
 2. Sessions take turns, however much any of them has sent.
 3. A single step never shares a run with a chunk, for which it would have to wait. Where both are ready they take
    turns; and while single steps come, a chunk's turns are cut shorter, for the step that comes in the middle of one.
+4. Where the rows of a run have to be of one length, chunks are cut to what makes the fullest run with the first of
+   them. Those that are shorter keep their places: each is the first when all that stood before it had a turn.
 
 No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
 """
@@ -94,10 +96,12 @@ class Scheduler:
         sessions: how many there may be.
         entries: how many can be pending, and for each session one that was dropped; the caller admits no more.
         limits: of one tick.
+        even: all members of a tick take as many steps.
     """
 
-    def __init__(self, sessions: int, entries: int, limits: TickLimits):
+    def __init__(self, sessions: int, entries: int, limits: TickLimits, *, even: bool = False):
         self._limits = limits
+        self._even = even
         self._ids = Slots(entries)
         # Columns of the entries, by id. A dropped entry that still waits in a ring or a tick has the session _NONE.
         self._session, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
@@ -180,6 +184,8 @@ class Scheduler:
                 contended = singles_wait or not self.calm
                 cut = max(1, limits.steps // _CONTENDED_PART) if contended else limits.steps
                 ids = self._pop(self._chunks, max(limits.rows // cut, min(_LEAST_CHUNKS, limits.rows)))
+                if self._even and len(ids):
+                    ids, cut = self._of_one_length(ids, cut)
                 self._chunk_turn = False
                 self._turns_without_singles += 1
             elif singles_wait:
@@ -292,6 +298,14 @@ class Scheduler:
             ids = ids[wanted]
         return ids
 
+    def _of_one_length(self, ids: Ints, most: int) -> tuple[Ints, int]:
+        """Those of some chunks that make a run, and its steps; the others are in their ring again."""
+        left = np.minimum(self._left[ids], most)
+        steps = _fullest(left)
+        taken = left >= steps
+        self._chunks.put_back(ids[~taken])
+        return ids[taken], steps
+
     def _finish(self, ids: Ints) -> None:
         sessions, following = self._session[ids], self._next[ids]
         self._first[sessions] = following
@@ -309,6 +323,17 @@ class Scheduler:
         self._singles.push(ids[single])
         self._chunks.push(ids[left > 1])
         self._controls.push(ids[left == 0])
+
+
+def _fullest(left: Ints) -> int:
+    """By how many steps a run takes most rows whose members take as many each, and of which the first is one.
+
+    Args:
+        left: [entries], steps that each could take.
+    """
+    steps = np.sort(left)
+    rows = steps * np.arange(len(steps), 0, -1)
+    return int(steps[rows[: np.searchsorted(steps, left[0], side="right")].argmax()])
 
 
 def _bounds(work: Ints) -> list[int]:

@@ -66,3 +66,9 @@ class Ring:
         self._begin = (self._begin + len(values)) % len(self._ring)
         self._count -= len(values)
         return values
+
+    def put_back(self, values: Ints) -> None:
+        """Have values that were taken out be the oldest again, in order."""
+        self._begin = (self._begin - len(values)) % len(self._ring)
+        self._ring.put(np.arange(self._begin, self._begin + len(values)), values, mode="wrap")
+        self._count += len(values)

@@ -29,9 +29,11 @@ def ints(*values: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 
 
 class Lines(RuleBasedStateMachine):
+    even = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(SLOTS, 1000, LIMITS)
+        self.scheduler = Scheduler(SLOTS, 1000, LIMITS, even=self.even)
         self.lines: dict[int, list[Entry]] = defaultdict(list)
         self.work = 0
         self.running: Tick | None = None
@@ -95,6 +97,7 @@ class Lines(RuleBasedStateMachine):
         assert len(set(slots)) == len(slots), "a session stands once in a run"
         assert 1 <= len(slots) <= LIMITS.rows
         assert tick.steps <= LIMITS.steps
+        assert not self.even or len(set(tick.lengths.tolist())) == 1, "all of a run take as many steps"
         single = [ready[slot].left == 1 for slot in slots]
         assert all(single) or not any(single), "single steps and chunks do not share a run"
         for work, start, stop in tick.parts:
@@ -170,8 +173,46 @@ class Lines(RuleBasedStateMachine):
         assert self.scheduler._ids.free == 1000, "no entry is left behind"
 
 
+class EvenLines(Lines):
+    even = True
+
+
 TestLines = Lines.TestCase
 TestLines.settings = settings(max_examples=60, stateful_step_count=40)
+TestEvenLines = EvenLines.TestCase
+TestEvenLines.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_chunks_of_unlike_lengths_are_cut_to_the_fullest_run_with_the_first() -> None:
+    scheduler = Scheduler(8, 1000, TickLimits(rows=16, steps=32), even=True)
+    scheduler.add(1, np.arange(6), ints(9, 3, 20, 8, 8, 40), np.zeros(6, np.int64), np.arange(6))
+    runs = []
+    while (tick := scheduler.tick()) is not None:
+        scheduler.complete(tick)
+        runs.append((tick.sessions.tolist(), tick.lengths.tolist()))
+    # 8 of five are more than 3 of six, or 9 of three. What is left over is a step of one, and of none a chunk of one.
+    assert runs[0] == ([0, 2, 3, 4, 5], [8] * 5)
+    assert runs[1] == ([0], [1]), "a single step never waits for a chunk"
+    assert runs[2] == ([1, 2, 5], [3] * 3), "who has waited is the first"
+    assert sum(len(members) * lengths[0] for members, lengths in runs) == 9 + 3 + 20 + 8 + 8 + 40
+
+
+def test_a_chunk_that_fits_no_run_of_the_others_has_its_turn_all_the_same() -> None:
+    scheduler = Scheduler(40, 4000, TickLimits(rows=64, steps=16), even=True)
+    scheduler.add(0, ints(0), ints(2), ints(0), ints(0))
+    for turn in range(1, 10):
+        scheduler.add(turn, np.arange(1, 40), np.full(39, 16), np.arange(39) * 16, np.arange(39))
+    scheduler.add(10, ints(0), ints(2), ints(0), ints(0))
+    turns = []
+    for turn in range(30):
+        tick = scheduler.tick()
+        assert tick is not None
+        scheduler.complete(tick)
+        if 0 in tick.sessions:
+            turns.append(turn)
+    # The first of all, and then behind those that stood before it: 39 chunks, 4 of them or more in each run.
+    assert turns[0] == 0
+    assert turns[1] <= 12
 
 
 def test_sessions_take_turns_however_much_one_has_sent() -> None:

@@ -36,12 +36,15 @@ def test_giving_back_twice_is_a_bug() -> None:
 
 
 @given(st.lists(st.one_of(st.lists(st.integers(0, 99), max_size=5), st.integers(0, 7)), max_size=50))
-def test_a_queue_is_first_in_first_out(actions: list[list[int] | int]) -> None:
+def test_a_queue_is_first_in_first_out_but_for_what_is_put_back(actions: list[list[int] | int]) -> None:
     queue, model = Ring(16), list[int]()
     for action in actions:
         if isinstance(action, int):
             assert queue.pop(action).tolist() == model[:action]
             del model[:action]
+        elif len(model) + len(action) <= 16 and sum(action) % 2:
+            queue.put_back(np.array(action, np.int64))
+            model[:0] = action
         elif len(model) + len(action) <= 16:
             queue.push(np.array(action, np.int64))
             model += action
