@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gatestream.client.errors import InputError, ModelError, ProtocolError
-from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
+from gatestream.client.errors import GatestreamError, InputError, ModelError, ProtocolError
+from gatestream.client.numbers import Unfit, as_column, numbers_of, shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Column, Input, LayoutError, ModelLayout
 
@@ -15,6 +15,13 @@ Array = NDArray[Any]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 """One array; for a model of several inputs, one under each input's name."""
 
+Outputs = Any
+"""One array; of a model of several outputs, a dict with one under each output's name."""
+
+Constants = Mapping[str, ArrayLike]
+"""What a session is given when it is opened, by the names that the model has for it."""
+
+_KINDS = {"f": "numbers", "i": "whole numbers", "u": "whole numbers", "b": "true or false, or 1 and 0,"}
 # Bytes that an entry of one row needs besides its columns: handle, length and positions as varints.
 _ENTRY_BYTES = 30
 
@@ -29,6 +36,37 @@ def layout_of(spec: pb.ModelSpec) -> ModelLayout:
         return ModelLayout.of(spec)
     except LayoutError as error:
         raise ModelError(str(error)) from None
+
+
+def array_of(
+    said: str, column: Column, value: object, *, sessions: int = 0, wrong_shape: type[GatestreamError] = InputError
+) -> Array:
+    """What a caller passes for a row of its own, of a column's type and shape.
+
+    Args:
+        said: what to call it in an error.
+        column: that it is a row of.
+        value: numbers.
+        sessions: so many rows may come too, [sessions, *shape]; 0: just one.
+        wrong_shape: the error for another shape.
+
+    Raises:
+        InputError: numbers of another kind, NaN or infinity.
+        GatestreamError: another shape.
+    """
+    kind = column.dtype.kind
+    try:
+        array = numbers_of(value, whole=kind != "f", truth=kind == "b")
+        if array.shape != column.shape and not (sessions and array.shape == (sessions, *column.shape)):
+            several = f", or {[sessions, *column.shape]}," if sessions else ""
+            raise wrong_shape(f"{said}: shape {list(array.shape)} came; {list(column.shape)}{several} was expected")
+        if array.dtype.kind == "U":
+            raise Unfit("text", ())
+        return as_column(array, column.dtype)
+    except Unfit as error:
+        where = f" at {list(error.place)}" if error.place else ""
+        expected = error.expected or f"{_KINDS[kind]} were expected"
+        raise error.kind(f"{said}: {error.what} came{where}; {expected}") from None
 
 
 Lead = tuple[str | int, ...]
@@ -69,15 +107,13 @@ class InputColumn:
         if column.shape == (1,) and array.ndim == len(lead):
             array = array[..., None]
         self._check_shape(array, lead)
-        ignored = None if lengths is None else _behind(lengths, array.shape)
-        if column.dtype.kind == "f":
-            return floats_of(array, column.dtype, ignored)
-        return ids_of(array, column.dtype, len(self._ids), ignored)
+        return as_column(array, column.dtype, column.limit, None if lengths is None else _behind(lengths, array.shape))
 
     def _numbers(self, value: ArrayLike, lead: Lead) -> Array:
         if isinstance(value, str) and lead:
             value = list(value)
-        array = numbers_of(value, whole=self.column.dtype.kind == "i")
+        kind = self.column.dtype.kind
+        array = numbers_of(value, whole=kind != "f", truth=kind == "b")
         return self._tokens(array) if array.dtype.kind == "U" else array
 
     def _tokens(self, names: Array) -> Array:
@@ -103,7 +139,7 @@ class InputColumn:
                 where.append(f"column '{self._names[k]}'")
             else:
                 where.append(f"feature {k}")
-        kind = "whole numbers" if self.column.dtype.kind == "i" else "numbers"
+        kind = _KINDS[self.column.dtype.kind]
         hint = f", or tokens of {self._tokens_known}," if self._ids else ""
         refusal = error.kind(
             f"{self._said}: {error.what} came{' at ' if where else ''}{', '.join(where)}; "

@@ -30,6 +30,7 @@ GatestreamError
 │   ├── SessionIdInvalidError
 │   ├── SessionClosedError      `close_reason` says who or what closed it
 │   ├── StateMismatchError
+│   ├── ConstantMismatchError   the session was opened with other constants, which it keeps
 │   └── PositionMismatchError   somebody else moved the session; its `position` is right again
 └── StepError                   the step was not taken; the state is as it was before it
     ├── StepFailedError         the model failed on it
@@ -249,6 +250,12 @@ class StateMismatchError(SessionError):
     """The state does not fit the model, or was made by other weights."""
 
     reason = pb.REASON_STATE_MISMATCH
+
+
+class ConstantMismatchError(SessionError):
+    """The session was opened with other constants than those that came, and keeps its own."""
+
+    reason = pb.REASON_CONSTANT_MISMATCH
 
 
 class PositionMismatchError(SessionError):

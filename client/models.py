@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from gatestream.client.columns import Layout
+from gatestream.client.columns import Constants, Layout, array_of, layout_of
 from gatestream.client.errors import InputError, ModelUnknownError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -48,18 +48,52 @@ class Models:
         return self._layouts[key]
 
 
-def opens(spec: pb.ModelSpec, ids: Sequence[str], mode: OpenMode, *, outputs: bool, gates: bool) -> list[pb.Open]:
+def opens(
+    spec: pb.ModelSpec,
+    ids: Sequence[str],
+    mode: OpenMode,
+    *,
+    outputs: bool,
+    gates: bool,
+    constants: Constants | None = None,
+) -> list[pb.Open]:
     """A request for each session.
 
+    Args:
+        spec: of the model.
+        ids: of the sessions.
+        mode: of all of them.
+        outputs: they are to come back.
+        gates: so are they.
+        constants: of all sessions alike, or [sessions, ...] with one for each.
+
     Raises:
-        InputError: no session, or no such mode.
+        InputError: no session, no such mode, or a constant that does not fit the model.
     """
     if mode not in _MODES:
         raise InputError(f"mode: {mode!r} came; 'either', 'create' or 'resume' was expected")
     if not ids:
         raise InputError("a group of no sessions was asked for; one or more were expected")
     wanted = pb.OUTPUTS_EVERY_STEP if outputs else pb.OUTPUTS_NONE
-    return [pb.Open(session_id=each, model=spec.name, mode=_MODES[mode], outputs=wanted, gates=gates) for each in ids]
+    requests = [
+        pb.Open(session_id=each, model=spec.name, mode=_MODES[mode], outputs=wanted, gates=gates) for each in ids
+    ]
+    if constants:
+        _add(constants, spec, requests)
+    return requests
+
+
+def _add(constants: Constants, spec: pb.ModelSpec, requests: Sequence[pb.Open]) -> None:
+    known = {each.name: each for each in layout_of(spec).constants}
+    for name, value in constants.items():
+        if name not in known:
+            has = ", ".join(f"'{each}'" for each in known) or "none"
+            raise InputError(f"constant '{name}' of '{spec.name}' came; it has {has}")
+        said = f"constant '{name}' of '{spec.name}'"
+        array = array_of(said, known[name], value, sessions=len(requests))
+        rows = array if array.shape != known[name].shape else [array] * len(requests)
+        for request, row in zip(requests, rows, strict=True):
+            request.constant.add(name=name, value=row.tobytes())
 
 
 def member_ids(sessions: int | Sequence[str]) -> Sequence[str]:

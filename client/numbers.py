@@ -14,6 +14,7 @@ Place = tuple[int, ...]
 """Indices of a value in what was passed."""
 
 _PLAIN = frozenset({int, float})
+_TRUTH = frozenset({bool})
 _TEXT = frozenset({str})
 _INT64 = np.iinfo(np.int64)
 _FLOAT64_MAX = int(np.finfo(np.float64).max)
@@ -50,18 +51,19 @@ def shown(value: object) -> str:
     return f"{text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'} ({type(value).__name__})"
 
 
-def numbers_of(value: object, *, whole: bool) -> Array:
+def numbers_of(value: object, *, whole: bool, truth: bool = False) -> Array:
     """An array, of numbers or of text.
 
     Args:
         value: an array, nested lists, or anything else that NumPy takes for an array.
         whole: of whole numbers; floats are refused, also 2.0.
+        truth: True and False are numbers too, 1 and 0.
 
     Raises:
         Unfit: a masked value, a bool, or anything else that is no number; lists of unlike lengths.
     """
     kinds: set[type] = set()
-    plain = _plain(value, (), kinds)
+    plain = _plain(value, (), kinds, _PLAIN | _TRUTH if truth else _PLAIN)
     if str in kinds and len(kinds) > 1:
         raise Unfit("text among numbers", ())
     try:
@@ -105,40 +107,74 @@ def floats_of(array: Array, dtype: np.dtype[Any], ignored: Bools | None = None) 
     return floats
 
 
-def ids_of(array: Array, dtype: np.dtype[Any], tokens: int, ignored: Bools | None = None) -> Array:
-    """Whole numbers as int64, contiguous.
+def ids_of(array: Array, dtype: np.dtype[Any], limit: int, ignored: Bools | None = None) -> Array:
+    """Whole numbers as whole numbers of a type, contiguous.
 
     Args:
         array: whole numbers of any type.
-        dtype: int64 of some byte order.
-        tokens: each is from 0 to less than that; 0: whatever int64 holds.
+        dtype: the type.
+        limit: each is from 0 to less than that; 0: whatever the type holds.
         ignored: of the array's shape: where anything may stand.
 
     Raises:
         Unfit: another number.
     """
-    ids = np.asarray(array, dtype, order="C")
-    if tokens:
-        # Below 0 is far above as an unsigned number, and so is what does not fit in 63 bits.
-        good = ids.view(np.uint64) < tokens
-    elif array.dtype.kind == "u":
-        good = ids >= 0
-    else:
+    info = np.iinfo(dtype)
+    least, most = (0, min(limit - 1, int(info.max))) if limit else (int(info.min), int(info.max))
+    with np.errstate(all="ignore"):
+        ids = np.asarray(array, dtype, order="C")
+    if not limit and np.can_cast(array.dtype, dtype):
         return ids
+    if limit and dtype.itemsize == 8:
+        # Below 0 is far above as an unsigned number, and so is what does not fit in 63 bits.
+        good = ids.view(np.uint64) < limit
+    else:
+        # An unsigned number is not below 0.
+        good = array <= most if array.dtype.kind == "u" else (array >= least) & (array <= most)
     if np.count_nonzero(good) < good.size and (place := _first_bad(good, ignored)) is not None:
-        expected = (f"0 to {tokens - 1}" if tokens else f"at most {_INT64.max}") + " was expected"
-        raise Unfit(str(array[place].item()), place, expected, TokenOutOfRangeError)
+        expected = f"at most {most}" if most == _INT64.max else f"{least} to {most}"
+        raise Unfit(str(array[place].item()), place, f"{expected} was expected", TokenOutOfRangeError)
     return ids
 
 
-def _plain(value: Any, place: Place, kinds: set[type]) -> Any:
+def bools_of(array: Array, ignored: Bools | None = None) -> Array:
+    """Numbers that are 0 and 1, or bools, as bools, contiguous.
+
+    Args:
+        array: bools, or whole numbers of any type.
+        ignored: of the array's shape: where anything may stand.
+
+    Raises:
+        Unfit: another number.
+    """
+    if array.dtype.kind != "b":
+        good = (array == 0) | (array == 1)
+        if np.count_nonzero(good) < good.size and (place := _first_bad(good, ignored)) is not None:
+            raise Unfit(str(array[place].item()), place, "true or false, 1 or 0, was expected", TokenOutOfRangeError)
+    return np.asarray(array, np.bool_, order="C")
+
+
+def as_column(array: Array, dtype: np.dtype[Any], limit: int = 0, ignored: Bools | None = None) -> Array:
+    """What `numbers_of` gives, as numbers of a type: see `floats_of`, `ids_of` and `bools_of`."""
+    if dtype.kind == "f":
+        return floats_of(array, dtype, ignored)
+    return bools_of(array, ignored) if dtype.kind == "b" else ids_of(array, dtype, limit, ignored)
+
+
+def _plain(value: Any, place: Place, kinds: set[type], taken: frozenset[type]) -> Any:
     """Lists and arrays of numbers or of text; what was found is added to `kinds`, as float or str.
+
+    Args:
+        value: what is looked at.
+        place: where it stands.
+        kinds: see above.
+        taken: the types of numbers that are taken.
 
     Raises:
         Unfit: something else.
     """
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in taken:
         kinds.add(float)
         return value
     if kind is str:
@@ -147,23 +183,23 @@ def _plain(value: Any, place: Place, kinds: set[type]) -> Any:
     if len(place) > _DEPTH:
         raise Unfit(f"lists nested more than {_DEPTH} deep", ())
     if isinstance(value, list | tuple):
-        return _items(value, place, kinds)
+        return _items(value, place, kinds, taken)
     if isinstance(value, np.ndarray | np.generic) or hasattr(kind, "__array__") or _is_buffer(value):
-        return _array(value, place, kinds)
+        return _array(value, place, kinds, taken)
     if hasattr(kind, "__len__") and hasattr(kind, "__getitem__") and not isinstance(value, Mapping | bytes):
-        return _items(list(value), place, kinds)
+        return _items(list(value), place, kinds, taken)
     raise Unfit(shown(value), place)
 
 
-def _items(values: Any, place: Place, kinds: set[type]) -> Any:
+def _items(values: Any, place: Place, kinds: set[type], taken: frozenset[type]) -> Any:
     found = set(map(type, values))
-    if found <= _PLAIN or found == _TEXT:
-        kinds.update({float} if found <= _PLAIN else _TEXT)
+    if found <= taken or found == _TEXT:
+        kinds.update({float} if found <= taken else _TEXT)
         return values
-    return [_plain(item, (*place, k), kinds) for k, item in enumerate(values)]
+    return [_plain(item, (*place, k), kinds, taken) for k, item in enumerate(values)]
 
 
-def _array(value: Any, place: Place, kinds: set[type]) -> Any:
+def _array(value: Any, place: Place, kinds: set[type], taken: frozenset[type]) -> Any:
     try:
         array = np.asanyarray(value)
     except Exception as error:
@@ -177,13 +213,13 @@ def _array(value: Any, place: Place, kinds: set[type]) -> Any:
     if kind == "O":
         # Of plain numbers as good as any; else this finds the first that is none.
         value = array.tolist()
-        if array.ndim == 0 and type(value) not in (_PLAIN | _TEXT):
+        if array.ndim == 0 and type(value) not in (taken | _TEXT):
             raise Unfit(shown(value), place)
-        return _plain(value, place, kinds)
+        return _plain(value, place, kinds, taken)
     if kind in "UT":
         kinds.add(str)
         return np.asarray(array, str)
-    if kind not in "iuf":
+    if kind not in "iuf" and not (kind == "b" and bool in taken):
         what = shown(array[(0,) * array.ndim]) if array.size and kind in "bc" else f"{array.dtype} numbers"
         raise Unfit(what, place + (0,) * array.ndim if array.size else place)
     kinds.add(float)

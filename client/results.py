@@ -30,6 +30,11 @@ class Answer:
         """The model's first output; of no size where the session was opened with `outputs=False`."""
         return next(iter(self.outputs.values()), np.empty(0, np.float32))
 
+    @property
+    def returned(self) -> Any:
+        """What the call itself gave: the model's output, or, where it has several, each under its name."""
+        return dict(self.outputs) if len(self.outputs) > 1 else self.y
+
     def at(self, step: int) -> "Answer":
         """One step of a chunk's answer, of a session."""
         return Answer(

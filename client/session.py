@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gatestream.client.columns import Array, Inputs
+from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import GatestreamError, InputError
 from gatestream.client.numbers import Unfit, ids_of, numbers_of
 from gatestream.client.protocol.queue import SessionQueue
@@ -69,12 +69,13 @@ class LaneView:
         ]
         return Chunk(members=members, columns=columns, length=length)
 
-    def _keep(self, chunk: Chunk, index: Index) -> Array:
-        """Remember the answer, of which each array is indexed by `index`, and return the first output."""
-        results = chunk.results()
+    def _keep(self, chunk: Chunk, index: Index) -> Outputs:
+        """Remember the answer, of which each array is indexed by `index`, and return the output, or all by name."""
+        results, outputs = chunk.results(), self._queue.layout.outputs
         self._kept = results, chunk.first, index
-        y: Array = results[0][index] if self._queue.layout.outputs else _NOTHING
-        return y
+        if len(outputs) > 1:
+            return {each.name: column[index] for each, column in zip(outputs, results, strict=False)}
+        return results[0][index] if outputs else _NOTHING
 
     def _answer(self, results: list[Array], first: Ints, index: Index) -> Answer:
         layout = self._queue.layout
@@ -126,13 +127,13 @@ class SessionView(LaneView):
         """Work from encoded rows, one for each step."""
         return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._queue.members, len(rows))
 
-    def _keep_each(self, answer: Answer, steps: int) -> Iterator[Array]:
+    def _keep_each(self, answer: Answer, steps: int) -> Iterator[Outputs]:
         """The first steps of a chunk's answer, one by one."""
         for step in range(steps):
             self._kept = one = answer.at(step)
-            yield one.y
+            yield one.returned
 
-    def _keep_taken(self, error: GatestreamError) -> Iterator[Array]:
+    def _keep_taken(self, error: GatestreamError) -> Iterator[Outputs]:
         """The answers to the steps of a chunk that were taken before one that was not."""
         return iter(()) if error.answer is None else self._keep_each(error.answer, int(error.taken[0]))
 

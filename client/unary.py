@@ -7,11 +7,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from google.protobuf.message import Message
 
-from gatestream.client.columns import Array, layout_of
+from gatestream.client.columns import Array, array_of, layout_of
 from gatestream.client.errors import InputError, StateMismatchError
-from gatestream.client.numbers import Unfit, floats_of, ids_of, numbers_of, shown
+from gatestream.client.numbers import shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.layout import Column
 
 R = TypeVar("R")
 
@@ -83,7 +82,12 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     names = [each.name for each in states]
     if sorted(state.arrays) != sorted(names):
         raise StateMismatchError(f"states {sorted(state.arrays)} came; '{spec.name}' has {sorted(names)}")
-    rows = [_row(f"state '{each.name}' of '{spec.name}'", each, state.arrays[each.name]) for each in states]
+    rows = [
+        array_of(
+            f"state '{each.name}' of '{spec.name}'", each, state.arrays[each.name], wrong_shape=StateMismatchError
+        ).tobytes()
+        for each in states
+    ]
     counts = isinstance(state.position, int | np.integer) and not isinstance(state.position, bool)
     if not counts or not 0 <= state.position < 2**64:
         raise InputError(f"position: {shown(state.position)} came; steps consumed, 0 or more, were expected")
@@ -92,21 +96,6 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     )
     request = pb.SetStateRequest(session_id=session_id, state=message)
     return Call("SetState", request, lambda answer: int(answer.position))
-
-
-def _row(said: str, column: Column, value: Any) -> bytes:
-    """One state's bytes."""
-    dtype = column.dtype
-    try:
-        array = numbers_of(value, whole=dtype.kind == "i")
-        if array.shape != column.shape:
-            raise StateMismatchError(f"{said}: shape {list(array.shape)} came; {list(column.shape)} was expected")
-        if array.dtype.kind == "U":
-            raise Unfit("text", ())
-        return (floats_of(array, dtype) if dtype.kind == "f" else ids_of(array, dtype, 0)).tobytes()
-    except Unfit as error:
-        where = f" at {list(error.place)}" if error.place else ""
-        raise error.kind(f"{said}: {error.what} came{where}; {error.expected or 'numbers were expected'}") from None
 
 
 def fork(spec: pb.ModelSpec, session_id: str, new_id: str) -> Call[str]:

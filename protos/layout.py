@@ -53,6 +53,20 @@ class Column:
         """
         return np.frombuffer(data, self.dtype).reshape(-1, *self.shape)
 
+    def good(self, column: Array) -> npt.NDArray[np.bool_]:
+        """For each number, whether it is one that the model takes."""
+        if self.dtype.kind == "f":
+            return np.isfinite(column)
+        if self.dtype.kind == "b":
+            # What came as bytes may be more than 0 and 1.
+            return column.view(np.uint8) < 2
+        return np.ones(column.shape, np.bool_)
+
+    def all_good(self, column: Array) -> bool:
+        """Whether the model takes all of these numbers."""
+        # On few numbers in a third of the time of ndarray.all().
+        return int(np.count_nonzero(self.good(column))) == column.size
+
 
 @dataclass(frozen=True, slots=True)
 class Input(Column):
@@ -69,20 +83,11 @@ class Input(Column):
     limit: int = 0
 
     def good(self, column: Array) -> npt.NDArray[np.bool_]:
-        """For each number, whether the model takes it."""
-        if self.dtype.kind == "f":
-            return np.isfinite(column)
-        if self.dtype.kind == "b":
-            return column.view(np.uint8) < 2
+        """As `Column`."""
         if self.limit:
             # Below 0 is far above as an unsigned number.
             return column.view(_UNSIGNED[self.dtype.itemsize]) < self.limit
-        return np.ones(column.shape, np.bool_)
-
-    def all_good(self, column: Array) -> bool:
-        """Whether the model takes all of these numbers."""
-        # On few numbers in a third of the time of ndarray.all().
-        return int(np.count_nonzero(self.good(column))) == column.size
+        return Column.good(self, column)
 
 
 @dataclass(frozen=True, slots=True)

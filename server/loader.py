@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.spec import CONTRACT_ANY
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.threads import Measured
 from gatestream.server.config import ServerConfig
@@ -126,11 +127,13 @@ class Loader:
         alone.add(model)
         stream = ClientStream(alone, config.limits, tenant="gatestream.warm-up")
         chunk = min(config.tick.steps, config.limits.chunk_length)
+        # Nothing is known of the constants that clients will give but that zeros are numbers of every type.
+        zeros = [pb.Constant(name=each.name, value=bytes(each.row_bytes)) for each in layout.constants if each.required]
         for gates, most in itertools.product({False, bool(layout.gates)}, (1, chunk)):
             steps = min(most, model.engine.admission.most_rows(gates))
             columns = [bytes(steps * item.row_bytes) for item in layout.inputs]
             for message in (
-                pb.ClientMessage(open=pb.Open(handle=0, model=layout.name, gates=gates)),
+                pb.ClientMessage(open=pb.Open(handle=0, model=layout.name, gates=gates, constant=zeros)),
                 pb.ClientMessage(steps=pb.Steps(handle=[0], length=[steps], input=columns)),
                 pb.ClientMessage(close=pb.Close(handle=[0])),
             ):
@@ -146,6 +149,11 @@ class Loader:
 
 def _log_model(model: Model) -> None:
     runner = model.runner
+    if model.spec.contract == CONTRACT_ANY and not model.spec.promises.rows_independent:
+        _log.warning(
+            "a session's numbers depend on those that run beside it: its spec does not promise rows_independent",
+            model=model.spec.name,
+        )
     _log.info(
         "loaded",
         model=model.spec.name,

@@ -18,10 +18,12 @@ from gatestream.cli.rows.missing import Holder, refused
 from gatestream.cli.rows.numbers import CellError, Numbers, looks_numeric
 from gatestream.cli.rows.options import TableOptions
 from gatestream.cli.rows.records import LOOKED_AT, Records
+from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _NUMBERED = re.compile(r"column[1-9]\d*", re.ASCII)
-_ID = re.compile(r"\d{1,18}", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+_TRUTH = {"true": True, "false": False}
 
 
 class CsvRows:
@@ -53,7 +55,8 @@ class CsvRows:
             raise RowsError(
                 "--missing interpolate: a stream does not know the value that follows; choose refuse, drop or hold"
             )
-        self._tokens = self._input.dtype == pb.DATA_TYPE_INT64
+        # "f" for floats, "b" for what is true or false, else whole numbers.
+        self._kind = DTYPES[self._input.dtype].kind
         self._vocabulary = frozenset(self._input.vocabulary)
         self._width = math.prod(self._input.shape)
         self._options = options
@@ -112,7 +115,7 @@ class CsvRows:
 
     def _settle(self, line: int, cells: list[str]) -> None:
         """See whether a row settles the decimal mark."""
-        if self._tokens or self._numbers.decimal is not None:
+        if self._kind != "f" or self._numbers.decimal is not None:
             return
         self._numbers.settle([(line, cells)])
         if self._numbers.decimal == ",":
@@ -169,8 +172,8 @@ class CsvRows:
         )
 
     def _is_value(self, cell: str) -> bool:
-        if self._tokens:
-            return cell in self._vocabulary or _ID.fullmatch(cell) is not None
+        if self._kind != "f":
+            return cell in self._vocabulary or self._whole(cell) is not None
         return looks_numeric(cell) or self._numbers.is_missing(cell)
 
     # ---- Rows ---------------------------------------------------------------------------------
@@ -192,25 +195,33 @@ class CsvRows:
             raise RowsError(
                 f"line {line}, column {short(name)!r}: a missing value with none before it for --missing hold to take"
             )
-        if self._tokens:
-            return held[0]
-        self._compare(line, held)
-        return held
+        if self._input.dtype == pb.DATA_TYPE_FLOAT32:
+            self._compare(line, held)
+        return held if self._input.shape else held[0]
 
     def _value(self, line: int, name: str, cell: str) -> float | int | str | None:
         text = cell.strip()
         try:
-            if self._tokens and text in self._vocabulary:
+            if self._kind != "f" and text in self._vocabulary:
                 return text
             if self._numbers.is_missing(cell):
                 return None
-            if not self._tokens:
+            if self._kind == "f":
                 return self._numbers.number(cell, line)
-            if _ID.fullmatch(text):
-                return int(text)
-            raise CellError(f"{short(cell)!r} is no token of model '{self._model}'")
+            if (whole := self._whole(text)) is not None:
+                return whole
+            if self._vocabulary:
+                raise CellError(f"{short(cell)!r} is no token of model '{self._model}'")
+            expected = "true, false, 1 or 0" if self._kind == "b" else "a whole number"
+            raise CellError(f"{short(cell)!r} is not {expected}")
         except CellError as error:
             raise RowsError(f"line {line}, column {short(name)!r}: {error}") from error
+
+    def _whole(self, text: str) -> int | None:
+        """The whole number, or the truth, that a cell is; None: it is none."""
+        if self._kind == "b" and text.lower() in _TRUTH:
+            return _TRUTH[text.lower()]
+        return int(text) if _WHOLE.fullmatch(text) else None
 
     def _compare(self, line: int, row: list[float]) -> None:
         """Say, once of each column, that float32 does not hold what sets its numbers apart."""

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -47,8 +46,9 @@ class Writer:
             return ""
         names = [name for output in self._spec.outputs for name in _names(output)]
         if self._gates:
-            units = list(itertools.product(range(self._spec.layers), range(self._spec.hidden)))
-            names += [f"{gate.name}_{layer}_{unit}" for gate in self._spec.gates for layer, unit in units]
+            for gate in self._spec.gates:
+                units = np.ndindex(tuple(gate.shape) or (self._spec.layers, self._spec.hidden))
+                names += ["_".join([gate.name, *map(str, unit)]) for unit in units]
         return _csv(names)
 
     def answer(self, answer: Answer) -> str:
@@ -59,7 +59,9 @@ class Writer:
             return token
         arrays = [*answer.outputs.values(), *(answer.gates.values() if self._gates else ())]
         if self._form == "csv":
-            return _csv(str(value) for array in arrays for value in array.ravel())
+            # Of bools 1 and 0, as they are read.
+            numbers = (array.view(np.uint8) if array.dtype.kind == "b" else array for array in arrays)
+            return _csv(str(value) for array in numbers for value in array.ravel())
         line: dict[str, Any] = {"position": answer.position, **_lists(answer.outputs)}
         if self._gates:
             line["gates"] = _lists(answer.gates)
@@ -86,11 +88,14 @@ def _names(output: pb.TensorSpec) -> list[str]:
 
 
 def _lists(arrays: Mapping[str, Array]) -> dict[str, Any]:
-    # The shortest digits that are this float32, not those of the float64 nearest to it.
-    return {
-        name: np.array([float(str(value)) for value in array.ravel()]).reshape(array.shape).tolist()
-        for name, array in arrays.items()
-    }
+    return {name: _shortest(array).tolist() for name, array in arrays.items()}
+
+
+def _shortest(array: Array) -> Array:
+    """Floats with the shortest digits that are these, say, float32, not those of the float64 nearest to each."""
+    if array.dtype.kind != "f":
+        return array
+    return np.array([float(str(value)) for value in array.ravel()]).reshape(array.shape)
 
 
 def _csv(fields: Iterable[str]) -> str:

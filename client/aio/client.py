@@ -15,6 +15,7 @@ from gatestream.client.aio.entering import Entering
 from gatestream.client.aio.link import Link
 from gatestream.client.aio.session import Group, Session
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.columns import Constants
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
@@ -93,12 +94,13 @@ class Client(Calls):
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
+        constants: Constants | None = None,
         timeout: float | None = None,
     ) -> Entering[Session]:
         """Open a session: `await` it, or `async with` it. As `gatestream.client.sync.Client.session`."""
 
         async def make() -> Session:
-            return Session(self, *await self._open(model, [id], mode, outputs, gates, timeout))
+            return Session(self, *await self._open(model, [id], mode, outputs, gates, constants, timeout))
 
         return Entering(make)
 
@@ -110,13 +112,14 @@ class Client(Calls):
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
+        constants: Constants | None = None,
         timeout: float | None = None,
     ) -> Entering[Group]:
         """Open many sessions that step together. As `gatestream.client.sync.Client.group`."""
 
         async def make() -> Group:
             ids = member_ids(sessions)
-            return Group(self, *await self._open(model, ids, mode, outputs, gates, timeout))
+            return Group(self, *await self._open(model, ids, mode, outputs, gates, constants, timeout))
 
         return Entering(make)
 
@@ -129,7 +132,14 @@ class Client(Calls):
         await self._channel.close()
 
     async def _open(
-        self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
+        self,
+        model: str,
+        ids: Sequence[str],
+        mode: OpenMode,
+        outputs: bool,
+        gates: bool,
+        constants: Constants | None,
+        timeout: float | None,
     ) -> tuple[Link, SessionQueue]:
         spec = self._models.find(model)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
@@ -140,7 +150,7 @@ class Client(Calls):
         while True:
             link = self._link()
             try:
-                requests = opens(spec, ids, mode, outputs=outputs, gates=gates)
+                requests = opens(spec, ids, mode, outputs=outputs, gates=gates, constants=constants)
                 return link, await link.open(layout, requests, seconds)
             except StreamsExhaustedError as refusal:
                 refusals += 1

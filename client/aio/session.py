@@ -11,7 +11,7 @@ from typing import Self
 
 from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.link import Link
-from gatestream.client.columns import Array, Inputs
+from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
@@ -57,8 +57,8 @@ class _Open(LaneView):
         """End it at the server, after what was asked before. What is closed already stays so without an error."""
         await self._link.ask(self._queue, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
-    async def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
-        """Have the steps taken; the first output of all of them."""
+    async def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Outputs:
+        """Have the steps taken; the output of all of them."""
         seconds = self._calls.seconds(timeout, chunk.length)
         try:
             await self._link.ask(self._queue, chunk, seconds)
@@ -74,15 +74,15 @@ class Session(_Open, SessionView):
     Steps of many tasks are taken in the order in which they were asked for.
     """
 
-    async def step(self, x: Inputs, *, timeout: float | None = None) -> Array:
+    async def step(self, x: Inputs, *, timeout: float | None = None) -> Outputs:
         """Take one step. As the blocking `Session.step`; a cancelled call is as one that timed out."""
         return await self._take(self._of_step(x), ONE_STEP, timeout)
 
-    async def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
+    async def run(self, xs: Inputs, *, timeout: float | None = None) -> Outputs:
         """Take many steps: [time, ...] in, [time, ...] out. As the blocking `Session.run`."""
         return await self._take(self._of_run(xs), ONE_RUN, timeout)
 
-    async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncGenerator[Array]:
+    async def stream(self, source: AsyncIterable[Inputs], *, timeout: float | None = None) -> AsyncGenerator[Outputs]:
         """Step each row of a live source as it comes, and yield the answers in order.
 
         As the blocking `Session.stream`, with a task that reads the source; it ends with the iterator. Close
@@ -93,7 +93,7 @@ class Session(_Open, SessionView):
                 async for y in self._answers(rows, timeout):
                     yield y
 
-    async def _answers(self, rows: list[list[Array]], timeout: float | None) -> AsyncGenerator[Array]:
+    async def _answers(self, rows: list[list[Array]], timeout: float | None) -> AsyncGenerator[Outputs]:
         """Step encoded rows together; where one of them is refused, and all with it, one by one up to it."""
         chunk = self._of_rows(rows)
         try:
@@ -135,7 +135,7 @@ class Group(_Open, GroupView):
 
     async def step(
         self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None
-    ) -> Array:
+    ) -> Outputs:
         """Take one step of each member: [members, ...] in, [members, ...] out."""
         return await self._take(self._of_step(xs, members), ALL_STEP, timeout)
 
@@ -146,7 +146,7 @@ class Group(_Open, GroupView):
         members: Sequence[int] | Ints | None = None,
         lengths: Sequence[int] | Ints | None = None,
         timeout: float | None = None,
-    ) -> Array:
+    ) -> Outputs:
         """Take many steps of each member: [members, time, ...] in, [members, time, ...] out. As the blocking one."""
         return await self._take(self._of_run(xs, members, lengths), ALL_RUN, timeout)
 

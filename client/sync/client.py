@@ -9,6 +9,7 @@ from typing import Self
 import grpc
 
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.columns import Constants
 from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
 from gatestream.client.models import Models, OpenMode, member_ids, opens
 from gatestream.client.patience import pause
@@ -95,6 +96,7 @@ class Client(Calls):
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
+        constants: Constants | None = None,
         timeout: float | None = None,
     ) -> Session:
         """Open a session.
@@ -107,14 +109,18 @@ class Client(Calls):
             gates: return the gate activations too: `Session.gates`.
             outputs: return the outputs. False: `step` and `run` return an empty array, which is cheaper when
                 a session is only run through its history.
+            constants: what the model is to be given once for this session, by name, each of the spec's shape: a
+                speaker's embedding, say. Those left out are as the model has them; a session that is taken up has its
+                own, and the same may be given again.
             timeout: seconds to wait; by default the client's.
 
         Raises:
             ModelUnknownError, SessionExistsError, SessionUnknownError, SessionIdInvalidError, NoGatesError,
             SessionsExhaustedError, StreamsExhaustedError, DrainingError, DeadlineExceededError,
-            ConnectionLostError: there is no session then.
+            ConnectionLostError, ConstantMismatchError: there is no session then.
+            InputError: a constant does not fit the model, or one that it needs is missing; there is none either.
         """
-        return Session(self, *self._open(model, [id], mode, outputs, gates, timeout))
+        return Session(self, *self._open(model, [id], mode, outputs, gates, constants, timeout))
 
     def group(
         self,
@@ -124,6 +130,7 @@ class Client(Calls):
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
+        constants: Constants | None = None,
         timeout: float | None = None,
     ) -> Group:
         """Open many sessions that step together: arrays with a row for each in, arrays out.
@@ -134,12 +141,13 @@ class Client(Calls):
             mode: as for `session`.
             gates: as for `session`.
             outputs: as for `session`.
+            constants: as for `session`, the same for all members, or with an axis [sessions, ...] in front.
             timeout: as for `session`.
 
         Raises:
             GatestreamError: as for `session`; those that were opened are closed again.
         """
-        return Group(self, *self._open(model, member_ids(sessions), mode, outputs, gates, timeout))
+        return Group(self, *self._open(model, member_ids(sessions), mode, outputs, gates, constants, timeout))
 
     def close(self) -> None:
         """End the connection. The server closes the sessions that are open on it."""
@@ -151,7 +159,14 @@ class Client(Calls):
         self._channel.close()
 
     def _open(
-        self, model: str, ids: Sequence[str], mode: OpenMode, outputs: bool, gates: bool, timeout: float | None
+        self,
+        model: str,
+        ids: Sequence[str],
+        mode: OpenMode,
+        outputs: bool,
+        gates: bool,
+        constants: Constants | None,
+        timeout: float | None,
     ) -> tuple[Link, SessionQueue]:
         spec = self._models.find(model)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
@@ -161,7 +176,9 @@ class Client(Calls):
         while True:
             link = self._link()
             try:
-                return link, link.open(layout, opens(spec, ids, mode, outputs=outputs, gates=gates), seconds)
+                return link, link.open(
+                    layout, opens(spec, ids, mode, outputs=outputs, gates=gates, constants=constants), seconds
+                )
             except StreamsExhaustedError as refusal:
                 refusals += 1
                 delay = pause(refusal, refusals)

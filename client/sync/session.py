@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from gatestream.client.columns import Array, Inputs
+from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
@@ -63,8 +63,8 @@ class _Open(LaneView):
         """
         self._link.ask(self._queue, self._control(Kind.CLOSE), self._calls.seconds(timeout))
 
-    def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Array:
-        """Have the steps taken; the first output of all of them."""
+    def _take(self, chunk: Chunk, index: Index, timeout: float | None) -> Outputs:
+        """Have the steps taken; the output of all of them."""
         seconds = self._calls.seconds(timeout, chunk.length)
         try:
             self._link.ask(self._queue, chunk, seconds)
@@ -80,7 +80,7 @@ class Session(_Open, SessionView):
     Safe to use from many threads; steps are taken in the order in which they were asked for.
     """
 
-    def step(self, x: Inputs, *, timeout: float | None = None) -> Array:
+    def step(self, x: Inputs, *, timeout: float | None = None) -> Outputs:
         """Take one step.
 
         Args:
@@ -89,7 +89,8 @@ class Session(_Open, SessionView):
             timeout: seconds to wait for the answer; by default the client's.
 
         Returns:
-            The model's first output, of the spec's shape, float32; `last` has all outputs, `gates` the gates.
+            The model's output, of the spec's shape and type; where it has several, a dict with each by its name.
+            `last` has them too, `gates` the gates.
 
         Raises:
             InputError: x does not fit the model; nothing was sent.
@@ -102,7 +103,7 @@ class Session(_Open, SessionView):
         """
         return self._take(self._of_step(x), ONE_STEP, timeout)
 
-    def run(self, xs: Inputs, *, timeout: float | None = None) -> Array:
+    def run(self, xs: Inputs, *, timeout: float | None = None) -> Outputs:
         """Take many steps: [time, ...] in, [time, ...] out. A chunk of any length; it is split as needed.
 
         Args:
@@ -114,7 +115,7 @@ class Session(_Open, SessionView):
         """
         return self._take(self._of_run(xs), ONE_RUN, timeout)
 
-    def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Generator[Array]:
+    def stream(self, source: Iterable[Inputs], *, timeout: float | None = None) -> Generator[Outputs]:
         """Step each row of a live source as it comes, and yield the answers in order.
 
         A thread reads the source. A row that comes while nothing is on its way is stepped at once; rows that
@@ -134,7 +135,7 @@ class Session(_Open, SessionView):
             for rows in gathered:
                 yield from self._answers(rows, timeout)
 
-    def _answers(self, rows: list[list[Array]], timeout: float | None) -> Generator[Array]:
+    def _answers(self, rows: list[list[Array]], timeout: float | None) -> Generator[Outputs]:
         """Step encoded rows together; where one of them is refused, and all with it, one by one up to it."""
         chunk = self._of_rows(rows)
         try:
@@ -184,7 +185,7 @@ class Group(_Open, GroupView):
     Where members are given, they are those that take part, as increasing indices; by default all.
     """
 
-    def step(self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None) -> Array:
+    def step(self, xs: Inputs, *, members: Sequence[int] | Ints | None = None, timeout: float | None = None) -> Outputs:
         """Take one step of each member: [members, ...] in, [members, ...] out.
 
         Raises:
@@ -200,7 +201,7 @@ class Group(_Open, GroupView):
         members: Sequence[int] | Ints | None = None,
         lengths: Sequence[int] | Ints | None = None,
         timeout: float | None = None,
-    ) -> Array:
+    ) -> Outputs:
         """Take many steps of each member: [members, time, ...] in, [members, time, ...] out.
 
         Args:

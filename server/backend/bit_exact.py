@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Input, ModelLayout, State
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.runner import HostRunner
 from gatestream.server.config import TickLimits
@@ -82,11 +82,11 @@ class _Trial:
         self._gates = (False, True) if spec.gates else (False,)
         self._even = not spec.length_input
         self._rng = np.random.default_rng(0)
-        self._inputs = [self._input(item, rows, steps) for item in spec.inputs]
-        self._states = [
-            self._spread(rows, *item.shape).astype(DTYPES[item.dtype]) + np.asarray(item.initial, DTYPES[item.dtype])
-            for item in spec.states
+        layout = ModelLayout.of(spec)
+        self._inputs = [
+            self._input(item, tensor, rows, steps) for item, tensor in zip(layout.inputs, spec.inputs, strict=True)
         ]
+        self._states = [self._state(item, rows) for item in layout.states]
         self._rows, self._steps = rows, steps
         # Outputs and gates, and the states after each step: each [rows, steps, *shape].
         self._expected: tuple[list[Array], list[Array]] = [], []
@@ -96,14 +96,29 @@ class _Trial:
         scale = 10.0 ** self._rng.uniform(-2, 1, (rows, *(1 for _ in shape)))
         return scale * self._rng.standard_normal((rows, *shape))
 
-    def _input(self, item: pb.TensorSpec, rows: int, steps: int) -> Array:
-        dtype = DTYPES[item.dtype]
-        if item.dtype == pb.DATA_TYPE_INT64:
-            return self._rng.integers(0, len(item.vocabulary), (rows, steps, *item.shape)).astype(dtype)
-        values = self._spread(rows, steps, *item.shape)
-        if item.scale:
-            values = values * np.asarray(item.scale) + np.asarray(item.mean)
-        return values.astype(dtype)
+    def _input(self, item: Input, spec: pb.TensorSpec, rows: int, steps: int) -> Array:
+        """What the model takes, [rows, steps, *shape]."""
+        kind, shape = item.dtype.kind, (rows, steps, *item.shape)
+        if kind == "b":
+            return self._rng.random(shape) < 0.5
+        if kind == "f":
+            values = self._spread(*shape)
+            if spec.scale:
+                values = values * np.reshape(spec.scale, item.shape) + np.reshape(spec.mean, item.shape)
+            return values.astype(item.dtype)
+        info = np.iinfo(item.dtype)
+        if item.limit:
+            return self._rng.integers(0, min(item.limit - 1, info.max), shape, endpoint=True).astype(item.dtype)
+        # Loud and quiet, as samples are.
+        least, most = max(info.min, -(2**31)), min(info.max, 2**31 - 1)
+        return (self._spread(*shape) * min(info.max, 2**15) / 8).clip(least, most).astype(item.dtype)
+
+    def _state(self, item: State, rows: int) -> Array:
+        """States that a session may come to, [rows, *shape]: whole numbers may be places in a table, and stay."""
+        first = np.repeat(item.first()[None], rows, axis=0)
+        if item.dtype.kind != "f":
+            return first
+        return (first + self._spread(rows, *item.shape)).astype(item.dtype)
 
     def expect_as(self, size: int) -> None:
         """Take for right what one-step runs of `size` rows give."""

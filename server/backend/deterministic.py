@@ -15,10 +15,12 @@ import numpy.typing as npt
 import structlog
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.spec import CONTRACT_ANY
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.bit_exact import Shapes, agreeing_shapes
 from gatestream.server.backend.runner import ONE, HostRunner
 from gatestream.server.config import TickLimits
+from gatestream.server.errors import ArtifactError
 
 _log = structlog.get_logger(__name__)
 
@@ -32,10 +34,12 @@ class DeterministicRunner:
         limits: of a tick; no run is larger.
 
     Raises:
-        ArtifactError: the same row gives other bits when it is run again.
+        ArtifactError: the spec does not promise that there are such bits, or the same row gives others when it is run
+            again.
     """
 
     def __init__(self, runner: HostRunner, spec: pb.ModelSpec, limits: TickLimits):
+        _check_promises(spec)
         self.provider = runner.provider
         self.placements = runner.placements
         self._runner = runner
@@ -112,6 +116,21 @@ class DeterministicRunner:
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """As `Runner`."""
         self._runner.write(slots, states)
+
+
+def _check_promises(spec: pb.ModelSpec) -> None:
+    """Raise ArtifactError where what was proved of the model does not go with the setting."""
+    if spec.contract != CONTRACT_ANY:
+        # Contract 1 promises both; that of a file whose weights were changed is found out by running it.
+        return
+    promises = spec.promises
+    if not promises.rows_independent:
+        why = "its spec does not promise rows_independent: a session's numbers depend on those that run beside it"
+    elif not promises.replay_bit_equal:
+        why = "its spec does not promise replay_bit_equal: the same row may give other bits when it is run again"
+    else:
+        return
+    raise ArtifactError(f"model {spec.name!r} cannot be served with --deterministic: {why}; serve it without")
 
 
 def plan(shapes: Shapes, lengths: npt.NDArray[np.int32]) -> Iterator[tuple[Ints, int, int, int]]:

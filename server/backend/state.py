@@ -34,10 +34,24 @@ class StateRows:
         # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
         self._fresh = np.zeros(count, np.bool_)
         self._initial = [state.first()[None] for state in layout.states]
+        # Where constants stand among the states; and by slot their rows, which are in the initial state of each.
+        self._constant = [(k, state) for k, state in enumerate(layout.states) if state.constant]
+        self._constants: dict[int, Sequence[Array]] = {}
 
     def make_fresh(self, slots: int | Ints) -> None:
-        """Put rows into the initial state before they are next looked at."""
+        """Put rows into the initial state before they are next looked at. They keep their constants."""
         self._fresh[slots] = True
+
+    def begin(self, slot: int, constants: Sequence[bytes]) -> None:
+        """Put a row into the initial state of a session with these constants, in the layout's order."""
+        if self._constant:
+            pairs = zip(self._constant, constants, strict=True)
+            self._constants[slot] = [state.rows(data) for (_, state), data in pairs]
+        self._fresh[slot] = True
+
+    def constants(self, slot: int) -> list[bytes]:
+        """Those of a row, in the layout's order; nothing of a row that was never set."""
+        return [value.tobytes() for value in self._constants.get(slot, ())]
 
     def is_fresh(self, slot: int) -> bool:
         """Whether it has yet to be set."""
@@ -46,13 +60,15 @@ class StateRows:
     def read(self, slot: int) -> list[Array]:
         """A copy of a row, in the layout's order, each [1, *shape]."""
         if self._fresh[slot]:
-            return [row.copy() for row in self._initial]
+            return self._first(np.array([slot]))
         return self.runner.read(np.array([slot]))
 
     def write(self, slot: int, state: Sequence[Array]) -> None:
         """Set a row; shapes as `read` gives them."""
         self.runner.write(np.array([slot]), state)
         self._fresh[slot] = False
+        if self._constant:
+            self._constants[slot] = [state[k].copy() for k, _ in self._constant]
 
     def step(
         self, slots: int | Ints, inputs: Sequence[Array], lengths: int | Ints, *, gates: bool
@@ -67,11 +83,18 @@ class StateRows:
         if np.count_nonzero(fresh):
             # Whether or not the run fails, they hold the initial state from here on.
             anew = slots[fresh]
-            self.runner.write(anew, [np.repeat(row, len(anew), axis=0) for row in self._initial])
+            self.runner.write(anew, self._first(anew))
             self._fresh[anew] = False
         result = self.runner.step(slots, inputs, np.asarray(lengths, np.int32), gates)
         self._took(len(slots), inputs[0].shape[1], started)
         return result
+
+    def _first(self, slots: Ints) -> list[Array]:
+        """The initial states of rows, in the layout's order, each [rows, *shape]."""
+        first = [np.repeat(row, len(slots), axis=0) for row in self._initial]
+        for place, (k, _) in enumerate(self._constant):
+            first[k] = np.concatenate([self._constants[slot][place] for slot in slots.tolist()])
+        return first
 
     def _took(self, batch: int, steps: int, started: float) -> None:
         self.began = started

@@ -241,8 +241,10 @@ def _bad_number(
 ) -> InvalidRequest:
     begin = int(offsets[entry])
     step = int(bad_rows[begin : begin + int(lengths[entry])].argmax())
-    if item.vocabulary:
-        text = f"is {column[begin + step]} at step {step} of the entry; expected 0 to {len(item.vocabulary) - 1}"
-        return InvalidRequest(f"input {item.name!r} {text}", Reason.TOKEN_OUT_OF_RANGE)
-    text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
-    return InvalidRequest(f"input {item.name!r} {text}", Reason.NOT_FINITE)
+    if item.dtype.kind == "f":
+        text = f"holds NaN or infinity at step {step} of the entry; expected finite numbers"
+        return InvalidRequest(f"input {item.name!r} {text}", Reason.NOT_FINITE)
+    numbers = column[begin + step : begin + step + 1]
+    bad = (numbers.view(np.uint8) if item.dtype.kind == "b" else numbers)[~item.good(numbers)][0]
+    text = f"is {bad} at step {step} of the entry; expected 0 to {item.limit - 1 if item.limit else 1}"
+    return InvalidRequest(f"input {item.name!r} {text}", Reason.TOKEN_OUT_OF_RANGE)

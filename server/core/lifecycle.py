@@ -14,6 +14,7 @@ from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.batches import GATES, OUTPUTS
+from gatestream.server.core.constants import Constants, Given, Values, check_numbers
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.parking import Parking
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
@@ -64,6 +65,7 @@ class Lifecycle:
         self._table = engine.sessions
         self._accounts = accounts
         self.parking = Parking(engine, accounts, store)
+        self._constants = Constants(engine.layout, len(self._table.position))
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
         self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
@@ -85,6 +87,7 @@ class Lifecycle:
         create: bool,
         resume: bool,
         reply_mask: int,
+        constants: Given = (),
     ) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
 
@@ -99,12 +102,14 @@ class Lifecycle:
             create: it may be made,
             resume: it may be there already. One of them at least.
             reply_mask: OUTPUTS and GATES, of its steps.
+            constants: that a new session is to have, where it is not to have the model's own; one that is there has
+                the same.
 
         Returns:
             The session. Steps may be submitted at once.
 
         Raises:
-            InvalidRequest, NotFound, AlreadyExists, Elsewhere, Exhausted, Draining: nothing has changed.
+            InvalidRequest, NotFound, AlreadyExists, Elsewhere, OutOfStep, Exhausted, Draining: nothing has changed.
         """
         engine, table = self._engine, self._table
         if self.closed_for:
@@ -115,16 +120,18 @@ class Lifecycle:
                 "serve the one that `gatestream export --form gates` makes",
                 Reason.NO_GATES,
             )
+        given = self._constants.read(constants)
         session = None
         if not create:
             session = self._find(tenant, session_id)
         elif resume and session_id:
             session = table.get(tenant, session_id)
         if session is None:
-            session = self._create(tenant, session_id)
+            session = self._create(tenant, session_id, self._constants.complete(given))
             table.attach(session, owner, handle)
             tell(owner, owner.opened, handle, table.session_id(session), 0, True)
         else:
+            self._constants.check_same(session, given)
             before, before_handle = table.owner[session], int(table.handle[session])
             self.parking.bring_back(session, self._end)
             self._take_over(session, owner, handle)
@@ -202,7 +209,7 @@ class Lifecycle:
 
     # ---- For the Open Inference Protocol ------------------------------------------------------
 
-    def sequence(self, holder: Holder, tenant: str, session_id: str, *, start: bool) -> int:
+    def sequence(self, holder: Holder, tenant: str, session_id: str, *, start: bool, constants: Given = ()) -> int:
         """The session, held by no stream, that a sequence of the Open Inference Protocol is.
 
         Args:
@@ -210,14 +217,18 @@ class Lifecycle:
             tenant: whose it is.
             session_id: of the sequence; empty: one for a single request.
             start: put it into its initial state, or make it.
+            constants: that it is to have from its start on; if it is not to start, those that it has.
 
         Raises:
+            InvalidRequest: the constants are not the model's, or one that must be given is not.
+            OutOfStep: it has other constants, and is not to start.
             NotFound: it is not to start, and is not there.
             Elsewhere: another worker has it.
             Draining: it would have to be made.
             Exhausted: it cannot be made.
         """
         table = self._table
+        given = self._constants.read(constants)
         session = table.get(tenant, session_id) if session_id else None
         if session is None:
             if session_id and not start:
@@ -230,15 +241,39 @@ class Lifecycle:
             if self.closed_for:
                 raise Draining(f"{self.closed_for}; start the sequence on another server")
             # Nobody can ask another worker for a session without a name: it has no need of a lease.
-            session = self._create(tenant, session_id) if session_id else self._create_here(tenant, "")
+            values = self._constants.complete(given)
+            create = self._create if session_id else self._create_here
+            session = create(tenant, session_id, values)
             table.detach(session)
             self._engine.reply_mask[session] = OUTPUTS
-        else:
+        elif start:
+            values = self._constants.complete(given)
             self.parking.bring_back(session, self._end)
-            if start:
-                self._engine.control(np.array([session]), self._restart, self._not_restarted, holder=holder)
+            self._start_again(holder, session, values)
+        else:
+            self._constants.check_same(session, given)
+            self.parking.bring_back(session, self._end)
         table.sequence[session] = table.owner[session] is None
         return session
+
+    def _start_again(self, holder: Holder, session: int, values: Values) -> None:
+        """Put a sequence into the initial state that goes with these constants, in its order."""
+        engine, table = self._engine, self._table
+        before = self._constants.of(session)
+        if values == before:
+            engine.control(np.array([session]), self._restart, self._not_restarted, holder=holder)
+            return
+
+        def restart(owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
+            engine.rows.begin(int(table.slot[session]), values)
+            self._restart(owner, sessions, handles)
+
+        def fail(*_: Any) -> None:
+            # Of several starts none that stands behind a failed one is done.
+            self._constants.keep(session, engine.rows.constants(int(table.slot[session])))
+
+        engine.control(np.array([session]), restart, fail, holder=holder)
+        self._constants.keep(session, values)
 
     # ---- When time is over --------------------------------------------------------------------
 
@@ -302,7 +337,7 @@ class Lifecycle:
 
         Raises:
             InvalidRequest: the state is of other weights, or not of this model's shape.
-            OutOfStep: steps that were accepted before it failed.
+            OutOfStep: it has other constants than the session, or steps that were accepted before it failed.
         """
         layout, table = self._engine.layout, self._table
         if state.weights_fingerprint != layout.fingerprint:
@@ -320,8 +355,8 @@ class Lifecycle:
         if state.position >= _POSITIONS:
             raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
         rows = [item.rows(column) for column, item in zip(state.rows, layout.states, strict=True)]
-        if not all(np.isfinite(row).all() for row in rows):
-            raise InvalidRequest("state.state holds NaN or infinity; expected finite numbers", Reason.NOT_FINITE)
+        for item, column in zip(layout.states, state.rows, strict=True):
+            check_numbers(f"state.state {item.name!r}", item, column)
 
         def put(session: int) -> int:
             self._engine.rows.write(int(table.slot[session]), rows)
@@ -329,6 +364,7 @@ class Lifecycle:
             return state.position
 
         session = self._find(tenant, session_id)
+        self._constants.check_state(session, state.rows)
         setting = self._in_line(tenant, session_id, put)
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
@@ -339,7 +375,7 @@ class Lifecycle:
 
         def copy(session: int) -> tuple[str, int]:
             engine, table = self._engine, self._table
-            twin = self._create(tenant, new_id)
+            twin = self._create(tenant, new_id, self._constants.of(session))
             table.detach(twin)
             engine.rows.write(int(table.slot[twin]), engine.rows.read(int(table.slot[session])))
             table.position[twin] = table.accepted[twin] = table.position[session]
@@ -404,8 +440,8 @@ class Lifecycle:
             self._leases.check(self._engine.layout.name, tenant, session_id)
             raise
 
-    def _create(self, tenant: str, session_id: str) -> int:
-        session = self._create_here(tenant, session_id)
+    def _create(self, tenant: str, session_id: str, constants: Values) -> int:
+        session = self._create_here(tenant, session_id, constants)
         session_id = self._table.session_id(session)
         try:
             self._leased[session] = self._leases.claim(self._engine.layout.name, tenant, session_id)
@@ -418,6 +454,7 @@ class Lifecycle:
     def _remove(self, sessions: Ints) -> None:
         self.parking.forget(sessions)
         self._engine.remove(sessions)
+        self._constants.forget(sessions)
         self._release(sessions)
 
     def _release(self, sessions: Ints) -> None:
@@ -425,7 +462,7 @@ class Lifecycle:
         self._leased[sessions] = 0
         self._leases.release(leased[leased != 0].tolist())
 
-    def _create_here(self, tenant: str, session_id: str) -> int:
+    def _create_here(self, tenant: str, session_id: str, constants: Values) -> int:
         table, clock = self._table, self._engine.clock
         try:
             session = table.create(tenant, session_id, clock())
@@ -433,6 +470,7 @@ class Lifecycle:
             if not self._make_room(tenant):
                 raise
             session = table.create(tenant, session_id, clock())
-        self._engine.rows.make_fresh(int(table.slot[session]))
+        self._engine.rows.begin(int(table.slot[session]), constants)
+        self._constants.keep(session, constants)
         self._engine.stats.opened += 1
         return session

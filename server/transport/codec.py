@@ -49,7 +49,8 @@ _MANY: Final = 8
 _KEPT: Final = 2**14
 _NOTHING: Final = np.empty(0, np.int64)
 
-_STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
+_OPEN_FIELDS: Final = 4096
+_OPEN, _STEPS = (pb.ClientMessage.DESCRIPTOR.fields_by_name[name].number for name in ("open", "steps"))
 _HANDLE, _LENGTH, _FIRST, _INPUT = (
     pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input")
 )
@@ -197,9 +198,13 @@ class Codec:
             return chunk
         if self._steps is not None and (steps := self._steps.match(message)) is not None:
             return steps
-        if len(message) > self._parsed:
-            return self._large_steps(message)
-        asked = parse(pb.ClientMessage, message, fields=self._parsed)
+        most = self._parsed
+        if len(message) > most:
+            # An Open may have large constants, in few fields.
+            if field(message, 0)[0] != _OPEN:
+                return self._large_steps(message)
+            most = _OPEN_FIELDS
+        asked = parse(pb.ClientMessage, message, fields=most)
         kind = asked.WhichOneof("kind")
         if kind == "steps":
             sent = asked.steps
@@ -383,6 +388,7 @@ def _open(asked: pb.Open) -> Open | Invalid:
         resume=asked.mode != pb.OPEN_MODE_CREATE,
         outputs=asked.outputs == pb.OUTPUTS_EVERY_STEP,
         gates=asked.gates,
+        constants=tuple((each.name, each.value) for each in asked.constant),
     )
 
 

@@ -74,6 +74,7 @@ class Open:
         resume: it may be one that there is.
         outputs: they are to come back.
         gates: so are they.
+        constants: names and bytes.
     """
 
     handle: int
@@ -84,6 +85,7 @@ class Open:
     resume: bool
     outputs: bool
     gates: bool
+    constants: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(slots=True)

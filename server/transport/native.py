@@ -137,6 +137,7 @@ class ClientStream:
                 create=asked.create,
                 resume=asked.resume,
                 reply_mask=OUTPUTS * asked.outputs + GATES * asked.gates,
+                constants=asked.constants,
             )
             self._handles.mark(handle, session)
             self._held += 1

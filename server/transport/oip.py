@@ -102,7 +102,8 @@ class _Requests(ABC):
         """
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
-        return asked.model.lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts)
+        lifecycle = asked.model.lifecycle
+        return lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts, constants=asked.constants)
 
     def _refuse(self, name: str, error: Refused) -> None:
         self._last += 1

@@ -13,7 +13,8 @@ from gatestream.server.core.catalog import Catalog, Model, ModelState
 from gatestream.server.core.send_queue import Pieces
 from gatestream.server.errors import Refused
 from gatestream.server.transport.messages import forget_frames
-from gatestream.server.transport.oip_request import DATATYPES, Asked, Message, read, request_id
+from gatestream.server.transport.oip_inputs import DATATYPES
+from gatestream.server.transport.oip_request import Asked, Message, read, request_id
 from gatestream.server.transport.wire import head
 
 # What a request takes until it is answered, besides its id and the beginning of its answer.
@@ -157,4 +158,5 @@ def _request(asked: Asked, *, streamed: bool) -> Request:
     if streamed:
         prefix = head(_INFER_RESPONSE, len(prefix) + sum(map(len, prefixes)) + sum(sizes)) + prefix
     prefixes[0] = prefix + prefixes[0]
-    return Request(asked, prefixes, columns, _REQUEST_BYTES + len(asked.id) + sum(map(len, prefixes)))
+    constants = sum(len(data) for _, data in asked.constants)
+    return Request(asked, prefixes, columns, _REQUEST_BYTES + len(asked.id) + sum(map(len, prefixes)) + constants)

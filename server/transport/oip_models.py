@@ -4,17 +4,15 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column, State
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog, Model, ModelState
-from gatestream.server.transport.oip_request import DATATYPES
+from gatestream.server.transport.oip_inputs import DATATYPES
 
 PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
-_TYPES: Final = {DTYPES[pb.DATA_TYPE_FLOAT32]: oip.TYPE_FP32, DTYPES[pb.DATA_TYPE_INT64]: oip.TYPE_INT64}
+_TYPES: Final = {dtype: getattr(oip, f"TYPE_{name}") for dtype, name in DATATYPES.items()}
 _NEVER: Final = 2**63 - 1
 # Of steps: any number.
 _TIME: Final = -1
@@ -23,11 +21,14 @@ _BATCH: Final = 1
 
 
 def metadata(model: Model) -> oip.ModelMetadataResponse:
-    """A model's tensors: those that a request has to bring, and those that one which names no outputs gets."""
+    """A model's tensors: those that a request brings, and those that one which names no outputs gets.
 
-    def tensor(item: Column) -> oip.ModelMetadataResponse.TensorMetadata:
+    Constants are inputs without time, which the first request of a sequence brings.
+    """
+
+    def tensor(item: Column, *ahead: int) -> oip.ModelMetadataResponse.TensorMetadata:
         return oip.ModelMetadataResponse.TensorMetadata(
-            name=item.name, datatype=DATATYPES[item.dtype], shape=[_BATCH, _TIME, *item.shape]
+            name=item.name, datatype=DATATYPES[item.dtype], shape=[*(ahead or (_BATCH, _TIME)), *item.shape]
         )
 
     layout = model.engine.layout
@@ -35,8 +36,8 @@ def metadata(model: Model) -> oip.ModelMetadataResponse:
         name=model.spec.name,
         versions=[model.spec.version],
         platform=PLATFORM,
-        inputs=[tensor(item) for item in layout.inputs],
-        outputs=[tensor(item) for item in layout.outputs],
+        inputs=[*map(tensor, layout.inputs), *(tensor(item, _BATCH) for item in layout.constants)],
+        outputs=list(map(tensor, layout.outputs)),
     )
 
 
@@ -49,8 +50,8 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
         backend=_BACKEND,
         max_batch_size=_BATCH,
         input=[
-            oip.ModelInput(name=item.name, data_type=_TYPES[item.dtype], dims=[_TIME, *item.shape])
-            for item in layout.inputs
+            *(_input(item, _TIME, *item.shape) for item in layout.inputs),
+            *(_input(item, *item.shape) for item in layout.constants),
         ],
         output=[
             oip.ModelOutput(name=item.name, data_type=_TYPES[item.dtype], dims=[_TIME, *item.shape])
@@ -60,7 +61,7 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
             oldest=oip.ModelSequenceBatching.StrategyOldest(max_candidate_sequences=limits.sessions),
             max_sequence_idle_microseconds=int(min(1e6 * model.lifecycle.sequence_timeout, _NEVER)),
             control_input=_controls(),
-            state=[_state(item) for item in layout.states],
+            state=[_state(item) for item in layout.states if not item.constant],
         ),
         instance_group=[
             oip.ModelInstanceGroup(
@@ -126,6 +127,10 @@ def _controls() -> Sequence[oip.ModelSequenceBatching.ControlInput]:
     return [oip.ModelSequenceBatching.ControlInput(name=name, control=[item]) for name, item in named]
 
 
+def _input(item: Column, *dims: int) -> oip.ModelInput:
+    return oip.ModelInput(name=item.name, data_type=_TYPES[item.dtype], dims=dims)
+
+
 def _state(state: State) -> oip.ModelSequenceBatching.State:
     kind, dims = _TYPES[state.dtype], list(state.shape)
     return oip.ModelSequenceBatching.State(
@@ -135,7 +140,7 @@ def _state(state: State) -> oip.ModelSequenceBatching.State:
         dims=dims,
         # The message has no word for another number than 0.
         initial_state=[]
-        if state.initial
+        if state.initial or state.initial_row
         else [
             oip.ModelSequenceBatching.InitialState(data_type=kind, dims=dims, zero_data=True, name=f"{state.name}_0")
         ],

@@ -3,25 +3,22 @@
 Extensions as in the protocol's best-known servers: https://github.com/triton-inference-server/server/tree/main/docs/protocol
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
-from gatestream.protos.dtypes import DTYPES
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
-from gatestream.protos.layout import Input, ModelLayout
+from gatestream.protos.layout import ModelLayout
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.errors import InvalidRequest, Reason
+from gatestream.server.errors import InvalidRequest
 from gatestream.server.sequence_ids import MOST_BYTES, sequence_session
+from gatestream.server.transport.oip_inputs import SHOWN, check_done, constant_columns, given_tensors, input_columns
 from gatestream.server.transport.wire import field
 
-DATATYPES: Final = {DTYPES[pb.DATA_TYPE_FLOAT32]: "FP32", DTYPES[pb.DATA_TYPE_INT64]: "INT64"}
 _EMPTY: Final = oip.ModelInferRequest()
 _RAW: Final = oip.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 
@@ -31,7 +28,6 @@ _HEAD_BYTES: Final = 2**16
 _FIELDS: Final = 256
 # An answer repeats the id of its request.
 _ID_BYTES: Final = 1024
-_SHOWN: Final = 140
 
 _SEQUENCE_KINDS: Final = ("int64_param", "uint64_param", "string_param")
 _KINDS: Final[Mapping[str, Sequence[str]]] = {
@@ -44,13 +40,6 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
 }
 """The parameters of a request that have a meaning, and which of InferParameter's fields may hold them."""
 _RESERVED: Final = "triton_"
-_NOT_DONE: Final = {
-    "classification": "the scores come whole; choose the highest in the client",
-    "shared_memory_region": "this server does not map its clients' memory; numbers travel in the messages",
-    "shared_memory_byte_size": "this server does not map its clients' memory; numbers travel in the messages",
-    "shared_memory_offset": "this server does not map its clients' memory; numbers travel in the messages",
-}
-"""Parameters of an input or an output that ask for what is not done."""
 
 
 class Message(NamedTuple):
@@ -131,6 +120,7 @@ class Asked:
         session: that its sequence is; empty: none.
         starts: the sequence begins with it.
         ends: the sequence ends behind it.
+        constants: of the sequence, names and bytes.
     """
 
     model: Model
@@ -141,6 +131,7 @@ class Asked:
     session: str
     starts: bool
     ends: bool
+    constants: Sequence[tuple[str, bytes]] = ()
 
 
 def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list[bytes]]:
@@ -163,8 +154,11 @@ def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list
     model = models.find(head.model_name, head.model_version)
     session, starts, ends = _sequence(_parameters(head.parameters))
     outputs = _outputs(model.layout, head.outputs)
-    columns, steps = _columns(model, head.inputs, message.raw, limits)
-    return Asked(model, head.id, steps, _reply_mask(model.layout, outputs), outputs, session, starts, ends), columns
+    given = given_tensors(model.layout, head.inputs, message.raw)
+    columns, steps = input_columns(model.layout, given, limits)
+    constants = constant_columns(model.layout, given)
+    reply_mask = _reply_mask(model.layout, outputs)
+    return Asked(model, head.id, steps, reply_mask, outputs, session, starts, ends, constants), columns
 
 
 def request_id(message: Message) -> str:
@@ -183,7 +177,7 @@ def _parameters(given: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
         if kinds is None:
             if name.startswith(_RESERVED):
                 allowed = [known for known in _KINDS if known.startswith(_RESERVED)]
-                raise InvalidRequest(f"parameter {name[:_SHOWN]!r} is not known; of {_RESERVED}* there is: {allowed}")
+                raise InvalidRequest(f"parameter {name[:SHOWN]!r} is not known; of {_RESERVED}* there is: {allowed}")
             continue
         kind = given[name].WhichOneof("parameter_choice")
         if kind not in kinds:
@@ -212,13 +206,6 @@ def _shown(parameter: oip.InferParameter, kind: str | None) -> str:
     return "empty" if kind is None else f"{getattr(parameter, kind)!r:.40} ({kind})"
 
 
-def _check_done(what: str, name: str, parameters: Collection[str]) -> None:
-    """Refuse parameters of an input or an output that ask for what is not done."""
-    for parameter, why in _NOT_DONE.items():
-        if parameter in parameters:
-            raise InvalidRequest(f"{what} {name[:_SHOWN]!r} has the parameter {parameter}, which is not done: {why}")
-
-
 # ---- Outputs ----------------------------------------------------------------------------------
 
 
@@ -232,10 +219,10 @@ def _outputs(layout: ModelLayout, asked: Sequence[oip.ModelInferRequest.InferReq
     names: list[str] = []
     for item in asked:
         if item.name not in known:
-            raise InvalidRequest(f"outputs names {item.name[:_SHOWN]!r}; this model has {known}")
+            raise InvalidRequest(f"outputs names {item.name[:SHOWN]!r}; this model has {known}")
         if item.name in names:
             raise InvalidRequest(f"outputs names {item.name!r} twice; expected each of {known} once at most")
-        _check_done("output", item.name, item.parameters)
+        check_done("output", item.name, item.parameters)
         names.append(item.name)
     return names
 
@@ -243,69 +230,3 @@ def _outputs(layout: ModelLayout, asked: Sequence[oip.ModelInferRequest.InferReq
 def _reply_mask(layout: ModelLayout, names: Sequence[str]) -> int:
     gates = {item.name for item in layout.gates}
     return OUTPUTS * any(name not in gates for name in names) + GATES * any(name in gates for name in names)
-
-
-# ---- Inputs -----------------------------------------------------------------------------------
-
-
-def _columns(
-    model: Model, tensors: Sequence[oip.ModelInferRequest.InferInputTensor], raw: Sequence[bytes], limits: Limits
-) -> tuple[list[bytes], int]:
-    """The bytes of each of the model's inputs, and the steps that they hold."""
-    given = {item.name: k for k, item in enumerate(tensors)}
-    named = [item.name for item in model.layout.inputs]
-    if given.keys() != set(named) or len(given) != len(tensors):
-        names = [item.name[:40] for item in tensors[: len(named) + 1]]
-        more = f" and {len(tensors) - len(names)} more" if len(names) < len(tensors) else ""
-        raise InvalidRequest(f"inputs are {names}{more}; expected {named}, each once")
-    for tensor in tensors:
-        _check_done("input", tensor.name, tensor.parameters)
-    if raw and len(raw) != len(tensors):
-        raise InvalidRequest(f"raw_input_contents has {len(raw)} elements for {len(tensors)} inputs")
-    columns: list[bytes] = []
-    lengths = set()
-    for item in model.layout.inputs:
-        tensor = tensors[given[item.name]]
-        steps = _steps(item, tensor)
-        if steps > limits.chunk_length:
-            raise InvalidRequest(
-                f"the request has {steps} steps; expected at most {limits.chunk_length}", Reason.CHUNK_TOO_LONG
-            )
-        if not raw:
-            columns.append(_typed(item, tensor, steps))
-        elif tensor.HasField("contents"):
-            raise InvalidRequest(f"input {item.name!r} has contents beside raw_input_contents; expected one of them")
-        else:
-            columns.append(raw[given[item.name]])
-            _check_size(item, len(columns[-1]), steps)
-        lengths.add(steps)
-    if len(lengths) != 1:
-        raise InvalidRequest(f"the inputs have {sorted(lengths)} steps; expected as many in each")
-    return columns, lengths.pop()
-
-
-def _typed(item: Input, tensor: oip.ModelInferRequest.InferInputTensor, steps: int) -> bytes:
-    """The bytes of numbers that came one by one."""
-    numbers = getattr(tensor.contents, f"{DATATYPES[item.dtype].lower()}_contents")
-    _check_size(item, len(numbers) * item.dtype.itemsize, steps)
-    return np.fromiter(numbers, item.dtype, len(numbers)).tobytes()
-
-
-def _check_size(item: Input, size: int, steps: int) -> None:
-    if size != steps * item.row_bytes:
-        raise InvalidRequest(f"input {item.name!r} has {size} bytes; its shape says {steps * item.row_bytes}")
-
-
-def _steps(item: Input, tensor: oip.ModelInferRequest.InferInputTensor) -> int:
-    """How many steps a tensor says that it has."""
-    datatype, tail = DATATYPES[item.dtype], list(item.shape)
-    if tensor.datatype != datatype:
-        raise InvalidRequest(f"input {item.name!r} is {tensor.datatype[:20]!r}; expected {datatype!r}")
-    shape = list(tensor.shape[: len(tail) + 3])
-    ahead = shape[: len(shape) - len(tail)]
-    if shape[len(ahead) :] != tail or ahead[:1] != [1] or len(ahead) > 2 or (len(ahead) == 2 and ahead[1] < 1):
-        raise InvalidRequest(
-            f"input {item.name!r} has the shape {shape[:8]}; expected [1, time, {', '.join(map(str, tail))}] "
-            "or, for one step, the same without time"
-        )
-    return ahead[1] if len(ahead) == 2 else 1

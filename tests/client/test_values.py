@@ -32,6 +32,25 @@ TOKENS = Layout(
     outputs=True,
     gates=False,
 )
+
+
+def of_type(dtype: pb.DataType, limit: int = 0) -> Layout:
+    spec = pb.ModelSpec(name="o", inputs=[pb.TensorSpec(name="x", dtype=dtype, limit=limit)])
+    return Layout(spec, outputs=True, gates=False)
+
+
+HALF, DOUBLE = of_type(pb.DATA_TYPE_FLOAT16), of_type(pb.DATA_TYPE_FLOAT64)
+TRUTH = of_type(pb.DATA_TYPE_BOOL)
+# Which whole numbers each takes.
+RANGES = [
+    (TOKENS, 0, 2),
+    (of_type(pb.DATA_TYPE_INT16), -(2**15), 2**15 - 1),
+    (of_type(pb.DATA_TYPE_INT8), -(2**7), 2**7 - 1),
+    (of_type(pb.DATA_TYPE_UINT8), 0, 2**8 - 1),
+    (of_type(pb.DATA_TYPE_INT32), -(2**31), 2**31 - 1),
+    (of_type(pb.DATA_TYPE_INT16, limit=5), 0, 4),
+    (of_type(pb.DATA_TYPE_INT8, limit=1000), 0, 2**7 - 1),
+]
 IDS = Layout(
     pb.ModelSpec(name="i", inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_INT64)]), outputs=True, gates=False
 )
@@ -54,18 +73,21 @@ class Table:
 
 def number(value: Any, layout: Layout) -> float | int | None:
     """What the model must get for one value; None: it must be refused."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if layout is TRUTH and value in (0, 1) and isinstance(value, int):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or layout is TRUTH:
         return None
-    if layout is FLOATS:
+    if layout in (FLOATS, HALF, DOUBLE):
+        form = {FLOATS: "<f", HALF: "<e", DOUBLE: "<d"}[layout]
         try:
-            (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+            (rounded,) = struct.unpack(form, struct.pack(form, value))
         except (OverflowError, struct.error):
             return None
         return float(rounded) if math.isfinite(rounded) else None
     if isinstance(value, float):
         return None
-    top = 3 if layout is TOKENS else 2**63
-    return value if (0 if layout is TOKENS else -(2**63)) <= value < top else None
+    least, most = next((bounds for each, *bounds in RANGES if each is layout), (-(2**63), 2**63 - 1))
+    return value if least <= value <= most else None
 
 
 # Integers that float64 holds: a reference that goes by it rounds once, as it should.
@@ -147,7 +169,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return None if only is None else (len(value), *only)
 
 
-@given(st.one_of(arrays(), LISTS), st.sampled_from([FLOATS, TOKENS, IDS]))
+@given(st.one_of(arrays(), LISTS), st.sampled_from([FLOATS, IDS, HALF, DOUBLE, TRUTH, *(each for each, *_ in RANGES)]))
 def test_as_the_reference_says_or_refused(value: Any, layout: Layout) -> None:
     numbers = [number(leaf, layout) for leaf in leaves(value)]
     if layout is TOKENS and all(isinstance(leaf, str) for leaf in leaves(value)):

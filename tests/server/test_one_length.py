@@ -101,6 +101,11 @@ async def test_a_short_message_of_one_length_is_still_a_run_of_its_own(
 ) -> None:
     at_once: list[bool] = []
     brief = Engine._brief
-    monkeypatch.setattr(Engine, "_brief", lambda self, batch: at_once.append(brief(self, batch)) or at_once[-1])
+
+    def watched(self: Engine, batch: Any) -> bool:
+        at_once.append(brief(self, batch))
+        return at_once[-1]
+
+    monkeypatch.setattr(Engine, "_brief", watched)
     await _live(path, [{0: 4, 1: 4}, {}, {}, {}, {0: 3, 1: 4}], expected=0.0, straight=False)
     assert at_once == [True, False]

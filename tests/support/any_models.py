@@ -187,7 +187,8 @@ def with_constants(path: Path, name: str = "speaker") -> Path:
 
 def spoken(x: Array, speaker: Array, rate: Array = RATES) -> Array:
     """What `with_constants` gives for x [steps, 3]."""
-    return np.cumsum(x * rate, axis=0) + speaker.sum(axis=0)
+    total: Array = np.cumsum(x * rate, axis=0) + speaker.sum(axis=0)
+    return total
 
 
 # ---- Windows ----------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ class Windowed:
             scan_input_axes=[1],
             scan_output_axes=[1],
         )
-        outside = {
+        outside: dict[str, Array] = {
             "w": self.w,
             "r": self.r,
             "v": self.v,

@@ -164,7 +164,7 @@ async def test_states_go_from_session_to_session(b: Bench) -> None:
         (SessionState(ACCUMULATOR_FINGERPRINT, 2**62, [bytes(8)]), "state.position is 4611686018427387904"),
         (
             SessionState(ACCUMULATOR_FINGERPRINT, 1, [np.array([0, np.nan], "<f4").tobytes()]),
-            "state.state holds NaN or infinity",
+            "state.state 's' holds NaN or infinity",
         ),
     ],
 )

@@ -179,7 +179,9 @@ def read_by_protobuf(data: bytes) -> tuple[Any, ...]:
             return (Invalid,)
         create, resume = each.mode != pb.OPEN_MODE_RESUME, each.mode != pb.OPEN_MODE_CREATE
         outputs = each.outputs == pb.OUTPUTS_EVERY_STEP
-        return Open, Open(each.handle, each.session_id, each.model, each.version, create, resume, outputs, each.gates)
+        constants = tuple((constant.name, constant.value) for constant in each.constant)
+        told = each.handle, each.session_id, each.model, each.version
+        return Open, Open(*told, create, resume, outputs, each.gates, constants)
     return (Invalid,)
 
 
