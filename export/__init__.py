@@ -6,7 +6,8 @@ Making an artifact; only `exporter` and `sources.checkpoint` import torch:
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators
-    rewriting.unfuse       an operator of anybody's graph to its rewriting.equations
+    rewriting.reform       anybody's model with its gates in sight, by rewriting.showing, or without: rewriting.unfuse
+                           makes an operator its rewriting.equations
     formats                weights in fewer bits, as arrays
     rewriting.narrow       and in the file
     spec                   the file's ModelSpec

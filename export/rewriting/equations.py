@@ -28,6 +28,37 @@ class Step:
     gates: Mapping[str, ir.Value]
 
 
+class Names:
+    """Names for what is written of a cell, that nothing else in the model has.
+
+    Args:
+        model: anybody's.
+        cell: what they begin with.
+    """
+
+    def __init__(self, model: ir.Model, cell: str) -> None:
+        self._cell = cell
+        self._taken: set[str | None] = set(model.graph.initializers)
+        for graph in (model.graph, *model.graph.subgraphs()):
+            self._taken |= {value.name for value in graph.inputs} | set(graph.initializers)
+            self._taken |= {value.name for node in graph for value in node.outputs} | {node.name for node in graph}
+        self._stored: dict[str, ir.Value] = {}
+
+    def fresh(self, name: str) -> str:
+        """`<cell>.<name>`, or where that is taken, with underscores."""
+        full = f"{self._cell}.{name}"
+        while full in self._taken:
+            full += "_"
+        self._taken.add(full)
+        return full
+
+    def stored(self, graph: ir.Graph, name: str, array: Numbers) -> ir.Value:
+        """The initializer that is called so here, in `graph`."""
+        if name not in self._stored:
+            self._stored[name] = store(graph, self.fresh(name), np.ascontiguousarray(array).reshape(array.shape))
+        return self._stored[name]
+
+
 class Equations:
     """Writes one cell's equations.
 
@@ -36,12 +67,12 @@ class Equations:
 
     Args:
         graph: gets the initializers.
-        name: of the cell; no other of the graph has it.
+        names: of what is written.
         operator: whose equations they are.
     """
 
-    def __init__(self, graph: ir.Graph, name: str, operator: Operator) -> None:
-        self._graph, self._name, self._operator = graph, name, operator
+    def __init__(self, graph: ir.Graph, names: Names, operator: Operator) -> None:
+        self._graph, self._names, self._operator = graph, names, operator
         self._modules = modules_of(operator.kind)
         self._dtype = operator.W.array.dtype
         self.nodes: list[ir.Node] = []
@@ -131,8 +162,9 @@ class Equations:
 
     def op(self, operator: str, inputs: Sequence[ir.Value], name: str, **attributes: float) -> ir.Value:
         """Another node, whose output is called `<cell>.<name>`."""
-        node = ir.node(operator, inputs, attributes, name=f"{self._name}.{name}")
-        node.outputs[0].name = f"{self._name}.{name}"
+        called = self._names.fresh(name)
+        node = ir.node(operator, inputs, attributes, name=called)
+        node.outputs[0].name = called
         self.nodes.append(node)
         return node.outputs[0]
 
@@ -144,8 +176,7 @@ class Equations:
         return self._stored(name, np.array(number, self._dtype))
 
     def _stored(self, name: str, array: Numbers) -> ir.Value:
-        name = f"{self._name}.{name}"
-        return self._graph.initializers.get(name) or store(self._graph, name, np.ascontiguousarray(array))
+        return self._names.stored(self._graph, name, array)
 
 
 def _added(part: Part) -> Numbers | None:

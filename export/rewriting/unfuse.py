@@ -9,10 +9,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gatestream.export.finder.operators import Operator, read
+from gatestream.export.finder.scopes import Scopes
 from gatestream.export.graph.edit import replace
 from gatestream.export.graph.flow import made_by
-from gatestream.export.graph.initializers import integers, store
-from gatestream.export.rewriting.equations import Equations
+from gatestream.export.graph.initializers import integers
+from gatestream.export.rewriting.equations import Equations, Names
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +31,29 @@ class Unfused:
     gates: Mapping[str, ir.Value]
 
 
-def unfuse(graph: ir.Graph, node: ir.Node, name: str, weights: ir.Graph | None = None) -> Unfused:
+def unfuse(model: ir.Model, node: ir.Node, name: str) -> Unfused:
     """Let the equations take an operator's place.
 
     They compute what the operator does, peepholes, clip, coupled gates, activations, lengths and layout included. Rows
     of a gate from `sequence_lens` on hold nothing of meaning.
 
     Args:
-        graph: in which the operator stands.
-        node: the operator.
-        name: what the cell's tensors and weights are named after; nothing else in the model may have it.
-        weights: gets the initializers; None: `graph`.
+        model: it is changed.
+        node: the operator, in any of the model's graphs.
+        name: what the cell's tensors and weights are named after.
 
     Raises:
         StructureError: see `operators.read`.
     """
-    operator = read(node)
-    weights = weights if weights is not None else graph
-    return _Writer(graph, weights, name, operator).write()
+    return _Writer(model, name, read(node, Scopes(model).resolve)).write()
 
 
 class _Writer:
-    def __init__(self, graph: ir.Graph, weights: ir.Graph, name: str, operator: Operator) -> None:
-        self._graph, self._weights, self._name, self._operator = graph, weights, name, operator
+    def __init__(self, model: ir.Model, name: str, operator: Operator) -> None:
+        graph = operator.node.graph
+        assert graph is not None  # the operator stands in one
+        self._graph, self._weights, self._name, self._operator = graph, model.graph, name, operator
+        self._names = Names(model, name)
         self._x = operator.node.inputs[0]
         assert self._x is not None  # ONNX requires it
         self._dtype = operator.W.array.dtype
@@ -85,12 +86,12 @@ class _Writer:
         operator, name = self._operator, self._name
         states = [self._inside(letter, (None, operator.hidden)) for letter in letters]
         x = self._inside("x", (None, operator.W.array.shape[2]))
-        equations = Equations(self._weights, name, operator)
+        equations = Equations(self._weights, self._names, operator)
         step = equations.step(x, states)
         carried, h, counting = list(step.states), step.states[0], []
         initial, inputs, counted = list(initial), [*states], []
         if length is not None:
-            t = ir.Value(name=f"{name}.t", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT32))
+            t = ir.Value(name=self._names.fresh("t"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT32))
             less = equations.op("Less", [t, length], "less")
             live = equations.op("Unsqueeze", [less, self._axes(1)], "live")
             carried = [
@@ -121,7 +122,7 @@ class _Writer:
         )
         names = [f"{letter}_final" for letter in letters] + ["t_final"] * len(counting) + ["hs"]
         for value, called in zip(scan.outputs, [*names, *step.gates], strict=True):
-            value.name = f"{name}.{called}" if called not in step.gates else f"{name}.{called}_steps"
+            value.name = self._names.fresh(called if called not in step.gates else f"{called}_steps")
             value.type = ir.TensorType(ir.DataType.INT32) if called == "t_final" else self._type
         self._graph.insert_before(operator.node, scan)
         gates = dict(zip(step.gates, scan.outputs[len(names) :], strict=True))
@@ -132,7 +133,7 @@ class _Writer:
         return ir.TensorType(ir.DataType.from_numpy(self._dtype))
 
     def _inside(self, name: str, shape: tuple[int | None, ...]) -> ir.Value:
-        return ir.Value(name=f"{self._name}.{name}", shape=ir.Shape(shape), type=self._type)
+        return ir.Value(name=self._names.fresh(name), shape=ir.Shape(shape), type=self._type)
 
     def _live_rows(self, length: ir.Value) -> ir.Value:
         """Which rows have any step, [batch, 1]: the operator zeroes the states of the others."""
@@ -172,13 +173,13 @@ class _Writer:
                 assert squeeze.graph is not None  # it uses what is in one
                 squeeze.graph.remove(squeeze, safe=True)
         if old.uses() or old.is_graph_output():
-            name = f"{new.name}_wide".removeprefix(f"{self._name}.")
-            replace(old, self._before("Unsqueeze", [new, self._axes(axis)], name))
+            replace(old, self._before("Unsqueeze", [new, self._axes(axis)], f"axis_{axis}_wide"))
 
     def _before(self, operator: str, inputs: Sequence[ir.Value], name: str, **attributes: int) -> ir.Value:
         """Another node in front of the operator."""
-        node = ir.node(operator, inputs, attributes, name=f"{self._name}.{name}")
-        node.outputs[0].name = f"{self._name}.{name}"
+        called = self._names.fresh(name)
+        node = ir.node(operator, inputs, attributes, name=called)
+        node.outputs[0].name = called
         self._graph.insert_before(self._operator.node, node)
         return node.outputs[0]
 
@@ -186,5 +187,4 @@ class _Writer:
         return self._number(f"axis_{axis}", np.array([axis], np.int64))
 
     def _number(self, name: str, number: NDArray[Any]) -> ir.Value:
-        name = f"{self._name}.{name}"
-        return self._weights.initializers.get(name) or store(self._weights, name, number)
+        return self._names.stored(self._weights, name, number)

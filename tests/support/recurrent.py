@@ -14,6 +14,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from gatestream.protos import spec as specs
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.weights import intact_fingerprint
+
 Numbers = NDArray[Any]
 
 GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "n"}
@@ -183,6 +187,19 @@ def _function(activation: Any) -> Callable[[Numbers], Numbers]:
     return lambda x: function(x, *numbers)
 
 
+def _attributes(cell: Cell) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"hidden_size": cell.hidden}
+    if cell.activations:
+        split = [(each,) if isinstance(each, str) else tuple(each) for each in cell.activations]
+        attributes["activations"] = [each[0] for each in split]
+        for key, at in (("activation_alpha", 1), ("activation_beta", 2)):
+            if numbers := [each[at] for each in split if len(each) > at]:
+                attributes[key] = numbers
+    options = {"clip": cell.clip, "input_forget": int(cell.input_forget) or None}
+    options["linear_before_reset"] = int(cell.linear_before_reset) or None
+    return attributes | {key: value for key, value in options.items() if value is not None}
+
+
 def model(
     cell: Cell,
     *,
@@ -216,18 +233,11 @@ def model(
         inputs.append("P")
     while not inputs[-1]:
         inputs.pop()
-    attributes: dict[str, Any] = {"hidden_size": cell.hidden}
+    attributes = _attributes(cell)
     if direction != "forward":
         attributes["direction"] = direction
-    if cell.activations:
-        split = [(each,) if isinstance(each, str) else tuple(each) for each in cell.activations]
-        attributes["activations"] = [each[0] for each in split]
-        for key, at in (("activation_alpha", 1), ("activation_beta", 2)):
-            if numbers := [each[at] for each in split if len(each) > at]:
-                attributes[key] = numbers
-    options = {"clip": cell.clip, "input_forget": int(cell.input_forget) or None, "layout": layout or None}
-    options["linear_before_reset"] = int(cell.linear_before_reset) or None
-    attributes |= {key: value for key, value in options.items() if value is not None}
+    if batch_first:
+        attributes["layout"] = 1
     outputs = ["Y", *(f"Y_{letter}" for letter in letters)]
     node = helper.make_node(
         cell.kind, inputs, [f"{each}_" for each in outputs] if squeezed else outputs, name, **attributes
@@ -280,3 +290,75 @@ def outputs(made: onnx.ModelProto, feed: Mapping[str, Numbers]) -> dict[str, Num
     running = session(made)
     names = [each.name for each in running.get_outputs()]
     return dict(zip(names, running.run(None, dict(feed)), strict=True))
+
+
+def streaming(cells: Sequence[Cell], *, length: bool = False) -> tuple[onnx.ModelProto, pb.ModelSpec]:
+    """A graph of contract 2: cells one above another, each with its states as inputs and outputs.
+
+    Args:
+        cells: lowest first; they are called cell0, cell1 and so on.
+        length: it takes how many steps of each row are real.
+    """
+    kind, state_inputs, state_outputs = TensorProto.FLOAT, [], []
+    tensors: dict[str, Numbers] = {"axis_0": np.array([0], np.int64), "axis_1": np.array([1], np.int64)}
+    nodes = [helper.make_node("Transpose", ["x"], ["xs"], perm=[1, 0, 2])]
+    spec = pb.ModelSpec(
+        contract=2,
+        name="streaming",
+        version="1",
+        inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[cells[0].W.shape[1]])],
+        outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[cells[-1].hidden])],
+        length_input="length" if length else "",
+        opset=20,
+        weights_fingerprint="0" * 64,
+    )
+    below = "xs"
+    for k, cell in enumerate(cells):
+        name, states = f"cell{k}", [f"cell{k}_{letter}" for letter in cell.states]
+        for state in states:
+            nodes.append(helper.make_node("Unsqueeze", [state, "axis_0"], [f"{state}_wide"]))
+            state_inputs.append(helper.make_tensor_value_info(state, kind, ["batch", cell.hidden]))
+            state_outputs.append(helper.make_tensor_value_info(f"{state}_next", kind, ["batch", cell.hidden]))
+            spec.states.add(input=state, output=f"{state}_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[cell.hidden])
+        held = {f"{name}.{key}": getattr(cell, key) for key in "WRBP"}
+        tensors |= {key: array[None] for key, array in held.items() if array is not None}
+        inputs = [
+            below,
+            f"{name}.W",
+            f"{name}.R",
+            f"{name}.B" if cell.B is not None else "",
+            "length" if length else "",
+        ]
+        inputs += [f"{state}_wide" for state in states] + ([f"{name}.P"] if cell.P is not None else [])
+        node = helper.make_node(
+            cell.kind, inputs, [f"{name}_Y", *(f"{state}_left" for state in states)], name, **_attributes(cell)
+        )
+        nodes.append(node)
+        nodes += [helper.make_node("Squeeze", [f"{state}_left", "axis_0"], [f"{state}_next"]) for state in states]
+        nodes.append(helper.make_node("Squeeze", [f"{name}_Y", "axis_1"], [f"{name}_hs"]))
+        below = f"{name}_hs"
+        spec.cells.add(
+            name=name,
+            kind=pb.CellKind.Value(f"CELL_KIND_{cell.kind}"),
+            hidden=cell.hidden,
+            states=states,
+            linear_before_reset=cell.linear_before_reset,
+        )
+    nodes.append(helper.make_node("Transpose", [below], ["y"], perm=[1, 0, 2]))
+    graph = helper.make_graph(
+        nodes,
+        "streaming",
+        [
+            helper.make_tensor_value_info("x", kind, ["batch", "time", cells[0].W.shape[1]]),
+            *([helper.make_tensor_value_info("length", TensorProto.INT32, ["batch"])] if length else []),
+            *state_inputs,
+        ],
+        [helper.make_tensor_value_info("y", kind, ["batch", "time", cells[-1].hidden]), *state_outputs],
+        [numpy_helper.from_array(np.ascontiguousarray(array), key) for key, array in tensors.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    spec.stored_fingerprint = intact_fingerprint(tensors)
+    entry = made.metadata_props.add()
+    entry.key, entry.value = specs.KEY, specs.to_json(spec)
+    onnx.checker.check_model(made, full_check=True)
+    return made, spec

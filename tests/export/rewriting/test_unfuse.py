@@ -25,7 +25,7 @@ def unfused(model: onnx.ModelProto) -> onnx.ModelProto:
     """All operators of a model to their equations, their gates put out as `gate.<symbol>`."""
     made = ir.from_proto(model)
     for node in [node for node in made.graph if node.op_type in OPERATORS]:
-        found = unfuse(made.graph, node, node.name or "cell")
+        found = unfuse(made, node, node.name or "cell")
         for symbol, gate in found.gates.items():
             gate.name = f"gate.{symbol}"
             gate.shape = ir.Shape(["batch", "time", found.operator.hidden])

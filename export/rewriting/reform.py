@@ -1,0 +1,112 @@
+"""The form of any model: its cells with their gates in sight, or as ONNX's own operators."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from gatestream.export.errors import StructureError
+from gatestream.export.finder.cells import FoundCell
+from gatestream.export.finder.survey import survey
+from gatestream.export.rewriting.showing import show
+from gatestream.export.rewriting.unfuse import unfuse
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import OF_CELL
+from gatestream.protos.weights import intact_fingerprint
+
+Form = Literal["gates", "fused"]
+
+_KINDS = {"LSTM": pb.CELL_KIND_LSTM, "GRU": pb.CELL_KIND_GRU, "RNN": pb.CELL_KIND_RNN}
+
+
+def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
+    """Give a model of contract 2 another form; its numbers and its weights' fingerprint stay what they are.
+
+    Form gates: every LSTM and GRU operator becomes its equations, each gate's weights an initializer of its own, and
+    the activations of their gates, and of cells that were equations already, become outputs. Form fused: they are
+    operators again, and show nothing.
+
+    Args:
+        model: its graph, in normal form; it is changed.
+        spec: what it says of itself; so is it: its form, its gates, its cells and `stored_fingerprint`.
+        form: to give it.
+
+    Raises:
+        StructureError: there is no LSTM and no GRU in it, or one that cannot be shown.
+        ArtifactError: onnxruntime refuses the result, or is not installed.
+    """
+    cells = [cell for cell in survey(model, [state.input for state in spec.states]) if cell.kind != "RNN"]
+    if not cells:
+        raise StructureError(
+            f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
+        )
+    names = _matched(cells, spec)
+    if form == "gates":
+        _show(model, spec, cells, names)
+    common.RemoveUnusedNodesPass()(model)
+    spec.stored_fingerprint = intact_fingerprint(
+        {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
+    )
+
+
+def _show(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names: Sequence[str]) -> None:
+    _forget(model, spec)
+    values: dict[str, ir.Value] = {}
+    gates: list[pb.GateSpec] = []
+    for cell, name in zip(cells, names, strict=True):
+        found = {symbol: gate.activation for symbol, gate in cell.gates.items()}
+        if cell.operator is not None:
+            found = dict(unfuse(model, cell.operator.node, name).gates)
+            spec.source.rewritten.append(f"{cell.kind} '{name}' to its equations")
+        for role in OF_CELL[cell.kind]:
+            value = found[role.symbol]
+            if value is None:
+                continue  # a forget gate that is 1 - i, and that nothing computes
+            output = f"{name}.{role.name}"
+            values[output] = value
+            gates.append(
+                pb.GateSpec(name=output if len(cells) > 1 else role.name, symbol=role.symbol, output=output, cell=name)
+            )
+    shown = show(model, spec, values)
+    for gate in gates:
+        gate.shape.extend(shown[gate.output].shape)
+    spec.gates.extend(gates)
+    spec.form = pb.FORM_GATES
+
+
+def _forget(model: ir.Model, spec: pb.ModelSpec) -> None:
+    """Put no gates out."""
+    outputs = {gate.output for gate in spec.gates}
+    for value in list(model.graph.outputs):
+        if value.name in outputs:
+            model.graph.outputs.remove(value)
+    del spec.gates[:]
+
+
+def _matched(cells: Sequence[FoundCell], spec: pb.ModelSpec) -> list[str]:
+    """The name of each cell in the spec, which gets those that it has not."""
+    said = [each for each in spec.cells if each.kind != pb.CELL_KIND_RNN]
+    by_name = {each.name for each in said}
+    if all(cell.name in by_name for cell in cells):
+        return [cell.name for cell in cells]
+    if [(each.kind, each.hidden) for each in said] == [(_KINDS[cell.kind], cell.hidden) for cell in cells]:
+        return [each.name for each in said]
+    taken = {each.name for each in spec.cells}
+    names = []
+    for cell in cells:
+        name = cell.name
+        if name not in by_name:
+            while name in taken:
+                name += "_"
+            spec.cells.append(
+                pb.CellSpec(
+                    name=name,
+                    kind=_KINDS[cell.kind],
+                    hidden=cell.hidden,
+                    linear_before_reset=cell.linear_before_reset,
+                )
+            )
+        taken.add(name)
+        names.append(name)
+    return names
