@@ -1,0 +1,102 @@
+"""A foreign graph in onnxruntime, with no size fixed that the graph's operators do not fix themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from gatestream.export.adopting.signature import End
+from gatestream.export.errors import ArtifactError
+
+Array = NDArray[Any]
+Named = Mapping[str, Array]
+
+_LOUD = 2000
+"""Standard deviation of samples that are whole numbers without a limit: that of clear speech in 16 bits."""
+
+_SHOWN = 160
+
+
+class RunError(Exception):
+    """The graph cannot be run on these shapes; the message is what onnxruntime says, in short."""
+
+
+class Runner:
+    """A graph on one thread of the CPU.
+
+    Args:
+        proto: the model; it is changed.
+
+    Raises:
+        ArtifactError: onnxruntime refuses it, or is not installed.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
+        _relax(proto.graph)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # fatal ones: errors come as exceptions, and most runs here are attempts
+        try:
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own classes have no common base but this
+            raise ArtifactError(f"onnxruntime refuses it: {_short(error)}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> "Runner":
+        """A graph as it is at this moment."""
+        return cls(ir.to_proto(model))
+
+    def run(self, feed: Named) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            RunError: onnxruntime cannot.
+        """
+        try:
+            found = self._session.run(self._names, dict(feed))
+        except Exception as error:  # as above
+            raise RunError(_short(error)) from error
+        return dict(zip(self._names, found, strict=True))
+
+
+def _relax(graph: onnx.GraphProto) -> None:
+    """Leave the types of inputs and outputs, and of their shapes the number of input axes."""
+    weights = {item.name for item in graph.initializer}
+    for item in graph.input:
+        if item.name not in weights:
+            for dim in item.type.tensor_type.shape.dim:
+                dim.Clear()
+    for item in graph.output:
+        item.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+
+
+def sample(end: End, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Numbers such as an input takes."""
+    dtype = end.dtype
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(2, size=shape).astype(dtype)
+    if end.limit:
+        return rng.integers(end.limit, size=shape).astype(dtype)
+    info = np.iinfo(dtype)
+    return np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max).astype(dtype)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    # "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ..."; then perhaps the place in its sources.
+    text = text.rpartition(" Status Message: ")[2] or text
+    text = text.removeprefix("[ONNXRuntimeError] : ")
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
