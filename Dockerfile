@@ -18,12 +18,12 @@ COPY .src/gatestream/__init__.py .src/gatestream/__init__.py
 
 
 FROM environment AS dependencies-cpu
-RUN pip install --quiet --constraint constraints.txt '.[cpu]'
+RUN pip install --quiet --constraint constraints.txt '.[cpu,adopt]'
 
 
 FROM environment AS dependencies-cuda
 # onnxruntime-gpu and the CUDA and cuDNN libraries as Python packages: of NVIDIA the host needs the driver alone.
-RUN pip install --quiet --constraint constraints.txt '.[cuda]'
+RUN pip install --quiet --constraint constraints.txt '.[cuda,adopt]'
 
 
 FROM environment AS package

@@ -28,5 +28,6 @@ def needing(doing: str, install: str) -> Iterator[None]:
 
 
 SERVING = "'gatestream[cpu]', or 'gatestream[cuda]' for an NVIDIA GPU"
+ADOPTING = "'gatestream[cpu,adopt]'"
 EXPORTING = "'gatestream[cpu,train]'"
 TRAINING = "'gatestream[train]'"

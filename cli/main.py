@@ -16,6 +16,7 @@ class _LazyGroup(OutcomeGroup):
     summaries: ClassVar[dict[str, str]] = {
         "train": "Train a reference model.",
         "export": "Turn a checkpoint into a verified ONNX artifact.",
+        "adopt": "Turn any recurrent ONNX file into a verified artifact.",
         "inspect": "Say what an artifact is, find its gates, draw its cell.",
         "serve": "Serve artifacts over gRPC.",
         "health": "Ask a server whether it serves.",

@@ -1,7 +1,7 @@
 """Which axis of each tensor is the sessions' and which is time, found by running the graph.
 
-The sessions': three unlike rows together give what each gives alone. Time: five steps in one run give what they give one
-after another, the state carried. Names of axes only say what is tried first.
+The sessions': three unlike rows together give what each gives alone. Time: five steps in one run give what they give
+one after another, the state carried. Names of axes only say what is tried first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from gatestream.export.adopting.options import Options
-from gatestream.export.adopting.running import Array, Named, Runner, RunError, sample
+from gatestream.export.adopting.running import Array, Named, RunError, Runner, sample
 from gatestream.export.adopting.signature import End, Signature, written
 from gatestream.export.errors import AmbiguousError, NotStreamableError
 
@@ -119,12 +119,14 @@ class _Search:
         alone = [self._runner.run(row) for row in rows]
         if all(choices):
             for choice in _combinations(ends, choices):
-                axes = dict(zip((end.name for end in ends), choice, strict=True))
-                found = self._together(axes, rows, alone)
+                along = dict(zip((end.name for end in ends), choice, strict=True))
+                found = self._together(along, rows, alone)
                 if found is not None:
                     signature.batch = True
-                    for end in [*ends, *signature.outputs]:
-                        end.batch = axes[end.name] if end.name in axes else found[end.name]
+                    for end in ends:
+                        end.batch = along[end.name]
+                    for end in signature.outputs:
+                        end.batch = found[end.name]
                     return
         if told:
             flags = ", ".join(f"--batch {name}:{axis}" for name, axis in told.items())
@@ -290,9 +292,7 @@ def _said(parted: _Parted) -> str:
 
 def _preferred(end: End, axes: list[int]) -> list[int | None]:
     """Axes of any size before those of one size, and those of size 1 before the others."""
-    found: list[int | None] = []
-    found += sorted(axes, key=lambda k: (isinstance(end.dims[k], int), end.base[k] != 1, k))
-    return found
+    return [*sorted(axes, key=lambda k: (isinstance(end.dims[k], int), end.base[k] != 1, k))]
 
 
 def _combinations(ends: Sequence[End], choices: Sequence[list[int | None]]) -> Iterator[_Choice]:
@@ -307,14 +307,16 @@ def _combinations(ends: Sequence[End], choices: Sequence[list[int | None]]) -> I
         names |= {end.dims[k]: None for k in axes if k is not None and isinstance(end.dims[k], str)}
     ways: list[list[list[int | None]]] = []
     for name in names:
-        named = [[k for k in axes if k is not None and end.dims[k] == name] for end, axes in zip(ends, choices, strict=True)]
+        named = [
+            [k for k in axes if k is not None and end.dims[k] == name] for end, axes in zip(ends, choices, strict=True)
+        ]
         ways.append([own or axes for own, axes in zip(named, choices, strict=True)])
     for way in [*ways, list(choices)]:
         if prod(map(len, way)) > _MOST:
             unknown = max(zip(ends, way, strict=True), key=lambda pair: len(pair[1]))[0]
             raise AmbiguousError(
-                f"too many axes may be the sessions' or time, most of them of '{unknown.name}' {written(unknown.dims)}: "
-                f"say so with --batch {unknown.name}:AXIS and --time {unknown.name}:AXIS, for others too"
+                f"too many axes may be the sessions' or time, most of them of '{unknown.name}' "
+                f"{written(unknown.dims)}: say so with --batch {unknown.name}:AXIS and --time {unknown.name}:AXIS, for others too"
             )
         for choice in sorted(product(*way), key=lambda choice: sum(axis is None for axis in choice)):
             if choice not in seen:

@@ -1,30 +1,33 @@
 """Which output has what becomes of which input, found by moving one input and seeing what moves.
 
-For states that no operator shows: cells that were unrolled, caches of convolutions, h and c of one shape. An input and an
-output of one shape may be a spectrum and what is left of it as well as a state and its successor, and both move alike.
-So what is found here is taken only where nothing else can be meant: a cache hands on what it was given, to the last bit;
-any other state has to be of the one shape of which there are states at all.
+For states that no operator shows: cells that were unrolled, caches of convolutions, h and c of one shape. An input and
+an output of one shape may be a spectrum and what is left of it as well as a state and its successor, and both move
+alike. So what is found here is taken only where nothing else can be meant: a cache hands on what it was given, to the
+last bit; any other state has to be of the one shape of which there are states at all.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
-from gatestream.export.adopting.running import Array, Runner, RunError, sample
+from gatestream.export.adopting.running import Array, RunError, Runner, sample
 from gatestream.export.adopting.signature import End, written
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _FAR: Final = 40.0
-"""By how much one number of a state is moved: a forget gate keeps a good part of it, and a tanh lets nothing through."""
+"""By how much one number of a state is moved: a forget gate keeps a part of it, and a tanh lets nothing through."""
 
 _KEPT: Final = 2.0
 """What passes through a cell's tanh moves by no more than this."""
 
-_PROBES: Final = 8
+_NEAR: Final = 8.0
+"""By how much it is moved besides: a GRU's update gate hears of its own state, and 40 may be enough to shut it."""
+
+_PROBES: Final = 32
 """Numbers of a state that are moved, one at a time."""
 
 
@@ -34,7 +37,7 @@ class _Effect:
 
     Attributes:
         moves: anything of it changed.
-        keeps: the number that was moved far is far away there too, and the others are not.
+        keeps: a number that was moved, either way, has moved in the same place there, and the others by much less.
         copies: it is there to the last bit, or gone, and nothing else changed.
         same: the output is the input.
     """
@@ -165,6 +168,7 @@ class _Pairing:
 
     def _paired(self, group: list[End], candidates: list[End]) -> dict[str, _Match]:
         """Inputs and outputs of one shape and type."""
+        candidates = self._unlike(candidates)
         effects = {start.name: self._effects(start, candidates) for start in group}
         found: dict[str, _Match] = {}
         for what in ("copies", "keeps"):
@@ -192,39 +196,67 @@ class _Pairing:
         first = left[0]
         names = ", ".join(f"'{end.name}'" for end in free) or "none"
         raise AmbiguousError(
-            f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it may be in any of the outputs "
-            f"{names}; say which with --state {first.name}=OUTPUT, or, where it is an input of each step, --time "
+            f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it may be in any of the "
+            f"outputs {names}; say which with --state {first.name}=OUTPUT, or, where it is an input of each step, --time "
             f"{first.name}:none (or :AXIS)"
         )
 
+    def _unlike(self, candidates: list[End]) -> list[End]:
+        """Of outputs that are the same numbers, as h and what a step gives may be, the first."""
+        found: list[End] = []
+        for end in candidates:
+            values = self._found[end.name]
+            if not any(np.array_equal(values, self._found[other.name]) for other in found) or not values.any():
+                found.append(end)
+        return found
+
     def _effects(self, start: End, candidates: list[End]) -> dict[str, _Effect]:
         values = self._feed[start.name]
-        far = start.dtype.kind == "f"
-        moves, kept, copied = ({c.name: 0 for c in candidates} for _ in range(3))
-        spread, changed = (dict.fromkeys((c.name for c in candidates), False) for _ in range(2))
+        kind = start.dtype.kind
+        found = {c.name: _Effect(False, False, False, np.array_equal(self._found[c.name], values)) for c in candidates}
+        other = dict.fromkeys(found, False)
         for place in self._rng.choice(values.size, size=min(_PROBES, values.size), replace=False):
-            moved = values.copy().ravel()
-            moved[place] = moved[place] + _FAR if far else not moved[place] if start.dtype.kind == "b" else 1
-            run = self._runner.run({**self._feed, start.name: moved.reshape(values.shape)})
-            for c in candidates:
-                before, after = self._found[c.name].ravel(), run[c.name].ravel()
-                apart = np.abs(after.astype(np.float64) - before.astype(np.float64))
-                largest = int(apart.argmax())
-                elsewhere = float(np.delete(apart, largest).max(initial=0))
-                moves[c.name] += bool(apart.any())
-                kept[c.name] += bool(apart[largest] > _KEPT and elsewhere < apart[largest] / 2)
-                spread[c.name] |= bool(apart[largest] <= _KEPT and apart.any())
-                copied[c.name] += bool(elsewhere == 0 and after[largest] == moved[place])
-                changed[c.name] |= bool(apart.any() and not (elsewhere == 0 and after[largest] == moved[place]))
-        return {
-            c.name: _Effect(
-                moves=moves[c.name] > 0,
-                keeps=far and kept[c.name] > 0 and not spread[c.name] and moves[c.name] == kept[c.name],
-                copies=copied[c.name] > 0 and not changed[c.name],
-                same=np.array_equal(self._found[c.name], values),
-            )
-            for c in candidates
-        }
+            for far in (_FAR, _NEAR) if kind == "f" else (1,):
+                ways = [self._moved(start, int(place), by) for by in ((far, -far) if kind == "f" else (1,))]
+                for c in candidates:
+                    moves = [_Move.of(self._found[c.name], run[c.name], int(place), new) for new, run in ways]
+                    effect = found[c.name]
+                    other[c.name] |= any(move.any and not move.copied for move in moves)
+                    found[c.name] = replace(
+                        effect,
+                        moves=effect.moves or any(move.any for move in moves),
+                        # A Relu behind the state keeps it one way only.
+                        keeps=effect.keeps or (kind == "f" and all(move.kept for move in moves)),
+                        copies=effect.copies or any(move.copied for move in moves),
+                    )
+        return {name: replace(effect, copies=effect.copies and not other[name]) for name, effect in found.items()}
+
+    def _moved(self, start: End, place: int, by: float) -> tuple[Any, dict[str, Array]]:
+        """One number of an input moved: what it is then, and all outputs."""
+        moved = self._feed[start.name].copy().ravel()
+        moved[place] = not moved[place] if start.dtype.kind == "b" else moved[place] + by
+        shaped = moved.reshape(self._feed[start.name].shape)
+        return moved[place], self._runner.run({**self._feed, start.name: shaped})
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What one moved number did to an output: anything; kept its place; is there to the last bit, and nothing else."""
+
+    any: bool
+    kept: bool
+    copied: bool
+
+    @classmethod
+    def of(cls, before: Array, after: Array, place: int, new: Any) -> "_Move":
+        apart = np.abs(after.ravel().astype(np.float64) - before.ravel().astype(np.float64))
+        largest = int(apart.argmax())
+        elsewhere = float(np.delete(apart, largest).max(initial=0))
+        return cls(
+            any=bool(apart.any()),
+            kept=largest == place and bool(apart[largest] > max(_KEPT, 2 * elsewhere)),
+            copied=elsewhere == 0 and bool(after.ravel()[largest] == new),
+        )
 
 
 def _matchings(
@@ -250,6 +282,4 @@ def _alike(a: End, b: End) -> bool:
     """Of one type, and as far as the file says of one shape."""
     if a.dtype != b.dtype or (b.dims and len(a.dims) != len(b.dims)):
         return False
-    return all(
-        not (isinstance(m, int) and isinstance(n, int)) or m == n for m, n in zip(a.dims, b.dims, strict=False)
-    )
+    return all(not (isinstance(m, int) and isinstance(n, int)) or m == n for m, n in zip(a.dims, b.dims, strict=False))

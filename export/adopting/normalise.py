@@ -1,7 +1,7 @@
 """A foreign graph in normal form: inputs and outputs [batch, time, *shape], states [batch, *shape].
 
-A Transpose stands only where an axis is elsewhere; a Scan over time only where the graph takes one step a run; a Scan over
-rows only where it takes one row.
+A Transpose stands only where an axis is elsewhere; a Scan over time only where the graph takes one step a run; a Scan
+over rows only where it takes one row.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class _Rewriting:
         graph.inputs.clear()
         graph.outputs.clear()
         graph.remove(nodes)
-        for value in {value for node in nodes for value in node.outputs}:
+        for value in [*(value for node in nodes for value in node.outputs), *(end.value for end in signature.fed)]:
             value.shape = None  # what the file says of a tensor between two others holds for its own sizes only
         if not signature.time:
             nodes = self._over_time(nodes)
@@ -62,22 +62,19 @@ class _Rewriting:
 
     def _separate(self) -> None:
         """Every output is made by a node of its own."""
-        signature, taken = self._signature, set()
-        ends = [*signature.outputs, *(state.pair for state in signature.states)]
-        for end in ends:
-            value = end.value if isinstance(end, End) else end.output
-            if value.producer() is None or value in taken:
-                copy = self._op(ir.node("Identity", [value]), value)
-                assert copy.producer() is not None
-                self._graph.append(copy.producer())  # type: ignore[arg-type]
-                name = value.name
-                value.name = self._names.fresh(f"{name}.inside")
-                copy.name = name
-                if isinstance(end, End):
-                    end.value = copy
-                else:
-                    end.output = copy
+        taken: set[ir.Value] = set()
+        for end in self._signature.outputs:
+            end.value = self._own(end.value, taken)
+        for state in self._signature.states:
+            state.pair.output = self._own(state.pair.output, taken)
+
+    def _own(self, value: ir.Value, taken: set[ir.Value]) -> ir.Value:
+        if value.producer() is not None and value not in taken:
             taken.add(value)
+            return value
+        node = ir.node("Identity", [value])
+        self._graph.append(node)
+        return self._op(node, value)
 
     # ---- The three ways -----------------------------------------------------------------------
 
@@ -89,7 +86,9 @@ class _Rewriting:
         after, steps_out = self._adapted_outputs(signature.outputs, first)
         states_in = [state.pair.input for state in signature.states]
         states_out = [state.pair.output for state in signature.states]
-        body = ir.Graph([*states_in, *steps_in], [*states_out, *steps_out], nodes=[*before, *nodes, *after], name="step")
+        body = ir.Graph(
+            [*states_in, *steps_in], [*states_out, *steps_out], nodes=[*before, *nodes, *after], name="step"
+        )
         axis = len(first)
         scan = self._scan(body, len(states_in), axis, [*states_in, *steps_in], [*states_out, *steps_out])
         for state, outside, result in zip(signature.states, scan.inputs, scan.outputs, strict=False):
@@ -127,7 +126,7 @@ class _Rewriting:
         for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
             end.value = result
         self._said.append(
-            "a Scan over rows: the file takes one session a run, so that sessions in a batch are computed one after another"
+            "a Scan over rows: the file takes one session a run; sessions in a batch are computed one after another"
         )
         return [scan]
 
@@ -136,6 +135,10 @@ class _Rewriting:
         signature = self._signature
         before: list[ir.Node] = []
         after: list[ir.Node] = []
+        moved = [state.end for state in signature.states if state.end.batch != 0]
+        if not scanned:
+            moved += [end for end in [*signature.inputs, *signature.outputs] if (end.batch, end.time) != (0, 1)]
+        named = [f"'{end.name}'" for end in moved]
         if not scanned:
             before, outside = self._adapted_inputs(signature.inputs, [_BATCH, _TIME])
             for end, value in zip(signature.inputs, outside, strict=True):
@@ -157,7 +160,7 @@ class _Rewriting:
     ) -> ir.Node:
         scanned, collected = len(inputs) - states, len(outputs) - states
         outside = [self._value(value, value.name or "") for value in inputs]
-        node = ir.node(
+        return ir.node(
             "Scan",
             outside,
             {
@@ -169,7 +172,6 @@ class _Rewriting:
             outputs=[self._value(value, value.name or "") for value in outputs],
             name=self._names.fresh(f"{body.name}s"),
         )
-        return node
 
     # ---- Layouts ------------------------------------------------------------------------------
 
@@ -239,9 +241,7 @@ class _Rewriting:
 
     # ---- The new graph ------------------------------------------------------------------------
 
-    def _finish(
-        self, nodes: list[ir.Node], names: list[str], pairs: list[tuple[str | None, str | None]]
-    ) -> None:
+    def _finish(self, nodes: list[ir.Node], names: list[str], pairs: list[tuple[str | None, str | None]]) -> None:
         graph, signature = self._graph, self._signature
         graph.extend(nodes)
         ends = [*signature.inputs, *signature.outputs]
@@ -266,7 +266,7 @@ class _Rewriting:
 
     def _all_values(self, nodes: list[ir.Node]) -> list[ir.Value]:
         found = [value for node in nodes for value in node.outputs]
-        waiting = [node for node in nodes]
+        waiting = list(nodes)
         while waiting:
             node = waiting.pop()
             for attribute in node.attributes.values():
@@ -278,7 +278,7 @@ class _Rewriting:
                     else []
                 )
                 for graph in graphs:
-                    found += graph.inputs
+                    found += list(graph.inputs)
                     inner = list(graph)
                     found += [value for each in inner for value in each.outputs]
                     waiting += inner

@@ -15,6 +15,9 @@ from gatestream.export.adopting.external import take_in
 from gatestream.export.adopting.running import Array, Named, Runner
 from gatestream.export.adopting.signature import End
 
+_OUTSIDE = ("batch", "dropped")
+"""Axes of the file's tensors that a row does not have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -45,19 +48,17 @@ class Plan:
         if steps and "time" not in self.axes:
             [row] = row
             steps = False
-        source = [axis + steps for axis in self.axes if isinstance(axis, int)]
-        order = [0 if axis == "time" else axis + steps for axis in self.axes if axis == "time" or isinstance(axis, int)]
-        assert len(source) + steps == row.ndim
+        order = [axis + steps if isinstance(axis, int) else 0 for axis in self.axes if axis not in _OUTSIDE]
         moved = row.transpose(order)
         for k, axis in enumerate(self.axes):
-            if axis in ("batch", "dropped"):
+            if axis in _OUTSIDE:
                 moved = np.expand_dims(moved, k)
         return moved
 
     def from_file(self, values: Array, *, steps: bool) -> Array:
         """What the file gives, as one row [time, *shape], or [*shape] of a state."""
-        gone = tuple(k for k, axis in enumerate(self.axes) if axis in ("batch", "dropped"))
-        left = [axis for axis in self.axes if axis not in ("batch", "dropped")]
+        gone = tuple(k for k, axis in enumerate(self.axes) if axis in _OUTSIDE)
+        left = [axis for axis in self.axes if axis not in _OUTSIDE]
         values = values.squeeze(gone)
         order = sorted(range(len(left)), key=lambda k: -1 if left[k] == "time" else int(left[k]))
         moved = values.transpose(order)
@@ -144,10 +145,10 @@ class Source:
     def _row(self, inputs: Named, states: Named, fixed: Named) -> tuple[dict[str, Array], Named]:
         """All steps of one session: [time, *shape] in and out; states as the file has them."""
         time = len(next(iter(inputs.values())))
-        singly = not self.many
         outputs: list[dict[str, Array]] = []
-        for at in range(time) if singly else [slice(None)]:
-            part = {name: values[[at]] if singly else values for name, values in inputs.items()}
+        chunk = time if self.many else 1
+        for at in range(0, time, chunk):
+            part = {name: values[at : at + chunk] for name, values in inputs.items()}
             feed = {plan.name: plan.to_file(part[plan.name], steps=True) for plan in self.inputs}
             run = self.runner.run({**self.fixed, **fixed, **states, **feed})
             states = {state.plan.name: run[state.output] for state in self.states}

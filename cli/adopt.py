@@ -1,0 +1,172 @@
+"""`gatestream adopt`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gatestream.cli.extras import ADOPTING, needing
+from gatestream.cli.outcome import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def _split(text: str, separator: str, metavar: str) -> tuple[str, str]:
+    """At the last separator: names may have it too."""
+    name, found, value = text.rpartition(separator)
+    if not found or not name or not value:
+        raise click.BadParameter(f"{text!r}; expected {metavar}")
+    return name, value
+
+
+def _whole(text: str, what: str, metavar: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise click.BadParameter(f"{what!r}; expected {metavar} with a whole number")
+    return int(text)
+
+
+class _Pairs(click.ParamType[Any]):
+    """Several values of a flag, as a mapping."""
+
+    def __init__(self, separator: str, metavar: str, *, none: bool = False) -> None:
+        self.name = metavar
+        self._separator, self._none = separator, none
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
+        if isinstance(value, tuple):
+            return value
+        name, text = _split(value, self._separator, self.name)
+        if self._none and text == "none":
+            return name, None
+        return name, _whole(text, value, self.name)
+
+
+class _State(click.ParamType[Any]):
+    name = "IN=OUT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        return value if isinstance(value, tuple) else _split(value, "=", self.name)
+
+
+class _Value(click.ParamType[Any]):
+    """A name with numbers, or with a file that NumPy has saved; or a name alone."""
+
+    def __init__(self, metavar: str, *, alone: bool) -> None:
+        self.name = metavar
+        self._alone = alone
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "tuple[str, NDArray[Any] | None]":
+        import numpy as np
+
+        if isinstance(value, tuple):
+            return value
+        if self._alone and "=" not in value:
+            return value, None
+        name, text = _split(value, "=", self.name)
+        if text in ("true", "false"):
+            return name, np.array(text == "true")
+        try:
+            if text.endswith(".npy"):
+                found: NDArray[Any] = np.load(text, allow_pickle=False)
+                return name, found
+            numbers = [float(part) if set(part) & set(".eEnN") else int(part) for part in text.split(",")]
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(
+                f"{value!r}: {error}; expected numbers with commas between them, true, false, or a .npy file"
+            ) from error
+        return name, np.array(numbers[0] if len(numbers) == 1 else numbers)
+
+
+@click.command("adopt", cls=Outcome)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the artifact goes.")
+@click.option(
+    "--state",
+    "states",
+    type=_State(),
+    multiple=True,
+    help="Input IN is a state, and output OUT what becomes of it. Once given, no others are looked for by running.",
+)
+@click.option(
+    "--constant",
+    "constants",
+    type=_Value("NAME[=VALUE]", alone=True),
+    multiple=True,
+    help="Input NAME has this value for good: numbers with commas between them, true, false, or a .npy file. Without "
+    "a value: every session sets it when it opens.",
+)
+@click.option(
+    "--time",
+    type=_Pairs(":", "INPUT:AXIS|none", none=True),
+    multiple=True,
+    help="Which axis of an input is time, the first being 0; none: it has none, and every step has its own.",
+)
+@click.option("--batch", type=_Pairs(":", "INPUT:AXIS"), multiple=True, help="Which axis is the sessions'.")
+@click.option(
+    "--window",
+    "windows",
+    type=_Pairs(":", "INPUT:SAMPLES"),
+    multiple=True,
+    help="A step is a window of so many samples, where the file leaves open how many.",
+)
+@click.option(
+    "--context",
+    type=_Pairs(":", "INPUT:SAMPLES"),
+    multiple=True,
+    help="The file expects the last samples of the window before in front of each window, along the last axis; the "
+    "artifact keeps them itself.",
+)
+@click.option(
+    "--initial",
+    type=_Value("STATE=VALUE", alone=False),
+    multiple=True,
+    help="What a new session's state is: a number, or a .npy file of the state's shape with 1 for the sessions. "
+    "Otherwise what the file starts from, or zeros.",
+)
+@click.option("--name", default="", help="What the model is called; else as the file.")
+@click.option("--model-version", default="1", show_default=True, help="What the server calls this version.")
+@click.option("--stateless", is_flag=True, help="Take a file that carries nothing from one step to the next.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write what was verified there, as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
+def command(model: Path, output: Path, report: Path | None, force: bool, model_version: str, **flags: Any) -> None:
+    """Turn MODEL, any recurrent ONNX file, into an artifact that can be served, and prove that it is the same model.
+
+    Its states, the sessions' axis and the time axis of every tensor are found by data flow and by running it, and
+    printed with how they were found. What cannot be found out is an error that names the flag; names are no evidence.
+    The proof: carried steps, chunks and rows together against MODEL itself in onnxruntime, run by its own conventions.
+    Exits with 1, and one line, when any of it fails; then there is no file at the output, or the one that was there
+    before.
+    """
+    from gatestream.files import outputs, writing
+    from gatestream.files.names import shown
+
+    written = [outputs.Output("-o", output, "artifact")]
+    if report is not None:
+        written.append(outputs.Output("--report", report, "report", through=True))
+    outputs.check(written, {"MODEL": model}, force=force)
+    with needing("adopting", ADOPTING):
+        from gatestream.export.adopting import table
+        from gatestream.export.adopting.adopt import adopt
+        from gatestream.export.adopting.options import Options
+        from gatestream.export.errors import ArtifactError
+        from gatestream.export.proof.report import VerificationError
+
+    named: dict[str, Any] = {name: dict(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+    options = Options(**named, version=model_version)
+    try:
+        adopted = adopt(model, output, options)
+        if report is not None:
+            writing.deliver(report, adopted.report.to_json().encode())
+    except VerificationError as error:
+        if report is not None:
+            writing.deliver(report, error.report.to_json().encode())
+        raise click.ClickException(f"{model}: {error}") from error
+    except ArtifactError as error:
+        text = str(error)
+        raise click.ClickException(text if text.startswith(str(model)) else f"{model}: {text}") from error
+    for line in table.lines(adopted.spec, adopted.report):
+        click.echo(line)
+    click.echo(f"{shown(output)} is {shown(model)}: proved")
