@@ -110,6 +110,7 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     _check_names(work)
     _fold(work)
     _prepare(work)
+    _check_scalars(work)
     _find_states(work)
     signature = _signature(work)
     find_axes(Runner.of(model), signature, options, _tolerance(model))
@@ -197,6 +198,18 @@ def _prepare(work: _Work) -> None:
             work.pairs.append(preparing.constant_of_session(work.model, inputs[name]))
 
 
+def _check_scalars(work: _Work) -> None:
+    """One number for all rows and steps of a run is a setting, and no input of a step."""
+    told = work.options.time.keys() | work.options.constants.keys() | work.options.states.keys()
+    for value in work.model.graph.inputs:
+        if value.shape is not None and not dims_of(value) and value.name not in told:
+            raise AmbiguousError(
+                f"input '{value.name}' is one number, without sessions or time: where it has one value for good, "
+                f"--constant {value.name}=VALUE; where every session sets it, --constant {value.name}; where every step "
+                f"has its own, --time {value.name}:none"
+            )
+
+
 def _find_states(work: _Work) -> None:
     model, options = work.model, work.options
     graph = model.graph
@@ -226,7 +239,7 @@ def _find_states(work: _Work) -> None:
     moving = [pair for pair in work.pairs if pair.role != pb.STATE_ROLE_CONSTANT]
     if not moving and not options.stateless:
         raise StatelessError(
-            "nothing is carried from one step to the next: no input and output belong together, and no operator keeps "
+            "no state: nothing is carried from one step to the next, no input and output belong together, and no operator keeps "
             "a state; name them with --state INPUT=OUTPUT, or serve it as it is with --stateless"
         )
     _set_initial(work)

@@ -261,6 +261,8 @@ class _Search:
             for end in signature.inputs:
                 if end.time is not None:
                     end.base = (*end.base[: end.time], 1, *end.base[end.time + 1 :])
+        else:
+            self._drop_time_of_one()
         signature.time = all(end.time is not None for end in [*signature.inputs, *signature.outputs])
         found = self._runner.run(self._draw())
         for end in signature.outputs:
@@ -269,6 +271,21 @@ class _Search:
             for end in [*signature.inputs, *signature.outputs]:
                 if end.base and end.base[0] == 1 and end.time != 0:
                     end.dropped = 0
+
+    def _drop_time_of_one(self) -> None:
+        """One step a run, and an axis of size 1 at the same place of all: a step is not shown with it."""
+        ends = [*self._signature.inputs, *self._signature.outputs]
+        found = self._runner.run(self._draw())
+        shapes = [end.base or found[end.name].shape for end in ends]
+        axes = {
+            next((k for k in range(len(shape)) if k != end.batch), None)
+            for end, shape in zip(ends, shapes, strict=True)
+        }
+        if axes <= {0, 1} and len(axes) == 1 and all(len(shape) > 2 for shape in shapes):
+            [axis] = axes
+            if axis is not None and all(shape[axis] == 1 for shape in shapes):
+                for end in ends:
+                    end.time = axis
 
     def _parted(self, found: Array, expected: Array, axis: int | None) -> tuple[int, float] | None:
         """Where along an axis two tensors of one shape first differ by too much, and by how much at most there."""
@@ -307,16 +324,18 @@ def _combinations(ends: Sequence[End], choices: Sequence[list[int | None]]) -> I
         names |= {end.dims[k]: None for k in axes if k is not None and isinstance(end.dims[k], str)}
     ways: list[list[list[int | None]]] = []
     for name in names:
-        named = [
-            [k for k in axes if k is not None and end.dims[k] == name] for end, axes in zip(ends, choices, strict=True)
-        ]
-        ways.append([own or axes for own, axes in zip(named, choices, strict=True)])
+        way: list[list[int | None]] = []
+        for end, axes in zip(ends, choices, strict=True):
+            own: list[int | None] = [k for k in axes if k is not None and end.dims[k] == name]
+            way.append(own or axes)
+        ways.append(way)
     for way in [*ways, list(choices)]:
         if prod(map(len, way)) > _MOST:
             unknown = max(zip(ends, way, strict=True), key=lambda pair: len(pair[1]))[0]
             raise AmbiguousError(
                 f"too many axes may be the sessions' or time, most of them of '{unknown.name}' "
-                f"{written(unknown.dims)}: say so with --batch {unknown.name}:AXIS and --time {unknown.name}:AXIS, for others too"
+                f"{written(unknown.dims)}: say so with --batch {unknown.name}:AXIS and --time {unknown.name}:AXIS, for "
+                "others too"
             )
         for choice in sorted(product(*way), key=lambda choice: sum(axis is None for axis in choice)):
             if choice not in seen:

@@ -197,8 +197,8 @@ class _Pairing:
         names = ", ".join(f"'{end.name}'" for end in free) or "none"
         raise AmbiguousError(
             f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it may be in any of the "
-            f"outputs {names}; say which with --state {first.name}=OUTPUT, or, where it is an input of each step, --time "
-            f"{first.name}:none (or :AXIS)"
+            f"outputs {names}; say which with --state {first.name}=OUTPUT, or, where it is an input of each step, "
+            f"--time {first.name}:none (or :AXIS)"
         )
 
     def _unlike(self, candidates: list[End]) -> list[End]:

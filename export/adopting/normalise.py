@@ -44,6 +44,7 @@ class _Rewriting:
         graph, signature = self._graph, self._signature
         names = [end.name for end in [*signature.inputs, *signature.outputs]]
         pairs = [(state.pair.input.name, state.pair.output.name) for state in signature.states]
+        moved = self._moved()
         self._separate()
         nodes = list(graph)
         graph.inputs.clear()
@@ -57,8 +58,20 @@ class _Rewriting:
             nodes = self._over_rows(nodes, scanned=not signature.time)
         else:
             nodes = self._at_edges(nodes, scanned=not signature.time)
+        if moved:
+            self._said.append(f"axes moved, by a Transpose each: {', '.join(moved)}")
         self._finish(nodes, names, pairs)
         return self._said
+
+    def _moved(self) -> list[str]:
+        """What has the sessions' axis or time elsewhere than in normal form."""
+        signature = self._signature
+        batch = 0 if signature.batch else None
+        found = [state.end for state in signature.states if state.end.batch != batch]
+        first = (batch,) if not signature.time else (0, 1) if signature.batch else (None, 0)
+        ends = [*signature.inputs, *signature.outputs]
+        found += [end for end in ends if (end.batch, end.time)[: len(first)] != first]
+        return [f"'{end.name}'" for end in found]
 
     def _separate(self) -> None:
         """Every output is made by a node of its own."""
@@ -135,10 +148,6 @@ class _Rewriting:
         signature = self._signature
         before: list[ir.Node] = []
         after: list[ir.Node] = []
-        moved = [state.end for state in signature.states if state.end.batch != 0]
-        if not scanned:
-            moved += [end for end in [*signature.inputs, *signature.outputs] if (end.batch, end.time) != (0, 1)]
-        named = [f"'{end.name}'" for end in moved]
         if not scanned:
             before, outside = self._adapted_inputs(signature.inputs, [_BATCH, _TIME])
             for end, value in zip(signature.inputs, outside, strict=True):

@@ -85,13 +85,13 @@ def sample(end: End, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Numbers such as an input takes."""
     dtype = end.dtype
     if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
     if dtype.kind == "b":
-        return rng.integers(2, size=shape).astype(dtype)
+        return np.asarray(rng.integers(2, size=shape)).astype(dtype)
     if end.limit:
-        return rng.integers(end.limit, size=shape).astype(dtype)
+        return np.asarray(rng.integers(end.limit, size=shape)).astype(dtype)
     info = np.iinfo(dtype)
-    return np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max).astype(dtype)
+    return np.asarray(np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max)).astype(dtype)
 
 
 def _short(error: Exception) -> str:

@@ -18,7 +18,7 @@ def lines(spec: pb.ModelSpec, report: Report) -> list[str]:
     """
     source = spec.source
     made = f"{shown(source.producer)}, " if source.producer else ""
-    rows = [("file", shown(source.name), f"{made}opset {source.opset}", "", "")]
+    rows: list[tuple[str, ...]] = [("file", shown(source.name), f"{made}opset {source.opset}", "", "")]
     rows += [_row(spec, tensor) for tensor in source.tensors]
     found = _aligned(rows)
     found += [f"rewritten  {shown(line)}" for line in source.rewritten] or ["rewritten  nothing"]

@@ -1,0 +1,335 @@
+"""Files in the styles of others' exporters, each adopted and compared with itself, run by its own conventions."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from gatestream.export.adopting.adopt import adopt
+from gatestream.export.adopting.options import Options
+from gatestream.export.adopting.table import lines
+from gatestream.export.errors import AmbiguousError, ArtifactError, NotStreamableError, StatelessError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.backend.artifact import Artifact
+from tests.support.strangers.comparison import differences
+from tests.support.strangers.generators import ADOPTED, REFUSED
+from tests.support.strangers.graph import Graph
+from tests.support.strangers.stranger import Stranger
+
+CLOSE = {"gru_float16": 4e-3, "quantised": 0.1}
+"""In parts of the largest output; those that are not here: float32's own last bits, carried over twelve steps."""
+
+H = 5
+
+
+def told(stranger: Stranger) -> Options:
+    constants = {**stranger.fixed, **dict.fromkeys(stranger.per_session)}
+    options: dict[str, Any] = {"states": {"mean": "new_mean"}} if stranger.name == "smoothing" else {}
+    options |= stranger.options
+    return Options(constants=constants, context=stranger.context, windows=stranger.windows, **options)
+
+
+def operators(path: Path) -> Counter[str]:
+    """Of the main graph."""
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("name", ADOPTED)
+def test_an_adopted_file_gives_what_the_file_gives(name: str, tmp_path: Path) -> None:
+    stranger = ADOPTED[name](tmp_path)
+    output = tmp_path / "adopted" / "model.onnx"
+    found = adopt(stranger.path, output, told(stranger))
+    assert found.report.passed
+    apart = differences(stranger, output)
+    assert max(apart.values()) <= CLOSE.get(name, 2e-5), apart
+    # What the server makes room for is what the graph has.
+    assert Artifact.load(output).spec == found.spec
+    source = found.spec.source
+    assert source.sha256 == hashlib.sha256(stranger.path.read_bytes()).hexdigest()
+    tensors = {tensor.name: tensor for tensor in source.tensors}
+    for tensor in (*stranger.inputs, *stranger.outputs):
+        assert tensors[tensor.name].time_axis == (-1 if tensor.time is None else tensor.time)
+    for state in stranger.states:
+        [spec] = [each for each in found.spec.states if each.input == tensors[state.input].becomes]
+        assert spec.output == state.output
+        one_row = any("Scan over rows" in line for line in source.rewritten)
+        assert tensors[state.input].batch_axis == (-1 if one_row else state.batch)
+    assert {name for name, tensor in tensors.items() if tensor.role == "ignored"} == set(stranger.ignored)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_cannot_be_streamed_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    stranger = REFUSED[name](tmp_path)
+    output = tmp_path / "adopted.onnx"
+    with pytest.raises((AmbiguousError, NotStreamableError)) as raised:
+        adopt(stranger.path, output, told(stranger))
+    assert stranger.refused in str(raised.value) or name in ("bidirectional", "padded_convolution")
+    assert len(str(raised.value).splitlines()) == 1
+    assert not output.exists()
+
+
+# ---- What is put into the graph -----------------------------------------------------------
+
+
+def lstm(folder: Path, *, batch_first: bool, states_first: bool) -> Path:
+    g = Graph(f"lstm_{batch_first}_{states_first}")
+    x = g.input("x", ["batch", "time", 4] if batch_first else ["time", "batch", 4])
+    shape = ["batch", 1, H] if states_first else [1, "batch", H]
+    starts = [g.input(name, shape) for name in ("h", "c")]
+    ends = [g.output(name, shape) for name in ("hn", "cn")]
+    y = g.output("y", ["batch", "time", H] if batch_first else ["time", "batch", H])
+
+    def turned(value: str, on: bool, out: str = "") -> str:
+        return g.node("Transpose", value, perm=[1, 0, 2], out=out) if on else value
+
+    inner = ["h_all", "c_all"] if states_first else ends
+    initial = [turned(start, states_first) for start in starts]
+    g.lstm(turned(x, batch_first), 4, H, *initial, out=["all", *inner])
+    if states_first:
+        for value, end in zip(inner, ends, strict=True):
+            turned(value, True, end)
+    squeezed = g.node("Squeeze", "all", g.constant([1]), out="" if batch_first else y)
+    turned(squeezed, batch_first, y if batch_first else "")
+    return g.save(folder)
+
+
+def test_nothing_is_added_to_a_graph_in_normal_form(tmp_path: Path) -> None:
+    path = lstm(tmp_path, batch_first=True, states_first=True)
+    found = adopt(path, tmp_path / "out.onnx")
+    assert operators(tmp_path / "out.onnx") == operators(path)
+    assert list(found.spec.source.rewritten) == ["opset 17 converted to 20"]
+
+
+def test_a_transpose_stands_at_each_edge_that_needs_one_and_nowhere_else(tmp_path: Path) -> None:
+    path = lstm(tmp_path, batch_first=True, states_first=False)
+    adopt(path, tmp_path / "out.onnx")
+    assert operators(tmp_path / "out.onnx") - operators(path) == Counter(Transpose=4)
+    path = lstm(tmp_path, batch_first=False, states_first=True)
+    found = adopt(path, tmp_path / "out.onnx")
+    assert operators(tmp_path / "out.onnx") - operators(path) == Counter(Transpose=2)
+    assert found.spec.source.rewritten[-1] == "axes moved, by a Transpose each: 'x', 'y'"
+
+
+def test_a_scan_stands_only_where_the_file_takes_one_step_or_one_row(tmp_path: Path) -> None:
+    for name, nodes in {"window": {"Scan": 1, "Transpose": 2}, "no_batch": {"Scan": 1}}.items():
+        stranger = ADOPTED[name](tmp_path)
+        found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+        assert operators(tmp_path / "out.onnx") == Counter(nodes), found.spec.source.rewritten
+
+
+# ---- What cannot be found out -------------------------------------------------------------
+
+
+def smoothed(folder: Path) -> Stranger:
+    return ADOPTED["smoothing"](folder)
+
+
+def test_a_spectrum_and_a_state_of_one_shape_are_not_told_apart(tmp_path: Path) -> None:
+    path = smoothed(tmp_path).path
+    with pytest.raises(AmbiguousError, match="--state mean=new_mean"):
+        adopt(path, tmp_path / "out.onnx")
+    found = adopt(path, tmp_path / "out.onnx", Options(states={"mean": "new_mean"}))
+    assert [(state.input, state.output) for state in found.spec.states] == [("mean", "new_mean")]
+
+
+def test_an_open_window_is_asked_for(tmp_path: Path) -> None:
+    """It takes anything from 16 to 19 samples, and gives other numbers for each."""
+    g = Graph("open_window")
+    x, s = g.input("x", ["batch", "samples"]), g.input("s", ["batch", 6])
+    y, s_next = g.output("y", ["batch", 6]), g.output("s_next", ["batch", 6])
+    frames = g.node("Conv", g.node("Unsqueeze", x, g.constant([1])), g.weight(6, 1, 16), strides=[4])
+    g.node("Tanh", g.node("Add", g.node("ReduceMean", frames, axes=[2], keepdims=0), s), out=s_next)
+    g.node("Relu", s_next, out=y)
+    path = g.save(tmp_path)
+    with pytest.raises(AmbiguousError, match="--window"):
+        adopt(path, tmp_path / "out.onnx")
+    found = adopt(path, tmp_path / "out.onnx", Options(windows={"x": 16}, states={"s": "s_next"}))
+    assert [(i.name, list(i.shape), i.window) for i in found.spec.inputs] == [("x", [16], 16)]
+    # Any other size would have been served as well, with other numbers.
+    session = ort.InferenceSession(str(path))
+    noise = np.random.default_rng(0).standard_normal((1, 19)).astype(np.float32)
+    state = np.zeros((1, 6), np.float32)
+    first, second = (session.run(["y"], {"x": noise[:, :size], "s": state})[0] for size in (16, 24 - 5))
+    third = session.run(["y"], {"x": np.pad(noise, ((0, 0), (0, 5))), "s": state})[0]
+    assert first.shape == second.shape == third.shape
+    assert np.abs(first - third).max() > 0.01
+
+
+def test_context_is_a_state_and_leaving_it_out_gives_other_numbers(tmp_path: Path) -> None:
+    stranger = ADOPTED["context"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+    assert [(i.window, i.context) for i in found.spec.inputs] == [(16, 4)]
+    roles = {state.input: state.role for state in found.spec.states}
+    assert roles["input_context"] == pb.STATE_ROLE_CONTEXT
+
+
+def test_a_constant_that_every_step_could_have_is_asked_for(tmp_path: Path) -> None:
+    stranger = ADOPTED["embedding"](tmp_path)
+    with pytest.raises(AmbiguousError, match="--constant speaker"):
+        adopt(stranger.path, tmp_path / "out.onnx")
+    found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+    [constant] = [state for state in found.spec.states if state.role == pb.STATE_ROLE_CONSTANT]
+    assert (constant.input, list(constant.shape), constant.required) == ("speaker", [3], True)
+
+
+def test_an_embedding_per_step_is_an_input(tmp_path: Path) -> None:
+    stranger = ADOPTED["embedding"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", Options(time={"speaker": None}))
+    assert {i.name: list(i.shape) for i in found.spec.inputs} == {"x": [4], "speaker": [3]}
+    assert operators(tmp_path / "out.onnx")["Scan"] == 1
+
+
+def test_the_limit_of_an_id_is_the_size_of_what_it_indexes(tmp_path: Path) -> None:
+    stranger = ADOPTED["tokens"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+    [column] = found.spec.inputs
+    assert (column.dtype, list(column.shape)) == (pb.DATA_TYPE_INT64, [])
+    assert column.limit > 1
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"))
+    states = {s.input: np.zeros((1, *s.shape), np.float32) for s in found.spec.states}
+    session.run(None, {column.name: np.full((1, 1), column.limit - 1), **states})
+    with pytest.raises(Exception, match=r"out of data bounds|out of bounds|indices"):
+        session.run(None, {column.name: np.full((1, 1), column.limit), **states})
+
+
+def test_a_new_session_starts_from_what_is_said(tmp_path: Path) -> None:
+    path = lstm(tmp_path, batch_first=True, states_first=False)
+    values = np.arange(H, dtype=np.float32).reshape(1, 1, H) / H
+    found = adopt(path, tmp_path / "out.onnx", Options(initial={"h": np.array(0.25), "c": values}))
+    layout = {state.name: state for state in Artifact.load(tmp_path / "out.onnx").layout.states}
+    assert layout["h"].first().tolist() == [[0.25] * H]
+    assert layout["c"].first() == pytest.approx(values[0])
+    assert found.report.passed
+
+
+def test_a_file_without_states_is_taken_only_when_asked(tmp_path: Path) -> None:
+    with pytest.raises(StatelessError, match="--stateless"):
+        adopt(REFUSED["no_state"](tmp_path).path, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(states={"nothing": "hn"}), "--state nothing: no input is called so; there are x, h, c"),
+        (Options(states={"h": "nothing"}), "--state h=nothing: no output is called so"),
+        (Options(time={"x": 7}), "'x' [batch, time, 4] has no axis 7"),
+        (Options(time={"x": 2}), "one step of one session does not run"),
+        (Options(batch={"x": 0, "h": 0}), "rows run together along these axes do not give what each gives alone"),
+        (Options(initial={"y": np.array(1.0)}), "--initial y: no state is called so; there are h, c"),
+    ],
+)
+def test_a_flag_that_does_not_fit_is_an_error_that_says_what_there_is(
+    options: Options, said: str, tmp_path: Path
+) -> None:
+    path = lstm(tmp_path, batch_first=True, states_first=False)
+    with pytest.raises(AmbiguousError) as raised:
+        adopt(path, tmp_path / "out.onnx", options)
+    assert said in str(raised.value)
+
+
+def test_an_output_that_is_there_stays_when_adopting_fails(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    output.write_bytes(b"as it was")
+    with pytest.raises(ArtifactError):
+        adopt(REFUSED["padded_convolution"](tmp_path).path, output)
+    assert output.read_bytes() == b"as it was"
+
+
+# ---- What serving it anyway would have given ----------------------------------------------
+
+
+def test_steps_of_a_convolution_that_pads_inside_are_not_the_whole(tmp_path: Path) -> None:
+    stranger = REFUSED["padded_convolution"](tmp_path)
+    session = ort.InferenceSession(str(stranger.path))
+    feed = {
+        value.name: np.random.default_rng(0)
+        .standard_normal([1 if isinstance(size, str) else size for size in value.shape])
+        .astype(np.float32)
+        for value in session.get_inputs()
+    }
+    x = np.random.default_rng(1).standard_normal((1, 8, feed["x"].shape[2])).astype(np.float32)
+    states = {name: np.zeros_like(value) for name, value in feed.items() if name != "x"}
+    outputs = {state.input: state.output for state in stranger.states}
+    names = [value.name for value in session.get_outputs()]
+    whole = dict(zip(names, session.run(None, {"x": x, **states}), strict=True))["y"]
+    singly = []
+    for t in range(8):
+        found = dict(zip(names, session.run(None, {"x": x[:, t : t + 1], **states}), strict=True))
+        singly.append(found["y"])
+        states = {name: found[output] for name, output in outputs.items()}
+    assert np.abs(np.concatenate(singly, 1) - whole).max() > 0.01
+
+
+def test_a_batch_along_time_would_mix_sessions(tmp_path: Path) -> None:
+    """Rows of a file that has no batch axis are not put along the axis that looks like one."""
+    stranger = ADOPTED["no_batch"](tmp_path)
+    session = ort.InferenceSession(str(stranger.path))
+    feed = {}
+    for value in session.get_inputs():
+        shape = [2 if isinstance(size, str) else size for size in value.shape]
+        feed[value.name] = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    name = stranger.inputs[0].name
+    together = session.run(None, feed)[0]
+    alone = session.run(None, {**feed, name: feed[name][1:]})[0]
+    assert np.abs(together[1:] - alone).max() > 0.01
+    found = adopt(stranger.path, tmp_path / "out.onnx")
+    assert found.spec.promises.rows_independent
+    assert any("Scan over rows" in line for line in found.spec.source.rewritten)
+
+
+def test_pairs_the_wrong_way_round_are_other_numbers(tmp_path: Path) -> None:
+    stranger = REFUSED["swapped_on_purpose"](tmp_path)
+    pairs = {state.input: state.output for state in stranger.states}
+    a, b = pairs
+    given = {}
+    for way, states in {"right": pairs, "wrong": {a: pairs[b], b: pairs[a]}}.items():
+        adopt(stranger.path, tmp_path / f"{way}.onnx", Options(states=states))
+        given[way] = Artifact.load(tmp_path / f"{way}.onnx")
+    session = {way: ort.InferenceSession(str(tmp_path / f"{way}.onnx")) for way in given}
+    x = np.random.default_rng(0).standard_normal((1, 6, 4)).astype(np.float32)
+    zeros = np.zeros((1, 4), np.float32)
+    found = {way: session[way].run(["y"], {"x": x, a: zeros, b: zeros})[0] for way in session}
+    assert np.abs(found["right"] - found["wrong"]).max() > 0.01
+
+
+# ---- What is printed ----------------------------------------------------------------------
+
+
+def test_the_table_says_what_was_found_and_how(tmp_path: Path) -> None:
+    stranger = ADOPTED["sample_rate"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+    printed = "\n".join(lines(found.spec, found.report))
+    for said in (
+        "state -> stateN",
+        "sessions axis 1",
+        "of LSTM",
+        "--constant sr=16000",
+        "constants folded",
+        "a Scan over time",
+        "proved",
+        "largest difference",
+    ):
+        assert said in printed, printed
+
+
+def test_states_of_integers_and_bools_are_carried(tmp_path: Path) -> None:
+    """A counter of steps, and whether anything was above zero yet."""
+    g = Graph("counter")
+    x = g.input("x", ["batch", 2])
+    n, seen = g.input("n", ["batch", 1], TensorProto.INT64), g.input("seen", ["batch", 1], TensorProto.BOOL)
+    y = g.output("y", ["batch", 1])
+    n_next = g.output("n_next", ["batch", 1], TensorProto.INT64)
+    seen_next = g.output("seen_next", ["batch", 1], TensorProto.BOOL)
+    above = g.node("Greater", g.node("ReduceMax", x, axes=[1]), g.constant(1.0))
+    g.node("Or", seen, above, out=seen_next)
+    g.node("Add", n, g.constant(1), out=n_next)
+    counted = g.node("Cast", n_next, to=TensorProto.FLOAT)
+    g.node("Where", seen_next, counted, g.constant(-1.0), out=y)
+    found = adopt(g.save(tmp_path), tmp_path / "out.onnx", Options(states={n: n_next, seen: seen_next}))
+    assert {state.dtype for state in found.spec.states} == {pb.DATA_TYPE_INT64, pb.DATA_TYPE_BOOL}
