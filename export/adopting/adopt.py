@@ -205,8 +205,8 @@ def _check_scalars(work: _Work) -> None:
         if value.shape is not None and not dims_of(value) and value.name not in told:
             raise AmbiguousError(
                 f"input '{value.name}' is one number, without sessions or time: where it has one value for good, "
-                f"--constant {value.name}=VALUE; where every session sets it, --constant {value.name}; where every step "
-                f"has its own, --time {value.name}:none"
+                f"--constant {value.name}=VALUE; where every session sets it, --constant {value.name}; where every "
+                f"step has its own, --time {value.name}:none"
             )
 
 
@@ -239,8 +239,8 @@ def _find_states(work: _Work) -> None:
     moving = [pair for pair in work.pairs if pair.role != pb.STATE_ROLE_CONSTANT]
     if not moving and not options.stateless:
         raise StatelessError(
-            "no state: nothing is carried from one step to the next, no input and output belong together, and no operator keeps "
-            "a state; name them with --state INPUT=OUTPUT, or serve it as it is with --stateless"
+            "no state: nothing is carried from one step to the next, no input and output belong together, and no "
+            "operator keeps a state; name them with --state INPUT=OUTPUT, or serve it as it is with --stateless"
         )
     _set_initial(work)
 

@@ -261,31 +261,26 @@ class _Search:
             for end in signature.inputs:
                 if end.time is not None:
                     end.base = (*end.base[: end.time], 1, *end.base[end.time + 1 :])
-        else:
-            self._drop_time_of_one()
-        signature.time = all(end.time is not None for end in [*signature.inputs, *signature.outputs])
+        ends = [*signature.inputs, *signature.outputs]
+        signature.time = all(end.time is not None for end in ends)
         found = self._runner.run(self._draw())
         for end in signature.outputs:
             end.base = found[end.name].shape
         if not signature.batch:
-            for end in [*signature.inputs, *signature.outputs]:
+            for end in ends:
                 if end.base and end.base[0] == 1 and end.time != 0:
                     end.dropped = 0
+        if all(end.time is None for end in ends):
+            self._hide_time_of_one()
 
-    def _drop_time_of_one(self) -> None:
+    def _hide_time_of_one(self) -> None:
         """One step a run, and an axis of size 1 at the same place of all: a step is not shown with it."""
         ends = [*self._signature.inputs, *self._signature.outputs]
-        found = self._runner.run(self._draw())
-        shapes = [end.base or found[end.name].shape for end in ends]
-        axes = {
-            next((k for k in range(len(shape)) if k != end.batch), None)
-            for end, shape in zip(ends, shapes, strict=True)
-        }
-        if axes <= {0, 1} and len(axes) == 1 and all(len(shape) > 2 for shape in shapes):
-            [axis] = axes
-            if axis is not None and all(shape[axis] == 1 for shape in shapes):
-                for end in ends:
-                    end.time = axis
+        axes = {end.rest[0] if len(end.rest) > 1 else None for end in ends}
+        [axis] = axes if len(axes) == 1 else [None]
+        if axis is not None and all(end.base[axis] == 1 for end in ends):
+            for end in ends:
+                end.time = axis
 
     def _parted(self, found: Array, expected: Array, axis: int | None) -> tuple[int, float] | None:
         """Where along an axis two tensors of one shape first differ by too much, and by how much at most there."""

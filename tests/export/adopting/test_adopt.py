@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_streamed_is_refused_in_one_line(name: str, tmp_pa
 def lstm(folder: Path, *, batch_first: bool, states_first: bool) -> Path:
     g = Graph(f"lstm_{batch_first}_{states_first}")
     x = g.input("x", ["batch", "time", 4] if batch_first else ["time", "batch", 4])
-    shape = ["batch", 1, H] if states_first else [1, "batch", H]
+    shape: list[int | str] = ["batch", 1, H] if states_first else [1, "batch", H]
     starts = [g.input(name, shape) for name in ("h", "c")]
     ends = [g.output(name, shape) for name in ("hn", "cn")]
     y = g.output("y", ["batch", "time", H] if batch_first else ["time", "batch", H])
