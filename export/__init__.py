@@ -26,7 +26,17 @@ Reading one:
     drawing.inspection     all that a file alone can be asked; drawing.text and drawing.draw (drawing.svg) show it
 
 Adopting anybody's file:
-    adopting.states        a state of its graph
+    adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out
+    adopting.reading       the file, with adopting.external and adopting.layout_one
+    adopting.states        a state of its graph, found by adopting.dataflow (adopting.slots, adopting.views)
+    adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
+    adopting.by_running    and those that only show when the graph is run, by adopting.running
+    adopting.preparing     what the file's caller had to keep: context, constants of a session
+    adopting.axes          which axis is whose, in an adopting.signature
+    adopting.normalise     the graph in normal form; adopting.naming, names for what is added
+    adopting.describe      its spec
+    adopting.reference     the file as it came, to compare with
+    adopting.table         all of it, printed
 
 The proof:
     proof.verify           all checks in order, into a proof.report

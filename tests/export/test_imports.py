@@ -11,7 +11,7 @@ import gatestream.export
 
 FOLDER = Path(gatestream.export.__path__[0])
 TORCH_HALF = {"exporter", "sources.checkpoint"}
-EXPORTER_HALF = TORCH_HALF | {"graph.passes"}
+EXPORTER_HALF = TORCH_HALF | {"graph.passes", "adopting.reading", "adopting.adopt"}
 MODULES = {
     ".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in FOLDER.rglob("*.py") if path.stem != "__init__"
 }
@@ -30,8 +30,9 @@ def test_reading_imports_no_torch() -> None:
     assert not loaded & {"torch", "onnxscript", "safetensors", "onnxruntime"}
 
 
-def test_passes_import_no_torch() -> None:
-    assert "torch" not in python("import gatestream.export.graph.passes")
+@pytest.mark.parametrize("module", sorted(EXPORTER_HALF - TORCH_HALF))
+def test_what_folds_constants_imports_no_torch(module: str) -> None:
+    assert "torch" not in python(f"import gatestream.export.{module}")
 
 
 @pytest.mark.parametrize("module", sorted(TORCH_HALF))

@@ -80,7 +80,7 @@ def test_a_plain_install_has_all_that_the_client_and_the_commands_import(plain: 
     )
 
 
-@pytest.mark.parametrize("name", ["", "train", "export", "inspect", "serve", "health", "stream", "demo"])
+@pytest.mark.parametrize("name", ["", "train", "export", "adopt", "inspect", "serve", "health", "stream", "demo"])
 def test_a_plain_install_has_the_help_of_every_command(plain: Environment, name: str, tmp_path: Path) -> None:
     done = plain.run("gatestream", *name.split(), "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -97,6 +97,10 @@ def test_a_plain_install_has_the_help_of_every_command(plain: Environment, name:
         (
             "export a.safetensors -o a.onnx",
             "exporting needs onnx_ir, which is not installed: pip install 'gatestream[cpu,train]'",
+        ),
+        (
+            "adopt a.onnx -o b.onnx",
+            "adopting needs onnx, which is not installed: pip install 'gatestream[cpu,adopt]'",
         ),
         ("demo", "the demo needs torch, which is not installed: pip install 'gatestream[cpu,train]'"),
         ("inspect a.onnx", "inspecting needs onnx, which is not installed: pip install 'gatestream[cpu]'"),
