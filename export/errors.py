@@ -10,7 +10,7 @@
     ├── AccuracyError       weights in fewer bits cost more accuracy than was allowed
     ├── PrecisionError      weights that cannot be stored in so few bits
     ├── NoGatesError        gates asked of a form that does not show them
-    ├── SourceError         a file that was not made here cannot be read, or not be brought to the contract's opset
+    ├── SourceError         a file or module that was not made here cannot be read, or not be brought to the contract
     ├── AmbiguousError      what an input, an output or an axis is cannot be told from the file, nor by running it
     └── NotStreamableError  what it computes of a run is not what it computes of the run's steps
         └── StatelessError  it carries nothing from one step to the next
@@ -50,7 +50,7 @@ class NoGatesError(ArtifactError):
 
 
 class SourceError(ArtifactError):
-    """A file that was not made here cannot be read, or cannot be brought to the opset of the contract."""
+    """A file or module that was not made here cannot be read, called or exported, or not be brought to the contract."""
 
 
 class AmbiguousError(ArtifactError):

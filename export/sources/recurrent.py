@@ -1,0 +1,251 @@
+"""Recurrent layers inside a module: which there are, how they are called, and carrying their states from outside."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from gatestream.export.errors import SourceError
+from gatestream.export.sources.equations import projected
+from gatestream.export.sources.packed import Unpacked
+from gatestream.export.sources.signature import Port
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+KINDS: Final = {
+    nn.LSTM: pb.CELL_KIND_LSTM,
+    nn.LSTMCell: pb.CELL_KIND_LSTM,
+    nn.GRU: pb.CELL_KIND_GRU,
+    nn.GRUCell: pb.CELL_KIND_GRU,
+    nn.RNN: pb.CELL_KIND_RNN,
+    nn.RNNCell: pb.CELL_KIND_RNN,
+}
+
+States = tuple[Tensor, ...]
+"""(h,), or of an LSTM (h, c): of a layer [layers, batch, size], of a cell [batch, size]."""
+
+Handler = Callable[[Callable[..., Any], nn.Module, Any, States | None], Any]
+"""Called in place of a recurrent layer's `forward`: with that, the layer, its input and the states it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a recurrent layer.
+
+    Attributes:
+        given: the states that it was called with; None: none.
+        returned: the states after it.
+    """
+
+    given: States | None
+    returned: States
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A recurrent layer whose states nobody carries.
+
+    Attributes:
+        name: of the submodule; empty: it is the module itself.
+        layer: the submodule.
+        states: what is to be carried; of a layer of several, all of them in one: [layers, size].
+    """
+
+    name: str
+    layer: nn.Module
+    states: tuple[Port, ...]
+
+
+def kind(layer: nn.Module) -> pb.CellKind:
+    """Of a recurrent layer, which one."""
+    return next(kind for cls, kind in KINDS.items() if isinstance(layer, cls))
+
+
+def layers(module: nn.Module) -> dict[str, nn.Module]:
+    """The recurrent layers in a module, by name.
+
+    Raises:
+        SourceError: one runs backwards too.
+    """
+    found = {name: each for name, each in module.named_modules() if isinstance(each, tuple(KINDS))}
+    for name, each in found.items():
+        if getattr(each, "bidirectional", False):
+            raise SourceError(
+                f"{called(name, each)} is bidirectional: what it gives for a step depends on steps that come later, "
+                "so it cannot take one step at a time"
+            )
+    return found
+
+
+def called(name: str, layer: nn.Module) -> str:
+    """What an error calls a submodule."""
+    return f"'{name}' ({type(layer).__name__})" if name else f"the module ({type(layer).__name__})"
+
+
+@contextmanager
+def intercepted(handler: Handler) -> Iterator[None]:
+    """Within this, every recurrent layer of torch's is run by `handler`."""
+    originals = {cls: cls.forward for cls in KINDS}
+
+    def stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(self: nn.Module, input: Any, hx: Any = None) -> Any:
+            given = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+            return handler(original, self, input, given)
+
+        return forward
+
+    try:
+        for cls, original in originals.items():
+            cls.forward = stand_in(original)  # type: ignore[method-assign, assignment]
+        yield
+    finally:
+        for cls, original in originals.items():
+            cls.forward = original  # type: ignore[method-assign]
+
+
+def run(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> tuple[Any, States]:
+    """Run a recurrent layer; what it returns, and the states after it."""
+    hx = None if given is None else given if isinstance(layer, nn.LSTM | nn.LSTMCell) else given[0]
+    returned = original(layer, input, hx)
+    after = returned if isinstance(layer, nn.RNNCellBase) else returned[1]
+    return returned, (after,) if isinstance(after, Tensor) else tuple(after)
+
+
+def record(call: Callable[[], Any]) -> tuple[Any, dict[nn.Module, list[Call]]]:
+    """What a call of a module returns, and the calls of recurrent layers in it."""
+    calls: dict[nn.Module, list[Call]] = {}
+
+    def handler(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> Any:
+        returned, after = run(original, layer, input, given)
+        calls.setdefault(layer, []).append(Call(given, after))
+        return returned
+
+    with intercepted(handler), torch.no_grad():
+        return call(), calls
+
+
+class Carrying:
+    """Recurrent layers whose states come from outside and go there.
+
+    Args:
+        recurrents: those layers; others run as they are called.
+        traced: run what torch cannot export by its equations.
+    """
+
+    def __init__(self, recurrents: Sequence[Recurrent], *, traced: bool = False) -> None:
+        self._recurrents = {each.layer: each for each in recurrents}
+        self._traced = traced
+
+    @contextmanager
+    def states(self, before: Mapping[str, States]) -> Iterator[dict[str, States]]:
+        """Within this the layers go on from states.
+
+        Args:
+            before: by the layer's name, its states, [batch, *shape] each.
+
+        Yields:
+            The states after a run of the module; complete when that is over.
+        """
+        after: dict[str, States] = {}
+
+        def handler(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> Any:
+            carried = self._recurrents.get(layer)
+            if carried is not None and carried.name not in after:
+                ports = zip(carried.states, before[carried.name], strict=True)
+                given = tuple(port.laid_out(state).contiguous() for port, state in ports)
+            returned, states = self._run(original, layer, input, given)
+            if carried is not None:
+                ports = zip(carried.states, states, strict=True)
+                after[carried.name] = tuple(port.normal(state) for port, state in ports)
+            return returned
+
+        with intercepted(handler):
+            yield after
+
+    def _run(
+        self, original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None
+    ) -> tuple[Any, States]:
+        if not isinstance(input, Unpacked):
+            if self._traced and isinstance(layer, nn.LSTM) and layer.proj_size and given is not None:
+                returned = projected(layer, input, given)
+                return returned, returned[1]
+            return run(original, layer, input, given)
+        # Its own batch_first says nothing of what comes packed.
+        straight = input.tensor if input.batch_first == layer.batch_first else input.tensor.transpose(0, 1)
+        (ys, hx), states = self._run(original, layer, straight, given)
+        ys = ys if input.batch_first == layer.batch_first else ys.transpose(0, 1)
+        return (Unpacked(ys, input.batch_first), hx), states
+
+
+def uncarried(
+    module: nn.Module, runs: Sequence[tuple[dict[nn.Module, list[Call]], int, int]], *, explicit: bool
+) -> list[Recurrent]:
+    """The recurrent layers whose states have to be carried from outside.
+
+    Args:
+        module: that has them.
+        runs: two calls of the module with other inputs and states: the calls of layers in it, and its rows and steps.
+        explicit: `forward` takes states, and so a layer may be given one of them.
+
+    Raises:
+        SourceError: a layer is bidirectional, runs more than once a step, starts from what is no fixed state, or what
+            becomes of its state is not what the next step starts from.
+    """
+    found = []
+    for name, layer in layers(module).items():
+        calls = [(made.get(layer, []), batch, time) for made, batch, time in runs]
+        if not any(each for each, _, _ in calls):
+            continue
+        firsts = [each[0].given for each, _, _ in calls]
+        axis = 0 if isinstance(layer, nn.RNNCellBase) else 1
+        starts = _starts(firsts, axis)
+        if starts is None:
+            if explicit:
+                continue
+            raise SourceError(
+                f"{called(name, layer)} starts from a state that is computed from the input, or at random: only a fixed "
+                "start can be that of a session; make the state an argument and a result of forward"
+            )
+        for each, _, time in calls:
+            if len(each) not in (1, time):
+                raise SourceError(
+                    f"{called(name, layer)} runs {len(each)} times in {time} steps: its states cannot be told apart; "
+                    "make them arguments and results of forward"
+                )
+            for former, latter in zip(each, each[1:], strict=False):
+                if latter.given is None or not all(map(torch.equal, former.returned, latter.given)):
+                    raise SourceError(
+                        f"{called(name, layer)} goes on from another state than the one it returned: what is carried is "
+                        "computed outside of it; make it an argument and a result of forward"
+                    )
+        returned = calls[0][0][0].returned
+        symbols = ("h", "c")[: len(returned)]
+        found.append(Recurrent(name, layer, tuple(map(_port, _names(name, symbols), returned, starts, [axis] * 2))))
+    return found
+
+
+def _names(name: str, symbols: Sequence[str]) -> list[str]:
+    return [f"{name}.{symbol}" if name else symbol for symbol in symbols]
+
+
+def _port(name: str, state: Tensor, start: Tensor | None, axis: int) -> Port:
+    shape = tuple(size for k, size in enumerate(state.shape) if k != axis)
+    return Port(name, state.dtype, shape, axis, None, initial=start)
+
+
+def _starts(firsts: Sequence[States | None], axis: int) -> tuple[Tensor | None, ...] | None:
+    """What a layer's states start from, None for zeros; None: it is not the same in all rows and calls."""
+    given = [states for states in firsts if states is not None]
+    if not given:
+        return None, None
+    if len(given) < len(firsts):
+        return None
+    found: list[Tensor | None] = []
+    for states in zip(*given, strict=True):
+        rows = torch.cat([state.movedim(axis, 0) for state in states])
+        if not torch.equal(rows, rows[:1].expand_as(rows)):
+            return None
+        found.append(rows[0].clone() if rows[0].any() else None)
+    return tuple(found)

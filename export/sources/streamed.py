@@ -1,0 +1,180 @@
+"""A module of the user's with all of its states as inputs and outputs, in the normal form of contract 2."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree  # what torch.export takes results apart with
+
+from gatestream.export.errors import SourceError
+from gatestream.export.sources import returned as found
+from gatestream.export.sources.recurrent import Call, Carrying, called, record, uncarried
+from gatestream.export.sources.signature import Signature, described
+
+_BATCH, _TIME = 3, 5
+"""Of the calls that show what a module does: unlike each other."""
+
+
+class Streamed(nn.Module):
+    """A module that takes its states and gives them back.
+
+    Args:
+        module: the user's, in evaluation mode.
+        signature: what it takes.
+        names: what its outputs are called; empty: "y", or after where they stand in what `forward` returns.
+
+    Attributes:
+        module: the user's.
+        signature: what it takes.
+        recurrents: layers in it whose states nobody carries.
+        outputs: what it gives each step.
+        states: the signature's, then those of `recurrents`.
+        stepwise: it can only be called with one step at a time: it has no time axis, gives its last step alone, or
+            runs cells in a loop.
+
+    Raises:
+        SourceError: it cannot be called so, or what it returns is not one step for a step, and its states.
+    """
+
+    def __init__(self, module: nn.Module, signature: Signature, names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.module = module
+        self.signature = signature
+        sizes = [(_BATCH, _TIME), (_BATCH + 1, _TIME), *([(_BATCH, _TIME + 1)] if signature.has_time else [])]
+        runs = [self._recorded(*size, seed) for seed, size in enumerate(sizes)]
+        calls = [(calls, *size) for (_, calls), size in zip(runs, sizes, strict=True)]
+        self.recurrents = uncarried(module, calls, explicit=bool(signature.states))
+        if self.recurrents and not signature.has_time:
+            raise SourceError(
+                f"{called(self.recurrents[0].name, self.recurrents[0].layer)} begins anew at each call, and no input has "
+                f"a time axis: make its state an argument and a result of forward, or say where time is, as in "
+                f"{next(iter(signature.inputs)).name}:float32[batch,time,...]"
+            )
+        leaves = [found.leaves(returned) for returned, _ in runs]
+        self._successors = [leaf.index for leaf in found.successors(leaves[0], signature.states, _BATCH)]
+        self.states = (*signature.states, *(port for each in self.recurrents for port in each.states))
+        results = [
+            found.results([leaf for leaf in each if leaf.index not in self._successors], calls, self.recurrents)
+            for each, (_, calls) in zip(leaves, runs, strict=True)
+        ]
+        taken = [port.name for port in (*signature.inputs, *self.states)]
+        self.outputs = found.outputs(results, sizes, names, taken)
+        loops = any(len(calls[0][0][each.layer]) > 1 for each in self.recurrents)
+        self.stepwise = loops or any(output.port.time_axis is None for output in self.outputs)
+
+    def start(self, batch: int) -> list[Tensor]:
+        """The states of sessions that have seen nothing, each [batch, *shape]."""
+        return [port.start(batch) for port in self.states]
+
+    def whole(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What the module itself gives for whole sequences.
+
+        Args:
+            inputs: each [batch, time, *shape].
+
+        Returns:
+            Its outputs, each [batch, time, *shape]; where it gives its last step alone, by running it on every
+            beginning of the sequence.
+        """
+        batch, time = inputs[0].shape[:2]
+        if not self.signature.has_time:
+            return self.run(inputs, self.start(batch))[0]
+        start = [port.start(batch) for port in self.signature.states]
+        timed = all(output.port.time_axis is not None for output in self.outputs)
+        with torch.no_grad():
+            runs = [self._results([x[:, :until] for x in inputs], start) for until in ([time] if timed else range(1, time + 1))]
+        if timed:
+            return runs[0]
+        return [
+            torch.stack(steps, dim=1) if output.port.time_axis is None else steps[-1]
+            for output, steps in zip(self.outputs, zip(*runs, strict=True), strict=True)
+        ]
+
+    def run(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Take the steps of a chunk.
+
+        Args:
+            inputs: each [batch, time, *shape].
+            states: before the first, each [batch, *shape].
+
+        Returns:
+            Outputs, each [batch, time, *shape], and the states after the last step.
+        """
+        with torch.no_grad():
+            if not self.stepwise:
+                return self.chunk(inputs, states)
+            steps = []
+            after = list(states)
+            for t in range(inputs[0].shape[1]):
+                results, after = self.step([x[:, t] for x in inputs], after)
+                steps.append(results)
+        return [torch.stack(column, dim=1) for column in zip(*steps, strict=True)], after
+
+    def chunk(
+        self, inputs: Sequence[Tensor], states: Sequence[Tensor], *, traced: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """One call of the module, with several steps; as `run`."""
+        count = len(self.signature.states)
+        explicit, hidden = states[:count], list(states[count:])
+        before = {each.name: tuple(hidden.pop(0) for _ in each.states) for each in self.recurrents}
+        with Carrying(self.recurrents, traced=traced).states(before) as after:
+            leaves = self._call(inputs, explicit)
+        results = [output.port.normal(leaves[output.index]) for output in self.outputs]
+        ports = zip(self.signature.states, self._successors, strict=True)
+        successors = [port.normal(leaves[index]) for port, index in ports]
+        return results, [*successors, *(state for each in self.recurrents for state in after[each.name])]
+
+    def step(
+        self, inputs: Sequence[Tensor], states: Sequence[Tensor], *, traced: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """One call of the module, with one step: as `run`, but inputs and outputs are [batch, *shape]."""
+        if self.signature.has_time:
+            inputs = [x.unsqueeze(1) for x in inputs]
+        results, states = self.chunk(inputs, states, traced=traced)
+        timed = [output.port.time_axis is not None for output in self.outputs]
+        return [y.squeeze(1) if has_time else y for y, has_time in zip(results, timed, strict=True)], states
+
+    def _results(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
+        leaves = self._call(inputs, states)
+        return [output.port.normal(leaves[output.index]) for output in self.outputs]
+
+    def _call(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> list[Any]:
+        """Call the module with tensors in the normal form; all that it returns, flat."""
+        ports = (*self.signature.inputs, *self.signature.states)
+        batch, time = inputs[0].shape[0], inputs[0].shape[1] if self.signature.has_time else 1
+        tensors = [port.laid_out(tensor) for port, tensor in zip(ports, (*inputs, *states), strict=True)]
+        args, kwargs = self.signature.call(tensors, batch, time)
+        return pytree.tree_leaves(self._answer(args, kwargs, tensors))
+
+    def _recorded(self, batch: int, time: int, seed: int) -> tuple[Any, dict[nn.Module, list[Call]]]:
+        """What the module returns for some inputs and some states, and the recurrent layers' calls in it."""
+        inputs = self.signature.sample(batch, time, seed)
+        if not self.signature.has_time:
+            inputs = [x[:, 0] for x in inputs]
+        generator = torch.Generator().manual_seed(seed)
+        states = [
+            port.sample((batch,), generator) if port.dtype.is_floating_point else port.start(batch)
+            for port in self.signature.states
+        ]
+        ports = (*self.signature.inputs, *self.signature.states)
+        tensors = [port.laid_out(tensor) for port, tensor in zip(ports, (*inputs, *states), strict=True)]
+        args, kwargs = self.signature.call(tensors, batch, time)
+        return record(lambda: self._answer(args, kwargs, tensors))
+
+    def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> Any:
+        """What the user's code returns, and what it raises in one line."""
+        if torch.compiler.is_exporting():
+            return self.module(*args, **kwargs)
+        try:
+            return self.module(*args, **kwargs)
+        except SourceError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            ports = (*self.signature.inputs, *self.signature.states)
+            given = ", ".join(f"{port.name} {list(tensor.shape)}" for port, tensor in zip(ports, tensors, strict=True))
+            said = " ".join(str(error).split())[:300]
+            raise SourceError(
+                f"{described(self.module)} cannot be called with {given}: {type(error).__name__}: {said}; "
+                "axes in another order are said so: --input x:float32[time,batch,40]"
+            ) from error
