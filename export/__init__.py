@@ -1,8 +1,13 @@
 """From a trained network to one ONNX file that describes itself, and the proof that it is the same network.
 
-Making an artifact; only `exporter` and `sources.checkpoint` import torch:
+Making an artifact; only `exporter` and `sources` import torch:
     exporter               a network in, a verified file out
     sources.checkpoint     torch to ONNX: the network's cells in a Scan
+    sources.module         anybody's module of torch to ONNX: sources.factory makes it, sources.weights loads it,
+                           sources.signature says how it is called, sources.recurrent what is recurrent in it,
+                           sources.streamed carries its states, sources.unexposed finds those that nobody carries, and
+                           sources.tracing writes it, with sources.operators and sources.stand_ins
+    graph.over_time        a graph of one step put into a Scan
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators

@@ -112,6 +112,47 @@ class FoldConstants(InPlacePass):
                 raise PostconditionError(f"{node.op_type} '{node.name}' still computes a constant")
 
 
+class StripPrefix(InPlacePass):
+    """Name parameters as the module's own state dict does.
+
+    Args:
+        prefix: of their names, from the module that was traced around it.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rename."""
+        modified = False
+        for name, value in list(model.graph.initializers.items()):
+            if name.startswith(self._prefix):
+                value.name = name.removeprefix(self._prefix)
+                modified = True
+        return PassResult(model, modified)
+
+
+def simplify(prefix: str) -> Sequential:
+    """From what torch's exporter makes of any module to a graph of plain operators and plain initializers.
+
+    Args:
+        prefix: of the parameters' names, from the module that was traced around the user's.
+    """
+    return Sequential(
+        common.InlinePass(),
+        StripPrefix(prefix),
+        FoldConstants(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.ClearMetadataAndDocStringPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )
+
+
 def tidy() -> Sequential:
     """All of it, in order: from what `trace` returns to a graph in which `structure` finds the gates.
 

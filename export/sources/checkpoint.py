@@ -70,7 +70,7 @@ def trace(network: Network) -> ir.Model:
     h, c = network.initial_state(batch)
     dims = {"batch": torch.export.Dim("batch"), "time": torch.export.Dim("time")}
     rows = {0: dims["batch"]}
-    with _quiet(), _evaluating(network), torch.no_grad():
+    with quiet(), _evaluating(network), torch.no_grad():
         program = torch.onnx.export(
             _Streaming(network).eval(),
             (x, torch.full((batch,), time, dtype=torch.int32), h, c),
@@ -97,7 +97,7 @@ def _evaluating(network: Network) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep to itself what torch tells its own developers about an export that works."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
@@ -106,6 +106,9 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+            # Of weights that torch's own layers hold twice, and of torch's own use of what it gives up.
+            warnings.filterwarnings("ignore", message=".* assigned during export", category=UserWarning)
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
             yield
     finally:
         logger.setLevel(level)

@@ -1,18 +1,10 @@
 """`package.module:factory`: the user's module, made by the user's own code."""
 
 import importlib
-import re
 
 from torch import nn
 
 from gatestream.export.errors import SourceError
-
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def is_factory(source: str) -> bool:
-    """Whether this is written as `package.module:factory`."""
-    return _NAME.fullmatch(source) is not None
 
 
 def make(source: str) -> nn.Module:

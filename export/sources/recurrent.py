@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from gatestream.export.errors import SourceError
-from gatestream.export.sources.equations import projected
-from gatestream.export.sources.packed import Unpacked
+from gatestream.export.sources.operators import traced
 from gatestream.export.sources.signature import Port
+from gatestream.export.sources.stand_ins import Unpacked
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-KINDS: Final = {
+KINDS: Final[Mapping[type[nn.Module], pb.CellKind]] = {
     nn.LSTM: pb.CELL_KIND_LSTM,
     nn.LSTMCell: pb.CELL_KIND_LSTM,
     nn.GRU: pb.CELL_KIND_GRU,
@@ -63,13 +64,17 @@ def kind(layer: nn.Module) -> pb.CellKind:
     return next(kind for cls, kind in KINDS.items() if isinstance(layer, cls))
 
 
+def _is_recurrent(module: nn.Module) -> bool:
+    return isinstance(module, tuple(KINDS))
+
+
 def layers(module: nn.Module) -> dict[str, nn.Module]:
     """The recurrent layers in a module, by name.
 
     Raises:
         SourceError: one runs backwards too.
     """
-    found = {name: each for name, each in module.named_modules() if isinstance(each, tuple(KINDS))}
+    found = {name: each for name, each in module.named_modules() if _is_recurrent(each)}
     for name, each in found.items():
         if getattr(each, "bidirectional", False):
             raise SourceError(
@@ -90,7 +95,7 @@ def intercepted(handler: Handler) -> Iterator[None]:
     originals = {cls: cls.forward for cls in KINDS}
 
     def stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(self: nn.Module, input: Any, hx: Any = None) -> Any:
+        def forward(self: nn.Module, input: Any, hx: Any = None) -> Any:  # noqa: A002 (as torch's)
             given = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
             return handler(original, self, input, given)
 
@@ -98,17 +103,17 @@ def intercepted(handler: Handler) -> Iterator[None]:
 
     try:
         for cls, original in originals.items():
-            cls.forward = stand_in(original)  # type: ignore[method-assign, assignment]
+            cls.forward = stand_in(original)
         yield
     finally:
         for cls, original in originals.items():
-            cls.forward = original  # type: ignore[method-assign]
+            cls.forward = original
 
 
-def run(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> tuple[Any, States]:
+def run(original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> tuple[Any, States]:
     """Run a recurrent layer; what it returns, and the states after it."""
     hx = None if given is None else given if isinstance(layer, nn.LSTM | nn.LSTMCell) else given[0]
-    returned = original(layer, input, hx)
+    returned = original(layer, xs, hx)
     after = returned if isinstance(layer, nn.RNNCellBase) else returned[1]
     return returned, (after,) if isinstance(after, Tensor) else tuple(after)
 
@@ -117,8 +122,8 @@ def record(call: Callable[[], Any]) -> tuple[Any, dict[nn.Module, list[Call]]]:
     """What a call of a module returns, and the calls of recurrent layers in it."""
     calls: dict[nn.Module, list[Call]] = {}
 
-    def handler(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> Any:
-        returned, after = run(original, layer, input, given)
+    def handler(original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> Any:
+        returned, after = run(original, layer, xs, given)
         calls.setdefault(layer, []).append(Call(given, after))
         return returned
 
@@ -131,12 +136,12 @@ class Carrying:
 
     Args:
         recurrents: those layers; others run as they are called.
-        traced: run what torch cannot export by its equations.
+        names: of all recurrent layers, while the module is traced; None: it is run.
     """
 
-    def __init__(self, recurrents: Sequence[Recurrent], *, traced: bool = False) -> None:
+    def __init__(self, recurrents: Sequence[Recurrent], names: Mapping[nn.Module, str] | None = None) -> None:
         self._recurrents = {each.layer: each for each in recurrents}
-        self._traced = traced
+        self._names = names
 
     @contextmanager
     def states(self, before: Mapping[str, States]) -> Iterator[dict[str, States]]:
@@ -150,12 +155,12 @@ class Carrying:
         """
         after: dict[str, States] = {}
 
-        def handler(original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None) -> Any:
+        def handler(original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> Any:
             carried = self._recurrents.get(layer)
             if carried is not None and carried.name not in after:
                 ports = zip(carried.states, before[carried.name], strict=True)
                 given = tuple(port.laid_out(state).contiguous() for port, state in ports)
-            returned, states = self._run(original, layer, input, given)
+            returned, states = self._run(original, layer, xs, given)
             if carried is not None:
                 ports = zip(carried.states, states, strict=True)
                 after[carried.name] = tuple(port.normal(state) for port, state in ports)
@@ -164,19 +169,17 @@ class Carrying:
         with intercepted(handler):
             yield after
 
-    def _run(
-        self, original: Callable[..., Any], layer: nn.Module, input: Any, given: States | None
-    ) -> tuple[Any, States]:
-        if not isinstance(input, Unpacked):
-            if self._traced and isinstance(layer, nn.LSTM) and layer.proj_size and given is not None:
-                returned = projected(layer, input, given)
-                return returned, returned[1]
-            return run(original, layer, input, given)
+    def _run(self, original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> tuple[Any, States]:
+        if not isinstance(xs, Unpacked):
+            if self._names is None or given is None or not isinstance(layer, nn.RNNBase):
+                return run(original, layer, xs, given)
+            ys, after = traced(layer, self._names[layer], xs, given)
+            return (ys, after), (after,) if isinstance(after, Tensor) else after
         # Its own batch_first says nothing of what comes packed.
-        straight = input.tensor if input.batch_first == layer.batch_first else input.tensor.transpose(0, 1)
+        straight = xs.tensor if xs.batch_first == layer.batch_first else xs.tensor.transpose(0, 1)
         (ys, hx), states = self._run(original, layer, straight, given)
-        ys = ys if input.batch_first == layer.batch_first else ys.transpose(0, 1)
-        return (Unpacked(ys, input.batch_first), hx), states
+        ys = ys if xs.batch_first == layer.batch_first else ys.transpose(0, 1)
+        return (Unpacked(ys, xs.batch_first), hx), states
 
 
 def uncarried(
@@ -205,20 +208,20 @@ def uncarried(
             if explicit:
                 continue
             raise SourceError(
-                f"{called(name, layer)} starts from a state that is computed from the input, or at random: only a fixed "
-                "start can be that of a session; make the state an argument and a result of forward"
+                f"{called(name, layer)} starts from a state that is computed from the input, or at random: only a "
+                "fixed start can be that of a session; make the state an argument and a result of forward"
             )
         for each, _, time in calls:
             if len(each) not in (1, time):
                 raise SourceError(
-                    f"{called(name, layer)} runs {len(each)} times in {time} steps: its states cannot be told apart; "
-                    "make them arguments and results of forward"
+                    f"{called(name, layer)} runs {len(each)} times in {time} steps: its states cannot be told "
+                    "apart; make them arguments and results of forward"
                 )
-            for former, latter in zip(each, each[1:], strict=False):
+            for former, latter in pairwise(each):
                 if latter.given is None or not all(map(torch.equal, former.returned, latter.given)):
                     raise SourceError(
-                        f"{called(name, layer)} goes on from another state than the one it returned: what is carried is "
-                        "computed outside of it; make it an argument and a result of forward"
+                        f"{called(name, layer)} goes on from another state than the one it returned: what is carried "
+                        "is computed outside of it; make it an argument and a result of forward"
                     )
         returned = calls[0][0][0].returned
         symbols = ("h", "c")[: len(returned)]

@@ -61,8 +61,8 @@ def successors(found: Sequence[Leaf], states: Sequence[Port], batch: int) -> lis
     said = ", ".join(str(port) for port in states)
     if len(found) <= len(states):
         raise SourceError(
-            f"forward returns {len(found)} tensors; expected its outputs and then, in the order in which it takes them, "
-            f"the states after the step: {said}"
+            f"forward returns {len(found)} tensors; expected its outputs and then, in the order in which it takes "
+            f"them, the states after the step: {said}"
         )
     last = list(found[-len(states) :])
     for leaf, port in zip(last, states, strict=True):
@@ -71,8 +71,8 @@ def successors(found: Sequence[Leaf], states: Sequence[Port], batch: int) -> lis
         if list(leaf.tensor.shape) != expected or leaf.tensor.dtype != port.dtype:
             dtype = str(leaf.tensor.dtype).removeprefix("torch.")
             raise SourceError(
-                f"state {port} comes back as {dtype} {list(leaf.tensor.shape)}, expected {expected}: forward returns its "
-                f"outputs and then the states in the order in which it takes them, of a fixed size: {said}"
+                f"state {port} comes back as {dtype} {list(leaf.tensor.shape)}, expected {expected}: forward returns "
+                f"its outputs and then the states in the order in which it takes them, of a fixed size: {said}"
             )
     return last
 
@@ -110,13 +110,13 @@ def outputs(
     if names and len(names) != len(runs[0]):
         found = ", ".join(f"{leaf.name or 'y'} {list(leaf.tensor.shape)}" for leaf in runs[0])
         raise SourceError(f"{len(names)} names for {len(runs[0])} outputs: {found}")
-    found = []
+    made = []
     for place, same in enumerate(zip(*runs, strict=True)):
         name = names[place] if names else "y" if len(runs[0]) == 1 else _readable(same[0].name)
         if name in taken:
             name = f"{name}_out"
-        found.append(Output(same[0].index, _port(name, [leaf.tensor for leaf in same], sizes)))
-    return tuple(found)
+        made.append(Output(same[0].index, _port(name, [leaf.tensor for leaf in same], sizes)))
+    return tuple(made)
 
 
 def _readable(name: str) -> str:
@@ -148,4 +148,3 @@ def _axis(name: str, first: Tensor, other: Tensor, what: str) -> int | None:
             "expected one axis that grows"
         )
     return found[0] if found else None
-

@@ -1,4 +1,4 @@
-"""What a module's `forward` takes: which tensors, which of their axes are the sessions and time, what states start from.
+"""What a module's `forward` takes: which tensors, which of their axes are what, and what states start from.
 
 Said in a notation, one string for each tensor, or shown by two methods of the module.
 """
@@ -191,7 +191,7 @@ def read(module: nn.Module, inputs: Sequence[str] = (), states: Sequence[str] = 
 
     `example_inputs(batch, time)` gives the inputs of so many rows and steps, a tensor, or a tuple or dict of them;
     `example_inputs(batch)` those of one step, without a time axis. `initial_state(batch)` gives the states of new
-    sessions as `forward` takes them behind the inputs: a tuple is one argument where one parameter is left, else so many.
+    sessions as `forward` takes them behind the inputs: a tuple is one argument where one parameter is left, else many.
     Both are called with unlike numbers: the axes that change are the sessions' and time.
 
     Args:

@@ -1,5 +1,6 @@
 """A module of the user's with all of its states as inputs and outputs, in the normal form of contract 2."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.utils import _pytree as pytree  # what torch.export takes results apa
 
 from gatestream.export.errors import SourceError
 from gatestream.export.sources import returned as found
-from gatestream.export.sources.recurrent import Call, Carrying, called, record, uncarried
+from gatestream.export.sources.recurrent import Call, Carrying, called, layers, record, uncarried
 from gatestream.export.sources.signature import Signature, described
 
 _BATCH, _TIME = 3, 5
@@ -30,6 +31,7 @@ class Streamed(nn.Module):
         recurrents: layers in it whose states nobody carries.
         outputs: what it gives each step.
         states: the signature's, then those of `recurrents`.
+        timed: each of its outputs has a time axis.
         stepwise: it can only be called with one step at a time: it has no time axis, gives its last step alone, or
             runs cells in a loop.
 
@@ -47,8 +49,8 @@ class Streamed(nn.Module):
         self.recurrents = uncarried(module, calls, explicit=bool(signature.states))
         if self.recurrents and not signature.has_time:
             raise SourceError(
-                f"{called(self.recurrents[0].name, self.recurrents[0].layer)} begins anew at each call, and no input has "
-                f"a time axis: make its state an argument and a result of forward, or say where time is, as in "
+                f"{called(self.recurrents[0].name, self.recurrents[0].layer)} begins anew at each call, and no input "
+                f"has a time axis: make its state an argument and a result of forward, or say where time is, as in "
                 f"{next(iter(signature.inputs)).name}:float32[batch,time,...]"
             )
         leaves = [found.leaves(returned) for returned, _ in runs]
@@ -61,7 +63,8 @@ class Streamed(nn.Module):
         taken = [port.name for port in (*signature.inputs, *self.states)]
         self.outputs = found.outputs(results, sizes, names, taken)
         loops = any(len(calls[0][0][each.layer]) > 1 for each in self.recurrents)
-        self.stepwise = loops or any(output.port.time_axis is None for output in self.outputs)
+        self.timed = all(output.port.time_axis is not None for output in self.outputs)
+        self.stepwise = loops or not self.timed
 
     def start(self, batch: int) -> list[Tensor]:
         """The states of sessions that have seen nothing, each [batch, *shape]."""
@@ -81,9 +84,12 @@ class Streamed(nn.Module):
         if not self.signature.has_time:
             return self.run(inputs, self.start(batch))[0]
         start = [port.start(batch) for port in self.signature.states]
-        timed = all(output.port.time_axis is not None for output in self.outputs)
+        timed = self.timed
         with torch.no_grad():
-            runs = [self._results([x[:, :until] for x in inputs], start) for until in ([time] if timed else range(1, time + 1))]
+            runs = [
+                self._results([x[:, :until] for x in inputs], start)
+                for until in ([time] if timed else range(1, time + 1))
+            ]
         if timed:
             return runs[0]
         return [
@@ -118,7 +124,8 @@ class Streamed(nn.Module):
         count = len(self.signature.states)
         explicit, hidden = states[:count], list(states[count:])
         before = {each.name: tuple(hidden.pop(0) for _ in each.states) for each in self.recurrents}
-        with Carrying(self.recurrents, traced=traced).states(before) as after:
+        names = {layer: name or type(layer).__name__.lower() for name, layer in layers(self.module).items()}
+        with Carrying(self.recurrents, names if traced else None).states(before) as after:
             leaves = self._call(inputs, explicit)
         results = [output.port.normal(leaves[output.index]) for output in self.outputs]
         ports = zip(self.signature.states, self._successors, strict=True)
@@ -167,7 +174,9 @@ class Streamed(nn.Module):
         if torch.compiler.is_exporting():
             return self.module(*args, **kwargs)
         try:
-            return self.module(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what it warns of is between the user and torch
+                return self.module(*args, **kwargs)
         except SourceError:
             raise
         except Exception as error:  # whatever the user's code raises

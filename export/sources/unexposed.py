@@ -1,7 +1,7 @@
 """State that a module keeps and nobody carries: found as a difference in torch, and named.
 
-The module itself, on whole sequences, is the reference. What float32 loses is taken into account: the module is run again
-with other last bits in its weights, and only what differs by more than that is a difference.
+The module itself, on whole sequences, is the reference. What float32 loses is taken into account: the module is run
+again with other last bits in its weights, and only what differs by more than that is a difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,8 +54,9 @@ def check(streamed: Streamed) -> None:
         alone, found = _traced(module, partial(streamed.whole, one))
         if difference := _difference([y[row : row + 1] for y in whole], alone, allowed):
             raise SourceError(
-                f"{_first(trace, found, BATCH, 1, row)} gives a row other numbers alone than among others ({difference}): "
-                "sessions would be mixed; where time is the first axis, say so: --input NAME:TYPE[time,batch,...]"
+                f"{_first(trace, found, BATCH, 1, row)} gives a row other numbers alone than among others "
+                f"({difference}): sessions would be mixed; where time is the first axis, say so: --input "
+                "NAME:TYPE[time,batch,...]"
             )
     if not streamed.stepwise:
         for until in (1, time // 2):
@@ -72,8 +73,8 @@ def check(streamed: Streamed) -> None:
         if difference := _difference([y[:, steps_of] for y in whole], given, [each[steps_of] for each in allowed]):
             raise SourceError(
                 f"{_first(trace, found, time, steps, start)} gives other numbers when a chunk begins at step {start} "
-                f"({difference}): it needs earlier steps, which no state carries; make what it keeps of them an argument "
-                "and a result of forward"
+                f"({difference}): it needs earlier steps, which no state carries; make what it keeps of them an "
+                "argument and a result of forward"
             )
         states, start = after, start + steps
 
@@ -132,7 +133,7 @@ def _traced(module: nn.Module, run: Callable[[], Result]) -> tuple[Result, Trace
     """What a run gives, and what the submodules gave in it."""
     trace: Trace = {}
 
-    def hook(name: str, submodule: nn.Module, arguments: object, returned: object) -> None:
+    def hook(name: str, submodule: nn.Module, _: object, returned: object) -> None:
         trace.setdefault(name, (submodule, [each for each in pytree.tree_leaves(returned) if isinstance(each, Tensor)]))
 
     handles = [each.register_forward_hook(partial(hook, name)) for name, each in module.named_modules() if name]
@@ -158,7 +159,9 @@ def _first(whole: Trace, part: Trace, size: int, length: int, start: int) -> str
         for one, other in zip(expected, given, strict=False):
             if one.ndim != other.ndim or not one.dtype.is_floating_point:
                 continue
-            axes = [axis for axis, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if (a, b) == (size, length)]
+            axes = [
+                axis for axis, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if (a, b) == (size, length)
+            ]
             if len(axes) != 1:
                 continue
             same = one.narrow(axes[0], start, length)
@@ -193,6 +196,6 @@ def _kept(module: nn.Module, before: dict[str, Tensor]) -> str:
             "random (dropout that does not look at self.training?), or keeps what it was given"
         )
     return (
-        f"{type(module).__name__} gives other numbers when it is called again with the same: it keeps '{changed[0]}' from "
-        "call to call, a state that nobody carries; make it an argument and a result of forward"
+        f"{type(module).__name__} gives other numbers when it is called again with the same: it keeps '{changed[0]}' "
+        "from call to call, a state that nobody carries; make it an argument and a result of forward"
     )

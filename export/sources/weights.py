@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -78,7 +79,8 @@ def _contents(path: Path) -> Mapping[object, object]:
     data = read(path, LARGEST_FILE)
     try:
         if path.suffix == ".safetensors":
-            return {**load_safetensors(data)}
+            tensors: Mapping[Any, object] = load_safetensors(data)
+            return tensors
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise SourceError(f"{path}: not a safetensors file, or a damaged one: {error}") from error

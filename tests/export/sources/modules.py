@@ -1,0 +1,163 @@
+"""Modules as users have them, small."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class Explicit(nn.Module):
+    """A GRU and a linear head that takes its state and gives it back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        ys, h = self.gru(x, h)
+        return self.head(ys), h
+
+
+class Hidden(nn.Module):
+    """An LSTM of two layers and a head, states nowhere to be seen."""
+
+    def __init__(self, bias: bool = True, batch_first: bool = True, proj_size: int = 0) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, 2, bias=bias, batch_first=batch_first, proj_size=proj_size, dropout=0.5)
+        self.head = nn.Linear(proj_size or 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.lstm(x)[0])
+        return found
+
+
+class Nested(nn.Module):
+    """Two GRUs at unlike depths, one of which starts from what was learned, and an RNN behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+        self.body = nn.ModuleDict({"low": nn.GRU(5, 6, batch_first=True), "high": nn.GRU(6, 7, bias=False)})
+        self.start = nn.Parameter(torch.randn(1, 1, 7))
+        self.last = nn.RNN(7, 3, nonlinearity="relu", batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        low, _ = self.body["low"](self.encoder(x))
+        high, _ = self.body["high"](low.transpose(0, 1), self.start.expand(-1, len(x), -1).contiguous())
+        scores, _ = self.last(high.transpose(0, 1))
+        return {"scores": scores, "features": low}
+
+
+class Packed(nn.Module):
+    """Packs, runs, unpacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        ys, _ = self.lstm(packed)
+        return pad_packed_sequence(ys, batch_first=True)[0]
+
+
+class CellLoop(nn.Module):
+    """Cells of two kinds in a loop over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTMCell(4, 6)
+        self.second = nn.GRUCell(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), 6)
+        g = x.new_zeros(len(x), 5)
+        ys = []
+        for t in range(x.shape[1]):
+            h, c = self.first(x[:, t], (h, c))
+            g = self.second(h, g)
+            ys.append(g)
+        return torch.stack(ys, dim=1)
+
+
+class MinGRU(nn.Module):
+    """minGRU (Feng et al., 2024), step after step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update = nn.Linear(4, 6)
+        self.candidate = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        z, n = torch.sigmoid(self.update(x)), self.candidate(x)
+        hs = []
+        for t in range(x.shape[1]):
+            h = (1 - z[:, t]) * h + z[:, t] * n[:, t]
+            hs.append(h)
+        return torch.stack(hs, dim=1), h
+
+
+class StateSpace(nn.Module):
+    """A diagonal linear recurrence of complex numbers, as pairs, one step a call, its state in a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.rand(6) * 0.5 + 0.4)
+        self.angle = nn.Parameter(torch.rand(6))
+        self.into = nn.Linear(4, 6)
+        self.out = nn.Linear(6, 3)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        return torch.full((batch, 6), 0.5), torch.arange(6.0).expand(batch, 6)
+
+    def example_inputs(self, batch: int) -> Tensor:
+        return torch.zeros(batch, 4)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        real, imaginary = state
+        a, b = self.decay * torch.cos(self.angle), self.decay * torch.sin(self.angle)
+        real, imaginary = a * real - b * imaginary + self.into(x), b * real + a * imaginary
+        return self.out(real), (real, imaginary)
+
+
+class ConvCache(nn.Module):
+    """A causal convolution whose last samples are carried, a counter of steps, and an embedding of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 4)
+        self.conv = nn.Conv1d(4, 5, 3)
+
+    def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cache, count = states
+        x = torch.cat([cache, self.embed(token).transpose(1, 2)], dim=2)
+        steps = count[:, None] + torch.arange(1, token.shape[1] + 1)
+        return self.conv(x).transpose(1, 2) / steps[..., None], x[:, :, -2:], count + token.shape[1]
+
+
+class HiddenConv(nn.Module):
+    """An LSTM behind a causal convolution that pads by itself: a state that nobody carries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.lstm = nn.LSTM(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x.transpose(1, 2), (2, 0))
+        found: Tensor = self.lstm(self.conv(padded).transpose(1, 2))[0]
+        return found
+
+
+class LastStep(nn.Module):
+    """Gives what it thinks after the last step alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, h = self.gru(x)
+        found: Tensor = self.head(h[-1])
+        return found
