@@ -66,6 +66,11 @@ def start(model: ir.Model, slot: Slot) -> Start | None:
     return Start(small, axis)
 
 
+def depends_on_shapes(value: ir.Value) -> bool:
+    """Whether a value is constant but for its shape, whatever the inputs hold."""
+    return _computed(value) is None
+
+
 def _computed(value: ir.Value) -> tuple[ir.Node | None, ir.Value] | None:
     """The input whose numbers a value depends on, with the node that takes them; None: it depends on shapes alone."""
     seen: set[ir.Value] = set()

@@ -1,0 +1,104 @@
+"""Graphs in which the steps of an example are counted once for all."""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Final
+
+import onnx_ir as ir
+
+from gatestream.export.adopting.growth import Growth, growth
+from gatestream.export.adopting.over_time import shape_of
+from gatestream.export.adopting.slots import describe
+from gatestream.export.graph.flow import integer
+from gatestream.export.graph.initializers import integers
+
+_BY_NUMBER: Final = frozenset({"Gather", "Slice", "Split", "SplitToSequence"})
+
+
+def reshaped(model: ir.Model, grown: Growth | None, ends: list[ir.Value]) -> str | None:
+    """Why rows and steps come out mixed, or nothing runs: a Reshape to the sizes of an example.
+
+    Args:
+        model: the graph.
+        grown: how its axes go with the free sizes; None: it runs on none that were tried, and is looked at up to the
+            first Reshape to sizes that are constant.
+        ends: the outputs that are no states.
+    """
+    if grown is None:
+        behind: set[ir.Value] = set()
+        for node in model.graph:
+            if _to_constant(node) is not None or behind.intersection(node.inputs):
+                behind.update(node.outputs)
+        before = [value for node in model.graph for value in node.outputs if value not in behind]
+        grown = growth(model, before)
+        if grown is None:
+            return None
+        ends = []
+    for node in model.graph:
+        sizes = _mixed(node, grown)
+        if any(not any(grown.of(end, axis) == {size} for end, axis in _axes(ends, grown)) for size in sizes):
+            data = node.inputs[0]
+            assert data is not None  # as `_mixed` found
+            return (
+                f"{describe(node)} makes {list(_to_constant(node) or ())} of '{data.name}' {shape_of(data, grown)}: "
+                "how many steps the example had that the model was exported with is frozen inside; export it with "
+                "dynamic axes, or where a step is a window of so many samples say so with --window INPUT:SAMPLES"
+            )
+    return None
+
+
+def unrolled(
+    model: ir.Model, grown: Growth, ends: list[ir.Value], gone_through: list[tuple[ir.Value, int]]
+) -> str | None:
+    """Why further steps are ignored: each of an example's is taken by its number.
+
+    Args:
+        model: the graph.
+        grown: how its axes go with the free sizes.
+        ends: the outputs that are no states.
+        gone_through: tensors that an operator goes through step by step, with the axis.
+    """
+    for size in grown.second:
+        if any(grown.axes(end, {size}) for end in ends):
+            continue
+        if any(axis in grown.axes(value, {size}) for value, axis in gone_through):
+            continue
+        taken: dict[ir.Value, list[ir.Node]] = {}
+        for node in model.graph:
+            data = node.inputs[0] if node.inputs else None
+            if data is not None and node.op_type in _BY_NUMBER and grown.axes(data, {size}):
+                taken.setdefault(data, []).append(node)
+        for data, nodes in taken.items():
+            if sum(len(node.outputs) for node in nodes) > 1 or nodes[0].op_type == "SplitToSequence":
+                return (
+                    f"{describe(nodes[0])} takes steps of '{data.name}' {shape_of(data, grown)} by their numbers, and "
+                    f"no output grows with {size}: the loop over time was unrolled for the example that the model was "
+                    "exported with, and further steps are ignored; export a module of one step, or one with an "
+                    "operator for the loop"
+                )
+    return None
+
+
+def _to_constant(node: ir.Node) -> tuple[int, ...] | None:
+    """The sizes that a Reshape makes, where they are constant."""
+    return integers(node.inputs[1]) if node.domain == "" and node.op_type == "Reshape" else None
+
+
+def _mixed(node: ir.Node, grown: Growth) -> set[str]:
+    """The free sizes that a Reshape puts into one axis with others, less what it has as a constant."""
+    target, data = _to_constant(node), node.inputs[0] if node.inputs else None
+    if target is None or data is None or data not in grown.first:
+        return set()
+    growing = grown.axes(data, set(grown.second))
+    shape = grown.first[data]
+    kept = [axis for axis, size in enumerate(target) if size == 0 and not integer(node, "allowzero", 0)]
+    sizes = {name for axis in growing if axis not in kept for name in grown.of(data, axis)}
+    fixed = prod(size for size in target if size > 0)
+    own = prod(size for axis, size in enumerate(shape) if axis not in growing and axis not in kept)
+    return sizes if fixed != own and (len(sizes) > 1 or -1 not in target) else set()
+
+
+def _axes(values: list[ir.Value], grown: Growth) -> Iterator[tuple[ir.Value, int]]:
+    for value in values:
+        for axis in range(len(grown.first.get(value, ()))):
+            yield value, axis
