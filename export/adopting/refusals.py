@@ -131,8 +131,7 @@ def _time(
         if any(is_recurrent(use.node) and use.idx == 0 for use in value.uses()):
             rows |= grown.of(value, 1)
     for slot in carried:
-        for value in (slot.initial, slot.final):
-            rows |= _sizes(value, grown)
+        rows |= _sizes(slot.initial, grown) | _sizes(slot.final, grown)
     outputs = {size for output in ends for size in _sizes(output, grown)}
     return ((steps or outputs) - rows) & outputs
 

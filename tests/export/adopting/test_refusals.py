@@ -115,7 +115,12 @@ def two_directions(operator: str = "GRU", direction: str = "bidirectional") -> o
 
 
 def turned_round() -> onnx.ModelProto:
-    constants = {"last": np.array([-1]), "first": np.array([-(2**31)]), "axis": np.array([2]), "back": np.array([-1])}
+    constants: dict[str, Any] = {
+        "last": np.array([-1]),
+        "first": np.array([-(2**31)]),
+        "axis": np.array([2]),
+        "back": np.array([-1]),
+    }
     return around([node("Slice", ["x", "last", "first", "axis", "back"], ["z"])], **constants)
 
 
