@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -14,15 +16,20 @@ from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.drain import drain
+from gatestream.server.errors import ServerError
 from gatestream.server.loader import Loader
 from gatestream.server.monitoring import watched
+from gatestream.server.process.adopted import adopted
 from gatestream.server.process.link import Served, Worker
 from gatestream.server.process.port import warn_of_strangers, write_port
 from gatestream.server.process.signals import StopSignals
 from gatestream.server.process.tuning import Tuned, grpc_is_silent
 from gatestream.server.reload import keep_fresh
+from gatestream.server.repository.adopting import Adopting
+from gatestream.server.repository.repository import Repository
+from gatestream.server.repository.shared import SharedControl
 from gatestream.server.telemetry import ServerStats, Totals
-from gatestream.server.transport import native_calls, oip_calls
+from gatestream.server.transport import model_calls, native_calls, oip_calls
 from gatestream.server.transport.auth import Tenants
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.calls import Calls
@@ -31,6 +38,7 @@ from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 from gatestream.server.transport.grpc_server.reflection import reflection
 from gatestream.server.transport.grpc_server.server import SAFE_FROM_PATHS, GrpcServer
 from gatestream.server.transport.grpc_server.tls import Tls
+from gatestream.server.transport.model_calls import GuardedControl
 
 _CHECK_SECONDS: Final = 1.0
 _MOST_DIFFERENCES: Final = 10
@@ -55,8 +63,12 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     Raises:
         ServerError: it cannot be started as configured.
     """
+    with adopted(config) if worker is None else nullcontext(worker.adopted) as cache:
+        await _serve(config, worker, tuned or Tuned(config), cache)
+
+
+async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cache: Path | None) -> None:
     began = time.monotonic()
-    tuned = tuned or Tuned(config)
     # That it cannot be written is found out before anything is started.
     write_port(config.port_file, "")
     models = Catalog(Accounts(config.limits), straight=config.straight_path)
@@ -64,12 +76,26 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     tls = Tls.of(config)
     models.divide(several=tenants.several)
     streams = Streams(models, config.limits, tenants)
-    health = Health(item.full_name for item in (native_calls.DESCRIPTOR, oip_calls.DESCRIPTOR))
+    health = Health(item.full_name for item in (native_calls.DESCRIPTOR, model_calls.DESCRIPTOR, oip_calls.DESCRIPTOR))
     await health.say(serving=False)
     calls = Calls(tenants, config.unary_calls, config.tenant_unary_calls, config.limits.streams, models.stats)
+    tasks: list[asyncio.Task[None]] = []
+    background = asyncio.TaskGroup()
+
+    def spawn(task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        tasks.append(background.create_task(task))
+        tasks[-1].add_done_callback(tasks.remove)
+        return tasks[-1]
+
+    leases, threads = (None, None) if worker is None else (worker.leases, worker.threads)
+    loader = Loader(models, config, spawn, leases, threads)
+    repository = Repository(config, models, loader, None if cache is None else Adopting(config, cache), spawn)
+    shared = repository if worker is None else SharedControl(repository, worker)
+    control = GuardedControl(shared, allowed=config.model_control)
     services = [
         native_calls.Service(models, config.limits, streams).definition(),
-        oip_calls.OpenInferenceService(models, config.limits, streams).definition(),
+        model_calls.ModelControlService(control).definition(),
+        oip_calls.OpenInferenceService(models, config.limits, streams, control).definition(),
         health.definition(),
     ]
     server = GrpcServer(config, tls, calls, [*services, reflection(services)])
@@ -86,23 +112,20 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
     signals = StopSignals(alone=worker is None)
     if worker is not None:
         worker.obey(signals.first.set, signals.second.set, models.totals)
-    async with watched(config.http_address, totals, unready), asyncio.TaskGroup() as background:
-        tasks: list[asyncio.Task[None]] = []
-
-        def spawn(task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-            tasks.append(background.create_task(task))
-            return tasks[-1]
+    async with watched(config.http_address, totals, unready, lambda: repository.failures), background:
 
         def run_behind(name: str, task: Callable[[], Awaitable[None]]) -> None:
             spawn(carry_on(name, task))
 
-        loader = (
-            Loader(models, config, spawn)
-            if worker is None
-            else Loader(models, config, spawn, worker.leases, worker.threads)
-        )
         for path in config.artifacts:
             await loader.load(path)
+        wanted = None if worker is None else worker.wanted
+        await repository.begin(wanted)
+        if not len(models) and wanted is None:
+            why = "; ".join(repository.failures) or "there is no NAME/VERSION/model.onnx"
+            raise ServerError(f"models: nothing under {config.models} can be served: {why}")
+        if worker is not None:
+            repository.changed = worker.changed
         await tuned.when_loaded()
         guards = {"grpc-paths": SAFE_FROM_PATHS, "grpc-lines": grpc_is_silent()}
         _log.info("tuning", active=tuned.active, inactive=tuned.inactive, guards=guards)
@@ -115,6 +138,8 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
         run_behind("the look at what must add up", partial(_check, models.stats, models, streams))
         for name, look in tuned.while_serving(lambda: len(streams) + calls.unanswered):
             run_behind(name, look)
+        if config.watch_models:
+            run_behind("the look at the folder of models", repository.watch)
         if config.limits.idle_stream_timeout:
             run_behind("the look at idle streams", streams.end_idle)
         if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
@@ -126,13 +151,16 @@ async def serve(config: ServerConfig, worker: Worker | None = None, tuned: Tuned
         _log.info(
             "serving",
             address=server.address,
-            models=[model.spec.name for model in models],
+            models=list(dict.fromkeys(model.name for model in models)),
+            failed=repository.failures,
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
         )
         write_port(config.port_file, str(server.port))
         if worker is not None:
-            worker.serving(tuple(_served(model) for model in models))
+            worker.serving(
+                tuple(_served(model) for model in models), tuple(repository.loaded), tuple(repository.failures)
+            )
         await signals.first.wait()
         await health.say(serving=False)
         await drain(models, streams, config.drain_seconds, signals)
@@ -165,4 +193,4 @@ async def _expire(models: Catalog, shortest: float) -> None:
 
 
 def _served(model: Model) -> Served:
-    return Served(model.spec.name, model.spec.weights_fingerprint, model.measured.threads)
+    return Served(model.name, model.version, model.spec.weights_fingerprint, model.measured.threads)

@@ -135,7 +135,37 @@ class ServerConfig:
         ConfigError: a value is outside its range; the message names it.
     """
 
-    artifacts: tuple[Path, ...]
+    artifacts: tuple[Path, ...] = ()
+    models: Path | None = _setting(
+        "Folder of models, NAME/VERSION/model.onnx with NAME/config.pbtxt where there is one: of each model the newest "
+        "version that can be served, or as many as its version_policy says.",
+        None,
+    )
+    model_control: bool = _setting(
+        "Let clients load and unload models of the folder, and move sessions between their versions; where there are "
+        "tokens, those of admins.",
+        False,
+    )
+    watch_models: float = _setting(
+        "Seconds between two looks at the folder of models: versions that have come or changed are loaded, those that "
+        "have gone are unloaded; 0: none.",
+        0.0,
+        least=0,
+        most=86_400,
+    )
+    unload_seconds: float = _setting(
+        "Longest time that the sessions of a model that is unloaded may go on.", 60.0, least=0, most=10**9
+    )
+    adopt_seconds: float = _setting(
+        "Longest time that may be spent on a file that is no artifact yet, to make one of it.",
+        300.0,
+        least=1,
+        most=86_400,
+    )
+    adopt_mib: int = _setting("MiB of memory that may be used for that.", 8192, least=256, most=2**24)
+    adopt_cache: Path | None = _setting(
+        "Folder in which such artifacts are kept for the next start; without it they are made anew.", None
+    )
     listen: str = _setting("HOST:PORT to listen on; port 0 takes a free one.", "127.0.0.1:50051")
     provider: Provider = _setting(
         "Execution provider; auto: cuda where it can be had, else cpu.",
@@ -211,8 +241,14 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         _check_ranges(self)
-        if not self.artifacts:
-            raise ConfigError("artifacts: none given; name at least one .onnx file made by `gatestream export`")
+        if not self.artifacts and self.models is None:
+            raise ConfigError(
+                "artifacts: none given; name at least one .onnx file made by `gatestream export`, or a folder "
+                "of models with models"
+            )
+        if self.models is None and (self.model_control or self.watch_models):
+            name = "model_control" if self.model_control else "watch_models"
+            raise ConfigError(f"{name} is given without models, the folder that models are loaded from")
         chosen_tunings(self.tuning)
         if self.deterministic and self.provider == "cuda":
             raise ConfigError("deterministic is promised on the CPU alone; set provider to cpu, or leave it at auto")

@@ -10,6 +10,8 @@ ServerError
 │   ├── OutOfStep              FAILED_PRECONDITION   the session does not stand where the request assumes
 │   ├── Exhausted              RESOURCE_EXHAUSTED    a bound is reached: try again after `retry_after`
 │   ├── Draining               UNAVAILABLE           this server stops: go to another
+│   ├── Forbidden              PERMISSION_DENIED     an admin's token is wanted
+│   ├── NotLoaded              FAILED_PRECONDITION   a model could not be loaded, or sessions not be moved to it
 │   └── StepFailed             INTERNAL              the model failed on the tick
 ├── Idle               UNAVAILABLE           nothing happened on the stream for too long
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
@@ -38,6 +40,7 @@ class Code(Enum):
     RESOURCE_EXHAUSTED = auto()
     UNAVAILABLE = auto()
     UNAUTHENTICATED = auto()
+    PERMISSION_DENIED = auto()
     UNIMPLEMENTED = auto()
     INTERNAL = auto()
 
@@ -150,6 +153,18 @@ class Draining(Refused):
 
     code = Code.UNAVAILABLE
     default_reason = Reason.DRAINING
+
+
+class Forbidden(Refused):
+    """The caller is known, and may not do this."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class NotLoaded(Refused):
+    """A model could not be loaded, or is not what it would have to be; what was served before is served on."""
+
+    code = Code.FAILED_PRECONDITION
 
 
 class StepFailed(Refused):

@@ -1,8 +1,8 @@
 """Loading and unloading models while others serve."""
 
 import asyncio
-import contextlib
 import itertools
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ class Loader:
         config: of the server.
         spawn: begins a task that lives as long as the server.
         leases: on sessions, where other workers serve the same models.
-        threads: of a run, by model, where another worker has measured already.
+        threads: of a run, by the name and version of a model, where another worker has measured already.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Loader:
         config: ServerConfig,
         spawn: Spawn,
         leases: Leases | None = None,
-        threads: Mapping[str, int] | None = None,
+        threads: Mapping[tuple[str, str], int] | None = None,
     ):
         self._catalog = catalog
         self._config = config
@@ -53,25 +53,42 @@ class Loader:
         self._leases = leases
         self._threads = threads or {}
         self._loops: dict[Model, asyncio.Task[None]] = {}
+        # When the sessions of those that are being retired are ended.
+        self._until: dict[Model, float] = {}
 
     async def load(self, path: Path) -> Model:
-        """Read an artifact, warm it up and have it found. Sessions of other models are stepped meanwhile.
+        """Read an artifact, and have it served under the name and version that it says.
 
         Raises:
             ArtifactError: the file cannot be served.
-            ProviderError: the execution provider cannot be had.
-            ConfigError: there is a model of this name.
-            ServerError: it failed its warm-up.
+            ProviderError, ConfigError, ServerError: as `serve`.
         """
         artifact = await asyncio.to_thread(Artifact.load, path)
-        name = artifact.spec.name
         try:
-            number = self._catalog.reserve(name)
+            return await self.serve(artifact)
         except ConfigError as error:
             raise ConfigError(f"artifacts: {path}: {error}") from error
+
+    async def serve(self, artifact: Artifact, threads: int | None = None, *, again: bool = False) -> Model:
+        """Warm an artifact up and have it found. Sessions of other models are stepped meanwhile.
+
+        Args:
+            artifact: what to serve.
+            threads: of a run, where another worker has measured already.
+            again: where there is one of this name and version, it takes no more sessions from when this one does.
+
+        Raises:
+            ProviderError: the execution provider cannot be had.
+            ConfigError: there is a model of this name and version.
+            ServerError: it failed its warm-up.
+        """
+        name, version = artifact.spec.name, artifact.spec.version
+        number = self._catalog.reserve(name, version, again=again)
+        if threads is None:
+            threads = self._threads.get((name, version))
         try:
             model = await asyncio.to_thread(
-                build, artifact, number, self._config, self._catalog.accounts, self._leases, self._threads.get(name)
+                build, artifact, number, self._config, self._catalog.accounts, self._leases, threads
             )
             self._loops[model] = self._spawn(model.engine.run())
             try:
@@ -80,7 +97,7 @@ class Loader:
                 await self._stop(model)
                 raise
         except BaseException:
-            self._catalog.release(name)
+            self._catalog.release(name, version)
             raise
         # What the server sent itself is nobody's traffic.
         model.engine.count_anew()
@@ -89,30 +106,42 @@ class Loader:
         _log_model(model)
         return model
 
-    async def unload(self, name: str, seconds: float) -> None:
-        """Open no more sessions of a model, let those there are end, and give back what it holds.
-
-        Args:
-            name: of the model.
-            seconds: that its sessions may go on; then they are ended, and their owners hear `closed`.
+    async def unload(self, name: str, seconds: float, version: str = "") -> None:
+        """As `retire`, for the model of a name and version.
 
         Raises:
             NotFound: there is none.
         """
-        model = self._catalog.find(name)
-        model.drain(f"model {name!r} is being unloaded")
+        await self.retire(self._catalog.find(name, version), seconds)
+
+    async def retire(self, model: Model, seconds: float) -> None:
+        """Open no more sessions of a model, let those there are end, and give back what it holds.
+
+        Of one that is being retired already this can only bring the end forward; it then returns at once.
+
+        Args:
+            model: which.
+            seconds: that its sessions may go on; then they are ended, and their owners hear `closed`.
+        """
+        name, version, until = model.name, model.version, time.monotonic() + seconds
+        if model in self._until:
+            self._until[model] = min(until, self._until[model])
+            return
+        self._until[model] = until
+        alone = len(self._catalog.versions(name)) == 1
+        which = f"model {name!r}" if alone else f"version {version!r} of model {name!r}"
+        model.drain(f"{which} is being unloaded")
         sessions = model.engine.sessions
-        _log.info("unloading", model=name, sessions=len(sessions), deadline_s=seconds)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while len(sessions):  # noqa: ASYNC110 - sessions end in many places
-                    await asyncio.sleep(_LOOK_SECONDS)
+        _log.info("unloading", model=name, version=version, sessions=len(sessions), deadline_s=seconds)
+        while len(sessions) and time.monotonic() < self._until[model]:  # noqa: ASYNC110 - they end in many places
+            await asyncio.sleep(_LOOK_SECONDS)
         ended = len(sessions)
         await model.lifecycle.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)
+        del self._until[model]
         await self._stop(model)
-        _log.info("unloaded", model=name, sessions_ended=ended)
+        _log.info("unloaded", model=name, version=version, sessions_ended=ended)
 
     async def _stop(self, model: Model) -> None:
         # Cancelled, the task would keep what its frames hold, and so the model, for as long as somebody has it.

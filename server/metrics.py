@@ -62,7 +62,8 @@ def _of_server(totals: Totals) -> Iterator[Metric]:
     yield build
     models = InfoMetricFamily("gatestream_model", "What is served.", labels=["model"])
     for name, now in totals.now.items():
-        models.add_metric([name], {"version": now.version, "provider": now.provider})
+        for version, provider in now.versions.items():
+            models.add_metric([name], {"version": version, "provider": provider})
     yield models
     yield _gauge("gatestream_processes", "Processes that serve: 1, or workers.", [], {(): totals.processes})
     yield _counter("gatestream_worker_deaths", "Workers that died and were started anew.", [], {(): server.deaths})

@@ -1,7 +1,7 @@
 """What those who watch a server read over HTTP: its metrics, and two pages of health."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -11,7 +11,10 @@ from gatestream.server.telemetry import Totals
 
 @asynccontextmanager
 async def watched(
-    address: str | None, totals: Callable[[], Awaitable[Totals]], unready: Callable[[], str]
+    address: str | None,
+    totals: Callable[[], Awaitable[Totals]],
+    unready: Callable[[], str],
+    failures: Callable[[], Sequence[str]] = tuple,
 ) -> AsyncIterator[None]:
     """Serve `pages` for the length of a block, if there is an address to do so.
 
@@ -21,7 +24,7 @@ async def watched(
     if address is None:
         yield
         return
-    server = HttpServer(address, pages(totals, unready))
+    server = HttpServer(address, pages(totals, unready, failures))
     await server.start()
     try:
         yield
@@ -29,12 +32,17 @@ async def watched(
         await server.stop()
 
 
-def pages(totals: Callable[[], Awaitable[Totals]], unready: Callable[[], str]) -> dict[str, Page]:
+def pages(
+    totals: Callable[[], Awaitable[Totals]],
+    unready: Callable[[], str],
+    failures: Callable[[], Sequence[str]] = tuple,
+) -> dict[str, Page]:
     """What those who watch a server read, by path.
 
     Args:
         totals: what to say now.
         unready: why the server takes no new sessions now; empty: it does.
+        failures: what it does not serve though it was to, a line for each.
     """
     # Prometheus' library takes its time and memory only where somebody asks for it.
     from gatestream.server.metrics import CONTENT_TYPE, text
@@ -47,7 +55,8 @@ def pages(totals: Callable[[], Awaitable[Totals]], unready: Callable[[], str]) -
     async def ready() -> Answer:
         if why := unready():
             return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{why}\n".encode())
-        return Answer(HTTPStatus.OK, b"ready\n")
+        lines = ["ready", *(f"not served: {each}" for each in failures())]
+        return Answer(HTTPStatus.OK, "".join(f"{line}\n" for line in lines).encode())
 
     return {"/metrics": scrapes.page, "/healthz": alive, "/readyz": ready}
 

@@ -156,11 +156,10 @@ class ModelStats:
 
 @dataclass(slots=True)
 class ModelNow:
-    """What there is of one model at a moment. Of several workers: of all together.
+    """What there is of one model at a moment, in all its versions. Of several workers: of all together.
 
     Attributes:
-        version: of the model.
-        provider: that its runs are made on.
+        versions: that there are, each with the provider that its runs are made on.
         attached: sessions that a stream holds.
         detached: sessions that none holds.
         sequences: of the Open Inference Protocol.
@@ -171,8 +170,7 @@ class ModelNow:
         most_rows: that there may be.
     """
 
-    version: str
-    provider: str
+    versions: dict[str, str]
     attached: int
     detached: int
     sequences: int
@@ -184,6 +182,7 @@ class ModelNow:
 
     def add(self, other: "ModelNow") -> None:
         """Have what the other has."""
+        self.versions = self.versions | other.versions
         self.attached += other.attached
         self.detached += other.detached
         self.sequences += other.sequences

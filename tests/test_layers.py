@@ -159,6 +159,7 @@ LAYERS = {
         "transport",
         "process",
         "drain loader",
+        "repository",
         "app",
         "worker",
     ],

@@ -1,6 +1,6 @@
 """An ONNX file made by the export, as the server sees it: its spec, and the graphs that are run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -64,6 +64,13 @@ class Artifact:
         _check(spec, model.graph, path)
         _check_fingerprint(spec, model.graph, path)
         return cls(spec, model)
+
+    def served_as(self, name: str, version: str) -> "Artifact":
+        """The same under another name and version than its spec says."""
+        spec = pb.ModelSpec()
+        spec.CopyFrom(self.spec)
+        spec.name, spec.version = name, version
+        return replace(self, spec=spec)
 
 
 def arena_name(state: State) -> str:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from typing import Final
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb  # noqa: TID251 (of a spec, for who asks what is served)
 from gatestream.protos.layout import ModelLayout
@@ -17,22 +19,25 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import Leases
-from gatestream.server.errors import ConfigError, InvalidRequest, NotFound, Reason
+from gatestream.server.errors import AlreadyExists, ConfigError, InvalidRequest, NotFound, Reason
 from gatestream.server.telemetry import ModelNow, ModelStats, ServerStats, Totals
+
+_ABOUT_TO_STOP: Final = "the server is about to stop"
 
 
 class ModelState(Enum):
-    """Where a model is in its life."""
+    """Where a version of a model is in its life. Only a model repository knows of those that are unloaded or failed."""
 
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
     UNLOADED = "unloaded"
+    FAILED = "failed"
 
 
 @dataclass(eq=False, slots=True)
 class Model:
-    """One model, its step loop and its sessions.
+    """One version of a model, its step loop and its sessions.
 
     Attributes:
         number: of it alone, in the life of this server.
@@ -45,6 +50,25 @@ class Model:
     lifecycle: Lifecycle
     measured: Measured
     state: ModelState = ModelState.LOADING
+
+    @property
+    def name(self) -> str:
+        """Of the model; its versions share it."""
+        return self.spec.name
+
+    @property
+    def version(self) -> str:
+        """Which of the model's it is."""
+        return self.spec.version
+
+    @property
+    def precedence(self) -> tuple[bool, bool, int, int]:
+        """The highest of a model's versions is the one that new sessions go to: the newest of those that take any.
+
+        Versions that are whole numbers are in their order, behind all that are not, which are in that of their loading.
+        """
+        numbered = self.version.isascii() and self.version.isdecimal()
+        return self.state is ModelState.READY, numbered, int(self.version) if numbered else 0, self.number
 
     @property
     def layout(self) -> ModelLayout:
@@ -66,8 +90,7 @@ class Model:
         engine, sessions = self.engine, self.engine.sessions
         attached, detached, sequences, parked = sessions.census()
         return ModelNow(
-            version=self.spec.version,
-            provider=self.runner.provider,
+            versions={self.spec.version: self.runner.provider},
             attached=attached,
             detached=detached,
             sequences=sequences,
@@ -85,7 +108,9 @@ class Model:
 
 
 class Catalog:
-    """All models of a server, by number and by name.
+    """All models of a server, by number, and by name and version.
+
+    A session's id is one session of a model, in whichever version that is.
 
     Args:
         accounts: of the tenants.
@@ -106,8 +131,10 @@ class Catalog:
         self.stopped = False
         self.most_state_bytes = 0
         self._by_number: dict[int, Model] = {}
-        self._by_name: dict[str, Model] = {}
-        self._loading: set[str] = set()
+        self._by_name: dict[str, list[Model]] = {}
+        self._loading: set[tuple[str, str]] = set()
+        # What versions counted that are there no more, by name.
+        self._past: dict[str, ModelStats] = {}
         self._numbers = 0
         self._several = False
 
@@ -115,40 +142,55 @@ class Catalog:
         return self._by_number[number]
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(list(self._by_number.values()))
+        return iter([self._by_number[number] for number in sorted(self._by_number)])
 
     def __len__(self) -> int:
         return len(self._by_number)
 
     # ---- Which there are ----------------------------------------------------------------------
 
-    def reserve(self, name: str) -> int:
-        """Keep a name for a model that is being loaded; its number.
+    def reserve(self, name: str, version: str = "", *, again: bool = False) -> int:
+        """Keep a name and version for a model that is being loaded; its number.
+
+        Args:
+            name: of the model.
+            version: of it.
+            again: it takes the place of the one that is there, whose sessions stay on that.
 
         Raises:
-            ConfigError: there is one of this name.
+            ConfigError: there is one of this name and version, or one is being loaded.
         """
-        if name in self._by_name or name in self._loading:
-            raise ConfigError(f"a second model named {name!r} was to be loaded; names must differ")
-        self._loading.add(name)
+        there = not again and any(model.version == version for model in self._by_name.get(name, ()))
+        if there or (name, version) in self._loading:
+            raise ConfigError(
+                f"a second model named {name!r} of version {version!r} was to be loaded; names or versions must differ"
+            )
+        self._loading.add((name, version))
         self._numbers += 1
         return self._numbers - 1
 
-    def release(self, name: str) -> None:
-        """The model of a reserved name was not loaded."""
-        self._loading.discard(name)
+    def release(self, name: str, version: str = "") -> None:
+        """The model of a reserved name and version was not loaded."""
+        self._loading.discard((name, version))
 
     def add(self, model: Model) -> None:
         """Have a model found."""
-        self._loading.discard(model.spec.name)
+        self._loading.discard((model.name, model.version))
         self._by_number[model.number] = model
-        self._by_name[model.spec.name] = model
+        self._by_name.setdefault(model.name, []).append(model)
+        model.lifecycle.check_free = partial(self._check_free, model.name, model.number)
+        if self.draining:
+            model.drain(_ABOUT_TO_STOP)
         self._changed()
 
     def remove(self, model: Model) -> None:
         """Have a model found no more; it has no sessions."""
         assert not len(model.engine.sessions), "its sessions have ended"
-        del self._by_number[model.number], self._by_name[model.spec.name]
+        del self._by_number[model.number]
+        self._by_name[model.name].remove(model)
+        if not self._by_name[model.name]:
+            del self._by_name[model.name]
+        self._past.setdefault(model.name, ModelStats()).add(model.engine.counted())
         model.state = ModelState.UNLOADED
         self._changed()
 
@@ -161,7 +203,7 @@ class Catalog:
         """Open no more sessions of any model: the server is about to stop."""
         self.draining = True
         for model in self:
-            model.drain("the server is about to stop")
+            model.drain(_ABOUT_TO_STOP)
 
     def check(self) -> list[str]:
         """What does not add up: each difference, with the numbers."""
@@ -169,14 +211,17 @@ class Catalog:
         return found + self.accounts.check(sum(model.engine.admission.rows for model in self))
 
     def totals(self) -> Totals:
-        """A copy of all that is counted, and what there is now."""
+        """A copy of all that is counted, and what there is now; the versions of a model together."""
         found = Totals(processes=1, reply_bytes=self.accounts.bytes, most_reply_bytes=self.accounts.most_bytes)
         found.server.add(self.stats)
+        for name, stats in self._past.items():
+            found.models.setdefault(name, ModelStats()).add(stats)
         for model in self:
-            name = model.spec.name
-            found.models[name] = ModelStats()
-            found.models[name].add(model.engine.counted())
-            found.now[name] = model.now()
+            found.models.setdefault(model.name, ModelStats()).add(model.engine.counted())
+            if model.name in found.now:
+                found.now[model.name].add(model.now())
+            else:
+                found.now[model.name] = model.now()
         return found
 
     # ---- Tenants ------------------------------------------------------------------------------
@@ -198,25 +243,77 @@ class Catalog:
         for model in self:
             model.engine.sessions.forget_all_but(known)
 
+    # ---- By name and version ------------------------------------------------------------------
+
     def find(self, name: str, version: str = "") -> Model:
-        """The model of a name (empty: the only one) and version (empty: any).
+        """The model of a name (empty: the only one) in a version (empty: the newest that takes sessions).
 
         Raises:
-            NotFound: there is none, or the one there is has another version.
+            NotFound: there is none, or none of this version.
             InvalidRequest: no name, and several models.
         """
-        served = ", ".join(sorted(self._by_name))
-        if not name and len(self) > 1:
-            raise InvalidRequest(f"model is empty; name one of: {served}", Reason.MODEL_UNKNOWN)
-        model = self._by_name.get(name) if name else next(iter(self), None)
-        if model is None:
-            raise NotFound(f"no model {name[:140]!r} here; there is: {served or 'none'}", Reason.MODEL_UNKNOWN)
-        if version and version != model.spec.version:
+        versions = self._versions(name)
+        found = [model for model in versions if model.version == version] if version else versions
+        if not found:
+            there = ", ".join(repr(model.version) for model in versions)
             raise NotFound(
-                f"model {model.spec.name!r} is here in version {model.spec.version!r}, not {version[:140]!r}",
-                Reason.MODEL_UNKNOWN,
+                f"model {versions[0].name!r} is here in version {there}, not {version[:140]!r}", Reason.MODEL_UNKNOWN
             )
-        return model
+        return found[-1] if len(found) == 1 else max(found, key=lambda model: model.precedence)
+
+    def find_with(self, session_id: str, tenant: str, name: str, version: str = "") -> Model:
+        """As `find`, but where no version is asked for, the one that has a session already, if one has.
+
+        Raises:
+            NotFound, InvalidRequest: as `find`.
+        """
+        if session_id and not version:
+            versions = self._versions(name)
+            if len(versions) > 1:
+                for model in versions:
+                    if model.engine.sessions.get(tenant, session_id) is not None:
+                        return model
+        return self.find(name, version)
+
+    def versions(self, name: str) -> list[Model]:
+        """The versions of a model (empty: the only one); the last is the one that new sessions go to.
+
+        Raises:
+            NotFound, InvalidRequest: as `find`.
+        """
+        return sorted(self._versions(name), key=lambda model: model.precedence)
+
+    def all_versions(self) -> list[Model]:
+        """Every version of every model, model by model; a model's as `versions` has them."""
+        return [model for name in self._by_name for model in self.versions(name)]
+
+    def has(self, session_id: str, tenant: str, name: str) -> bool:
+        """Whether any version of a model has a session."""
+        return any(model.engine.sessions.get(tenant, session_id) is not None for model in self._by_name.get(name, ()))
+
+    def _versions(self, name: str) -> list[Model]:
+        if not name and len(self._by_name) > 1:
+            raise InvalidRequest(f"model is empty; name one of: {self._names()}", Reason.MODEL_UNKNOWN)
+        found = self._by_name.get(name) if name else next(iter(self._by_name.values()), None)
+        if found is None:
+            raise NotFound(f"no model {name[:140]!r} here; there is: {self._names() or 'none'}", Reason.MODEL_UNKNOWN)
+        return found
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self._by_name))
+
+    def _check_free(self, name: str, number: int, tenant: str, session_id: str) -> None:
+        """See to it that no other version of a model has a session of this id.
+
+        Raises:
+            AlreadyExists: one has.
+        """
+        for other in self._by_name.get(name, ()):
+            if other.number != number and other.engine.sessions.get(tenant, session_id) is not None:
+                raise AlreadyExists(
+                    f"session {session_id[:140]!r} exists, on version {other.version!r} of this model; resume it there "
+                    "(no version named finds it), or choose another session_id"
+                )
 
 
 def build(

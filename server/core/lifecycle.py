@@ -51,6 +51,7 @@ class Lifecycle:
         parking: of these sessions.
         sequence_timeout: seconds without an answer after which a sequence may be ended; infinity: none.
         closed_for: why no more sessions are opened; empty: they are.
+        check_free: raises AlreadyExists where another version of the model has a tenant's session of this id.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Lifecycle:
         self._timeout = limits.idle_timeout or np.inf
         self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
         self.closed_for = ""
+        self.check_free: Callable[[str, str], None] = lambda _tenant, _session_id: None
         self._looked = -np.inf
         self._leases = Alone() if leases is None else leases
         # By session, what to release it by; 0: nothing.
@@ -441,6 +443,8 @@ class Lifecycle:
             raise
 
     def _create(self, tenant: str, session_id: str, constants: Values) -> int:
+        if session_id:
+            self.check_free(tenant, session_id)
         session = self._create_here(tenant, session_id, constants)
         session_id = self._table.session_id(session)
         try:

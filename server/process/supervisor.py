@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
@@ -16,7 +18,19 @@ from gatestream.server.cpus import cpus_available
 from gatestream.server.durability.leases import LeaseFiles
 from gatestream.server.errors import ServerError
 from gatestream.server.monitoring import watched
-from gatestream.server.process.link import Failed, Order, Orders, Served, Serving
+from gatestream.server.process.adopted import adopted
+from gatestream.server.process.link import (
+    Answer,
+    Ask,
+    Changed,
+    Command,
+    Failed,
+    Key,
+    Order,
+    Orders,
+    Served,
+    Serving,
+)
 from gatestream.server.process.port import reserved, warn_of_strangers, write_port
 from gatestream.server.process.signals import on_stop
 from gatestream.server.process.worker_process import REPORT_SECONDS, WorkerProcess
@@ -50,8 +64,8 @@ async def supervise(config: ServerConfig) -> None:
     """
     began = time.monotonic()
     write_port(config.port_file, "")
-    with reserved(config.listen) as address:
-        team = _Team(config, address)
+    with reserved(config.listen) as address, adopted(config) as cache:
+        team = _Team(config, address, cache)
         on_stop(team.told_to_stop)
         async with team.health(), team.watched(), asyncio.TaskGroup() as tasks:
             for worker in range(1, config.workers + 1):
@@ -66,15 +80,22 @@ class _Team:
     Args:
         config: of the whole server.
         address: that they share.
+        cache: where they keep the artifacts that they make of other files.
     """
 
-    def __init__(self, config: ServerConfig, address: str):
+    def __init__(self, config: ServerConfig, address: str, cache: Path | None):
         self._config = config
         self._address = address
-        sessions = config.workers * config.limits.sessions * len(config.artifacts)
+        self._cache = cache
+        sessions = config.workers * config.limits.sessions * max(1, len(config.artifacts))
         self._files = LeaseFiles.make(config.workers, sessions)
-        self._threads: dict[str, int] = {}
+        self._threads: dict[tuple[str, str], int] = {}
         self._models: tuple[Served, ...] = ()
+        # What is served of the folder of models; None: as it says itself.
+        self._wanted: set[Key] | None = None
+        # What could not be loaded of it at the start.
+        self._failures: dict[str, None] = {}
+        self._commanding: set[asyncio.Task[object]] = set()
         self._running: dict[int, WorkerProcess] = {}
         # By worker: it has served.
         self._served = {worker: asyncio.Event() for worker in range(1, config.workers + 1)}
@@ -165,8 +186,9 @@ class _Team:
             "serving",
             address=self._address,
             workers=self._config.workers,
-            models=[model.name for model in self._models],
-            threads={model.name: model.threads for model in self._models},
+            models=list(dict.fromkeys(name for name, _ in self._threads)),
+            failed=list(self._failures),
+            threads={name: threads for (name, _), threads in self._threads.items()},
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
         )
@@ -184,6 +206,7 @@ class _Team:
         early = 0
         while not self._stopping:
             running = self._running[worker] = await WorkerProcess.start(self._orders(worker))
+            running.heard = partial(self._heard, worker)
             if self._stopping:
                 running.order("drain", self._longest_drain)
             try:
@@ -215,13 +238,23 @@ class _Team:
         said = await running.said
         began = time.monotonic()
         if isinstance(said, Serving):
-            if self._models and said.models != self._models:
+            # Those of the folder may have changed since: what each worker has of it, it says when it is asked.
+            models = tuple(model for model in said.models if (model.name, model.version) not in said.loaded)
+            if self._models and models != self._models:
                 raise ServerError(
                     f"worker {worker} has found other models in the files of the artifacts than the workers before it; "
                     "start the whole server anew"
                 )
-            self._models = said.models
-            self._threads = {model.name: model.threads for model in said.models}
+            self._models = models
+            self._threads |= {(model.name, model.version): model.threads for model in said.models}
+            if self._wanted is None:
+                self._wanted = set(said.loaded)
+            for key in self._wanted - set(said.loaded):
+                # It was loaded by others while this one started, or could not be loaded here.
+                self._command(running.do(Command("load", *key, threads=self._threads.get(key))))
+            for key in set(said.loaded) - self._wanted:
+                self._command(running.do(Command("unload", *key)))
+            self._failures |= dict.fromkeys(said.failures)
             self._served[worker].set()
             self._serving.add(worker)
             await self._tell_health()
@@ -237,4 +270,30 @@ class _Team:
 
     def _orders(self, worker: int) -> Orders:
         config = replace(self._config, listen=self._address, port_file=None, health_socket=None, http_listen=None)
-        return Orders(worker, config, self._files, self._threads)
+        wanted = None if self._wanted is None else tuple(sorted(self._wanted))
+        return Orders(worker, config, self._files, self._threads, wanted, self._cache)
+
+    # ---- Which models are served --------------------------------------------------------------
+
+    def _heard(self, worker: int, said: Ask | Changed) -> None:
+        if isinstance(said, Ask):
+            self._command(self._have_done(worker, said))
+            return
+        if self._wanted is None:
+            self._wanted = set()
+        if said.loaded:
+            self._wanted.add(said.key)
+            self._threads[said.key] = said.threads
+        else:
+            self._wanted.discard(said.key)
+
+    async def _have_done(self, asker: int, said: Ask) -> None:
+        """Have all workers but one do what that one has asked for."""
+        others = {number: each for number, each in self._running.items() if number != asker and each.serves}
+        replies = await asyncio.gather(*(each.do(said.command) for each in others.values()))
+        self._running[asker].answer(Answer(said.number, dict(zip(others, replies, strict=True))))
+
+    def _command(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
+        self._commanding.add(task)
+        task.add_done_callback(self._commanding.discard)

@@ -6,17 +6,31 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Final
 
-from gatestream.server.process.link import Failed, Order, Orders, Serving
+from gatestream.server.process.link import (
+    Answer,
+    Ask,
+    Changed,
+    Command,
+    Do,
+    Done,
+    Failed,
+    Order,
+    Orders,
+    Reply,
+    Serving,
+)
 from gatestream.server.telemetry import Totals
 
 REPORT_SECONDS: Final = 1.0
 """So often workers report: of one that dies, what it has counted since is lost. So long they are waited for."""
 
+_HAS_ENDED: Final = "it has ended"
 _COMMAND: Final = "from gatestream.server.worker import main; main({})"
 
 
@@ -30,6 +44,7 @@ class WorkerProcess:
         said: that it serves, or that it cannot; None when it ended without a word.
         totals: as it has reported them last.
         reported: the report that it was asked for and has not given yet, if there is one.
+        heard: called with what else it says.
     """
 
     process: Process
@@ -37,6 +52,9 @@ class WorkerProcess:
     said: "asyncio.Future[Serving | Failed | None]"
     totals: Totals = field(default_factory=Totals)
     reported: "asyncio.Future[None] | None" = None
+    heard: Callable[[Ask | Changed], None] | None = None
+    _last: int = 0
+    _doing: "dict[int, asyncio.Future[Reply]]" = field(default_factory=dict)
 
     @classmethod
     async def start(cls, orders: Orders) -> "WorkerProcess":
@@ -61,10 +79,20 @@ class WorkerProcess:
 
     def _hear(self) -> None:
         try:
-            said: Serving | Failed | Totals | None = self.link.recv()
+            said: Serving | Failed | Totals | Ask | Changed | Done | None = self.link.recv()
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self.link.fileno())
             said = None
+            for doing in self._doing.values():
+                doing.set_result(Reply(error=_HAS_ENDED))
+            self._doing.clear()
+        if isinstance(said, Done):
+            self._doing.pop(said.number).set_result(said.reply)
+            return
+        if isinstance(said, Ask | Changed):
+            assert self.heard is not None, "whoever started it listens"
+            self.heard(said)
+            return
         if self.reported is not None:
             self.reported.set_result(None)
             self.reported = None
@@ -75,7 +103,7 @@ class WorkerProcess:
 
     async def report(self) -> None:
         """Have it report, if it can do so soon."""
-        if not self.said.done() or not isinstance(self.said.result(), Serving) or self.process.returncode is not None:
+        if not self.serves:
             return
         if self.reported is None:
             self.reported = asyncio.get_running_loop().create_future()
@@ -84,6 +112,28 @@ class WorkerProcess:
                 self.link.send(order)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.reported), REPORT_SECONDS)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it has said that it serves, and has not ended."""
+        return self.said.done() and isinstance(self.said.result(), Serving) and self.process.returncode is None
+
+    async def do(self, command: Command) -> Reply:
+        """Have it do something."""
+        self._last += 1
+        done = self._doing[self._last] = asyncio.get_running_loop().create_future()
+        try:
+            self.link.send(Do(self._last, command))
+        except OSError:
+            del self._doing[self._last]
+            return Reply(error=_HAS_ENDED)
+        reply: Reply = await done
+        return reply
+
+    def answer(self, answer: Answer) -> None:
+        """Tell it what came of what it has asked for."""
+        with contextlib.suppress(OSError):  # It has ended.
+            self.link.send(answer)
 
     @property
     def message(self) -> str:

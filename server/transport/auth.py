@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -30,13 +30,15 @@ class Caller(NamedTuple):
     Attributes:
         tenant: whose sessions the call may see.
         shown: the digest of the token that was shown.
+        admin: whether it may say which models are served.
     """
 
     tenant: str
     shown: bytes
+    admin: bool = False
 
 
-_ANYONE: Final = Caller("", b"")
+_ANYONE: Final = Caller("", b"", admin=True)
 
 CALLER: Final[ContextVar[Caller]] = ContextVar("caller")
 """Of the call that the current task is for. gRPC makes Python objects of all its metadata, which may be megabytes,
@@ -47,7 +49,8 @@ class Tenants(Reloaded):
     """Who is known. With no tokens there is one tenant, and everyone who can connect is it.
 
     Args:
-        path: a TOML file of lines `"token" = "tenant"`; None: no tokens.
+        path: a TOML file of lines `"token" = "tenant"`, or `"token" = { tenant = "tenant", admin = true }`; None: no
+            tokens.
 
     Raises:
         ConfigError: as `read`.
@@ -61,7 +64,7 @@ class Tenants(Reloaded):
     def __init__(self, path: Path | None):
         super().__init__("tokens", [] if path is None else [path])
         # Looked up by digest: the time that a lookup takes tells nothing of the tokens, which are kept nowhere.
-        self._tenant_of: dict[bytes, str] = {}
+        self._caller_of: dict[bytes, Caller] = {}
         self.names = frozenset({_ANYONE.tenant})
         self.several = False
         self.changed: list[Callable[[], None]] = []
@@ -75,9 +78,9 @@ class Tenants(Reloaded):
                 names of tenants; what is known is what was known before.
         """
         for path in self.files:
-            known = {_digest(token): tenant for token, tenant in _read(path).items()}
-            self._tenant_of = known
-            self.names = frozenset(known.values())
+            digests = {_digest(token): entry for token, entry in _read(path).items()}
+            self._caller_of = {digest: Caller(tenant, digest, admin) for digest, (tenant, admin) in digests.items()}
+            self.names = frozenset(caller.tenant for caller in self._caller_of.values())
             self.several = len(self.names) > 1
             for tell in self.changed:
                 tell()
@@ -88,24 +91,23 @@ class Tenants(Reloaded):
         Raises:
             Unauthenticated: tokens are required, and the call has none that is known.
         """
-        if not self._tenant_of:
+        if not self._caller_of:
             return _ANYONE
         for key, value in metadata:
             if key == _HEADER and isinstance(value, str) and value[: len(_SCHEME)].lower() == _SCHEME:
-                shown = _digest(value[len(_SCHEME) :])
-                tenant = self._tenant_of.get(shown)
-                if tenant is not None:
-                    return Caller(tenant, shown)
+                caller = self._caller_of.get(_digest(value[len(_SCHEME) :]))
+                if caller is not None:
+                    return caller
                 raise Unauthenticated("the bearer token is not known to this server")
         raise Unauthenticated('the call carries no token; expected metadata "authorization: Bearer TOKEN"')
 
     def knows(self, tenant: str, shown: bytes) -> bool:
         """Whether a caller, as `caller` said who it is, would be the same now."""
-        return self._tenant_of.get(shown, "") == tenant
+        return self._caller_of.get(shown, _ANYONE).tenant == tenant
 
 
-def _read(path: Path) -> dict[str, str]:
-    """The tenant of each token."""
+def _read(path: Path) -> dict[str, tuple[str, bool]]:
+    """Of each token the tenant, and whether it is an admin's."""
     try:
         # Without waiting for whoever may write to a pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -118,12 +120,22 @@ def _read(path: Path) -> dict[str, str]:
     if not tokens:
         raise ConfigError(f"tokens: {path} holds no token, so nobody could call")
     # Of what is wrong nothing is shown: it may be a token.
-    for number, (token, tenant) in enumerate(tokens.items(), 1):
+    found = {}
+    for number, (token, entry) in enumerate(tokens.items(), 1):
         if not _TOKEN.fullmatch(token):
             raise ConfigError(
                 f'tokens: {path}: the token of entry {number} has {len(token)} characters; expected "token" = "tenant" '
                 "with a token of 16 to 4,096 characters, all of ASCII and none of them a space"
             )
+        admin: Any = False
+        tenant = entry
+        if isinstance(entry, dict):
+            tenant, admin = entry.get("tenant"), entry.get("admin", False)
+            if not entry.keys() <= {"tenant", "admin"} or not isinstance(admin, bool):
+                raise ConfigError(
+                    f"tokens: {path}: entry {number} is a table of other things than tenant and admin; expected "
+                    '"token" = { tenant = "tenant", admin = true }'
+                )
         if (
             not (isinstance(tenant, str) and 1 <= len(tenant) <= _LONGEST_NAME and tenant.isprintable())
             or "/" in tenant
@@ -132,7 +144,8 @@ def _read(path: Path) -> dict[str, str]:
                 f"tokens: {path}: the tenant of entry {number} is not 1 to {_LONGEST_NAME} printable characters "
                 "without '/'"
             )
-    return tokens
+        found[token] = tenant, admin
+    return found
 
 
 def _check_rights(path: Path, status: os.stat_result) -> None:

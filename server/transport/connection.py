@@ -119,7 +119,7 @@ class Streams:
             self._models.stats.refused(error)
             await abort(context, error)
             raise
-        self._open[conversation] = _Open(*caller, asyncio.current_task())
+        self._open[conversation] = _Open(caller.tenant, caller.shown, asyncio.current_task())
         conversation.account.streams += 1
         stats = self._models.stats.streams[conversation.protocol]
         stats.opened += 1

@@ -127,7 +127,9 @@ class ClientStream:
                     f"open.handle {handle} is in use on this stream; close it and wait for Closed, or take another",
                     Reason.HANDLE_IN_USE,
                 )
-            model = self._models.find(asked.model, asked.version)
+            # A session that is to be taken up stays on the version that it is on.
+            taken_up = asked.session_id if asked.resume else ""
+            model = self._models.find_with(taken_up, self._tenant, asked.model, asked.version)
             self._handles.reserve(handle, model.number)
             session = model.lifecycle.open(
                 self,

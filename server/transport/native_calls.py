@@ -13,6 +13,7 @@ from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
+from gatestream.server.transport.model_calls import STATES
 from gatestream.server.transport.native import ClientStream
 
 _PAGE = 100
@@ -49,7 +50,7 @@ class Service:
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """What is served, where it runs and what the bounds are."""
         tenant = CALLER.get().tenant
-        models = [self._models.find(request.model)] if request.model else list(self._models)
+        models = self._models.versions(request.model) if request.model else self._models.all_versions()
         limits, most = self._limits, self._models.accounts.most
         return pb.DescribeResponse(
             models=[_served(model, tenant) for model in models],
@@ -78,7 +79,8 @@ class Service:
         self, request: pb.ListSessionsRequest, context: Any
     ) -> pb.ListSessionsResponse:
         """One page of sessions. The token says behind which of the tenant's sessions of which model the next begins."""
-        models = [self._models.find(request.model)] if request.model else list(self._models)
+        models = self._models.versions(request.model) if request.model else list(self._models)
+        models.sort(key=lambda model: model.number)
         tenant = CALLER.get().tenant
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
         if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token, re.ASCII):
@@ -102,15 +104,15 @@ class Service:
         self, request: pb.CloseSessionRequest, context: Any
     ) -> pb.CloseSessionResponse:
         """End a session, after the steps accepted before."""
-        lifecycle = self._models.find(request.model).lifecycle
-        return pb.CloseSessionResponse(position=await lifecycle.close_by_id(CALLER.get().tenant, request.session_id))
+        tenant, model = self._of(request.model, request.session_id)
+        return pb.CloseSessionResponse(position=await model.lifecycle.close_by_id(tenant, request.session_id))
 
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
-        model = self._models.find(request.model)
-        state = await model.lifecycle.state(CALLER.get().tenant, request.session_id)
+        tenant, model = self._of(request.model, request.session_id)
+        state = await model.lifecycle.state(tenant, request.session_id)
         return pb.SessionState(
-            model=model.spec.name,
+            model=model.name,
             weights_fingerprint=state.weights_fingerprint,
             position=state.position,
             state=state.rows,
@@ -118,16 +120,21 @@ class Service:
 
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
         """Put a session into a state."""
-        lifecycle = self._models.find(request.state.model).lifecycle
+        tenant, model = self._of(request.state.model, request.session_id)
         state = SessionState(request.state.weights_fingerprint, request.state.position, request.state.state)
-        position = await lifecycle.set_state(CALLER.get().tenant, request.session_id, state)
+        position = await model.lifecycle.set_state(tenant, request.session_id, state)
         return pb.SetStateResponse(position=position)
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
         """Copy a session into a new one."""
-        lifecycle = self._models.find(request.model).lifecycle
-        session_id, position = await lifecycle.fork(CALLER.get().tenant, request.session_id, request.new_session_id)
+        tenant, model = self._of(request.model, request.session_id)
+        session_id, position = await model.lifecycle.fork(tenant, request.session_id, request.new_session_id)
         return pb.ForkResponse(session_id=session_id, position=position)
+
+    def _of(self, model: str, session_id: str) -> tuple[str, Model]:
+        """The caller's tenant, and the version of a model that its session is on."""
+        tenant = CALLER.get().tenant
+        return tenant, self._models.find_with(session_id, tenant, model)
 
 
 def _served(model: Model, tenant: str) -> pb.ServedModel:
@@ -140,6 +147,7 @@ def _served(model: Model, tenant: str) -> pb.ServedModel:
             for item in runner.placements
         ],
         sessions=model.engine.sessions.count(tenant),
+        state=STATES[model.state],
     )
 
 
@@ -151,4 +159,5 @@ def _session_info(model: Model, session: int) -> pb.SessionInfo:
         position=int(table.position[session]),
         idle_s=model.engine.clock() - float(table.answered_at[session]),
         attached=table.owner[session] is not None,
+        version=model.version,
     )

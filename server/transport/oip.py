@@ -14,7 +14,6 @@ import numpy as np
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.core.engine import Engine
 from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.errors import Draining, Refused
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
@@ -41,7 +40,7 @@ class _Requests(ABC):
         self._models = models
         self._limits = limits
         self._tenant = tenant
-        self._codec = InferenceCodec(models, limits, streamed=streamed)
+        self._codec = InferenceCodec(models, limits, tenant, streamed=streamed)
         # The latest request, and its session when so many of its model's had ended.
         self._known: tuple[Request | None, int, int] = (None, -1, -1)
         # By number, in the order in which they came.
@@ -102,8 +101,18 @@ class _Requests(ABC):
         """
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
+        if asked.starts:
+            self._leave_others(asked)
         lifecycle = asked.model.lifecycle
         return lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts, constants=asked.constants)
+
+    def _leave_others(self, asked: Asked) -> None:
+        """End a sequence that is about to begin again on one version of its model where it was on another."""
+        for other in self._models.versions(asked.model.name):
+            if other is not asked.model:
+                session = other.engine.sessions.get(self._tenant, asked.session)
+                if session is not None:
+                    other.lifecycle.close(self, np.array([session]))
 
     def _refuse(self, name: str, error: Refused) -> None:
         self._last += 1
@@ -180,8 +189,8 @@ class InferenceStream(_Requests):
     def __init__(self, models: Catalog, limits: Limits, tenant: str):
         super().__init__(models, limits, tenant, streamed=True)
         self._half_closed = False
-        # Sequences that requests were of; some have ended since.
-        self._sequences: set[tuple[Engine, str]] = set()
+        # Sequences that requests were of, with the names of their models; some have ended since.
+        self._sequences: set[tuple[str, str]] = set()
         self._most_noted = _FEW_SEQUENCES
 
     def half_close(self) -> None:
@@ -214,17 +223,15 @@ class InferenceStream(_Requests):
     def _look_up(self, asked: Asked) -> int:
         session = super()._look_up(asked)
         if asked.session:
-            self._sequences.add((asked.model.engine, asked.session))
+            self._sequences.add((asked.model.name, asked.session))
             if len(self._sequences) > self._most_noted:
                 self._sequences = self._live_sequences()
                 self._most_noted = 2 * len(self._sequences) + _FEW_SEQUENCES
         return session
 
-    def _live_sequences(self) -> set[tuple[Engine, str]]:
+    def _live_sequences(self) -> set[tuple[str, str]]:
         return {
-            (engine, session)
-            for engine, session in self._sequences
-            if engine.sessions.get(self._tenant, session) is not None
+            (model, session) for model, session in self._sequences if self._models.has(session, self._tenant, model)
         }
 
 

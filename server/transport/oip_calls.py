@@ -1,6 +1,6 @@
 """The gRPC service of the Open Inference Protocol."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -9,10 +9,11 @@ import gatestream
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog, ModelState
-from gatestream.server.errors import ModelsFixed, NotFound, NotOffered, Reason
+from gatestream.server.errors import InvalidRequest, NotFound, NotOffered, Reason
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
+from gatestream.server.transport.model_calls import GuardedControl
 from gatestream.server.transport.oip import InferenceCall, InferenceStream
 from gatestream.server.transport.oip_models import configuration, index, metadata, statistics
 
@@ -48,10 +49,12 @@ class OpenInferenceService:
         models: what is served.
         limits: of the server.
         streams: where open streams are kept.
+        control: which models are served, and who may change it.
     """
 
-    def __init__(self, models: Catalog, limits: Limits, streams: Streams):
+    def __init__(self, models: Catalog, limits: Limits, streams: Streams, control: GuardedControl):
         self._models = models
+        self._control = control
         self._limits = limits
         self.ModelInfer = self._infer
         # As in the other service: gRPC wants to see an async generator function.
@@ -94,7 +97,9 @@ class OpenInferenceService:
         self, request: oip.ModelMetadataRequest, context: Any
     ) -> oip.ModelMetadataResponse:
         """A model's tensors."""
-        return metadata(self._models.find(request.name, request.version))
+        model = self._models.find(request.name, request.version)
+        ready = [each.version for each in self._models.versions(request.name) if each.state is ModelState.READY]
+        return metadata(model, ready or [model.version])
 
     async def ModelConfig(  # noqa: N802
         self, request: oip.ModelConfigRequest, context: Any
@@ -108,10 +113,9 @@ class OpenInferenceService:
     async def RepositoryIndex(  # noqa: N802
         self, request: oip.RepositoryIndexRequest, context: Any
     ) -> oip.RepositoryIndexResponse:
-        """The models that are served."""
-        if request.repository_name:
-            raise NotOffered(f"repository_name is {request.repository_name[:_SHOWN]!r}; this server has one, unnamed")
-        models = index(self._models)
+        """The models that are served, and those that could be."""
+        _check_unnamed(request.repository_name)
+        models = index(await self._control.control.statuses())
         return oip.RepositoryIndexResponse(
             models=[item for item in models if item.state == "READY"] if request.ready else models
         )
@@ -119,14 +123,20 @@ class OpenInferenceService:
     async def RepositoryModelLoad(  # noqa: N802
         self, request: oip.RepositoryModelLoadRequest, context: Any
     ) -> oip.RepositoryModelLoadResponse:
-        """Refused."""
-        raise ModelsFixed(_fixed("load", request.model_name))
+        """Serve one more, of those that lie under --models."""
+        control = self._control.to_change("load", request.model_name)
+        _check_unnamed(request.repository_name)
+        await control.load(request.model_name, _version(request.parameters))
+        return oip.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: oip.RepositoryModelUnloadRequest, context: Any
     ) -> oip.RepositoryModelUnloadResponse:
-        """Refused."""
-        raise ModelsFixed(_fixed("unload", request.model_name))
+        """Serve one less."""
+        control = self._control.to_change("unload", request.model_name)
+        _check_unnamed(request.repository_name)
+        await control.unload(request.model_name, _version(request.parameters))
+        return oip.RepositoryModelUnloadResponse()
 
     # ---- Shared memory: none -------------------------------------------------------------------
 
@@ -172,7 +182,10 @@ class OpenInferenceService:
         self, request: oip.ModelStatisticsRequest, context: Any
     ) -> oip.ModelStatisticsResponse:
         """What is counted of the models that are named, since they were loaded."""
-        named = [self._models.find(request.name, request.version)] if request.name else list(self._models)
+        if request.version:
+            named = [self._models.find(request.name, request.version)]
+        else:
+            named = self._models.versions(request.name) if request.name else self._models.all_versions()
         return oip.ModelStatisticsResponse(model_stats=[statistics(model) for model in named])
 
     # ---- Tracing and logging: to be read -------------------------------------------------------
@@ -219,11 +232,31 @@ def _check_none(region: str) -> None:
         raise NotFound(f"no shared memory region {region[:_SHOWN]!r} is registered", Reason.UNSPECIFIED)
 
 
-def _fixed(what: str, name: str) -> str:
-    return (
-        f"explicit model load / unload is not allowed: cannot {what} {name[:_SHOWN]!r}; which models are served is "
-        "settled at the start of the server"
-    )
+def _check_unnamed(repository: str) -> None:
+    if repository:
+        raise NotOffered(f"repository_name is {repository[:_SHOWN]!r}; this server has one, unnamed")
+
+
+def _version(parameters: Mapping[str, oip.ModelRepositoryParameter]) -> str:
+    """The version that a request names; empty: none.
+
+    Raises:
+        InvalidRequest: it sends a file or a configuration along, or asks for what is not known.
+    """
+    for name in parameters:
+        if name == "config" or name.startswith("file:"):
+            raise InvalidRequest(
+                f"parameter {name[:_SHOWN]!r} is not taken: models and their configurations come from --models alone"
+            )
+        # This server loads and unloads nothing besides.
+        if name not in ("version", "unload_dependents"):
+            raise InvalidRequest(f"parameter {name[:_SHOWN]!r} is not known; there is: version")
+    if "version" not in parameters:
+        return ""
+    kind = parameters["version"].WhichOneof("parameter_choice")
+    if kind not in ("string_param", "int64_param"):
+        raise InvalidRequest(f"parameter version is {kind or 'empty'}; expected string_param or int64_param")
+    return str(getattr(parameters["version"], kind))
 
 
 def _names(settings: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS
-from gatestream.server.core.catalog import Catalog, Model, ModelState
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.send_queue import Pieces
 from gatestream.server.errors import Refused
 from gatestream.server.transport.messages import forget_frames
@@ -23,7 +23,6 @@ _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_outpu
 _INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 # On a stream, where a request of another server may have several answers. Here every answer is the only one.
 _FINAL: Final = "triton_final_response"
-_UNLOADED: Final = ModelState.UNLOADED
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +80,11 @@ class _Template(NamedTuple):
         prefix: bytes before the numbers, which are the message's end.
         size: bytes of a message.
         request: that all these messages are.
-        model: that it is for.
     """
 
     prefix: bytes
     size: int
     request: Request
-    model: Model
 
 
 class InferenceCodec:
@@ -96,12 +93,14 @@ class InferenceCodec:
     Args:
         models: what is served.
         limits: of the server.
+        tenant: whose messages they are.
         streamed: answers are ModelStreamInferResponse, else ModelInferResponse.
     """
 
-    def __init__(self, models: Catalog, limits: Limits, *, streamed: bool):
+    def __init__(self, models: Catalog, limits: Limits, tenant: str, *, streamed: bool):
         self._models = models
         self._limits = limits
+        self._tenant = tenant
         self._streamed = streamed
         # Of the latest request that went on with a sequence.
         self._template: _Template | None = None
@@ -113,21 +112,24 @@ class InferenceCodec:
             InvalidRequest: it is none.
         """
         if self._template is not None:
-            prefix, size, request, model = self._template
-            # The name of one that was unloaded may be another model's by now.
-            if len(message) == size and message.startswith(prefix) and model.state is not _UNLOADED:
+            prefix, size, request = self._template
+            # A sequence that has ended, or was moved to another version, is to be looked for anew.
+            if len(message) == size and message.startswith(prefix) and self._is_there(request.asked):
                 return request, (message[len(prefix) :],)
         parsed = Message.read(message)
         try:
-            asked, columns = read(parsed, self._models, self._limits)
+            asked, columns = read(parsed, self._models, self._limits, self._tenant)
         except Refused as error:
             return Invalid(request_id(parsed), error)
         request = _request(asked, streamed=self._streamed)
         goes_on = asked.session and not asked.starts and not asked.ends
         if goes_on and parsed.prefix is not None and not self._models.straight:
             # Requests that share it share what it weighs.
-            self._template = _Template(parsed.prefix, len(message), replace(request, weight=0), asked.model)
+            self._template = _Template(parsed.prefix, len(message), replace(request, weight=0))
         return request, columns
+
+    def _is_there(self, asked: Asked) -> bool:
+        return asked.model.engine.sessions.get(self._tenant, asked.session) is not None
 
     @staticmethod
     def error(request_id: str, text: str) -> bytes:

@@ -1,27 +1,43 @@
 """What the Open Inference Protocol says of the models that are served."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.layout import Column, State
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Catalog, Model, ModelState
+from gatestream.server.core.catalog import Model, ModelState
+from gatestream.server.core.model_control import ModelStatus
 from gatestream.server.transport.oip_inputs import DATATYPES
 
 PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
 _TYPES: Final = {dtype: getattr(oip, f"TYPE_{name}") for dtype, name in DATATYPES.items()}
 _NEVER: Final = 2**63 - 1
+_STATES: Final = {
+    ModelState.LOADING: "LOADING",
+    ModelState.READY: "READY",
+    ModelState.DRAINING: "UNAVAILABLE",
+    ModelState.UNLOADED: "UNAVAILABLE",
+    ModelState.FAILED: "UNAVAILABLE",
+}
+_REASONS: Final = {ModelState.DRAINING: "draining", ModelState.UNLOADED: "unloaded"}
 # Of steps: any number.
 _TIME: Final = -1
 # Of sequences in a request.
 _BATCH: Final = 1
 
 
-def metadata(model: Model) -> oip.ModelMetadataResponse:
+def metadata(model: Model, versions: Sequence[str]) -> oip.ModelMetadataResponse:
     """A model's tensors: those that a request brings, and those that one which names no outputs gets.
+
+    Constants are inputs without time, which the first request of a sequence brings.
+
+    Args:
+        model: which.
+        versions: of it, that are ready.
+    """
 
     Constants are inputs without time, which the first request of a sequence brings.
     """
@@ -34,7 +50,7 @@ def metadata(model: Model) -> oip.ModelMetadataResponse:
     layout = model.engine.layout
     return oip.ModelMetadataResponse(
         name=model.spec.name,
-        versions=[model.spec.version],
+        versions=versions,
         platform=PLATFORM,
         inputs=[*map(tensor, layout.inputs), *(tensor(item, _BATCH) for item in layout.constants)],
         outputs=list(map(tensor, layout.outputs)),
@@ -74,17 +90,18 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
     )
 
 
-def index(models: Catalog) -> list[oip.RepositoryIndexResponse.ModelIndex]:
-    """Every model that is served."""
+def index(statuses: Iterable[ModelStatus]) -> list[oip.RepositoryIndexResponse.ModelIndex]:
+    """Every model that is served, or could be, by its state in the words of other servers."""
     return [
         oip.RepositoryIndexResponse.ModelIndex(
-            name=model.spec.name,
-            version=model.spec.version,
-            state="READY" if model.state is ModelState.READY else "UNAVAILABLE",
-            reason=model.lifecycle.closed_for,
+            name=status.name, version=status.version, state=_STATES[status.state], reason=_reason(status)
         )
-        for model in models
+        for status in statuses
     ]
+
+
+def _reason(status: ModelStatus) -> str:
+    return status.error or _REASONS.get(status.state, "")
 
 
 def statistics(model: Model) -> oip.ModelStatistics:

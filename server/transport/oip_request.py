@@ -134,13 +134,14 @@ class Asked:
     constants: Sequence[tuple[str, bytes]] = ()
 
 
-def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list[bytes]]:
+def read(message: Message, models: Catalog, limits: Limits, tenant: str) -> tuple[Asked, list[bytes]]:
     """What a request asks for, and the bytes of each of the model's inputs.
 
     Args:
         message: the request.
         models: what is served.
         limits: of the server.
+        tenant: whose request it is.
 
     Raises:
         InvalidRequest: it contradicts the protocol, the model or itself.
@@ -151,8 +152,9 @@ def read(message: Message, models: Catalog, limits: Limits) -> tuple[Asked, list
         raise InvalidRequest(f"the request has {message.excess}")
     if (size := len(head.id.encode())) > _ID_BYTES:
         raise InvalidRequest(f"id has {size} bytes; expected at most {_ID_BYTES}")
-    model = models.find(head.model_name, head.model_version)
     session, starts, ends = _sequence(_parameters(head.parameters))
+    # A sequence stays on the version that it began on; where it begins again, that is the newest.
+    model = models.find_with("" if starts else session, tenant, head.model_name, head.model_version)
     outputs = _outputs(model.layout, head.outputs)
     given = given_tensors(model.layout, head.inputs, message.raw)
     columns, steps = input_columns(model.layout, given, limits)

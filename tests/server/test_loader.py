@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, ModelState
@@ -162,3 +163,60 @@ async def test_one_that_cannot_be_warmed_up_leaves_its_name(
 
 async def _fails(*_: object) -> None:
     raise RuntimeError("no warmth")
+
+
+async def test_sessions_stay_on_their_version_and_new_ones_go_to_the_newest(tmp_path: Path) -> None:
+    one, two, ten = (
+        accumulator(tmp_path / f"{version}.onnx", name="m", version=version, initial=1000.0 * int(version))
+        for version in ("1", "2", "10")
+    )
+    async with serving(one) as (catalog, loader):
+        client = Client(catalog, LIMITS)
+        assert (await client.open(0, session_id="old")).opened.version == "1"
+        assert await client.step(0, 1.0) == 1001
+        await loader.load(ten)
+        await loader.load(two)
+        assert [model.version for model in catalog.versions("m")] == ["1", "2", "10"]
+        assert (await client.open(1)).opened.version == "10", "as numbers, and not in the order of their loading"
+        assert (await client.open(2, version="2")).opened.version == "2"
+        assert [await client.step(k, 1.0) for k in range(3)] == [1002, 10001, 2001]
+        # Whoever takes a session up finds it where it is.
+        other = Client(catalog, LIMITS)
+        opened = (await other.open(5, session_id="old")).opened
+        assert (opened.version, opened.position, opened.created) == ("1", 2, False)
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_TAKEN_OVER
+        assert await other.step(5, 1.0) == 1003
+        # Its id is that of one session of the model.
+        refused = (await client.open(0, session_id="old", version="2")).error
+        assert refused.reason == pb.REASON_SESSION_EXISTS
+        assert "on version '1' of this model" in refused.message
+        unloading = asyncio.ensure_future(loader.unload("m", 60.0, "10"))
+        await asyncio.sleep(0)
+        assert (await client.open(3)).opened.version == "2"
+        refused = (await client.open(4, version="10")).error
+        assert refused.message == "version '10' of model 'm' is being unloaded; open the session on another server"
+        client.say(close=pb.Close(handle=[1]))
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_REQUESTED
+        await unloading
+        refused = (await client.open(4, version="10")).error
+        assert refused.message == "model 'm' is here in version '1', '2', not '10'"
+        assert catalog.totals().models["m"].opened == 4
+
+
+async def test_one_takes_the_place_of_another(tmp_path: Path) -> None:
+    paths = [accumulator(tmp_path / f"{k}.onnx", name="m", initial=1000.0 * k) for k in range(2)]
+    async with serving(paths[0]) as (catalog, loader):
+        client = Client(catalog, LIMITS)
+        await client.open(0, session_id="old")
+        (before,) = catalog
+        await loader.serve(Artifact.load(paths[1]), again=True)
+        retiring = asyncio.ensure_future(loader.retire(before, 60.0))
+        await asyncio.sleep(0)
+        await client.open(1)
+        assert [await client.step(k, 1.0) for k in range(2)] == [1, 1001]
+        opened = (await Client(catalog, LIMITS).open(0, session_id="old")).opened
+        assert (opened.position, opened.created) == (1, False)
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_TAKEN_OVER
+        await before.lifecycle.close_by_id("tenant", "old")
+        await retiring
+        assert [model.number for model in catalog] == [1]

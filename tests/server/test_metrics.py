@@ -16,7 +16,7 @@ def said(totals: Totals) -> dict[tuple[str, ...], float]:
 def of(stats: ModelStats) -> Totals:
     totals = Totals(processes=1)
     totals.models["m"] = stats
-    totals.now["m"] = ModelNow("7", "CPUExecutionProvider", 2, 1, 3, 4, 10, 24, 5, 100)
+    totals.now["m"] = ModelNow({"7": "CPUExecutionProvider"}, 2, 1, 3, 4, 10, 24, 5, 100)
     return totals
 
 

@@ -98,7 +98,7 @@ def some_totals() -> Totals:
     totals = Totals(processes=1, reply_bytes=10, most_reply_bytes=100)
     stats = totals.models["m"] = ModelStats(opened=5, rows=7)
     stats.ended["IDLE"] = 2
-    totals.now["m"] = ModelNow("1", "CPU", 2, 1, 0, 3, 10, 24, 3, 100)
+    totals.now["m"] = ModelNow({"1": "CPU"}, 2, 1, 0, 3, 10, 24, 3, 100)
     streams = totals.server.streams["gatestream"]
     streams.opened, streams.received = 4, 9
     streams.ended["OK"] = 1
@@ -110,7 +110,7 @@ def test_all_workers_together() -> None:
     one = some_totals()
     both = summed([one, one])
     assert both.models["m"].opened == 10
-    assert both.now["m"] == ModelNow("1", "CPU", 4, 2, 0, 6, 20, 48, 6, 200)
+    assert both.now["m"] == ModelNow({"1": "CPU"}, 4, 2, 0, 6, 20, 48, 6, 200)
     assert (both.processes, both.reply_bytes, both.most_reply_bytes) == (2, 20, 200)
     assert both.server.streams["gatestream"].open == 6
     assert both.server.refusals == {("A", "B"): 12}

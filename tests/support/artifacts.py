@@ -21,8 +21,15 @@ ACCUMULATOR_FINGERPRINT = weights.fingerprint(
 )
 
 
-def accumulator(path: Path, features: int = 2, name: str = "accumulator", columns: Sequence[str] = ()) -> Path:
-    """A model whose every answer tells its whole past: y is the sum of all inputs of the session so far.
+def accumulator(
+    path: Path,
+    features: int = 2,
+    name: str = "accumulator",
+    columns: Sequence[str] = (),
+    version: str = "1",
+    initial: float = 0.0,
+) -> Path:
+    """A model whose every answer tells its whole past: y is the sum of `initial` and all inputs of the session so far.
 
     Small whole numbers stay exact in float32, so a step that was lost, repeated, or of another session shows as a
     wrong number. An input of POISON or more makes the run itself fail, with onnxruntime's own error.
@@ -75,13 +82,15 @@ def accumulator(path: Path, features: int = 2, name: str = "accumulator", column
     spec = pb.ModelSpec(
         contract=spec_module.CONTRACT,
         name=name,
-        version="1",
+        version=version,
         layers=1,
         hidden=features,
         inputs=[pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[features], columns=columns)],
         length_input="length",
         outputs=[pb.TensorSpec(name="y", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
-        states=[pb.StateSpec(input="s", output="s_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[features])],
+        states=[
+            pb.StateSpec(input="s", output="s_next", dtype=pb.DATA_TYPE_FLOAT32, shape=[features], initial=initial)
+        ],
         opset=OPSET,
     )
     return save(path, graph, spec)

@@ -55,6 +55,15 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SESSION_ELSEWHERE: _ClassVar[Reason]
     REASON_CONSTANT_MISMATCH: _ClassVar[Reason]
 
+class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
+    MODEL_STATE_LOADING: _ClassVar[ModelState]
+    MODEL_STATE_READY: _ClassVar[ModelState]
+    MODEL_STATE_DRAINING: _ClassVar[ModelState]
+    MODEL_STATE_UNLOADED: _ClassVar[ModelState]
+    MODEL_STATE_FAILED: _ClassVar[ModelState]
+
 class WeightFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WEIGHT_FORMAT_UNSPECIFIED: _ClassVar[WeightFormat]
@@ -131,6 +140,12 @@ REASON_PRECEDING_FAILED: Reason
 REASON_SESSION_CLOSED: Reason
 REASON_SESSION_ELSEWHERE: Reason
 REASON_CONSTANT_MISMATCH: Reason
+MODEL_STATE_UNSPECIFIED: ModelState
+MODEL_STATE_LOADING: ModelState
+MODEL_STATE_READY: ModelState
+MODEL_STATE_DRAINING: ModelState
+MODEL_STATE_UNLOADED: ModelState
+MODEL_STATE_FAILED: ModelState
 WEIGHT_FORMAT_UNSPECIFIED: WeightFormat
 WEIGHT_FORMAT_FLOAT32: WeightFormat
 WEIGHT_FORMAT_FLOAT16: WeightFormat
@@ -333,16 +348,18 @@ class DescribeResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ServedModel, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class ServedModel(_message.Message):
-    __slots__ = ("spec", "execution_provider", "placements", "sessions")
+    __slots__ = ("spec", "execution_provider", "placements", "sessions", "state")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_PROVIDER_FIELD_NUMBER: _ClassVar[int]
     PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     spec: ModelSpec
     execution_provider: str
     placements: _containers.RepeatedCompositeFieldContainer[NodePlacement]
     sessions: int
-    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., execution_provider: _Optional[str] = ..., placements: _Optional[_Iterable[_Union[NodePlacement, _Mapping]]] = ..., sessions: _Optional[int] = ...) -> None: ...
+    state: ModelState
+    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., execution_provider: _Optional[str] = ..., placements: _Optional[_Iterable[_Union[NodePlacement, _Mapping]]] = ..., sessions: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ...) -> None: ...
 
 class NodePlacement(_message.Message):
     __slots__ = ("execution_provider", "nodes", "operators")
@@ -409,18 +426,20 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("session_id", "model", "position", "idle_s", "attached")
+    __slots__ = ("session_id", "model", "position", "idle_s", "attached", "version")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     IDLE_S_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     position: int
     idle_s: float
     attached: bool
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., position: _Optional[int] = ..., idle_s: _Optional[float] = ..., attached: _Optional[bool] = ...) -> None: ...
+    version: str
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., position: _Optional[int] = ..., idle_s: _Optional[float] = ..., attached: _Optional[bool] = ..., version: _Optional[str] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("model", "session_id")
@@ -487,6 +506,84 @@ class ForkResponse(_message.Message):
     session_id: str
     position: int
     def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ModelStatus(_message.Message):
+    __slots__ = ("name", "version", "state", "error", "sessions", "weights_fingerprint", "form")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    state: ModelState
+    error: str
+    sessions: int
+    weights_fingerprint: str
+    form: Form
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., sessions: _Optional[int] = ..., weights_fingerprint: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+
+class LoadModelRequest(_message.Message):
+    __slots__ = ("name", "version", "migrate")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MIGRATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    migrate: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., migrate: _Optional[bool] = ...) -> None: ...
+
+class LoadModelResponse(_message.Message):
+    __slots__ = ("model", "migrated")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MIGRATED_FIELD_NUMBER: _ClassVar[int]
+    model: ModelStatus
+    migrated: int
+    def __init__(self, model: _Optional[_Union[ModelStatus, _Mapping]] = ..., migrated: _Optional[int] = ...) -> None: ...
+
+class UnloadModelRequest(_message.Message):
+    __slots__ = ("name", "version", "deadline_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    deadline_s: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class UnloadModelResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+
+class MigrateSessionsRequest(_message.Message):
+    __slots__ = ("name", "from_version", "to_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    from_version: str
+    to_version: str
+    def __init__(self, name: _Optional[str] = ..., from_version: _Optional[str] = ..., to_version: _Optional[str] = ...) -> None: ...
+
+class MigrateSessionsResponse(_message.Message):
+    __slots__ = ("migrated",)
+    MIGRATED_FIELD_NUMBER: _ClassVar[int]
+    migrated: int
+    def __init__(self, migrated: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("contract", "name", "version", "description", "form", "cell", "layers", "hidden", "inputs", "length_input", "outputs", "states", "gates", "packed_gate_order", "opset", "torch_version", "gatestream_version", "weights_fingerprint", "parity", "task", "weights", "cells", "source", "promises", "stored_fingerprint")

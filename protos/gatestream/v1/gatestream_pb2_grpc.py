@@ -357,3 +357,219 @@ class Gatestream:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ModelControlStub:
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListModels = channel.unary_unary(
+                '/gatestream.v1.ModelControl/ListModels',
+                request_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/gatestream.v1.ModelControl/LoadModel',
+                request_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/gatestream.v1.ModelControl/UnloadModel',
+                request_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
+        self.MigrateSessions = channel.unary_unary(
+                '/gatestream.v1.ModelControl/MigrateSessions',
+                request_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsRequest.SerializeToString,
+                response_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsResponse.FromString,
+                _registered_method=True)
+
+
+class ModelControlServicer:
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    def ListModels(self, request, context):
+        """What is served, and what stands under --models.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Returns when it is READY, or when it failed: FAILED_PRECONDITION, with the reason. Of one that is READY already and
+        whose file has changed, the new file takes its place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Returns at once. Its sessions may go on until they end, or until the deadline; then they are closed (DRAINED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSessions(self, request, context):
+        """Move sessions to another version of the same weights and the same columns, each in its turn: their states and
+        positions move bit for bit, and their streams need not notice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelControlServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsRequest.FromString,
+                    response_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelRequest.FromString,
+                    response_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelRequest.FromString,
+                    response_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'MigrateSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSessions,
+                    request_deserializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsRequest.FromString,
+                    response_serializer=gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'gatestream.v1.ModelControl', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('gatestream.v1.ModelControl', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ModelControl:
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatestream.v1.ModelControl/ListModels',
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsRequest.SerializeToString,
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatestream.v1.ModelControl/LoadModel',
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelRequest.SerializeToString,
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatestream.v1.ModelControl/UnloadModel',
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelRequest.SerializeToString,
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gatestream.v1.ModelControl/MigrateSessions',
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsRequest.SerializeToString,
+            gatestream_dot_protos_dot_gatestream_dot_v1_dot_gatestream__pb2.MigrateSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

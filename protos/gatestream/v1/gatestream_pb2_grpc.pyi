@@ -120,3 +120,91 @@ class GatestreamServicer(metaclass=_abc_1.ABCMeta):
         """A new session, attached to no stream, with a copy of another's state and position."""
 
 def add_GatestreamServicer_to_server(servicer: GatestreamServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ModelControlStub:
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ModelControlAsyncStub: ...
+    ListModels: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.ListModelsRequest, _gatestream_pb2.ListModelsResponse]
+    """What is served, and what stands under --models."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.LoadModelRequest, _gatestream_pb2.LoadModelResponse]
+    """Returns when it is READY, or when it failed: FAILED_PRECONDITION, with the reason. Of one that is READY already and
+    whose file has changed, the new file takes its place.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.UnloadModelRequest, _gatestream_pb2.UnloadModelResponse]
+    """Returns at once. Its sessions may go on until they end, or until the deadline; then they are closed (DRAINED)."""
+    MigrateSessions: _grpc.UnaryUnaryMultiCallable[_gatestream_pb2.MigrateSessionsRequest, _gatestream_pb2.MigrateSessionsResponse]
+    """Move sessions to another version of the same weights and the same columns, each in its turn: their states and
+    positions move bit for bit, and their streams need not notice.
+    """
+
+@_typing.type_check_only
+class ModelControlAsyncStub(ModelControlStub):
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListModels: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.ListModelsRequest, _gatestream_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """What is served, and what stands under --models."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.LoadModelRequest, _gatestream_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Returns when it is READY, or when it failed: FAILED_PRECONDITION, with the reason. Of one that is READY already and
+    whose file has changed, the new file takes its place.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.UnloadModelRequest, _gatestream_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Returns at once. Its sessions may go on until they end, or until the deadline; then they are closed (DRAINED)."""
+    MigrateSessions: _aio.UnaryUnaryMultiCallable[_gatestream_pb2.MigrateSessionsRequest, _gatestream_pb2.MigrateSessionsResponse]  # type: ignore[assignment]
+    """Move sessions to another version of the same weights and the same columns, each in its turn: their states and
+    positions move bit for bit, and their streams need not notice.
+    """
+
+class ModelControlServicer(metaclass=_abc_1.ABCMeta):
+    """Which models are served, in which versions. Where the server has tokens, only an admin's are taken; without
+    --model-control all but ListModels is refused. A model stands under the server's --models, as NAME/VERSION/model.onnx:
+    no file and no path comes from a caller. With several workers each call is for all of them.
+    """
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _gatestream_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gatestream_pb2.ListModelsResponse, _abc.Awaitable[_gatestream_pb2.ListModelsResponse]]:
+        """What is served, and what stands under --models."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _gatestream_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gatestream_pb2.LoadModelResponse, _abc.Awaitable[_gatestream_pb2.LoadModelResponse]]:
+        """Returns when it is READY, or when it failed: FAILED_PRECONDITION, with the reason. Of one that is READY already and
+        whose file has changed, the new file takes its place.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _gatestream_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gatestream_pb2.UnloadModelResponse, _abc.Awaitable[_gatestream_pb2.UnloadModelResponse]]:
+        """Returns at once. Its sessions may go on until they end, or until the deadline; then they are closed (DRAINED)."""
+
+    @_abc_1.abstractmethod
+    def MigrateSessions(
+        self,
+        request: _gatestream_pb2.MigrateSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gatestream_pb2.MigrateSessionsResponse, _abc.Awaitable[_gatestream_pb2.MigrateSessionsResponse]]:
+        """Move sessions to another version of the same weights and the same columns, each in its turn: their states and
+        positions move bit for bit, and their streams need not notice.
+        """
+
+def add_ModelControlServicer_to_server(servicer: ModelControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,24 +12,36 @@ from hypothesis import strategies as st
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
-from gatestream.server.core.catalog import Catalog, ModelState
+from gatestream.server.core.admission import Caller
+from gatestream.server.core.catalog import Catalog
 from gatestream.server.errors import InvalidRequest
+from gatestream.server.sequence_ids import sequence_session
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
 from tests.support.in_process import serving_here
 from tests.support.lstm import Lstm
 from tests.support.open_inference import request
 
-LIMITS = Limits(sessions=4, chunk_length=6)
+LIMITS = Limits(sessions=8, chunk_length=6)
+TENANT = "tenant"
+SEQUENCES = 1, 2, 3, 5, "a", "b"
 
 
 @pytest.fixture
 async def catalog(accumulator_path: Path) -> AsyncIterator[Catalog]:
+    """A model of which these sequences have begun: only those that are there are recognised."""
     async with serving_here(accumulator_path, limits=LIMITS) as served:
+        for each in SEQUENCES:
+            begin(served, each)
         yield served
 
 
+def begin(catalog: Catalog, sequence: int | str) -> int:
+    holder = Caller(catalog.accounts.of(TENANT))
+    return catalog.find("").lifecycle.sequence(holder, TENANT, sequence_session(sequence), start=True)
+
+
 def codec(catalog: Catalog) -> InferenceCodec:
-    return InferenceCodec(catalog, LIMITS, streamed=True)
+    return InferenceCodec(catalog, LIMITS, TENANT, streamed=True)
 
 
 def asked_by(decoder: InferenceCodec, data: bytes) -> tuple[Request, list[bytes]]:
@@ -94,13 +106,16 @@ async def test_others_are_not(catalog: Catalog, fields: dict[str, Any]) -> None:
     assert len({id(each) for each, _ in some}) == 3
 
 
-async def test_a_model_that_was_unloaded_is_not_recognised(catalog: Catalog) -> None:
+async def test_a_sequence_that_has_ended_is_not_recognised(catalog: Catalog) -> None:
     decoder = codec(catalog)
     message = request([[1, 1]], 5).SerializeToString()
     known = [asked_by(decoder, message)[0] for _ in range(3)]
     assert known[1] is known[2]
-    catalog.find("").state = ModelState.UNLOADED
+    await catalog.find("").lifecycle.close_by_id(TENANT, sequence_session(5))
     assert asked_by(decoder, message)[0] is not known[1]
+    begin(catalog, 5)
+    again = [asked_by(decoder, message)[0] for _ in range(2)]
+    assert again[0] is again[1]
 
 
 async def test_what_is_wrong_has_the_id_of_its_request(catalog: Catalog) -> None:
@@ -127,7 +142,7 @@ async def test_answers_are_what_protobuf_reads(tmp_path: Path, streamed: bool) -
         asked.raw_input_contents.append(bytes(36))
         # In another order than the model's.
         asked.outputs.extend(oip.ModelInferRequest.InferRequestedOutputTensor(name=item.name) for item in shown[::-1])
-        decoder = InferenceCodec(catalog, LIMITS, streamed=streamed)
+        decoder = InferenceCodec(catalog, LIMITS, TENANT, streamed=streamed)
         known = asked_by(decoder, asked.SerializeToString())[0]
         cut = [len(column) // 3 for column in columns]
         parts = [

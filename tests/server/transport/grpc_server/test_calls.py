@@ -8,26 +8,34 @@ from typing import Any, get_type_hints
 import pytest
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
-from gatestream.server.config import Limits
+from gatestream.server.config import Limits, ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog
+from gatestream.server.loader import Loader
+from gatestream.server.repository.repository import Repository
 from gatestream.server.telemetry import ServerStats
-from gatestream.server.transport import native_calls, oip_calls
+from gatestream.server.transport import model_calls, native_calls, oip_calls
 from gatestream.server.transport.auth import CALLER, Tenants
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.calls import Calls
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
 from gatestream.server.transport.grpc_server.health import Health
 from gatestream.server.transport.grpc_server.reflection import reflection
+from gatestream.server.transport.model_calls import GuardedControl
 
 MODELS = Catalog(Accounts(Limits()))
+CONFIG = ServerConfig(artifacts=(Path("none.onnx"),))
+CONTROL = GuardedControl(
+    Repository(CONFIG, MODELS, Loader(MODELS, CONFIG, asyncio.ensure_future), None, asyncio.ensure_future), allowed=True
+)
 
 
 def service(name: str) -> ServiceDefinition:
     streams = Streams(MODELS, Limits(), Tenants(None))
     offered = [
         native_calls.Service(MODELS, Limits(), streams).definition(),
-        oip_calls.OpenInferenceService(MODELS, Limits(), streams).definition(),
+        model_calls.ModelControlService(CONTROL).definition(),
+        oip_calls.OpenInferenceService(MODELS, Limits(), streams, CONTROL).definition(),
         Health().definition(),
     ]
     found = {item.descriptor.name: item for item in [*offered, reflection(offered)]}
@@ -38,7 +46,7 @@ def handlers(definition: ServiceDefinition) -> dict[str, dict[str, Any]]:
     return Calls(Tenants(None), 8, 8, 8, ServerStats()).handlers([definition])
 
 
-@pytest.mark.parametrize("name", ["Gatestream", "GRPCInferenceService"])
+@pytest.mark.parametrize("name", ["Gatestream", "ModelControl", "GRPCInferenceService"])
 def test_every_method_of_a_proto_is_done(name: str) -> None:
     definition = service(name)
     (methods,) = handlers(definition).values()
@@ -49,7 +57,7 @@ def test_every_method_of_a_proto_is_done(name: str) -> None:
     assert all(handler.request_deserializer is None for handler in methods.values()), "gRPC hands bytes over"
 
 
-@pytest.mark.parametrize("name", ["Gatestream", "GRPCInferenceService"])
+@pytest.mark.parametrize("name", ["Gatestream", "ModelControl", "GRPCInferenceService"])
 def test_a_method_takes_and_gives_the_messages_of_its_proto(name: str) -> None:
     definition = service(name)
     for method in definition.descriptor.methods:

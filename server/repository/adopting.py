@@ -1,0 +1,141 @@
+"""Files that are no artifacts yet: what is made of them, in a process of its own, with bounds on time and memory."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import resource
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from gatestream.files.marks import is_made_here
+from gatestream.server.config import ServerConfig
+from gatestream.server.errors import ArtifactError, cut
+from gatestream.server.repository.folder import Place
+
+_LONGEST: Final = 1000
+_MOST_SAID: Final = 2**16
+
+_log = structlog.get_logger(__name__)
+
+
+class Adopting:
+    """Makes artifacts of files that others made.
+
+    Args:
+        config: of the server.
+        cache: where what was made is kept; the processes of a server share it.
+    """
+
+    def __init__(self, config: ServerConfig, cache: Path):
+        self._seconds = config.adopt_seconds
+        self._bytes = config.adopt_mib * 2**20
+        self._cache = cache
+
+    async def artifact(self, place: Place) -> Path:
+        """The artifact of a version of a model: its file, or what is made of it.
+
+        Raises:
+            ArtifactError: none can be made; why, in one line.
+        """
+        try:
+            if await asyncio.to_thread(is_made_here, place.path, "artifact"):
+                return place.path
+            return await self._adopted(place)
+        except OSError as error:
+            raise ArtifactError(f"{place.path}: cannot be adopted: {error.strerror or error}") from error
+
+    async def _adopted(self, place: Place) -> Path:
+        flags = [f"--name={place.name}", f"--model-version={place.version}", *place.config.flags()]
+        digest = await asyncio.to_thread(_digest, place.path, flags)
+        made = self._cache / f"{digest}.onnx"
+        # One process makes it, and the others wait for it.
+        with contextlib.closing(await asyncio.to_thread(_Lock, self._cache / f"{digest}.lock")):
+            if not made.exists():
+                part = self._cache / f"{digest}.part.onnx"
+                try:
+                    await self._adopt(place, part, flags)
+                    part.replace(made)
+                finally:
+                    part.unlink(missing_ok=True)
+        return made
+
+    async def _adopt(self, place: Place, output: Path, flags: list[str]) -> None:
+        _log.info("adopting", model=place.name, version=place.version, flags=flags)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gatestream.cli", "adopt", str(place.path), "-o", str(output), "--force", *flags),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+            # It imports from where this one did, and not from the folder that this one happens to be in.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
+            start_new_session=True,
+        )
+        assert process.stderr is not None, "it was asked for"
+        try:
+            with contextlib.suppress(ProcessLookupError):  # It has ended.
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (self._bytes, self._bytes))
+            async with asyncio.timeout(self._seconds):
+                said = await _read(process.stderr)
+                status = await process.wait()
+        except TimeoutError:
+            raise ArtifactError(
+                f"{place.path}: was not adopted within {self._seconds:g} s (--adopt-seconds); adopt it beforehand: "
+                "gatestream adopt"
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # With what it has started itself.
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if status:
+            lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+            why = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
+            how = f"killed by signal {-status}" if status < 0 else f"status {status}"
+            limit = (
+                f" (memory is bounded by --adopt-mib, {self._bytes >> 20} MiB)"
+                if "MemoryError" in why or status < 0
+                else ""
+            )
+            raise ArtifactError(f"{place.path}: gatestream adopt: {cut(why, _LONGEST)}, {how}{limit}")
+
+
+class _Lock:
+    """A file that one process has locked at a time; waits for it. Closed it is given back."""
+
+    def __init__(self, path: Path):
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Let another have it."""
+        os.close(self._file)
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    """The end of all that comes."""
+    said = b""
+    while part := await stream.read(_MOST_SAID):
+        said = (said + part)[-_MOST_SAID:]
+    return said
+
+
+def _digest(path: Path, flags: list[str]) -> str:
+    """Of all files that a model may be made of, and of how: of its folder, since weights may lie beside it."""
+    digest = hashlib.sha256("\0".join([path.name, *flags]).encode())
+    for file in _files(path.parent):
+        digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while part := opened.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_file())
