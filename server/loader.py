@@ -133,9 +133,10 @@ class Loader:
         model.drain(f"{which} is being unloaded")
         sessions = model.engine.sessions
         _log.info("unloading", model=name, version=version, sessions=len(sessions), deadline_s=seconds)
-        while len(sessions) and time.monotonic() < self._until[model]:  # noqa: ASYNC110 - they end in many places
+        # With those that only wait for what they have accepted.
+        while sessions.taken and time.monotonic() < self._until[model]:  # noqa: ASYNC110 - they end in many places
             await asyncio.sleep(_LOOK_SECONDS)
-        ended = len(sessions)
+        ended = sessions.taken
         await model.lifecycle.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)

@@ -33,7 +33,7 @@ from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
 from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import OutOfStep, Reason, StepFailed
+from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
 from gatestream.server.telemetry import ModelStats, RunStats
 
 _ANSWER_BYTES: Final = 2 * 2**20
@@ -103,9 +103,9 @@ class Engine:
         self.admission = Admission(layout, limits)
         self.stats = ModelStats()
         self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
-        # Besides the rows admitted, a session can have its close queued, and an entry that was dropped while ready,
-        # and its coming back.
-        entries = limits.rows + (3 if parked else 2) * capacity
+        # Besides the rows admitted, a session can have its close queued, or its move to another version, and an entry
+        # that was dropped while ready, and its coming back, or from another version.
+        entries = limits.rows + 3 * capacity
         # A graph that is not told how long its rows are takes all of a run to be of one length.
         self._even = not layout.length
         self._scheduler = Scheduler(capacity, entries, self._limits, even=self._even)
@@ -512,6 +512,18 @@ class Engine:
         else:
             # A running tick will still write its members' rows: nobody else may have them before.
             self._leaving.append(sessions)
+
+    def refuse_behind(self, session: int, why: Refused) -> None:
+        """Refuse the steps that stand in a session's queue behind the control that has its turn."""
+        self._take_in()
+        first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
+        self._answers.done(first.item, 1)
+        self._answers.refuse(behind, lambda _: why, keep_musts=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way: no row of state is to be touched."""
+        return self._running
 
     def at_rest(self, session: int) -> bool:
         """Whether a session has nothing queued and no tick runs: what a control would do can be done now."""

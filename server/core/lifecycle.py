@@ -114,8 +114,6 @@ class Lifecycle:
             InvalidRequest, NotFound, AlreadyExists, Elsewhere, OutOfStep, Exhausted, Draining: nothing has changed.
         """
         engine, table = self._engine, self._table
-        if self.closed_for:
-            raise Draining(f"{self.closed_for}; open the session on another server")
         if reply_mask & GATES and not engine.layout.gates:
             raise InvalidRequest(
                 f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
@@ -129,6 +127,8 @@ class Lifecycle:
         elif resume and session_id:
             session = table.get(tenant, session_id)
         if session is None:
+            if self.closed_for:
+                raise Draining(f"{self.closed_for}; open the session on another server")
             session = self._create(tenant, session_id, self._constants.complete(given))
             table.attach(session, owner, handle)
             tell(owner, owner.opened, handle, table.session_id(session), 0, True)
@@ -317,6 +317,26 @@ class Lifecycle:
             self._looked = now
         self._end(sessions[:_ROOM], CloseReason.IDLE)
         return len(sessions) > 0
+
+    # ---- When a session is moved to another version of the model ------------------------------
+
+    def pass_lease(self, session: int, other: "Lifecycle", twin: int) -> None:
+        """Let a session that takes the place of this one have its lease: the two have the same name.
+
+        Args:
+            session: of these.
+            other: the life cycle of the one that takes its place.
+            twin: that one.
+        """
+        other._leased[twin], self._leased[session] = self._leased[session], 0
+
+    def end(self, sessions: Ints, reason: CloseReason) -> None:
+        """End sessions now; what is queued is answered as not taken, and the owners hear `closed`."""
+        self._end(sessions, reason)
+
+    def caller(self, tenant: str) -> Caller:
+        """Who asks for something in a tenant's name."""
+        return Caller(self._accounts.of(tenant))
 
     # ---- By name ------------------------------------------------------------------------------
 

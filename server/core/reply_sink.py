@@ -45,6 +45,15 @@ class ReplySink(Holder, Protocol):
     def lost(self, handle: int) -> None:
         """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""
 
+    def moved(self, handles: Ints, model: int, sessions: Ints) -> None:
+        """Sessions of this owner's have been moved to another version of their model.
+
+        Args:
+            handles: [sessions], what it calls them, as before.
+            model: the number of that version.
+            sessions: their numbers there.
+        """
+
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `results`, for the one entry of a message."""
 

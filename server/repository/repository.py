@@ -11,6 +11,7 @@ import structlog
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Catalog, Model, ModelState
+from gatestream.server.core.migration import migrate, obstacle
 from gatestream.server.core.model_control import ModelStatus
 from gatestream.server.errors import Draining, ModelsFixed, NotFound, NotLoaded, Reason, ServerError, cut
 from gatestream.server.loader import Loader
@@ -199,7 +200,27 @@ class Repository:
 
     async def migrate(self, name: str, before: str = "", after: str = "") -> int:
         """As `ModelControl`."""
-        raise NotLoaded("sessions cannot be moved yet")
+        target = self._catalog.find(name, after)
+        where = f"version {target.version!r} of model {target.name!r}"
+        if target.state is not ModelState.READY:
+            raise NotLoaded(f"{where} takes no sessions: it is {target.state.value}")
+        others = [model for model in self._catalog.versions(name) if model is not target]
+        if before:
+            others = [model for model in others if model.version == before]
+            if not others and before != target.version:
+                # There is none, and this says so.
+                self._catalog.find(name, before)
+        obstacles = {model: obstacle(model.layout, target.layout) for model in others}
+        fitting = [model for model, why in obstacles.items() if not why]
+        if not fitting:
+            for model, why in obstacles.items():
+                if before or model.engine.sessions.taken:
+                    raise NotLoaded(f"sessions of version {model.version!r} mean nothing to {where}: {why}")
+        moved = 0
+        for model in fitting:
+            moved += await migrate(model, target)
+        _log.info("sessions moved", model=target.name, to=target.version, sessions=moved)
+        return moved
 
     # ---- When files change --------------------------------------------------------------------
 

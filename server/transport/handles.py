@@ -75,6 +75,11 @@ class Handles:
         self._session[handles] = session
         self.generation += 1
 
+    def move(self, handles: Ints, model: int, sessions: Ints) -> None:
+        """Have handles stand for sessions of another model."""
+        self._model[handles] = model
+        self.mark(handles, sessions)
+
     def sessions(self, handles: Ints) -> Ints:
         """The sessions of many handles, negative where there is none that takes steps."""
         known = handles < len(self._session)

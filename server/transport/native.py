@@ -117,6 +117,8 @@ class ClientStream:
     def _open(self, asked: Open) -> None:
         handle = asked.handle
         try:
+            if self._models.draining:
+                raise Draining("the server is about to stop; open the session on another server")
             if handle >= self._limits.sessions_per_stream:
                 raise InvalidRequest(
                     f"open.handle is {handle}; expected less than {self._limits.sessions_per_stream}, "
@@ -299,6 +301,10 @@ class ClientStream:
     def lost(self, handle: int) -> None:
         """As `ReplySink`."""
         self._handles.mark(handle, LEAVING)
+
+    def moved(self, handles: Ints, model: int, sessions: Ints) -> None:
+        """As `ReplySink`: the client need not know."""
+        self._handles.move(handles, model, sessions)
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `ReplySink`."""

@@ -39,9 +39,6 @@ def metadata(model: Model, versions: Sequence[str]) -> oip.ModelMetadataResponse
         versions: of it, that are ready.
     """
 
-    Constants are inputs without time, which the first request of a sequence brings.
-    """
-
     def tensor(item: Column, *ahead: int) -> oip.ModelMetadataResponse.TensorMetadata:
         return oip.ModelMetadataResponse.TensorMetadata(
             name=item.name, datatype=DATATYPES[item.dtype], shape=[*(ahead or (_BATCH, _TIME)), *item.shape]

@@ -136,7 +136,7 @@ async def test_nothing_of_it_is_kept(made: Callable[[str], Path]) -> None:
 
 async def test_a_name_is_taken_once(made: Callable[[str], Path], tmp_path: Path) -> None:
     async with serving(made("first")) as (catalog, loader):
-        with pytest.raises(ConfigError, match="a second model named 'first' was to be loaded"):
+        with pytest.raises(ConfigError, match="a second model named 'first' of version '1' was to be loaded"):
             await loader.load(made("first"))
         twice = await asyncio.gather(loader.load(made("second")), loader.load(made("second")), return_exceptions=True)
         assert sorted(type(each).__name__ for each in twice) == ["ConfigError", "Model"]

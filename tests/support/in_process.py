@@ -12,7 +12,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig, TickLimits
 from gatestream.server.core.accounts import Accounts
-from gatestream.server.core.catalog import Catalog, build
+from gatestream.server.core.catalog import Catalog, ModelState, build
 from gatestream.server.transport.native import ClientStream
 
 
@@ -27,7 +27,9 @@ async def serving_here(
     catalog = Catalog(Accounts(limits), straight=straight)
     for path in paths:
         artifact = Artifact.load(path)
-        catalog.add(build(artifact, catalog.reserve(artifact.spec.name), config, catalog.accounts))
+        model = build(artifact, catalog.reserve(artifact.spec.name, artifact.spec.version), config, catalog.accounts)
+        model.state = ModelState.READY
+        catalog.add(model)
     tasks = [asyncio.create_task(model.engine.run()) for model in catalog]
     try:
         yield catalog

@@ -1,0 +1,227 @@
+"""Moving sessions from one version of a model to another, each in its turn, while their owners go on.
+
+From the moment of the move an owner's handle stands for a new session of the other version, the twin, in whose queue a
+control waits first. The old session takes what it had accepted, in order; behind that stands a control that hands its
+state and its position to the twin, whose queue then goes on.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import structlog
+
+from gatestream.protos.layout import ModelLayout
+from gatestream.server.arrays import Array, Ints
+from gatestream.server.core.batches import GATES
+from gatestream.server.core.catalog import Model
+from gatestream.server.core.controls import Then
+from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
+from gatestream.server.core.transitions import Phase
+from gatestream.server.errors import NotLoaded, OutOfStep, Reason, Refused
+
+_log = structlog.get_logger(__name__)
+
+# Of sessions that no stream holds, so many are moved before the loop has its next turn.
+_PIECE: Final = 32
+
+
+class _State(NamedTuple):
+    """What a session hands to its twin: a row of each state, [1, *shape], and how many steps it has consumed."""
+
+    rows: list[Array]
+    position: int
+
+
+def obstacle(before: ModelLayout, after: ModelLayout) -> str:
+    """Why a state of one model means nothing to another; empty: it is a state of that too."""
+    if before.fingerprint != after.fingerprint:
+        return f"its weights are others ({before.fingerprint[:16]}, and not {after.fingerprint[:16]})"
+    mine, others = ([(each.name, each.dtype, each.shape, each.role) for each in a.states] for a in (before, after))
+    if mine != others:
+        return f"its states are others ({_names(before.states)}, and not {_names(after.states)})"
+    for what, columns in (
+        ("inputs", (before.inputs, after.inputs)),
+        ("outputs", (before.outputs, after.outputs)),
+    ):
+        a, b = columns
+        if a != b:
+            return f"its {what} are others ({_names(a)}, and not {_names(b)})"
+    return ""
+
+
+async def migrate(before: Model, after: Model) -> int:
+    """Move all sessions from one version of a model to another. All those of a stream are moved at once.
+
+    Args:
+        before: the version that they are on.
+        after: the version that they go to, of which there is no `obstacle`.
+
+    Returns:
+        How many were moved. Sessions that are opened meanwhile are among them.
+
+    Raises:
+        NotLoaded: a session asks for gates that the other version does not show, or there is no room for all.
+    """
+    moved = 0
+    while len(sessions := _movable(before)):
+        _check(before, after, sessions)
+        owner: ReplySink | None = before.engine.sessions.owner[sessions[0]]
+        owners = before.engine.sessions.owner[sessions]
+        mine = sessions[np.array([each is owner for each in owners])]
+        if owner is None:
+            mine = mine[:_PIECE]
+        moved += _move_all(before, after, mine, owner)
+        await asyncio.sleep(0)
+    return moved
+
+
+def _movable(model: Model) -> Ints:
+    """Those that have a slot and are not about to end. One whose state is in a store stays where it is."""
+    phase = model.engine.sessions.phase
+    return np.flatnonzero((phase == Phase.RESIDENT) | (phase == Phase.DETACHED))
+
+
+def _check(before: Model, after: Model, sessions: Ints) -> None:
+    with_gates = int(np.count_nonzero(before.engine.reply_mask[sessions] & GATES))
+    if with_gates and before.layout.gates != after.layout.gates:
+        raise NotLoaded(
+            f"{with_gates} sessions on version {before.version!r} ask for gates, which version {after.version!r} does "
+            "not show in the same form; export that with --form gates"
+        )
+    room = len(after.engine.sessions.phase) - after.engine.sessions.taken
+    if len(sessions) > room:
+        raise NotLoaded(
+            f"version {after.version!r} has room for {room} sessions more, and {len(sessions)} are on version "
+            f"{before.version!r}; raise --sessions"
+        )
+
+
+def _move_all(before: Model, after: Model, sessions: Ints, owner: ReplySink | None) -> int:
+    """Move sessions of one owner; how many were moved."""
+    handles = before.engine.sessions.handle[sessions]
+    twins = []
+    for session in sessions.tolist():
+        try:
+            twins.append(_Move(before, after, session).begin())
+        except Refused as error:
+            # Those of a tenant that has as many as it may stay where they are, and all behind them.
+            if owner is not None and twins:
+                _tell_moved(owner, handles[: len(twins)], after.number, np.array(twins))
+            raise NotLoaded(f"not all sessions could be moved from version {before.version!r}: {error}") from error
+    if owner is not None:
+        _tell_moved(owner, handles, after.number, np.array(twins))
+    return len(twins)
+
+
+def _tell_moved(owner: ReplySink, handles: Ints, number: int, twins: Ints) -> None:
+    tell(owner, owner.moved, handles, number, twins)
+
+
+class _Move:
+    """One session's move.
+
+    Args:
+        before: the version that it is on.
+        after: the version that it goes to.
+        session: of the former.
+    """
+
+    def __init__(self, before: Model, after: Model, session: int):
+        self._before = before
+        self._after = after
+        self._session = session
+        self._twin = -1
+        # What the twin waits for; None: the session has ended.
+        self._state: asyncio.Future[_State | None] = asyncio.get_running_loop().create_future()
+        self._expected = 0
+        self._closed = OutOfStep("the session was closed while it was moved to another version", Reason.SESSION_CLOSED)
+
+    def begin(self) -> int:
+        """Have the twin take its place; the twin.
+
+        Raises:
+            Exhausted: there is no room for it.
+        """
+        engine, session = self._before.engine, self._session
+        table = engine.sessions
+        tenant, owner = table.tenant(session), table.owner[session]
+        holder: Holder = self._before.lifecycle.caller(tenant) if owner is None else owner
+        self._make_twin(tenant, owner)
+        if engine.at_rest(session):
+            self._hand_over(None, np.array([session]), np.array([session]))
+        else:
+            engine.control(np.array([session]), self._hand_over, self._lost, holder=holder, must=True, unlimited=True)
+        # By now all that has come for it is accepted, or refused.
+        twins, twin = self._after.engine.sessions, self._twin
+        self._expected = twins.accepted[twin] = int(table.accepted[session])
+        twins.position[twin] = table.position[session]
+        state = self._state.result() if self._state.done() else None
+        if state is not None and not self._after.engine.running:
+            self._take(state)
+        else:
+            self._after.engine.wait_for(twin, self._wait, self._ended, holder, must=True)
+        return twin
+
+    def _make_twin(self, tenant: str, owner: ReplySink | None) -> None:
+        old, new, session = self._before.engine.sessions, self._after.engine.sessions, self._session
+        session_id = old.session_id(session)
+        twin = self._twin = new.create(tenant, session_id, float(old.answered_at[session]))
+        if owner is None:
+            new.detach(twin)
+            new.sequence[twin] = old.sequence[session]
+        else:
+            new.attach(twin, owner, int(old.handle[session]))
+        self._after.engine.reply_mask[twin] = self._before.engine.reply_mask[session]
+        self._before.lifecycle.pass_lease(session, self._after.lifecycle, twin)
+        old.leave(np.array([session]))
+        # It tells nobody any more that it ends.
+        old.owner[session] = None
+
+    # ---- The old session ----------------------------------------------------------------------
+
+    def _hand_over(self, _owner: ReplySink | None, _sessions: Ints, _handles: Ints) -> None:
+        """Its turn has come: all that it accepted is done."""
+        engine, session = self._before.engine, self._session
+        table = engine.sessions
+        self._state.set_result(_State(engine.rows.read(int(table.slot[session])), int(table.position[session])))
+        engine.remove(np.array([session]))
+
+    def _lost(self, _error: Refused, *_: Any) -> None:
+        """It has ended before its turn."""
+        if not self._state.done():
+            self._state.set_result(None)
+
+    # ---- The twin -----------------------------------------------------------------------------
+
+    async def _wait(self) -> Then:
+        state = await self._state
+        if state is None:
+            raise self._closed
+        return lambda: self._take(state)
+
+    def _take(self, state: _State) -> None:
+        engine, twin = self._after.engine, self._twin
+        try:
+            engine.rows.write(int(engine.sessions.slot[twin]), state.rows)
+        except Exception:
+            _log.exception("a session could not be moved", model=engine.layout.name)
+            self._after.lifecycle.end(np.array([twin]), CloseReason.ADMINISTERED)
+            return
+        engine.sessions.position[twin] = state.position
+        if state.position != self._expected:
+            failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
+            engine.refuse_behind(twin, failed)
+
+    def _ended(self, error: Refused, *_: Any) -> None:
+        """What the twin waited for will not come, or it has ended itself."""
+        if error is self._closed:
+            self._after.lifecycle.end(np.array([self._twin]), CloseReason.ADMINISTERED)
+        elif not self._state.done():
+            self._state.set_result(None)
+            self._before.engine.remove(np.array([self._session]))
+
+
+def _names(columns: Sequence[Any]) -> str:
+    return ", ".join(f"{each.name} {each.dtype} {list(each.shape)}" for each in columns)

@@ -1,0 +1,256 @@
+"""Sessions that are moved to another version of their model while they are stepped, against plain sums."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.server.config import Limits, TickLimits
+from gatestream.server.core.catalog import Catalog
+from gatestream.server.core.migration import migrate, obstacle
+from gatestream.server.errors import NotLoaded
+from gatestream.server.transport.oip import InferenceStream
+from tests.support.artifacts import POISON, accumulator
+from tests.support.in_process import Client, serving_here
+from tests.support.lstm import Lstm
+from tests.support.open_inference import request
+
+LIMITS = Limits(sessions=16)
+# A chunk takes as many runs as it has steps: what is sent stands in the queues.
+TICK = TickLimits(steps=1)
+
+
+@asynccontextmanager
+async def versions(folder: Path, **settings: Any) -> AsyncIterator[Catalog]:
+    """Two versions of one model; a new session of each begins at another number."""
+    paths = [
+        accumulator(folder / f"{k}.onnx", name="m", version=str(k), initial=1000.0 * k)
+        for k in (1, 2)
+        if not (folder / f"{k}.onnx").exists()
+    ] or [folder / f"{k}.onnx" for k in (1, 2)]
+    async with serving_here(*paths, limits=LIMITS, tick=TICK, **settings) as catalog:
+        yield catalog
+
+
+async def moved(catalog: Catalog, before: str = "1", after: str = "2") -> int:
+    return await migrate(catalog.find("m", before), catalog.find("m", after))
+
+
+async def sums(client: Client, steps: int) -> list[float]:
+    """The first numbers of so many results, each of which follows the one before."""
+    found: list[float] = []
+    while len(found) < steps:
+        answer = await client.hear()
+        assert answer.HasField("results"), answer
+        found += np.frombuffer(answer.results.output[0], "<f4").reshape(-1, 2)[:, 0].tolist()
+    return found
+
+
+@pytest.mark.parametrize("straight", [False, True])
+async def test_a_stream_goes_on_where_it_was(tmp_path: Path, straight: bool) -> None:
+    async with versions(tmp_path, straight=straight) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1", session_id="mine")
+        client.send(0, 1.0, length=40)
+        moving = asyncio.ensure_future(moved(catalog))
+        await asyncio.sleep(0)
+        assert not catalog.find("m", "1").engine.sessions.get("tenant", "mine")
+        client.send(0, 2.0, length=30)
+        client.say(reset=pb.Reset(handle=[0]))
+        client.send(0, 3.0, length=2)
+        assert await sums(client, 70) == [*range(1001, 1041), *range(1042, 1101, 2)]
+        assert (await client.hear()).reset_done.position == [70]
+        # It begins anew where the version that it is on begins.
+        assert await sums(client, 2) == [2003, 2006]
+        assert await moving == 1
+        assert catalog.find("m", "1").engine.sessions.taken == 0
+        client.say(close=pb.Close(handle=[0]))
+        closed = (await client.hear()).closed
+        assert (closed.position, closed.reason) == ([72], pb.CLOSE_REASON_REQUESTED)
+
+
+async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        for handle in range(4):
+            await client.open(handle, version="1")
+        moving, turns = asyncio.ensure_future(asyncio.sleep(0)), 30
+        for turn in range(turns):
+            # One packed message for all of them: refused if its sessions were of unlike models.
+            x = np.full((8, 2), 1 + turn, "<f4").tobytes()
+            client.say(steps=pb.Steps(handle=range(4), length=[2] * 4, input=[x]))
+            if turn == 10:
+                moving = asyncio.ensure_future(moved(catalog))
+            await asyncio.sleep(0)
+        seen = [0.0] * 4
+        expected = 1000 + 2 * sum(range(1, turns + 1))
+        while not all(each == expected for each in seen):
+            answer = await client.hear()
+            assert answer.HasField("results"), answer
+            rows = np.frombuffer(answer.results.output[0], "<f4").reshape(-1, 2)[:, 0]
+            ends = np.cumsum(list(answer.results.length) or [1] * len(answer.results.handle))
+            for handle, end in zip(answer.results.handle, ends, strict=True):
+                assert rows[end - 1] > seen[handle]
+                seen[handle] = rows[end - 1]
+        assert await moving == 4
+
+
+async def test_what_stands_behind_a_failed_step_is_refused(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1")
+        client.send(0, 1.0, length=5)
+        client.send(0, POISON)
+        moving = asyncio.ensure_future(moved(catalog))
+        await asyncio.sleep(0)
+        client.send(0, 2.0, length=3)
+        client.say(reset=pb.Reset(handle=[0]))
+        assert await sums(client, 5) == [1001, 1002, 1003, 1004, 1005]
+        failed, behind, reset = [(await client.hear()).error for _ in range(3)]
+        assert (failed.reason, failed.first, failed.position) == (pb.REASON_STEP_FAILED, [5], [5])
+        assert (behind.reason, behind.length, behind.position) == (pb.REASON_PRECEDING_FAILED, [3], [5])
+        assert (reset.reason, reset.position) == (pb.REASON_PRECEDING_FAILED, [5])
+        assert await moving == 1
+        assert await client.step(0, 1.0) == 1006
+        assert catalog.find("m", "2").engine.sessions.taken == 1
+
+
+@pytest.mark.parametrize("when", ["disconnect", "close", "administered"])
+async def test_it_may_end_while_it_is_moved(tmp_path: Path, when: str) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1", session_id="mine")
+        client.send(0, 1.0, length=20)
+        old = catalog.find("m", "1")
+        # Asked of the version that it is still on.
+        closing = asyncio.ensure_future(old.lifecycle.close_by_id("tenant", "mine")) if when == "administered" else None
+        await asyncio.sleep(0)
+        moving = asyncio.ensure_future(moved(catalog))
+        await asyncio.sleep(0)
+        if when == "disconnect":
+            client.stream.disconnect()
+        elif when == "close":
+            client.say(close=pb.Close(handle=[0]))
+            assert await sums(client, 20) == list(range(1001, 1021))
+            assert (await client.hear()).closed.position == [20]
+        else:
+            assert closing is not None
+            assert await sums(client, 20) == list(range(1001, 1021))
+            assert await closing == 20
+            assert (await client.hear()).closed.reason == pb.CLOSE_REASON_ADMINISTERED
+        await moving
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [model.engine.sessions.taken for model in catalog] == [0, 0]
+        assert [model.engine.admission.rows for model in catalog] == [0, 0]
+        assert not catalog.has("mine", "tenant", "m")
+        assert (await Client(catalog, LIMITS).open(0, session_id="mine")).opened.created
+
+
+async def test_a_sequence_of_the_other_door_is_moved_too(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        stream = InferenceStream(catalog, LIMITS, "tenant")
+
+        async def ask(value: float, version: str = "", **fields: Any) -> tuple[float, str]:
+            asked = request([[value, 0]], "a", **fields)
+            asked.model_name, asked.model_version = "m", version
+            stream.receive(asked.SerializeToString())
+            item = await stream.send_queue.take()
+            assert item is not None
+            stream.rows -= item[1]
+            answer = oip.ModelStreamInferResponse.FromString(bytes(item[0]))
+            assert not answer.error_message, answer.error_message
+            found = answer.infer_response
+            return float(np.frombuffer(found.raw_output_contents[0], "<f4")[0]), found.model_version
+
+        assert await ask(1, version="1", start=True) == (1001, "1")
+        assert [await ask(1) for _ in range(3)] == [(1002, "1"), (1003, "1"), (1004, "1")]
+        assert await moved(catalog) == 1
+        assert [await ask(1) for _ in range(3)] == [(1005, "2"), (1006, "2"), (1007, "2")]
+        assert await moved(catalog, "2", "1") == 1
+        assert [await ask(1) for _ in range(2)] == [(1008, "1"), (1009, "1")]
+        # It begins again on the newest, and is left on the other.
+        assert await ask(1, start=True) == (2001, "2")
+        assert [model.engine.sessions.taken for model in catalog] == [0, 1]
+        assert await ask(1, end=True) == (2002, "2")
+
+
+async def test_what_does_not_go_with_it_is_refused(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        mine = catalog.find("m", "1").layout
+        other = Lstm.random(features=3, hidden=4)
+        async with serving_here(other.save(tmp_path / "lstm.onnx"), limits=LIMITS) as others:
+            (lstm,) = others
+            assert obstacle(mine, catalog.find("m", "2").layout) == ""
+            assert obstacle(mine, lstm.layout).startswith("its weights are others (")
+            client = Client(others, LIMITS)
+            await client.open(0, gates=True)
+            (model,) = catalog
+            with pytest.raises(NotLoaded, match="1 sessions on version '1' ask for gates, which version"):
+                await migrate(lstm, model)
+
+
+async def test_there_is_to_be_room(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        for handle in range(18):
+            await client.open(handle, version="12"[handle >= 9])
+        with pytest.raises(NotLoaded, match="version '2' has room for 7 sessions more, and 9 are on version '1'"):
+            await moved(catalog)
+        assert [await client.step(handle, 1.0) for handle in (0, 9)] == [1001, 2001]
+
+
+SENT = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(0, 2), st.integers(1, 6)),
+        st.tuples(st.just("reset"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("move"), st.integers(0, 1), st.just(0)),
+        st.tuples(st.just("turns"), st.integers(1, 6), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SENT)
+async def test_nothing_is_lost_whatever_happens_when(tmp_path: Path, sent: list[tuple[str, int, int]]) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        for handle in range(3):
+            await client.open(handle, version="1")
+        steps, expected, moving = 0, [0] * 3, []
+        for what, which, length in sent:
+            if what == "send":
+                client.send(which, 1.0, length=length)
+                steps += length
+                expected[which] += length
+            elif what == "reset":
+                client.say(reset=pb.Reset(handle=[which]))
+            elif what == "move":
+                moving.append(asyncio.ensure_future(moved(catalog, *("12", "21")[which])))
+            else:
+                for _ in range(which):
+                    await asyncio.sleep(0)
+        client.say(close=pb.Close(handle=range(3)))
+        positions = [0] * 3
+        closed: dict[int, int] = {}
+        while len(closed) < 3:
+            answer = await client.hear()
+            assert not answer.HasField("error"), answer
+            if answer.HasField("results"):
+                lengths = list(answer.results.length) or [1] * len(answer.results.handle)
+                for handle, first, length in zip(answer.results.handle, answer.results.first, lengths, strict=True):
+                    assert first == positions[handle]
+                    positions[handle] += length
+            closed |= zip(answer.closed.handle, answer.closed.position, strict=True)
+        assert positions == expected == [closed[handle] for handle in range(3)]
+        await asyncio.gather(*moving)
+        assert [model.engine.sessions.taken for model in catalog] == [0, 0]
