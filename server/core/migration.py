@@ -100,7 +100,7 @@ def _check(before: Model, after: Model, sessions: Ints) -> None:
 
 def _move_all(before: Model, after: Model, sessions: Ints, owner: ReplySink | None) -> int:
     """Move sessions of one owner; how many were moved."""
-    handles = before.engine.sessions.handle[sessions]
+    handles = before.engine.sessions.handle[sessions].astype(np.int64)
     twins = []
     for session in sessions.tolist():
         try:

@@ -1,7 +1,7 @@
 """What can be asked about which models are served, and in which versions."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gatestream.server.core.catalog import ModelState
 
@@ -26,7 +26,7 @@ class ModelStatus:
     error: str = ""
     sessions: int = 0
     fingerprint: str = ""
-    form: int = 0
+    form: Any = 0
 
 
 class ModelControl(Protocol):

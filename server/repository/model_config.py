@@ -1,7 +1,6 @@
 """The config.pbtxt that other servers keep beside a model: what it says that counts here, and what is ignored of it."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from gatestream.protos.inference import model_config_pb2 as config_pb
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.errors import ArtifactError, cut
+from gatestream.server.repository.pbtxt import known_part
 
 FILE: Final = "config.pbtxt"
 MODEL_FILE: Final = "model.onnx"
@@ -24,9 +24,6 @@ _LARGEST: Final = 2**20
 _INITIAL_STATE: Final = "initial_state"
 _PLATFORMS: Final = ("", "onnxruntime_onnx")
 _BACKENDS: Final = ("", "onnxruntime")
-_TOKEN: Final = re.compile(
-    r"""\s+|\#[^\n]*|(?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<word>[\w.+-]+)|.""", re.S
-)
 _TYPES: Final[Mapping[int, np.dtype[Any]]] = {
     number: np.dtype(name)
     for number, name in (
@@ -69,9 +66,8 @@ class ModelConfig:
             ArtifactError: it cannot be read, or says what cannot be done here.
         """
         try:
-            text = read(path, _LARGEST).decode()
-            # Fields that it does not know are passed over; those that it knows have to be right.
-            message = text_format.Parse(text, config_pb.ModelConfig(), allow_unknown_field=True)
+            found = known_part(read(path, _LARGEST).decode(), config_pb.ModelConfig.DESCRIPTOR)
+            message = text_format.Parse(found.text, config_pb.ModelConfig())
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
         except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
@@ -88,7 +84,7 @@ class ModelConfig:
                 f"{path}: default_model_filename is {cut(message.default_model_filename)!r}; expected the name of a "
                 "file in the version's folder"
             )
-        return cls(path, message, tuple(dict.fromkeys(_unknown(text, config_pb.ModelConfig.DESCRIPTOR))))
+        return cls(path, message, found.unknown)
 
     @property
     def file(self) -> str:
@@ -202,43 +198,3 @@ class ModelConfig:
 
 def _becomes(spec: pb.ModelSpec) -> dict[str, str]:
     return {tensor.name: tensor.becomes for tensor in spec.source.tensors if tensor.becomes}
-
-
-def _unknown(text: str, descriptor: Any) -> Iterator[str]:
-    """The fields in a message's text that its type does not have, in the order in which they come.
-
-    Args:
-        text: known to be of this type.
-        descriptor: of the type.
-    """
-    # Of each open message its type (None: of a field that is not known), and its name with the dots.
-    inside: list[tuple[Any, str]] = [(descriptor, "")]
-    known: Any = None
-    name = ""
-    # Behind a colon a word is a value; in a list all are.
-    value = False
-    lists = 0
-    for token in _TOKEN.finditer(text):
-        word, mark = token["word"], token[0]
-        if word is not None and not value and not lists:
-            kind, prefix = inside[-1]
-            name = f"{prefix}{word}"
-            known = None if kind is None else kind.fields_by_name.get(word)
-            if kind is not None and known is None:
-                yield name
-        elif mark in "{<":
-            inside.append((None if known is None else known.message_type, f"{name}."))
-            value, lists = False, 0
-        elif mark in "}>" and len(inside) > 1:
-            name = inside.pop()[1].removesuffix(".")
-            kind = inside[-1][0]
-            known = None if kind is None else kind.fields_by_name.get(name.rpartition(".")[2])
-            value = False
-        elif mark == "[":
-            lists += 1
-        elif mark == "]":
-            lists, value = 0, False
-        elif mark == ":":
-            value = True
-        elif word is not None or token["text"] is not None:
-            value = False

@@ -118,5 +118,5 @@ def _status(status: ModelStatus) -> pb.ModelStatus:
         error=status.error,
         sessions=status.sessions,
         weights_fingerprint=status.fingerprint,
-        form=pb.Form.ValueType(status.form),
+        form=status.form,
     )

@@ -41,6 +41,9 @@ class Recorder:
     def lost(self, handle: int) -> None:
         self.heard.append(("lost", handle))
 
+    def moved(self, handles: Ints, model: int, sessions: Ints) -> None:
+        self.heard.append(("moved", handles.tolist(), model, sessions.tolist()))
+
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         columns = [[np.frombuffer(column, np.float32) for column in given] for given in (outputs, gates)]
         self.results(np.array([handle]), np.array([first]), np.array([length]), *columns)

@@ -74,7 +74,7 @@ async def test_a_stream_goes_on_where_it_was(tmp_path: Path, straight: bool) -> 
         assert catalog.find("m", "1").engine.sessions.taken == 0
         client.say(close=pb.Close(handle=[0]))
         closed = (await client.hear()).closed
-        assert (closed.position, closed.reason) == ([72], pb.CLOSE_REASON_REQUESTED)
+        assert (list(closed.position), closed.reason) == ([72], pb.CLOSE_REASON_REQUESTED)
 
 
 async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
@@ -82,7 +82,8 @@ async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
         client = Client(catalog, LIMITS)
         for handle in range(4):
             await client.open(handle, version="1")
-        moving, turns = asyncio.ensure_future(asyncio.sleep(0)), 30
+        moving: asyncio.Future[int] | None = None
+        turns = 30
         for turn in range(turns):
             # One packed message for all of them: refused if its sessions were of unlike models.
             x = np.full((8, 2), 1 + turn, "<f4").tobytes()
@@ -100,6 +101,7 @@ async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
             for handle, end in zip(answer.results.handle, ends, strict=True):
                 assert rows[end - 1] > seen[handle]
                 seen[handle] = rows[end - 1]
+        assert moving is not None
         assert await moving == 4
 
 
@@ -115,9 +117,13 @@ async def test_what_stands_behind_a_failed_step_is_refused(tmp_path: Path) -> No
         client.say(reset=pb.Reset(handle=[0]))
         assert await sums(client, 5) == [1001, 1002, 1003, 1004, 1005]
         failed, behind, reset = [(await client.hear()).error for _ in range(3)]
-        assert (failed.reason, failed.first, failed.position) == (pb.REASON_STEP_FAILED, [5], [5])
-        assert (behind.reason, behind.length, behind.position) == (pb.REASON_PRECEDING_FAILED, [3], [5])
-        assert (reset.reason, reset.position) == (pb.REASON_PRECEDING_FAILED, [5])
+        assert [each.reason for each in (failed, behind, reset)] == [
+            pb.REASON_STEP_FAILED,
+            pb.REASON_PRECEDING_FAILED,
+            pb.REASON_PRECEDING_FAILED,
+        ]
+        assert [list(each.position) for each in (failed, behind, reset)] == [[5]] * 3
+        assert (list(failed.first), list(behind.length)) == ([5], [3])
         assert await moving == 1
         assert await client.step(0, 1.0) == 1006
         assert catalog.find("m", "2").engine.sessions.taken == 1
@@ -193,7 +199,7 @@ async def test_what_does_not_go_with_it_is_refused(tmp_path: Path) -> None:
             assert obstacle(mine, lstm.layout).startswith("its weights are others (")
             client = Client(others, LIMITS)
             await client.open(0, gates=True)
-            (model,) = catalog
+            model = catalog.find("m")
             with pytest.raises(NotLoaded, match="1 sessions on version '1' ask for gates, which version"):
                 await migrate(lstm, model)
 
