@@ -320,8 +320,8 @@ class Lifecycle:
 
     # ---- When a session is moved to another version of the model ------------------------------
 
-    def pass_lease(self, session: int, other: "Lifecycle", twin: int) -> None:
-        """Let a session that takes the place of this one have its lease: the two have the same name.
+    def pass_on(self, session: int, other: "Lifecycle", twin: int) -> None:
+        """Let a session that takes the place of this one have its lease, since the two have the same name, and constants.
 
         Args:
             session: of these.
@@ -329,6 +329,12 @@ class Lifecycle:
             twin: that one.
         """
         other._leased[twin], self._leased[session] = self._leased[session], 0
+        other._constants.keep(twin, self._constants.of(session))
+        self._constants.forget(np.array([session]))
+
+    def keep_constants(self, session: int) -> None:
+        """Note that a session has the constants that stand in its row."""
+        self._constants.keep(session, self._engine.rows.constants(int(self._table.slot[session])))
 
     def end(self, sessions: Ints, reason: CloseReason) -> None:
         """End sessions now; what is queued is answered as not taken, and the owners hear `closed`."""

@@ -174,7 +174,7 @@ class _Move:
         else:
             new.attach(twin, owner, int(old.handle[session]))
         self._after.engine.reply_mask[twin] = self._before.engine.reply_mask[session]
-        self._before.lifecycle.pass_lease(session, self._after.lifecycle, twin)
+        self._before.lifecycle.pass_on(session, self._after.lifecycle, twin)
         old.leave(np.array([session]))
         # It tells nobody any more that it ends.
         old.owner[session] = None
@@ -213,6 +213,7 @@ class _Move:
         if state.position != self._expected:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)
+            self._after.lifecycle.keep_constants(twin)
 
     def _ended(self, error: Refused, *_: Any) -> None:
         """What the twin waited for will not come, or it has ended itself."""
