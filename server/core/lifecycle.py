@@ -321,7 +321,7 @@ class Lifecycle:
     # ---- When a session is moved to another version of the model ------------------------------
 
     def pass_on(self, session: int, other: "Lifecycle", twin: int) -> None:
-        """Let a session that takes the place of this one have its lease, since the two have the same name, and constants.
+        """Let a session that takes the place of this one have its lease and its constants: it has the same name.
 
         Args:
             session: of these.
