@@ -8,6 +8,7 @@ GatestreamError
 │   ├── HandleInUseError
 │   └── HandleRepeatedError
 ├── RefusedError                any other refusal; `code` has the gRPC status where there is one
+├── ForbiddenError              the call is an admin's, and the token is none's
 ├── DeadlineExceededError       (also TimeoutError) no answer in time; see `Session.step`
 ├── DrainingError               the server is stopping: connect again, or to another
 ├── InputError                  (also ValueError) what was passed does not fit the model
@@ -22,6 +23,7 @@ GatestreamError
 │   └── StreamsExhaustedError
 ├── ModelError                  the model is not there, or has not what was asked for
 │   ├── ModelUnknownError
+│   ├── ModelNotLoadedError     it cannot be served, or sessions cannot be moved to it
 │   └── NoGatesError
 ├── SessionError                about one session
 │   ├── SessionUnknownError
@@ -114,6 +116,12 @@ class RefusedError(GatestreamError):
         self.code = code
 
 
+class ForbiddenError(GatestreamError):
+    """The call is an admin's, and the token is none's."""
+
+    reason = pb.REASON_FORBIDDEN
+
+
 class DeadlineExceededError(GatestreamError, TimeoutError):
     """No answer within the timeout. What was on its way may still be taken: `position` will say."""
 
@@ -196,6 +204,12 @@ class ModelUnknownError(ModelError):
     """The server has no model of that name."""
 
     reason = pb.REASON_MODEL_UNKNOWN
+
+
+class ModelNotLoadedError(ModelError):
+    """The model cannot be served, or sessions cannot be moved to it."""
+
+    reason = pb.REASON_MODEL_NOT_LOADED
 
 
 class NoGatesError(ModelError):

@@ -73,6 +73,8 @@ class Reason(StrEnum):
     SESSION_CLOSED = "REASON_SESSION_CLOSED"
     SESSION_ELSEWHERE = "REASON_SESSION_ELSEWHERE"
     CONSTANT_MISMATCH = "REASON_CONSTANT_MISMATCH"
+    FORBIDDEN = "REASON_FORBIDDEN"
+    MODEL_NOT_LOADED = "REASON_MODEL_NOT_LOADED"
 
 
 def cut(text: str, most: int = 140) -> str:
@@ -159,12 +161,14 @@ class Forbidden(Refused):
     """The caller is known, and may not do this."""
 
     code = Code.PERMISSION_DENIED
+    default_reason = Reason.FORBIDDEN
 
 
 class NotLoaded(Refused):
     """A model could not be loaded, or is not what it would have to be; what was served before is served on."""
 
     code = Code.FAILED_PRECONDITION
+    default_reason = Reason.MODEL_NOT_LOADED
 
 
 class StepFailed(Refused):

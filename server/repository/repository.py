@@ -217,8 +217,10 @@ class Repository:
                 if before or model.engine.sessions.taken:
                     raise NotLoaded(f"sessions of version {model.version!r} mean nothing to {where}: {why}")
         moved = 0
-        for model in fitting:
-            moved += await migrate(model, target)
+        # Nobody moves them back meanwhile.
+        async with self._one:
+            for model in fitting:
+                moved += await migrate(model, target)
         _log.info("sessions moved", model=target.name, to=target.version, sessions=moved)
         return moved
 

@@ -54,6 +54,8 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SESSION_CLOSED: _ClassVar[Reason]
     REASON_SESSION_ELSEWHERE: _ClassVar[Reason]
     REASON_CONSTANT_MISMATCH: _ClassVar[Reason]
+    REASON_FORBIDDEN: _ClassVar[Reason]
+    REASON_MODEL_NOT_LOADED: _ClassVar[Reason]
 
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -140,6 +142,8 @@ REASON_PRECEDING_FAILED: Reason
 REASON_SESSION_CLOSED: Reason
 REASON_SESSION_ELSEWHERE: Reason
 REASON_CONSTANT_MISMATCH: Reason
+REASON_FORBIDDEN: Reason
+REASON_MODEL_NOT_LOADED: Reason
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState

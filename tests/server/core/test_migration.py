@@ -24,19 +24,20 @@ from tests.support.lstm import Lstm
 from tests.support.open_inference import request
 
 LIMITS = Limits(sessions=16)
+MANY = Limits(sessions=128)
 # A chunk takes as many runs as it has steps: what is sent stands in the queues.
 TICK = TickLimits(steps=1)
 
 
 @asynccontextmanager
-async def versions(folder: Path, **settings: Any) -> AsyncIterator[Catalog]:
+async def versions(folder: Path, limits: Limits = LIMITS, **settings: Any) -> AsyncIterator[Catalog]:
     """Two versions of one model; a new session of each begins at another number."""
     paths = [
         accumulator(folder / f"{k}.onnx", name="m", version=str(k), initial=1000.0 * k)
         for k in (1, 2)
         if not (folder / f"{k}.onnx").exists()
     ] or [folder / f"{k}.onnx" for k in (1, 2)]
-    async with serving_here(*paths, limits=LIMITS, tick=TICK, **settings) as catalog:
+    async with serving_here(*paths, limits=limits, tick=TICK, **settings) as catalog:
         yield catalog
 
 
@@ -228,20 +229,26 @@ SENT = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SENT)
 async def test_nothing_is_lost_whatever_happens_when(tmp_path: Path, sent: list[tuple[str, int, int]]) -> None:
-    async with versions(tmp_path) as catalog:
-        client = Client(catalog, LIMITS)
+    one = asyncio.Lock()
+
+    async def move(catalog: Catalog, before: str, after: str) -> int:
+        # Nobody moves them back meanwhile.
+        async with one:
+            return await moved(catalog, before, after)
+
+    async with versions(tmp_path, limits=MANY) as catalog:
+        client = Client(catalog, MANY)
         for handle in range(3):
             await client.open(handle, version="1")
-        steps, expected, moving = 0, [0] * 3, []
+        expected, moving = [0] * 3, []
         for what, which, length in sent:
             if what == "send":
                 client.send(which, 1.0, length=length)
-                steps += length
                 expected[which] += length
             elif what == "reset":
                 client.say(reset=pb.Reset(handle=[which]))
             elif what == "move":
-                moving.append(asyncio.ensure_future(moved(catalog, *("12", "21")[which])))
+                moving.append(asyncio.ensure_future(move(catalog, *("12", "21")[which])))
             else:
                 for _ in range(which):
                     await asyncio.sleep(0)
