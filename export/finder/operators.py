@@ -21,7 +21,7 @@ PEEPHOLES = "iof"
 """The order in P of an LSTM."""
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-_DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 
 PARAMETERS: Mapping[str, tuple[float | None, float | None]] = {
     "Affine": (1.0, 0.0),
@@ -216,7 +216,7 @@ def _activations(node: ir.Node) -> tuple[Activation, ...]:
 
     Each list has numbers for those activations alone that take one, in order (ONNX; onnxruntime reads them so).
     """
-    expected = _DEFAULTS[node.op_type]
+    expected = DEFAULTS[node.op_type]
     names: Sequence[str] = expected
     if "activations" in node.attributes:
         names = node.attributes["activations"].as_strings()

@@ -35,6 +35,7 @@ class Scopes:
         self.all = list(_walk(model.graph, None))
         self._outer: dict[ir.Value, ir.Value] = {}
         self._carried: dict[ir.Value, ir.Value] = {}
+        self._initial: dict[ir.Value, ir.Value] = {}
         self._steps: dict[ir.Value, ir.Value] = {}
         self._collected: dict[ir.Value, ir.Value] = {}
         for scope in self.all:
@@ -52,6 +53,8 @@ class Scopes:
                 self._outer[before] = initial
             else:
                 self._carried[before] = after
+                if initial is not None:
+                    self._initial[before] = initial
         for before, whole in zip(body.inputs[given + count :], node.inputs[given + count :], strict=True):
             if whole is not None:
                 self._steps[before] = whole
@@ -75,6 +78,10 @@ class Scopes:
     def after(self, value: ir.Value) -> ir.Value | None:
         """What a body makes of a tensor that is carried from step to step; None: it is not carried."""
         return self._carried.get(strip(value, *_RANK_ONLY))
+
+    def initial(self, value: ir.Value) -> ir.Value | None:
+        """What a tensor that is carried starts from, outside; None: it is not carried."""
+        return self._initial.get(strip(value, *_RANK_ONLY))
 
     def whole(self, value: ir.Value) -> ir.Value | None:
         """What a Scan goes over, of which `value` is one step; None: it is no such step."""

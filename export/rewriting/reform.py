@@ -9,7 +9,8 @@ import onnx_ir.passes.common as common
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
 from gatestream.export.finder.survey import survey
-from gatestream.export.rewriting.showing import show
+from gatestream.export.rewriting.fuse_cells import fuse_cell
+from gatestream.export.rewriting.showing import hide, show
 from gatestream.export.rewriting.unfuse import unfuse
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.roles import OF_CELL
@@ -42,8 +43,12 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
             f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
         )
     names = _matched(cells, spec)
+    hide(model, [gate.output for gate in spec.gates])
+    del spec.gates[:]
     if form == "gates":
         _show(model, spec, cells, names)
+    else:
+        _fuse(model, spec, cells, names)
     common.RemoveUnusedNodesPass()(model)
     spec.stored_fingerprint = intact_fingerprint(
         {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
@@ -51,7 +56,6 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
 
 
 def _show(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names: Sequence[str]) -> None:
-    _forget(model, spec)
     values: dict[str, ir.Value] = {}
     gates: list[pb.GateSpec] = []
     for cell, name in zip(cells, names, strict=True):
@@ -75,13 +79,15 @@ def _show(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names
     spec.form = pb.FORM_GATES
 
 
-def _forget(model: ir.Model, spec: pb.ModelSpec) -> None:
-    """Put no gates out."""
-    outputs = {gate.output for gate in spec.gates}
-    for value in list(model.graph.outputs):
-        if value.name in outputs:
-            model.graph.outputs.remove(value)
-    del spec.gates[:]
+def _fuse(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names: Sequence[str]) -> None:
+    common.ShapeInferencePass()(model)
+    done = []
+    # From the last: what a cell is given stays then what was found.
+    for cell, name in reversed(list(zip(cells, names, strict=True))):
+        if cell.operator is None:
+            done.append(fuse_cell(model, cell, name))
+    spec.source.rewritten.extend(reversed(done))
+    spec.form = pb.FORM_FUSED
 
 
 def _matched(cells: Sequence[FoundCell], spec: pb.ModelSpec) -> list[str]:

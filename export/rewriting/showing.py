@@ -1,10 +1,11 @@
 """Tensors from inside a graph put out as [batch, time, *shape], whatever Scans and Loops they stand in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from gatestream.export.errors import ArtifactError, StructureError
 from gatestream.export.finder.scopes import Scopes
@@ -66,6 +67,39 @@ def show(model: ir.Model, spec: pb.ModelSpec, values: Mapping[str, ir.Value]) ->
     for name, value in raw.items():
         shown[name] = _arranged(model.graph, name, value, one[name], other[name])
     return shown
+
+
+def hide(model: ir.Model, outputs: Collection[str]) -> None:
+    """Put these tensors out no more, undoing `show`.
+
+    Args:
+        model: it is changed.
+        outputs: of the graph, by name.
+    """
+    for value in list(model.graph.outputs):
+        if value.name in outputs:
+            model.graph.outputs.remove(value)
+    common.RemoveUnusedNodesPass()(model)
+    for scope in Scopes(model).all:
+        if scope.node is not None and scope.node.op_type in ("Scan", "Loop"):
+            _trim(scope.node, scope.graph)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _trim(holder: ir.Node, body: ir.Graph) -> None:
+    """Take off the last of what is collected of each step, as long as nobody uses it."""
+    given = 0 if holder.op_type == "Scan" else 2
+    scanned = holder.attributes["num_scan_inputs"].as_int() if holder.op_type == "Scan" else 0
+    carried = len(holder.inputs) - given - scanned
+    while len(holder.outputs) > carried:
+        last = holder.outputs[-1]
+        if last.uses() or last.is_graph_output():
+            break
+        body.outputs.pop()
+        for name in _SCAN_AXES:
+            if name in holder.attributes:
+                holder.attributes[name] = ir.AttrInt64s(name, holder.attributes[name].as_ints()[:-1])
+        holder.resize_outputs(len(holder.outputs) - 1)
 
 
 def _lifted(value: ir.Value, holders: Mapping[ir.Graph, ir.Node | None]) -> ir.Value:

@@ -110,3 +110,25 @@ def test_a_model_without_gates_is_refused() -> None:
     original, spec = recurrent.streaming([recurrent.random("RNN", 2, 3, RNG)])
     with pytest.raises(StructureError, match="--form gates: data flow shows no LSTM and no GRU in it"):
         reform(ir.from_proto(original), spec, "gates")
+
+
+@pytest.mark.parametrize("length", [False, True])
+@pytest.mark.parametrize("stack", STACKS)
+def test_there_and_back(stack: str, length: bool) -> None:
+    """To gates and to operators again: the same operators, of the same weights but for biases that were added up."""
+    original, spec, model = reformed(stack, length=length)
+    reform(model, spec, "fused")
+    back = ir.to_proto(model)
+    onnx.checker.check_model(back, full_check=True)
+    assert spec.form == pb.FORM_FUSED
+    assert not spec.gates
+    assert [node.op_type for node in back.graph.node] == [node.op_type for node in original.graph.node]
+    assert not any(name.endswith("_gate.W") for name in model.graph.initializers)
+    operators = [[node for node in each.graph.node if node.op_type in recurrent.GATES] for each in (original, back)]
+    for one, other in zip(*operators, strict=True):
+        assert one.name == other.name
+        assert sorted(map(str, one.attribute)) == sorted(map(str, other.attribute))
+    feed = sample(spec, 4, 3)
+    found, theirs = recurrent.outputs(back, feed), recurrent.outputs(original, feed)
+    for name, values in theirs.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-5)
