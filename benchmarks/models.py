@@ -63,7 +63,7 @@ SHAPES: Final = {
 
 def artifact(name: str, form: Form, weights: Weights = "float32") -> Path:
     """A model's file, which `prepare` has made."""
-    return _folder() / f"{name}-{form}-{weights}.onnx"
+    return folder() / f"{name}-{form}-{weights}.onnx"
 
 
 def prepare(files: Sequence[File] = ()) -> None:
@@ -79,13 +79,13 @@ def prepare(files: Sequence[File] = ()) -> None:
     missing = ["-".join(file) for file in wanted if not artifact(*file).exists()]
     if missing:
         # In a process of its own: the harness does without torch.
-        arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(_folder()), *missing]
+        arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder()), *missing]
         subprocess.run(arguments, check=True, cwd=_ROOT)
 
 
 @cache
-def _folder() -> Path:
-    """Named after the exporter's sources."""
+def folder() -> Path:
+    """Where the files are: named after the exporter's sources."""
     digest = hashlib.sha256()
     for folder in ("model", "export"):
         for path in sorted((_ROOT / folder).rglob("*.py")):

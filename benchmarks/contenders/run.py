@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,58 @@ import onnxruntime as ort
 WANTED = ("y", "h_next", "c_next")
 
 
-class BareRun:
+class Repeated(ABC):
+    """One run, made over and over.
+
+    Args:
+        steps: that a run takes, of all its sessions.
+    """
+
+    def __init__(self, steps: int):
+        self._steps = steps
+
+    @abstractmethod
+    def run(self, number: int) -> None:
+        """The run of this number, which takes the states that the one before it left."""
+
+    def measure(self, warm_up: float, seconds: float) -> dict[str, float]:
+        self._loop(warm_up)
+        cpu = time.process_time()
+        durations = np.array(self._loop(seconds))
+        total = float(durations.sum())
+        return {
+            "runs": len(durations),
+            "steps_per_s": self._steps * len(durations) / total,
+            "p50_us": 1e6 * float(np.median(durations)),
+            "p99_us": 1e6 * float(np.quantile(durations, 0.99)),
+            "server_cores": (time.process_time() - cpu) / total,
+        }
+
+    def _loop(self, seconds: float) -> list[float]:
+        durations: list[float] = []
+        clock = time.perf_counter
+        end = clock() + seconds
+        before = clock()
+        while before < end:
+            self.run(len(durations))
+            after = clock()
+            durations.append(after - before)
+            before = after
+        return durations
+
+    def answer(self) -> None:
+        """Measure a window for each line of standard input, until it ends."""
+        for line in sys.stdin:
+            warm_up, seconds = map(float, line.split())
+            sys.stdout.write(json.dumps(self.measure(warm_up, seconds)) + "\n")
+            sys.stdout.flush()
+
+
+class BareRun(Repeated):
     """A batch of sessions that all take `steps` steps in each run."""
 
     def __init__(self, path: str, batch: int, steps: int, threads: int):
+        super().__init__(batch * steps)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -51,36 +100,9 @@ class BareRun:
             self._bindings.append(binding)
             for name, after in (("h", "h_next"), ("c", "c_next")):
                 inputs[name], outputs[after] = outputs[after], inputs[name]
-        self._steps = batch * steps
 
     def run(self, number: int) -> None:
-        """The run of this number, which takes the states that the one before it left."""
         self._session.run_with_iobinding(self._bindings[number % 2])
-
-    def measure(self, warm_up: float, seconds: float) -> dict[str, float]:
-        self._loop(warm_up)
-        cpu = time.process_time()
-        durations = np.array(self._loop(seconds))
-        total = float(durations.sum())
-        return {
-            "runs": len(durations),
-            "steps_per_s": self._steps * len(durations) / total,
-            "p50_us": 1e6 * float(np.median(durations)),
-            "p99_us": 1e6 * float(np.quantile(durations, 0.99)),
-            "server_cores": (time.process_time() - cpu) / total,
-        }
-
-    def _loop(self, seconds: float) -> list[float]:
-        durations: list[float] = []
-        clock = time.perf_counter
-        end = clock() + seconds
-        before = clock()
-        while before < end:
-            self.run(len(durations))
-            after = clock()
-            durations.append(after - before)
-            before = after
-        return durations
 
 
 def main() -> None:
@@ -90,11 +112,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    run = BareRun(arguments.artifact, arguments.batch, arguments.steps, arguments.threads)
-    for line in sys.stdin:
-        warm_up, seconds = map(float, line.split())
-        sys.stdout.write(json.dumps(run.measure(warm_up, seconds)) + "\n")
-        sys.stdout.flush()
+    BareRun(arguments.artifact, arguments.batch, arguments.steps, arguments.threads).answer()
 
 
 if __name__ == "__main__":

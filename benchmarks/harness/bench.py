@@ -69,7 +69,11 @@ class Bench:
 
     def gatestream(self, model: str, form: Form, weights: Weights = "float32", **settings: object) -> Gatestream:
         """A server of one model; settings are its flags."""
-        return self._stack.enter_context(Gatestream(artifact(model, form, weights), settings))
+        return self.serving(artifact(model, form, weights), **settings)
+
+    def serving(self, artifact: Path, **settings: object) -> Gatestream:
+        """A server of this file; settings are its flags."""
+        return self._stack.enter_context(Gatestream(artifact, settings))
 
     def counted(self, model: str, form: Form, file: Path, **settings: object) -> Gatestream:
         """A server that counts its calls and writes them to a file (benchmarks.contenders.counted)."""
@@ -98,12 +102,21 @@ class Bench:
         options = [f"--batch={batch}", f"--steps={steps}", f"--threads={threads}"]
         return self._stack.enter_context(_ending(Instrument([*module, *options])))
 
+    def original_run(self, file: Path, batch: int) -> Instrument:
+        """limit-original."""
+        module = [sys.executable, "-m", "benchmarks.contenders.original", str(file), f"--batch={batch}"]
+        return self._stack.enter_context(_ending(Instrument(module)))
+
     # ---- Loads --------------------------------------------------------------------------------
 
     def load(self, server: Server, model: str, gates: bool = False, **options: object) -> Instrument:
         """Load on a gatestream server, over its own wire; options are the generator's flags."""
         gate_bytes = SHAPES[model].gate_bytes if gates else 0
-        return self._generator("gatestream", server, {"gate_bytes": gate_bytes, **_row(model), **options})
+        return self.load_of(server, {"gate_bytes": gate_bytes, **_row(model)}, **options)
+
+    def load_of(self, server: Server, row: Mapping[str, object], **options: object) -> Instrument:
+        """Load as `load`, on a model that is not one of `SHAPES`; what a row of it holds are flags of the generator too."""
+        return self._generator("gatestream", server, {**row, **options})
 
     def inference_load(self, server: Server, model: str, **options: object) -> Instrument:
         """Load on a server of the Open Inference Protocol."""

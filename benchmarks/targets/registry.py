@@ -7,6 +7,7 @@ from typing import Final
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.report import Section
 from benchmarks.targets import (
+    adopted,
     chunks,
     client,
     curves,
@@ -55,5 +56,6 @@ TARGETS: Final = {
     "models": Target(0, models.measure),
     "weights": Target(0, weights.measure),
     "deterministic": Target(0, deterministic.measure),
+    "adopted": Target(0, adopted.measure),
     "curves": Target(0, curves.measure),
 }

@@ -91,6 +91,7 @@ def _silero() -> Iterator[Entry]:
             (Tensor("speech_probs", None, 0),),
             (State("h", "hn", None), State("c", "cn", None)),
             context={"input": 64},
+            one_row=True,
         ),
     )
 
@@ -102,8 +103,8 @@ def _flashvad() -> Iterator[Entry]:
     stranger = Stranger(
         "flashvad",
         packages() / "flashvad" / "_models" / file,
-        (Tensor("feature"),),
-        (Tensor("speech_logits"),),
+        (Tensor("feature", 0, None),),
+        (Tensor("speech_logits", 0, None),),
         (State("recurrent", "next_recurrent", 1), *caches),
         whole=False,
     )

@@ -28,6 +28,11 @@ class Adopted:
         self._layout = ModelLayout.of(self.spec)
         self._becomes = {tensor.name: tensor.becomes for tensor in self.spec.source.tensors if tensor.becomes}
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Those of each step, and the shape of a row."""
+        return {column.name: column.shape for column in self._layout.inputs}
+
     def start(self, rows: int, constants: Sequence[Mapping[str, Array]] = ()) -> Arrays:
         """New sessions.
 

@@ -13,6 +13,8 @@ from tests.support.strangers.stranger import Arrays, Stranger
 STEPS = 12
 CUTS = (0, 5, 6, 12)
 ROWS = 3
+TOLERANCE = 2e-5
+"""Of `differences` where the numbers are float32; these files are no larger than 512 and 12 steps long."""
 
 
 def differences(stranger: Stranger, artifact: Path) -> dict[str, float]:

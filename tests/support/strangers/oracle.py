@@ -106,7 +106,8 @@ class Oracle:
 
     def _noise(self, rng: np.random.Generator, tensor: Tensor, shape: tuple[int, ...]) -> Array:
         dtype = np.dtype(self._dtypes[tensor.name])
-        if tensor.time is None and len(shape) == 2 and shape[-1] >= _LEAST_SAMPLES:
+        sound = tensor.time is None or tensor.name in self._stranger.context
+        if sound and len(shape) == 2 and shape[-1] >= _LEAST_SAMPLES:
             return voice(rng, *shape).astype(dtype)
         if dtype == np.bool_:
             return rng.integers(0, 2, shape).astype(np.bool_)

@@ -47,7 +47,7 @@ def frozen_inside(folder: Path) -> Stranger:
     g.gru(g.node("Transpose", x, perm=[1, 0, 2]), F, H, start, out=["all", "last"], linear_before_reset=1)
     g.node("Reshape", "all", g.constant([1, -1, H]), out=y)
     g.node("Reshape", "last", g.constant([1, H]), out=h_next)
-    return Stranger(g.name, g.save(folder), states=(State(h, h_next, 0),))
+    return Stranger(g.name, g.save(folder), states=(State(h, h_next, None),), one_row=True)
 
 
 def no_batch(folder: Path) -> Stranger:
@@ -60,8 +60,8 @@ def no_batch(folder: Path) -> Stranger:
     g.lstm(g.node("Unsqueeze", x, g.constant([1])), F, H, h, c, out=["all", h_next, c_next])
     flat = g.node("Squeeze", "all", g.constant([1, 2]))
     g.node("Sigmoid", g.node("Gemm", flat, g.weight(H, 1), g.weight(1)), out=y)
-    states = State(h, h_next, 1), State(c, c_next, 1)
-    return Stranger(g.name, g.save(folder), (Tensor(x, None, 0),), (Tensor(y, None, 0),), states)
+    states = State(h, h_next, None), State(c, c_next, None)
+    return Stranger(g.name, g.save(folder), (Tensor(x, None, 0),), (Tensor(y, None, 0),), states, one_row=True)
 
 
 def tokens(folder: Path) -> Stranger:
@@ -131,7 +131,7 @@ def padded_convolution(folder: Path) -> Stranger:
     by_channel = g.node("Transpose", x, perm=[0, 2, 1])
     seen = g.node("Conv", by_channel, g.weight(F, F, 3), pads=[2, 0], kernel_shape=[3])
     _gru(g, g.node("Transpose", seen, perm=[0, 2, 1]), y, h=h, h_next=h_next)
-    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="Conv")
+    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="convolution that pads")
 
 
 def frozen_steps(folder: Path) -> Stranger:
@@ -141,7 +141,7 @@ def frozen_steps(folder: Path) -> Stranger:
     y, h_next = g.output("y", ["batch", 8, H]), g.output("h_out", [1, "batch", H])
     flat = g.node("MatMul", g.node("Reshape", x, g.constant([-1, 8 * F])), g.weight(8 * F, 8 * F))
     _gru(g, g.node("Reshape", flat, g.constant([-1, 8, F])), y, h=h, h_next=h_next)
-    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="x")
+    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="time is frozen inside")
 
 
 def no_state(folder: Path) -> Stranger:
@@ -149,7 +149,7 @@ def no_state(folder: Path) -> Stranger:
     g = Graph("no_state")
     x, y = g.input("x", ["batch", "time", F]), g.output("y", ["batch", "time", 2])
     g.node("MatMul", g.node("Relu", g.node("MatMul", x, g.weight(F, H))), g.weight(H, 2), out=y)
-    return Stranger(g.name, g.save(folder), refused="no state")
+    return Stranger(g.name, g.save(folder), refused="nothing is carried")
 
 
 def swapped_on_purpose(folder: Path) -> Stranger:

@@ -58,6 +58,7 @@ class Stranger:
         whole: the file takes a whole sequence in one run; else it is stepped.
         refused: words of the error; empty: it is adopted.
         options: what adopting has to be told besides, as keyword arguments of `Options`.
+        one_row: the graph itself takes the steps of one session a run, and no more.
         promises_rows: no row changes another's numbers.
     """
 
@@ -75,6 +76,7 @@ class Stranger:
     whole: bool = True
     refused: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    one_row: bool = False
     promises_rows: bool = True
 
 

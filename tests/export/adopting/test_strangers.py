@@ -1,0 +1,78 @@
+"""Files in the styles of every exporter, adopted and compared with the file as it came, run by its own convention."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.export.adopting.adopt import adopt
+from gatestream.export.errors import ArtifactError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.export.adopting.found import check_found
+from tests.support.once import once
+from tests.support.strangers.adopted import Adopted
+from tests.support.strangers.comparison import TOLERANCE, differences
+from tests.support.strangers.exported import ALL, FROZEN, QUICK, Case, export
+from tests.support.strangers.generators import ADOPTED, REFUSED
+from tests.support.strangers.options import options
+from tests.support.strangers.oracle import Oracle
+from tests.support.strangers.stranger import Stranger
+
+
+def check(stranger: Stranger, folder: Path) -> None:
+    artifact = folder / "adopted.onnx"
+    adopt(stranger.path, artifact, options(stranger))
+    spec = Adopted(artifact).spec
+    check_found(stranger, spec)
+    bound = 2e-3 if any(each.dtype == pb.DATA_TYPE_FLOAT16 for each in spec.outputs) else TOLERANCE
+    found = differences(stranger, artifact)
+    assert {case: off for case, off in found.items() if off > bound} == {}
+
+
+@pytest.mark.parametrize("name", ADOPTED)
+def test_a_file_written_by_hand(name: str, tmp_path: Path) -> None:
+    check(ADOPTED[name](tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
+def test_a_file_of_torch(case: Case, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    check(once(tmp_path_factory, case.name, lambda folder: export(case, folder)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in ALL if case not in QUICK], ids=lambda case: case.name)
+def test_more_files_of_torch(case: Case, tmp_path: Path) -> None:
+    check(export(case, tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FROZEN, ids=lambda case: case.name)
+def test_time_that_torch_froze_is_found(case: Case, tmp_path: Path) -> None:
+    """It was told that time is dynamic; eight steps in, four come out."""
+    stranger = export(case, tmp_path)
+    with pytest.raises(ArtifactError):
+        adopt(stranger.path, tmp_path / "adopted.onnx", options(stranger))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_cannot_be_streamed_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    stranger = REFUSED[name](tmp_path)
+    artifact = tmp_path / "adopted.onnx"
+    with pytest.raises(ArtifactError) as caught:
+        adopt(stranger.path, artifact, options(stranger))
+    assert stranger.refused in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not artifact.exists()
+
+
+# ---- What serving the refused ones anyway would have given -----------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "padded_convolution"])
+def test_refused_since_chunks_are_not_the_whole(name: str, tmp_path: Path) -> None:
+    stranger = REFUSED[name](tmp_path)
+    oracle = Oracle(stranger)
+    xs = oracle.sample(12, 0)
+    whole, stepped = (Oracle(each).run(xs)["y"] for each in (stranger, replace(stranger, whole=False)))
+    assert np.abs(whole - stepped).max() > 0.01

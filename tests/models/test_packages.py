@@ -1,0 +1,120 @@
+"""Every model of the packages: adopted as it should be or refused, its numbers those of the original; and served.
+
+`make test-models` makes their environment, in .venv-models.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.client import connect
+from gatestream.export.adopting.adopt import adopt
+from gatestream.export.errors import ArtifactError
+from tests.export.adopting.found import check_found
+from tests.models.catalogue import NotInstalledError, entries
+from tests.models.modules import MODULES, Module
+from tests.support.process import serving
+from tests.support.strangers.adopted import Adopted
+from tests.support.strangers.comparison import TOLERANCE, differences
+from tests.support.strangers.options import options
+from tests.support.strangers.oracle import Oracle
+from tests.support.strangers.stranger import Stranger
+
+pytestmark = pytest.mark.slow
+
+try:
+    STRANGERS = {entry.name: entry.stranger for entry in entries()}
+except NotInstalledError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+ADOPTED = [name for name, stranger in STRANGERS.items() if not stranger.refused]
+REFUSED = [name for name, stranger in STRANGERS.items() if stranger.refused]
+
+
+@pytest.mark.parametrize("name", ADOPTED)
+def test_a_file_is_adopted_and_its_numbers_are_the_originals(name: str, tmp_path: Path) -> None:
+    stranger = STRANGERS[name]
+    artifact = tmp_path / "adopted.onnx"
+    adopt(stranger.path, artifact, options(stranger))
+    check_found(stranger, Adopted(artifact).spec)
+    assert {case: off for case, off in differences(stranger, artifact).items() if off > TOLERANCE} == {}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    stranger = STRANGERS[name]
+    with pytest.raises(ArtifactError) as caught:
+        adopt(stranger.path, tmp_path / "adopted.onnx", options(stranger))
+    assert stranger.refused in str(caught.value)
+    assert not (tmp_path / "adopted.onnx").exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_served_anyway_it_would_have_given_wrong_numbers(name: str) -> None:
+    """What a run gives of its steps, and what it gives of the first of them: a stream knows no more."""
+    stranger = STRANGERS[name]
+    oracle = Oracle(stranger)
+    xs = oracle.sample(12, 0)
+    whole, part = oracle.run(xs), oracle.run({key: x[:8] for key, x in xs.items()})
+    assert max(float(np.abs(whole[key][:8] - part[key]).max()) for key in whole) > 0.05 or (
+        # Nothing comes from later steps, but the second half does not go on from the first.
+        max(float(np.abs(whole[key][8:] - oracle.run({k: x[8:] for k, x in xs.items()})[key]).max()) for key in whole)
+        > 0.05
+    )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_a_module(module: Module, tmp_path: Path) -> None:
+    artifact = tmp_path / "exported.onnx"
+    if module.refused:
+        with pytest.raises(ArtifactError, match=module.refused):
+            module.export(artifact)
+        assert not artifact.exists()
+    else:
+        module.export(artifact)
+        assert {case: off for case, off in module.differences(artifact).items() if off > TOLERANCE} == {}
+
+
+# ---- Served -----------------------------------------------------------------------------------
+
+SESSIONS, STEPS = 64, 6
+
+
+def flags(stranger: Stranger) -> dict[str, str]:
+    """What the command has to be told: no file here needs one of them twice."""
+    told = {"constant": ("=", stranger.fixed), "window": (":", stranger.windows), "context": (":", stranger.context)}
+    return {flag: f"{name}{mark}{value}" for flag, (mark, values) in told.items() for name, value in values.items()}
+
+
+@pytest.mark.parametrize("name", ["silero_16000", "akiki", "flashvad"])
+def test_a_file_is_served_as_it_is_and_64_sessions_at_once_are_each_as_if_alone(name: str) -> None:
+    stranger = STRANGERS[name]
+    oracle = Oracle(stranger)
+    column, output = stranger.inputs[0].name, stranger.outputs[0].name
+    xs = [oracle.sample(STEPS, seed)[column] for seed in range(SESSIONS)]
+    with serving(stranger.path, **flags(stranger)) as server, connect(server.address) as gs:
+        (model,) = gs.models()
+        with gs.session(model.name) as session:
+            alone = np.stack([session.step(x) for x in xs[0]])
+        with gs.group(model.name, SESSIONS) as group:
+            together = np.stack([group.step(np.stack([x[t] for x in xs])) for t in range(STEPS)], 1)
+    np.testing.assert_array_equal(together[0], alone)
+    for row in (0, 1, SESSIONS - 1):
+        np.testing.assert_allclose(together[row], oracle.run({column: xs[row]})[output], atol=TOLERANCE)
+
+
+def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
+    stranger = STRANGERS["silero_16000"]
+    command = [Path(sys.executable).parent / "gatestream", "adopt", stranger.path, "-o", tmp_path / "m.onnx"]
+    done = subprocess.run(
+        [*command, *(f"--{flag}={value}" for flag, value in flags(stranger).items())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("state", "stateN", "[2, ?, 128]", "sr", "input", "512", "64", "proved"):
+        assert word in done.stdout
