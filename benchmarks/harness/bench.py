@@ -115,7 +115,7 @@ class Bench:
         return self.load_of(server, {"gate_bytes": gate_bytes, **_row(model)}, **options)
 
     def load_of(self, server: Server, row: Mapping[str, object], **options: object) -> Instrument:
-        """Load as `load`, on a model that is not one of `SHAPES`; what a row of it holds are flags of the generator too."""
+        """Load as `load`, on a model that is not one of `SHAPES`; what its rows hold are flags of the generator too."""
         return self._generator("gatestream", server, {**row, **options})
 
     def inference_load(self, server: Server, model: str, **options: object) -> Instrument:
