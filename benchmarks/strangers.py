@@ -83,7 +83,7 @@ def _write_window() -> None:
         def forward(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             real, imaginary = self.spectrum(x[:, None]).chunk(2, 1)  # [batch, 129, 3]
             features = self.encoder((real**2 + imaginary**2).sqrt()).mean(2)
-            ys, ends = self.rnn(features[None], tuple(state.split(1)))
+            ys, ends = self.rnn(features[None], (state[:1], state[1:]))
             return torch.sigmoid(self.head(ys[0])), torch.cat(ends)
 
     rows = {0: "batch"}

@@ -72,12 +72,12 @@ _STYLES = {
 
 def of_file(package: str, file: str, stranger: Stranger) -> Outcome:
     """Adopt it."""
-    return _outcome(
-        package,
-        file,
-        lambda artifact: (made := adopt(stranger.path, artifact, options(stranger))) and (made.spec, made.report),
-        lambda artifact: differences(stranger, artifact),
-    )
+
+    def make(artifact: Path) -> tuple[pb.ModelSpec, Report]:
+        made = adopt(stranger.path, artifact, options(stranger))
+        return made.spec, made.report
+
+    return _outcome(package, file, make, lambda artifact: differences(stranger, artifact))
 
 
 def of_module(module: Module) -> Outcome:

@@ -103,8 +103,8 @@ def _flashvad() -> Iterator[Entry]:
     stranger = Stranger(
         "flashvad",
         packages() / "flashvad" / "_models" / file,
-        (Tensor("feature", 0, None),),
-        (Tensor("speech_logits", 0, None),),
+        (Tensor("feature"),),
+        (Tensor("speech_logits"),),
         (State("recurrent", "next_recurrent", 1), *caches),
         whole=False,
     )
@@ -151,7 +151,9 @@ def _akiki() -> Iterator[Entry]:
 def _dksplit() -> Iterator[Entry]:
     file = "dksplit-int8.onnx"
     path = packages() / "dksplit" / "models" / file
-    stranger = Stranger("dksplit", path, (Tensor("chars", limit=38),), (Tensor("emissions"),), refused="bidirectional")
+    stranger = Stranger(
+        "dksplit", path, (Tensor("chars", limit=38),), (Tensor("emissions"),), refused="bidirectional|backwards"
+    )
     yield Entry("dksplit", file, stranger)
 
 

@@ -26,7 +26,7 @@ class FlashVadStream(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model: Any = flashvad()
+        self.model = flashvad()
         sizes = [block.cache_size for block in self.model.blocks]
         caches = (f"cache_{index}:float32[batch,64,{size}]" for index, size in enumerate(sizes))
         self.STATES = (f"recurrent:float32[1,batch,{self.model.config.recurrent_dim}]", *caches)
@@ -69,10 +69,10 @@ class Akiki(nn.Module):
         return probability, samples[:, -320:], h
 
 
-def flashvad() -> nn.Module:
+def flashvad() -> Any:
     """With random weights: the package has none for torch."""
     torch.manual_seed(0)
-    module: nn.Module = _imported("flashvad.model").FlashVad()
+    module = _imported("flashvad.model").FlashVad()
     return module.eval()
 
 

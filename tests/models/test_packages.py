@@ -3,6 +3,7 @@
 `make test-models` makes their environment, in .venv-models.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_a_file_is_refused(name: str, tmp_path: Path) -> None:
     stranger = STRANGERS[name]
     with pytest.raises(ArtifactError) as caught:
         adopt(stranger.path, tmp_path / "adopted.onnx", options(stranger))
-    assert stranger.refused in str(caught.value)
+    assert re.search(stranger.refused, str(caught.value))
     assert not (tmp_path / "adopted.onnx").exists()
 
 
@@ -101,10 +102,10 @@ def test_a_file_is_served_and_64_sessions_at_once_are_each_as_if_alone(name: str
     column, output = stranger.inputs[0].name, stranger.outputs[0].name
     xs = [oracle.sample(STEPS, seed)[column] for seed in range(SESSIONS)]
     with serving(file) as server, connect(server.address) as gs:
-        (model,) = gs.models()
-        with gs.session(model.name) as session:
+        (model,) = gs.models
+        with gs.session(model) as session:
             alone = np.stack([session.step(x) for x in xs[0]])
-        with gs.group(model.name, SESSIONS) as group:
+        with gs.group(model, SESSIONS) as group:
             together = np.stack([group.step(np.stack([x[t] for x in xs])) for t in range(STEPS)], 1)
     np.testing.assert_array_equal(together[0], alone)
     for row in (0, 1, SESSIONS - 1):
@@ -120,7 +121,7 @@ def test_the_command_prints_what_it_found(tmp_path: Path) -> None:
 
 def gatestream(*arguments: object) -> str:
     """Run the command; what it printed."""
-    command = [Path(sys.executable).parent / "gatestream", *map(str, arguments)]
+    command = [str(Path(sys.executable).parent / "gatestream"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

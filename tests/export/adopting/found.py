@@ -25,6 +25,6 @@ def check_found(stranger: Stranger, spec: pb.ModelSpec) -> None:
     for name in stranger.ignored:
         assert said[name].role == "ignored"
     for name, samples in stranger.context.items():
-        (tensor,) = (each for each in spec.inputs if each.name == said[name].becomes)
-        assert tensor.context == samples
+        (window,) = (each for each in spec.inputs if each.name == said[name].becomes)
+        assert window.context == samples
     assert spec.promises.rows_independent == stranger.promises_rows

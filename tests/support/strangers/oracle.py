@@ -68,7 +68,9 @@ class Oracle:
         feeds |= {name: self._anything(name) for name in self._stranger.ignored}
         steps = len(next(iter(xs.values())))
         pieces = [slice(0, steps)] if self._stranger.whole else [slice(t, t + 1) for t in range(steps)]
-        before = {name: np.zeros(samples, self._dtypes[name]) for name, samples in self._stranger.context.items()}
+        before: Arrays = {
+            name: np.zeros(samples, self._dtypes[name]) for name, samples in self._stranger.context.items()
+        }
         found: dict[str, list[Array]] = {tensor.name: [] for tensor in self._stranger.outputs}
         for piece in pieces:
             for tensor in self._stranger.inputs:

@@ -120,7 +120,7 @@ def bidirectional(folder: Path) -> Stranger:
     x, y = g.input("x", ["time", "batch", F]), g.output("y", ["time", "batch", 2 * H])
     g.lstm(x, F, H, out=["all", "", ""], direction="bidirectional")
     g.node("Reshape", g.node("Transpose", "all", perm=[0, 2, 1, 3]), g.constant([0, 0, 2 * H]), out=y)
-    return Stranger(g.name, g.save(folder), (Tensor(x, 1, 0),), (Tensor(y, 1, 0),), refused="bidirectional")
+    return Stranger(g.name, g.save(folder), (Tensor(x, 1, 0),), (Tensor(y, 1, 0),), refused="bidirectional|backwards")
 
 
 def padded_convolution(folder: Path) -> Stranger:

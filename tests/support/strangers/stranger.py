@@ -56,7 +56,7 @@ class Stranger:
         windows: by input whose last axis is dynamic and no time: the samples of a step, without context.
         ignored: inputs that change nothing.
         whole: the file takes a whole sequence in one run; else it is stepped.
-        refused: words of the error; empty: it is adopted.
+        refused: what the error says, as a regular expression; empty: it is adopted.
         options: what adopting has to be told besides, as keyword arguments of `Options`.
         one_row: the graph itself takes the steps of one session a run, and no more.
         promises_rows: no row changes another's numbers.

@@ -136,7 +136,7 @@ def caches(folder: Path) -> Stranger:
     ys = g.node("Transpose", g.node("Squeeze", "all", g.constant([1])), perm=[1, 0, 2])
     g.node("Sigmoid", g.node("MatMul", ys, g.weight(H, 1)), out=y)
     states = *(State(a, b, 0) for a, b in zip(starts, ends, strict=True)), State(h, h_next)
-    return Stranger(g.name, g.save(folder), (Tensor(x, 0, None),), (Tensor(y, 0, None),), states, whole=False)
+    return Stranger(g.name, g.save(folder), (Tensor(x),), (Tensor(y),), states, whole=False)
 
 
 def embedding(folder: Path) -> Stranger:
