@@ -74,6 +74,7 @@ def sums(
     limit: int = 0,
     initial: float = 0.0,
     initial_values: bytes = b"",
+    promises: pb.Promises | None = None,
 ) -> Path:
     """y is the sum of all inputs of the session so far, of two numbers; input, state and output are of one type.
 
@@ -99,6 +100,7 @@ def sums(
                 input="s", output="s_next", dtype=dtype, shape=[2], initial=initial, initial_values=initial_values
             )
         ],
+        promises=promises,
     )
     return save(path, nodes, spec)
 
