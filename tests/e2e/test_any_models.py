@@ -62,7 +62,7 @@ def test_windows_of_int16_with_the_samples_before_them(gs: Client, paths: dict[s
             np.testing.assert_allclose(every[member], WINDOWED.scores(many[member]), **CLOSE)
         with pytest.raises(InputError, match="whole numbers were expected"):
             one.step(audio[0] / 2**15)
-        with pytest.raises(TokenOutOfRangeError, match="32768 came .* -32768 to 32767 was expected"):
+        with pytest.raises(TokenOutOfRangeError, match=r"32768 came .* -32768 to 32767 was expected"):
             one.step(audio[0].astype(np.int32) * 0 + 2**15)
     described = gs.models["windowed"]
     assert (described.inputs[0].window, described.inputs[0].context) == (512, 64)
