@@ -1,10 +1,11 @@
 """`gatestream stream`: rows in, answers out, as they come."""
 
 import contextlib
+import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ _FORM = click.Choice(["csv", "jsonl", "text"])
 @click.option("--input", "reads", type=_FORM, help="Form of the rows; by default by FILE's ending, or by the model.")
 @click.option("--output", "writes", type=_FORM, help="Form of the answers; by default that of the rows.")
 @click.option("--gates", is_flag=True, help="Write the gate activations too (csv and jsonl).")
+@click.option(
+    "--constant",
+    "constants",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="What the model is given once, for this session: a number or list as JSON, or a .npy file. Repeatable.",
+)
 @click.option("--unknown", metavar="TOKEN", help="Text: the token to take for a character that is none.")
 @table_options(columns="CSV columns or JSON keys to use, in the order of the model's inputs; by default its own names.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for an answer.")
@@ -48,6 +56,7 @@ def command(
     reads: "Form | None",
     writes: "Form | None",
     gates: bool,
+    constants: tuple[str, ...],
     unknown: str | None,
     table: "TableOptions",
     timeout: float,
@@ -83,7 +92,7 @@ def command(
         with (
             _connected(address, timeout, token, tls) as gs,
             _opened(file) as (pieces, live),
-            gs.session(model, gates=gates) as session,
+            gs.session(model, gates=gates, constants=_constants(constants)) as session,
         ):
             spec = gs.models[session.model]
             form = reads or _EXTENSIONS.get(Path(file).suffix.lower()) or _natural(spec)
@@ -144,6 +153,29 @@ def _reads(source: "RawIOBase", name: str) -> Iterator[bytes]:
         yield from pieces_of(source)
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
+
+
+def _constants(given: Sequence[str]) -> dict[str, Any]:
+    """What NAME=VALUE says, by name."""
+    constants: dict[str, Any] = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        if not name or not value:
+            raise click.BadParameter(f"{each[:60]!r} is not NAME=VALUE", param_hint="'--constant'")
+        try:
+            constants[name] = _array(value) if value.endswith(".npy") else json.loads(value)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{name}: {value[:60]!r} is neither JSON nor a .npy file: {error}", param_hint="'--constant'"
+            ) from error
+    return constants
+
+
+def _array(path: str) -> Any:
+    import numpy as np
+
+    # No pickles: they run what they hold.
+    return np.load(path, allow_pickle=False)
 
 
 def _natural(spec: "pb.ModelSpec") -> "Form":

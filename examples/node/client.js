@@ -12,7 +12,27 @@ import protoLoader from "@grpc/proto-loader";
 const PROTO = fileURLToPath(new URL("../../protos/gatestream/v1/gatestream.proto", import.meta.url));
 
 // Columns are little-endian, as every typed array is on the machines that Node runs on.
-const ARRAYS = { DATA_TYPE_FLOAT32: Float32Array, DATA_TYPE_INT64: BigInt64Array };
+// Of float16 not every Node has an array.
+const ARRAYS = {
+  DATA_TYPE_FLOAT32: Float32Array,
+  DATA_TYPE_FLOAT64: Float64Array,
+  DATA_TYPE_INT64: BigInt64Array,
+  DATA_TYPE_INT32: Int32Array,
+  DATA_TYPE_INT16: Int16Array,
+  DATA_TYPE_INT8: Int8Array,
+  DATA_TYPE_UINT8: Uint8Array,
+  DATA_TYPE_BOOL: Uint8Array,
+};
+
+/** The numbers that an input of whole numbers takes: from the first to the second. */
+function range(tensor) {
+  const limit = tensor.vocabulary.length || Number(tensor.limit);
+  if (limit) return [0, limit - 1];
+  if (tensor.dtype === "DATA_TYPE_BOOL") return [0, 1];
+  if (tensor.dtype === "DATA_TYPE_INT64") return [Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
+  const bits = 8 * ARRAYS[tensor.dtype].BYTES_PER_ELEMENT;
+  return tensor.dtype === "DATA_TYPE_UINT8" ? [0, 2 ** bits - 1] : [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1];
+}
 
 /** What this input takes no number for: a text; null: it takes it. JavaScript would make numbers of null, true and "1". */
 function refusal(tensor, value) {
@@ -20,9 +40,10 @@ function refusal(tensor, value) {
   if (tensor.dtype === "DATA_TYPE_FLOAT32") {
     return Number.isFinite(Math.fround(value)) ? null : "a finite float32 number was expected";
   }
+  if (tensor.dtype === "DATA_TYPE_FLOAT64") return Number.isFinite(value) ? null : "a finite number was expected";
   if (!Number.isSafeInteger(value)) return "a whole number was expected";
-  const tokens = tensor.vocabulary.length;
-  return !tokens || (value >= 0 && value < tokens) ? null : `0 to ${tokens - 1} was expected`;
+  const [least, most] = range(tensor);
+  return value >= least && value <= most ? null : `${least} to ${most} was expected`;
 }
 
 /** Refuse what is no row of this input, with its place. */
@@ -137,6 +158,12 @@ async function main([address, file, name = ""]) {
       throw new Error(`name one of the models: ${described.models.map(({ spec }) => spec.name).join(", ")}`);
     }
     const model = described.models[0].spec;
+    // What this example does not do: several inputs, constants, float16. docs/protocol.md says how.
+    if (model.inputs.length > 1) throw new Error(`${model.name} has ${model.inputs.length} inputs; this client steps one`);
+    if (model.states.some(({ required }) => required)) throw new Error(`${model.name} needs constants at Open`);
+    for (const { name: tensor, dtype } of [model.inputs[0], model.outputs[0]]) {
+      if (!ARRAYS[dtype]) throw new Error(`${tensor} is ${dtype}; this client has no array for it`);
+    }
     check(model.inputs[0], rows);
     const session = new Session(client, model);
     try {

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from gatestream.cli.stream import command
 from tests.client.artifacts import counter
+from tests.support.any_models import two_of_each, with_constants
 from tests.support.artifacts import accumulator, whole_numbers
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving
@@ -30,6 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         accumulator(folder / "accumulator.onnx"),
         Lstm.random().save(folder / "lstm.onnx"),
         counter(folder / "counter.onnx"),
+        two_of_each(folder / "two.onnx"),
+        with_constants(folder / "speaker.onnx"),
     )
     with serving(*paths) as running:
         yield running
@@ -67,6 +70,33 @@ def test_columns_by_name(server: ServerProcess, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('\ufefftime,"wind",rain\n9:00,1,10\n9:01,2,20')
     assert answered(server, path, "--model=accumulator", "--columns=rain,wind") == "y_0,y_1\n10.0,1.0\n30.0,3.0\n"
+
+
+def test_a_model_of_several_inputs(server: ServerProcess) -> None:
+    rows = '{"values": [1, 2, 3], "take": true}\n{"values": [4, 5, 6], "take": 0}\n'
+    lines = answered(server, "--model=two", "--input=jsonl", text=rows).splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"position": 0, "total": [1.0, 2.0, 3.0], "count": 1},
+        {"position": 1, "total": [1.0, 2.0, 3.0], "count": 1},
+    ]
+    assert (
+        answered(server, "--model=two", "--input=jsonl", "--output=csv", text=rows).splitlines()[1] == "1.0,2.0,3.0,1"
+    )
+    assert "no plain list of numbers, so csv cannot hold it; use jsonl" in refused(server, "--model=two")
+
+
+def test_a_constant(server: ServerProcess, tmp_path: Path) -> None:
+    np.save(tmp_path / "speaker.npy", np.ones((2, 3), np.float32))
+    chosen = "--model=speaker", f"--constant=speaker={tmp_path / 'speaker.npy'}", "--constant=rate=[1, 2, 3]"
+    assert answered(server, *chosen, text="1,1,1\n") == "y_0,y_1,y_2\n3.0,4.0,5.0\n"
+    assert "constant 'speaker' was not given" in refused(server, "--model=speaker")
+    assert "constant 'voice' of 'speaker' came; it has 'speaker', 'rate'" in refused(
+        server, "--model=speaker", "--constant=voice=1"
+    )
+    for wrong in ("speaker", "=1", "speaker=one", "speaker=[1", f"speaker={tmp_path / 'none.npy'}"):
+        result = CliRunner().invoke(command, [server.address, f"--constant={wrong}"])
+        assert result.exit_code in (1, 2), wrong
+        assert "--constant" in result.stderr or "none.npy" in result.stderr
 
 
 def test_json_lines(server: ServerProcess, tmp_path: Path) -> None:
@@ -242,7 +272,7 @@ def test_a_reader_that_leaves(server: ServerProcess) -> None:
         (["--model=counter", "--input=jsonl"], '"B"\n"Q"\n', "line 2: input 'x' of 'counter': 'Q' (str) came"),
         (["--model=counter", "--input=csv"], "1\n9\n", "line 2: input 'x' of 'counter': 9 came; 0 to 3"),
         (["--model=lstm", "--gates", "--output=text"], "", "model 'lstm' answers with numbers"),
-        ([], "", "the server has 3 models; name one of"),
+        ([], "", "the server has 5 models; name one of"),
         (["--model=accumulator", "--tls-ca=/no/such/file"], "", "--tls-ca: /no/such/file cannot be read: No such file"),
     ],
 )

@@ -17,8 +17,6 @@ from tests.support.process import ServerProcess, serving
 
 SPEAKER = np.array([[1, 2, 3], [10, 20, 30]], np.float32)
 WINDOWED = Windowed()
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-"""float32 against the equations in float64, over a few dozen steps."""
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +44,25 @@ def gs(server: ServerProcess) -> Iterator[Client]:
         yield client
 
 
+def close(got: Any, expected: Any) -> None:
+    """float32 against the equations in float64, over a few dozen steps."""
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_windows_of_int16_with_the_samples_before_them(gs: Client, paths: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
     with gs.session("windowed") as one, gs.group("windowed", 5) as group:
         audio = rng.integers(-(2**15), 2**15, (30, WINDOW)).astype(np.int16)
         got = np.concatenate([one.run(audio[:7]), one.step(audio[7])[None], one.run(audio[8:])])
-        np.testing.assert_allclose(got, WINDOWED.scores(audio), **CLOSE)
+        close(got, WINDOWED.scores(audio))
         (by_itself,) = zip(*alone(paths["windowed"], [{"audio": audio}]), strict=True)
-        np.testing.assert_allclose(got, by_itself[0], **CLOSE)
+        close(got, by_itself[0])
         one.reset()
-        np.testing.assert_allclose(one.run(audio[5:9]), WINDOWED.scores(audio[5:9]), **CLOSE)
+        close(one.run(audio[5:9]), WINDOWED.scores(audio[5:9]))
         many = rng.integers(-999, 999, (5, 9, WINDOW)).astype(np.int16)
         every = group.run(many)
         for member in range(5):
-            np.testing.assert_allclose(every[member], WINDOWED.scores(many[member]), **CLOSE)
+            close(every[member], WINDOWED.scores(many[member]))
         with pytest.raises(InputError, match="whole numbers were expected"):
             one.step(audio[0] / 2**15)
         with pytest.raises(TokenOutOfRangeError, match=r"32768 came .* -32768 to 32767 was expected"):

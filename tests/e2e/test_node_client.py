@@ -13,6 +13,7 @@ import pytest
 
 from gatestream.export.exporter import export
 from tests.export.networks import TOKENS, random
+from tests.support.any_models import WINDOW, Windowed, two_of_each, with_constants
 from tests.support.lstm import GATES, Lstm
 from tests.support.process import ServerProcess, serving
 from tests.support.traces import traced_once
@@ -38,7 +39,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(artifact: Path) -> Iterator[ServerProcess]:
-    with serving(artifact, Lstm.random().save(artifact.with_name("lstm.onnx"))) as running:
+    others = (
+        Lstm.random().save(artifact.with_name("lstm.onnx")),
+        Windowed().save(artifact.with_name("windowed.onnx")),
+        two_of_each(artifact.with_name("two.onnx")),
+        with_constants(artifact.with_name("speaker.onnx")),
+    )
+    with serving(artifact, *others) as running:
         yield running
 
 
@@ -89,6 +96,12 @@ def test_numbers_and_numpy(server: ServerProcess, tmp_path: Path) -> None:
         np.testing.assert_allclose([step["gates"][name] for step in got], gates[symbol], atol=1e-5)
 
 
+def test_windows_of_int16(server: ServerProcess, tmp_path: Path) -> None:
+    audio = np.random.default_rng(2).integers(-(2**15), 2**15, (12, WINDOW))
+    got = answers(server, audio.tolist(), "windowed", tmp_path)
+    np.testing.assert_allclose([step["y"] for step in got], Windowed().scores(audio), atol=1e-5)
+
+
 def test_a_file_of_one_row(server: ServerProcess, tmp_path: Path) -> None:
     ys, _ = Lstm.random().run(np.ones((1, 3), np.float32))
     (got,) = answers(server, [[1, 1, 1]], "lstm", tmp_path)
@@ -109,6 +122,9 @@ def test_a_file_of_one_row(server: ServerProcess, tmp_path: Path) -> None:
         ([[1, 2, 3], [1, 2]], "lstm", "Error: row 1: [1,2] came; an array of 3 was expected"),
         ([1, 2, 3], "lstm", "Error: row 0: 1 came; an array of 3 was expected"),
         ([[1, float("nan"), 3]], "lstm", "Error: "),
+        ([[2**15] * WINDOW], "windowed", "Error: row 0, column 0: 32768 came; -32768 to 32767 was expected"),
+        ([[1, 2, 3]], "two", "Error: two has 2 inputs; this client steps one"),
+        ([[1, 2, 3]], "speaker", "Error: speaker needs constants at Open"),
         ([], "lstm", "Error: an array of one row or more was expected"),
         ([[1, 2, 3]], "", "Error: name one of the models: "),
     ],

@@ -178,7 +178,7 @@ async def test_requests_of_every_type(make: Make, dtype: pb.DataType) -> None:
             got = np.frombuffer(answer.infer_response.raw_output_contents[0], DTYPES[dtype]).reshape(6, 2)
             np.testing.assert_array_equal(got, summed(x))
         model = catalog.find("sums")
-        assert [item.datatype for item in metadata(model).inputs] == [NAMES[dtype][0]]
+        assert [item.datatype for item in metadata(model, ["1"]).inputs] == [NAMES[dtype][0]]
         assert configuration(model, LIMITS).input[0].data_type == oip.DataType.Value(f"TYPE_{NAMES[dtype][0]}")
 
 
@@ -221,7 +221,7 @@ async def test_constants_come_with_the_start_of_a_sequence(tmp_path: Path) -> No
         ):
             assert re.search(says, (await infer(catalog, wrong)).error_message)
         model = catalog.find("")
-        shapes = {item.name: list(item.shape) for item in metadata(model).inputs}
+        shapes = {item.name: list(item.shape) for item in metadata(model, ["1"]).inputs}
         assert shapes == {"x": [1, -1, 3], "speaker": [1, 2, 3], "rate": [1, 3]}
         config = configuration(model, LIMITS)
         assert [item.input_name for item in config.sequence_batching.state] == ["s"]

@@ -20,6 +20,9 @@ BARE = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[2]))
 ONE = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[1]))
 TOKENS = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_INT64, vocabulary=["a", "b", "é", "<end>", "7"]))
 LINES = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_INT64, vocabulary=["a", "\n"]))
+WHOLE = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_INT16, shape=[2]))
+TRUTH = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_BOOL))
+SCALAR = model(pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT64))
 PAIR = model(
     pb.TensorSpec(name="x", dtype=pb.DATA_TYPE_FLOAT32, shape=[2]), pb.TensorSpec(name="day", dtype=pb.DATA_TYPE_INT64)
 )
@@ -49,6 +52,9 @@ def rows(spec: pb.ModelSpec, form: Form, text: str, *columns: str) -> list[Any]:
         (ONE, "csv", "x\n5\n", (), [[5]]),
         (TOKENS, "csv", "a\n<end>\n1\n7\n", (), ["a", "<end>", 1, "7"]),
         (TOKENS, "csv", "token\na\n", (), ["a"]),
+        (WHOLE, "csv", "1,-32768\n+7, 3\n", (), [[1, -32768], [7, 3]]),
+        (TRUTH, "csv", "true\nFalse\n1\n0\n", (), [True, False, 1, 0]),
+        (SCALAR, "csv", "x\n0.5\n", (), [0.5]),
         (NAMED, "jsonl", '[1, 2]\n\n{"rain": 1, "wind": 2}\n{"x": [3, 4]}', (), [[1, 2], [2, 1], {"x": [3, 4]}]),
         (ONE, "jsonl", "5\n", (), [5]),
         (TOKENS, "jsonl", '"a"\n3\n', (), ["a", 3]),
@@ -113,6 +119,9 @@ def test_ended_lines_of_text() -> None:
         (BARE, "csv", "1,2\n1,2,3\n", "line 2 has 3 cells, but line 1 has 2"),
         (BARE, "csv", "a,b,c\n", "line 1: 3 columns came, and input 'x' takes 2 numbers without names"),
         (BARE, "csv", "1\n", "line 1: 1 columns came, and input 'x' takes 2 numbers without names"),
+        (WHOLE, "csv", "1,2\n1,2.5\n", "line 2, column 'column2': '2.5' is not a whole number"),
+        (TRUTH, "csv", "true\nmaybe\n", "line 2, column 'column1': 'maybe' is not true, false, 1 or 0"),
+        (PAIR, "csv", "1,2\n", "a row of model 'm' is no plain list of numbers, so csv cannot hold it; use jsonl"),
         (TOKENS, "csv", "a\nz\n", "line 2, column 'column1': 'z' is no token of model 'm'"),
         (NAMED, "jsonl", '{"wind": 1}\n', "line 1: keys wind came; wind, rain were expected"),
         (PAIR, "jsonl", '{"x": 1}\n', "line 1: keys x came; day, x were expected"),

@@ -65,6 +65,38 @@ def test_jsonl() -> None:
     }
 
 
+def test_numbers_of_every_type() -> None:
+    spec = pb.ModelSpec(
+        name="m",
+        contract=2,
+        outputs=[
+            pb.TensorSpec(name="count", dtype=pb.DATA_TYPE_INT64),
+            pb.TensorSpec(name="speech", dtype=pb.DATA_TYPE_BOOL, shape=[2]),
+            pb.TensorSpec(name="half", dtype=pb.DATA_TYPE_FLOAT16, shape=[1]),
+            pb.TensorSpec(name="whole", dtype=pb.DATA_TYPE_FLOAT64),
+        ],
+        gates=[pb.GateSpec(name="gru.reset", symbol="r", output="r", shape=[2])],
+    )
+    outputs = {
+        "count": np.array(2**53 + 1),
+        "speech": np.array([True, False]),
+        "half": np.array([0.1], np.float16),
+        "whole": np.array(0.1),
+    }
+    answer = Answer(0, outputs, {"gru.reset": np.array([0.5, 1], np.float32)})
+    writer = Writer(spec, "csv", gates=True)
+    assert writer.header() == "count,speech_0,speech_1,half,whole,gru.reset_0,gru.reset_1\n"
+    assert writer.answer(answer) == f"{2**53 + 1},1,0,0.1,0.1,0.5,1.0\n"
+    assert json.loads(Writer(spec, "jsonl", gates=True).answer(answer)) == {
+        "position": 0,
+        "count": 2**53 + 1,
+        "speech": [True, False],
+        "half": [0.1],
+        "whole": 0.1,
+        "gates": {"gru.reset": [0.5, 1.0]},
+    }
+
+
 def test_every_digit_survives() -> None:
     values = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     forms: tuple[Form, ...] = ("csv", "jsonl")
