@@ -49,9 +49,9 @@ class StateRows:
             self._constants[slot] = [state.rows(data) for (_, state), data in pairs]
         self._fresh[slot] = True
 
-    def constants(self, slot: int) -> list[bytes]:
+    def constants(self, slot: int) -> tuple[bytes, ...]:
         """Those of a row, in the layout's order; nothing of a row that was never set."""
-        return [value.tobytes() for value in self._constants.get(slot, ())]
+        return tuple(value.tobytes() for value in self._constants.get(slot, ()))
 
     def is_fresh(self, slot: int) -> bool:
         """Whether it has yet to be set."""

@@ -406,6 +406,8 @@ class Lifecycle:
             twin = self._create(tenant, new_id, self._constants.of(session))
             table.detach(twin)
             engine.rows.write(int(table.slot[twin]), engine.rows.read(int(table.slot[session])))
+            # A start with others may be queued behind this.
+            self.keep_constants(twin)
             table.position[twin] = table.accepted[twin] = table.position[session]
             return table.session_id(twin), int(table.position[twin])
 

@@ -15,7 +15,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.bit_exact import agreeing_shapes
 from gatestream.server.backend.deterministic import DeterministicRunner
-from gatestream.server.backend.runner import HostRunner
+from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner
 from gatestream.server.backend.threads import measure
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
@@ -230,6 +230,35 @@ async def test_constants_come_with_the_start_of_a_sequence(tmp_path: Path) -> No
             ("speaker", [2, 3]),
             ("rate", [3]),
         ]
+
+
+# ---- The runner that serves on a GPU, here on the CPU ---------------------------------------------
+
+
+@TYPES
+def test_states_of_every_type_stay_on_the_device(make: Make, dtype: pb.DataType) -> None:
+    artifact = Artifact.load(make(dtype))
+    runner = ArenaRunner(artifact, 8, CPU, 1)
+    states = numbers(dtype, 8, 1)
+    runner.write(np.arange(8), [states])
+    x = np.stack([numbers(dtype, 3, seed) for seed in range(4)])
+    slots = np.array([6, 0, 3, 5])
+    for _ in range(2):
+        outputs, _ = runner.step(slots, [x], np.full(4, 3, np.int32), False)
+        for row, slot in enumerate(slots):
+            expected = summed(x[row], states[slot])
+            np.testing.assert_array_equal(outputs[0][row], expected)
+            states[slot] = expected[-1]
+    np.testing.assert_array_equal(runner.read(np.arange(8))[0], states)
+
+
+def test_states_without_axes_stay_on_the_device_too(tmp_path: Path) -> None:
+    runner = ArenaRunner(Artifact.load(two_of_each(tmp_path / "two.onnx")), 4, CPU, 1)
+    inputs = [np.ones((2, 3, 3), np.float32), np.array([[True, False, True]] * 2)]
+    for k in range(1, 3):
+        outputs, _ = runner.step(np.array([1, 3]), inputs, np.full(2, 3, np.int32), False)
+        np.testing.assert_array_equal(outputs[1][:, -1], [2 * k, 2 * k])
+    assert [state.tolist() for state in runner.read(np.array([3, 0]))] == [[[4, 4, 4], [0, 0, 0]], [4, 0]]
 
 
 # ---- What is found out at the start ---------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a session is given once: when it is taken, who keeps it, and what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,23 @@ async def test_a_sequence_that_starts_again_has_what_comes_with_its_start(b: Ben
     np.testing.assert_array_equal(np.concatenate(owner.heard), np.concatenate(expected))
     with pytest.raises(InvalidRequest, match="'speaker' was not given"):
         sequence(b, "sequence:5", start=True)
+
+
+async def test_a_copy_has_those_of_its_turn(b: Bench) -> None:
+    session = sequence(b, "sequence:5", given(speaker=SPEAKER), start=True)
+    owner = Listener()
+    b.engine.submit_one(owner, 0, session, 4, -1, [X.tobytes()], OUTPUTS)
+    copying = b.lifecycle.fork("", "sequence:5", "twin")
+    task = asyncio.ensure_future(copying)
+    await asyncio.sleep(0)
+    sequence(b, "sequence:5", given(speaker=OTHER), start=True)
+    twin, position = await task
+    assert position == 4
+    assert open_(b, twin, given(speaker=SPEAKER), create=False) == b.engine.sessions.find("", twin)
+    with pytest.raises(OutOfStep):
+        open_(b, twin, given(speaker=OTHER))
+    sequence(b, "sequence:5", given(speaker=OTHER), start=False)
+    await b.engine.quiet()
 
 
 async def test_a_start_that_is_not_done_leaves_the_constants(b: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,18 @@ def test_almost_the_same_is_never_taken_for_the_same(count: int, form: str) -> N
     check(codec, message(*steps_of(count)))
 
 
+def test_a_large_open_is_read_where_its_constants_are_few() -> None:
+    codec = Codec(MOST)
+    value = bytes(200_000)
+    asked = pb.ClientMessage(open=pb.Open(handle=3, constant=[pb.Constant(name="a", value=value)] * 2))
+    decoded = codec.decode(asked.SerializeToString())
+    assert isinstance(decoded, Open)
+    assert (decoded.handle, decoded.constants) == (3, (("a", value), ("a", value)))
+    many = pb.ClientMessage(open=pb.Open(constant=[pb.Constant(name="a", value=bytes(20))] * 10_000))
+    with pytest.raises(InvalidRequest, match="too many fields"):
+        codec.decode(many.SerializeToString())
+
+
 @given(
     st.builds(
         pb.Open,
