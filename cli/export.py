@@ -23,7 +23,8 @@ _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*
     "--form",
     type=click.Choice(["gates", "fused"]),
     help="gates: the equations, with the gates' activations as outputs; what a checkpoint becomes if nothing is said. "
-    "fused: the ONNX LSTM operator.",
+    "fused: the ONNX LSTM operator. A module's layers become operators, and its cells equations, if "
+    "nothing is said.",
 )
 @click.option(
     "--weights",
@@ -57,6 +58,7 @@ _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*
     "h:float32[2,batch,64], state.0:float32[64] of a tuple. Without it, as the method initial_state(batch) shows. "
     "Recurrent layers that start anew at each call need not be said.",
 )
+@click.option("--stateless", is_flag=True, help="Take a module that carries nothing from one step to the next.")
 @click.option(
     "--length", default="", metavar="NAME", help="The parameter of forward that takes each row's number of steps."
 )
@@ -92,13 +94,13 @@ def command(
     call. The file is compared with the module itself, in one piece, in chunks and in single steps.
     """
     if _FACTORY.fullmatch(source) and not Path(source).exists():
-        if form is not None or max_error is not None:
-            raise click.UsageError("--form and --max-error are for a checkpoint")
+        if max_error is not None:
+            raise click.UsageError("--max-error is for a checkpoint: a module is proved as it is")
         from gatestream.cli.export_module import export_module
 
         # As `python -m` finds it.
         sys.path.insert(0, "")
-        export_module(source, output, weights, model_version, report, force=force, **of_module)
+        export_module(source, output, weights, model_version, report, form=form, force=force, **of_module)
         return
     if wrong := next((name for name, value in of_module.items() if value), None):
         flag = {"inputs": "input", "states": "state", "names": "output-name"}.get(wrong, wrong)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -23,6 +24,8 @@ def export_module(
     length: str,
     names: Sequence[str],
     name: str,
+    form: Literal["gates", "fused"] | None,
+    stateless: bool,
     force: bool,
 ) -> None:
     """Make a module of the user's, load its weights, and write it as an artifact that is proved to be the same.
@@ -39,6 +42,8 @@ def export_module(
         length: its parameter for the number of steps of each row.
         names: of its outputs.
         name: of the model; empty: that of the file.
+        form: of its LSTM and GRU layers; None: as they come.
+        stateless: take one that carries nothing.
         force: overwrite files that gatestream did not make.
 
     Raises:
@@ -68,6 +73,8 @@ def export_module(
             states=states,
             outputs=names,
             length=length,
+            form=form,
+            stateless=stateless,
             name=name,
             version=version,
             source=source,

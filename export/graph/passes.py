@@ -96,13 +96,17 @@ class StoreTransposed(InPlacePass):
         return PassResult(model, modified)
 
 
-class FoldConstants(InPlacePass):
+class Fold(InPlacePass):
     """Compute what does not depend on an input now, whatever its size."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Fold."""
         result = fold_constants(model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
         return PassResult(model, bool(result.modified))
+
+
+class FoldConstants(Fold):
+    """The same, all of it."""
 
     def ensures(self, model: ir.Model) -> None:
         """Every operation depends on an input of its graph."""
@@ -141,13 +145,12 @@ def simplify(prefix: str) -> Sequential:
     return Sequential(
         common.InlinePass(),
         StripPrefix(prefix),
-        FoldConstants(),
+        Fold(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
-        common.ClearMetadataAndDocStringPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
     )

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 import gatestream
 from gatestream.export import artifact
-from gatestream.export.errors import SourceError
+from gatestream.export.errors import SourceError, StatelessError
 from gatestream.export.graph.initializers import constant
-from gatestream.export.proof.report import Report
+from gatestream.export.proof.report import Report, VerificationError
 from gatestream.export.proof.streamed import Named
 from gatestream.export.proof.streaming import prove
+from gatestream.export.rewriting.reform import Form, reform
 from gatestream.export.sources import signature as signatures
 from gatestream.export.sources import unexposed
 from gatestream.export.sources.checkpoint import OPSET
@@ -53,6 +54,8 @@ def export_module(
     states: Sequence[str] = (),
     outputs: Sequence[str] = (),
     length: str = "",
+    form: Form | None = None,
+    stateless: bool = False,
     name: str = "",
     version: str = "1",
     source: str = "",
@@ -72,6 +75,9 @@ def export_module(
         states: what it takes and gives back, as in "h:float32[batch,64]". None: as `initial_state(batch)` shows it.
         outputs: what the outputs are called; none: "y", or as `forward` calls them.
         length: the parameter of `forward` that takes how many steps each row has.
+        form: "gates" shows the equations of every LSTM and GRU layer and puts their gates out; "fused" is their
+            operators; None: as they come, which is operators where torch has a layer, and equations for cells.
+        stateless: take a module that carries nothing from one step to the next.
         name: of the model; empty: that of the file.
         version: what the server calls this version of the model.
         source: where the module comes from, "package.module:factory"; empty: its class.
@@ -80,31 +86,44 @@ def export_module(
         What was made and verified.
 
     Raises:
-        SourceError: it cannot be called or exported, or cannot be stepped: it has no state, runs backwards, looks
-            ahead, mixes rows, or keeps a state that nobody carries. One line says which part of it does.
+        SourceError: it cannot be called or exported.
+        NotStreamableError: it cannot take one step at a time: it has no state, runs backwards, looks ahead, mixes
+            rows, or keeps a state that nobody carries. One line says which part of it does.
+        StructureError: `form` is given, and there is no LSTM or GRU in it, or one that cannot be shown.
         VerificationError: the file is not the same module; its `report` says where they differ.
         OSError: the file cannot be written.
     """
     module.eval()
     streamed = Streamed(module, signatures.read(module, inputs, states, length), outputs)
-    if not streamed.states:
-        raise SourceError(
+    if not streamed.states and not stateless:
+        raise StatelessError(
             f"{described(module)} has no state: forward takes and gives back none, and there is no recurrent layer in "
-            "it; a model is streamed for its state (states that forward takes are said with --state)"
+            "it that starts anew at each call; say those that forward takes with --state, or export it as it is with "
+            "--stateless"
         )
     unexposed.check(streamed)
-    model, rewritten = trace(streamed)
+    made = trace(streamed)
     path = Path(path)
-    spec = _spec(streamed, name or path.name.partition(".")[0], version, source, rewritten)
-    spec.stored_fingerprint = _stored(model)
+    spec = _spec(streamed, name or path.name.partition(".")[0], version, source, made.rewritten)
+    spec.stored_fingerprint = _stored(made.model)
+    if form is not None:
+        reform(made.model, spec, form)
     with replacing(path) as draft:
-        artifact.save(model, spec, draft)
+        artifact.save(made.model, spec, draft)
         proof = prove(draft, _Module(streamed))
-        proof.report.raise_for_failure()
+        try:
+            proof.report.raise_for_failure()
+        except VerificationError as error:
+            if not made.rows_frozen:
+                raise
+            raise SourceError(
+                f"{described(module)} is written for one number of rows, which was frozen when it was traced (a loop "
+                f"over rows, or int() of their number): take it from x.shape ({error})"
+            ) from error
         spec.promises.rows_independent = proof.rows_independent
         spec.promises.replay_bit_equal = proof.replay_bit_equal
         spec.parity.extend(proof.report.parity())
-        artifact.save(model, spec, draft)
+        artifact.save(made.model, spec, draft)
     return Exported(spec, proof.report)
 
 

@@ -5,6 +5,7 @@ torch's own exporter unrolls some of them over the steps of the example, and can
 
 from typing import Any, Final, cast
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan  # what torch.export knows; torch has no public name for it
@@ -105,3 +106,14 @@ def _projected(layer: nn.RNNBase, k: int, _: str, xs: Tensor, states: list[Tenso
     # contiguous: scan wants a carry that comes in as it goes out
     following, (ys,) = scan(step, [state.squeeze(0).contiguous() for state in states], xs)
     return ys, [each.unsqueeze(0) for each in following]
+
+
+def name_layers(model: ir.Model) -> None:
+    """Name the operators after the submodules that they were, and their weights after them: "encoder.lstm.W"."""
+    for node in model.graph.all_nodes():
+        if (name := node.metadata_props.get(LAYER)) is None:
+            continue
+        node.name = name
+        for part, value in zip("WRB", node.inputs[1:4], strict=True):
+            if value is not None and value.is_initializer():
+                value.name = f"{name}.{part}"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from gatestream.export.errors import SourceError
+from gatestream.export.errors import NotStreamableError
 from gatestream.export.sources.operators import traced
 from gatestream.export.sources.signature import Port
 from gatestream.export.sources.stand_ins import Unpacked
@@ -72,12 +72,12 @@ def layers(module: nn.Module) -> dict[str, nn.Module]:
     """The recurrent layers in a module, by name.
 
     Raises:
-        SourceError: one runs backwards too.
+        NotStreamableError: one runs backwards too.
     """
     found = {name: each for name, each in module.named_modules() if _is_recurrent(each)}
     for name, each in found.items():
         if getattr(each, "bidirectional", False):
-            raise SourceError(
+            raise NotStreamableError(
                 f"{called(name, each)} is bidirectional: what it gives for a step depends on steps that come later, "
                 "so it cannot take one step at a time"
             )
@@ -193,8 +193,8 @@ def uncarried(
         explicit: `forward` takes states, and so a layer may be given one of them.
 
     Raises:
-        SourceError: a layer is bidirectional, runs more than once a step, starts from what is no fixed state, or what
-            becomes of its state is not what the next step starts from.
+        NotStreamableError: a layer is bidirectional, runs more than once a step, starts from what is no fixed state, or
+            what becomes of its state is not what the next step starts from.
     """
     found = []
     for name, layer in layers(module).items():
@@ -207,19 +207,19 @@ def uncarried(
         if starts is None:
             if explicit:
                 continue
-            raise SourceError(
+            raise NotStreamableError(
                 f"{called(name, layer)} starts from a state that is computed from the input, or at random: only a "
                 "fixed start can be that of a session; make the state an argument and a result of forward"
             )
         for each, _, time in calls:
             if len(each) not in (1, time):
-                raise SourceError(
+                raise NotStreamableError(
                     f"{called(name, layer)} runs {len(each)} times in {time} steps: its states cannot be told "
                     "apart; make them arguments and results of forward"
                 )
             for former, latter in pairwise(each):
                 if latter.given is None or not all(map(torch.equal, former.returned, latter.given)):
-                    raise SourceError(
+                    raise NotStreamableError(
                         f"{called(name, layer)} goes on from another state than the one it returned: what is carried "
                         "is computed outside of it; make it an argument and a result of forward"
                     )

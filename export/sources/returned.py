@@ -50,6 +50,11 @@ def leaves(returned: Any) -> list[Leaf]:
     ]
 
 
+def tensors(returned: Any) -> list[Tensor]:
+    """The same without where they lie."""
+    return [leaf.tensor for leaf in leaves(returned)]
+
+
 def successors(found: Sequence[Leaf], states: Sequence[Port], batch: int) -> list[Leaf]:
     """The states after the step: the last of what `forward` returns, in the order in which it takes them.
 
@@ -92,7 +97,7 @@ def results(found: Sequence[Leaf], calls: dict[nn.Module, list[Call]], recurrent
 def outputs(
     runs: Sequence[Sequence[Leaf]], sizes: Sequence[tuple[int, int]], names: Sequence[str], taken: Sequence[str]
 ) -> tuple[Output, ...]:
-    """The outputs, from calls with [some rows and steps], [one row more] and, where there is time, [one step more].
+    """The outputs, from calls with [some rows and steps], [a row more] and, where there is time, [more steps].
 
     Args:
         runs: what is an output, of each call.

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # what torch.export takes results apart with
 
-from gatestream.export.errors import SourceError
+from gatestream.export.errors import NotStreamableError, SourceError
 from gatestream.export.sources import returned as found
+from gatestream.export.sources.kept import kept, unlike_itself
 from gatestream.export.sources.recurrent import Call, Carrying, called, layers, record, uncarried
 from gatestream.export.sources.signature import Signature, described
 
 _BATCH, _TIME = 3, 5
 """Of the calls that show what a module does: unlike each other."""
+
+_LONGER = 13
+"""Steps of another: so many more that a module shows it that gives one for several."""
 
 
 class Streamed(nn.Module):
@@ -37,18 +41,24 @@ class Streamed(nn.Module):
 
     Raises:
         SourceError: it cannot be called so, or what it returns is not one step for a step, and its states.
+        NotStreamableError: it keeps something from call to call, is random, or has a layer that cannot be carried.
     """
 
     def __init__(self, module: nn.Module, signature: Signature, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.module = module
         self.signature = signature
-        sizes = [(_BATCH, _TIME), (_BATCH + 1, _TIME), *([(_BATCH, _TIME + 1)] if signature.has_time else [])]
-        runs = [self._recorded(*size, seed) for seed, size in enumerate(sizes)]
+        sizes = [(_BATCH, _TIME), (_BATCH + 1, _TIME), *([(_BATCH, _LONGER)] if signature.has_time else [])]
+        layers(module)  # none of which runs backwards
+        before = kept(module)
+        runs = [self._recorded(*sizes[0], 0)]
+        if not all(map(torch.equal, *(found.tensors(self._recorded(*sizes[0], 0)[0]), found.tensors(runs[0][0])))):
+            raise NotStreamableError(unlike_itself(module, before))
+        runs += [self._recorded(*size, seed) for seed, size in enumerate(sizes[1:], start=1)]
         calls = [(calls, *size) for (_, calls), size in zip(runs, sizes, strict=True)]
         self.recurrents = uncarried(module, calls, explicit=bool(signature.states))
         if self.recurrents and not signature.has_time:
-            raise SourceError(
+            raise NotStreamableError(
                 f"{called(self.recurrents[0].name, self.recurrents[0].layer)} begins anew at each call, and no input "
                 f"has a time axis: make its state an argument and a result of forward, or say where time is, as in "
                 f"{next(iter(signature.inputs)).name}:float32[batch,time,...]"
@@ -96,6 +106,12 @@ class Streamed(nn.Module):
             torch.stack(steps, dim=1) if output.port.time_axis is None else steps[-1]
             for output, steps in zip(self.outputs, zip(*runs, strict=True), strict=True)
         ]
+
+    def once(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What one call of the module gives: for whole sequences, or where it has no time axis for their first step."""
+        start = [port.start(len(inputs[0])) for port in self.signature.states]
+        with torch.no_grad():
+            return self._results(inputs if self.signature.has_time else [x[:, 0] for x in inputs], start)
 
     def run(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Take the steps of a chunk.

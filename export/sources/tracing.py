@@ -1,13 +1,18 @@
 """torch to ONNX for a module of the user's: its graph in the normal form of contract 2."""
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 import torch
+from onnx_ir.passes import InvariantError, PassError
 from torch import Tensor, nn
 
 from gatestream.export.errors import SourceError
 from gatestream.export.graph.over_time import over_time
 from gatestream.export.graph.passes import simplify
 from gatestream.export.sources.checkpoint import OPSET, quiet
+from gatestream.export.sources.operators import name_layers
 from gatestream.export.sources.signature import Port, described
 from gatestream.export.sources.stand_ins import open_lengths, unpacked
 from gatestream.export.sources.streamed import Streamed
@@ -30,25 +35,38 @@ class _Chunk(nn.Module):
         return tuple(each.clone() for each in (*outputs, *states))
 
 
-def trace(streamed: Streamed) -> tuple[ir.Model, list[str]]:
-    """Export a module, its weights named as in its `state_dict`.
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What torch made of a module.
 
-    Returns:
-        The graph, inputs and outputs [batch, time, *shape], then states [batch, *shape]; and what was done, one line
-        each.
+    Attributes:
+        model: inputs and outputs [batch, time, *shape], then states [batch, *shape].
+        rewritten: what was done, one line each.
+        rows_frozen: its number of rows was taken for a constant somewhere; where that mattered the file is wrong.
+    """
+
+    model: ir.Model
+    rewritten: tuple[str, ...]
+    rows_frozen: bool
+
+
+def trace(streamed: Streamed) -> Traced:
+    """Export a module, its weights named as in its `state_dict`.
 
     Raises:
         SourceError: torch cannot export it.
     """
-    if not streamed.stepwise:
-        program = _program(streamed)
-        if _dynamic(program, streamed):
-            return _converted(program, streamed, stepwise=False), []
+    program = _program(streamed)
+    rows_open, steps_open = _open_axes(program, streamed)
+    done: tuple[str, ...] = ()
+    if not streamed.stepwise and not steps_open:
         streamed.stepwise = True
-        done = ["one step in a Scan over time: forward is written for a number of steps (a loop in Python)"]
-    else:
-        done = ["one step in a Scan over time"]
-    return _converted(_program(streamed), streamed, stepwise=True), done
+        program = _program(streamed)
+        rows_open, _ = _open_axes(program, streamed)
+        done = ("one step in a Scan over time: forward is written for a number of steps (a loop in Python)",)
+    elif streamed.stepwise:
+        done = ("one step in a Scan over time",)
+    return Traced(_converted(program, streamed), done, rows_frozen=not rows_open)
 
 
 def _program(streamed: Streamed) -> torch.export.ExportedProgram:
@@ -70,7 +88,8 @@ def _program(streamed: Streamed) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _converted(program: torch.export.ExportedProgram, streamed: Streamed, *, stepwise: bool) -> ir.Model:
+def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.Model:
+    stepwise = streamed.stepwise
     inputs = [port.name for port in (*streamed.signature.inputs, *streamed.states)]
     outputs = [each.port.name for each in streamed.outputs] + [after(port) for port in streamed.states]
     try:
@@ -90,7 +109,14 @@ def _converted(program: torch.export.ExportedProgram, streamed: Streamed, *, ste
         ) from error
     assert made is not None  # it is None only where dynamo=False
     model = made.model
-    simplify(_PREFIX)(model)
+    try:
+        simplify(_PREFIX)(model)
+    except (PassError, InvariantError) as error:
+        raise SourceError(
+            f"{described(streamed.module)}: what torch wrote cannot be put in order: {_line(error)}"
+        ) from error
+    name_layers(model)
+    common.ClearMetadataAndDocStringPass()(model)  # the exporter notes stack traces there
     _annotate(model, streamed, stepwise=stepwise)
     if stepwise:
         over_time(model, [port.name for port in streamed.signature.inputs], {p.name: after(p) for p in streamed.states})
@@ -116,12 +142,14 @@ def _annotate(model: ir.Model, streamed: Streamed, *, stepwise: bool) -> None:
         value.shape = ir.Shape(expected[value.name or ""])
 
 
-def _dynamic(program: torch.export.ExportedProgram, streamed: Streamed) -> bool:
-    """Whether the number of steps was left open."""
+def _open_axes(program: torch.export.ExportedProgram, streamed: Streamed) -> tuple[bool, bool]:
+    """Whether the number of rows, and that of steps, was left open."""
     places = [node for node in program.graph.nodes if node.op == "placeholder"]
-    taken = places[-len(streamed.signature.inputs) - len(streamed.states) :]
+    inputs = len(streamed.signature.inputs)
+    taken = places[-inputs - len(streamed.states) :]
     open_axes = [[_is_open(size) for size in node.meta["val"].shape] for node in taken]
-    return all(axes[1] for axes in open_axes[: len(streamed.signature.inputs)])
+    steps = not streamed.stepwise and all(axes[1] for axes in open_axes[:inputs])
+    return all(axes[0] for axes in open_axes), steps
 
 
 def _is_open(size: int | torch.SymInt) -> bool:

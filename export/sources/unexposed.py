@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # what torch takes results apart with
 
-from gatestream.export.errors import SourceError
+from gatestream.export.errors import NotStreamableError
 from gatestream.export.sources.recurrent import called
 from gatestream.export.sources.streamed import Streamed
 
@@ -27,8 +27,6 @@ _BITS = 2.0**-23
 _TELLING: Final = 1e-4
 """Of a submodule's largest number: by so much it differs, where it is the first that does."""
 
-_TORCHS_OWN: Final = frozenset({"parameters", "buffers", "modules", "flat_weights", "flat_weight_refs"})
-
 Trace = dict[str, tuple[nn.Module, list[Tensor]]]
 """Submodules and what they gave in their first call, by name, in the order in which they were done."""
 
@@ -39,21 +37,20 @@ def check(streamed: Streamed) -> None:
     """Prove that a module has no state but that which is carried.
 
     Raises:
-        SourceError: what it gives depends on what it was given before, on the rows beside, on steps that come later, or
-            on steps before the chunk that no state carries; the submodule is named.
+        NotStreamableError: what it gives depends on the rows beside, on steps that come later, or on steps before the
+            chunk that no state carries; the submodule is named.
     """
     module, time = streamed.module, sum(CHUNKS)
     inputs = streamed.signature.sample(BATCH, time, seed=17)
-    before = _tensors(module)
-    whole, trace = _traced(module, lambda: streamed.whole(inputs))
-    if not all(map(torch.equal, whole, streamed.whole(inputs))):
-        raise SourceError(_kept(module, before))
+    whole = streamed.whole(inputs)
+    _, trace = _traced(module, partial(streamed.once, inputs))
     allowed = _allowed(streamed, inputs, whole)
     for row in range(BATCH):
         one = [x[row : row + 1] for x in inputs]
-        alone, found = _traced(module, partial(streamed.whole, one))
+        alone = streamed.whole(one)
         if difference := _difference([y[row : row + 1] for y in whole], alone, allowed):
-            raise SourceError(
+            _, found = _traced(module, partial(streamed.once, one))
+            raise NotStreamableError(
                 f"{_first(trace, found, BATCH, 1, row)} gives a row other numbers alone than among others "
                 f"({difference}): sessions would be mixed; where time is the first axis, say so: --input "
                 "NAME:TYPE[time,batch,...]"
@@ -62,7 +59,7 @@ def check(streamed: Streamed) -> None:
         for until in (1, time // 2):
             given, found = _traced(module, partial(streamed.whole, [x[:, :until] for x in inputs]))
             if difference := _difference([y[:, :until] for y in whole], given, allowed):
-                raise SourceError(
+                raise NotStreamableError(
                     f"{_first(trace, found, time, until, 0)} gives other numbers when the sequence ends after {until} "
                     f"steps ({difference}): it looks at later steps, and cannot take one at a time"
                 )
@@ -71,8 +68,9 @@ def check(streamed: Streamed) -> None:
         steps_of = slice(start, start + steps)
         (given, after), found = _traced(module, partial(streamed.run, [x[:, steps_of] for x in inputs], states))
         if difference := _difference([y[:, steps_of] for y in whole], given, [each[steps_of] for each in allowed]):
-            raise SourceError(
-                f"{_first(trace, found, time, steps, start)} gives other numbers when a chunk begins at step {start} "
+            name = _first(trace, found, time, 1 if streamed.stepwise else steps, start)
+            raise NotStreamableError(
+                f"{name} gives other numbers when a chunk begins at step {start} "
                 f"({difference}): it needs earlier steps, which no state carries; make what it keeps of them an "
                 "argument and a result of forward"
             )
@@ -168,34 +166,3 @@ def _first(whole: Trace, part: Trace, size: int, length: int, start: int) -> str
             if same.shape == other.shape and (same - other).abs().max() > _TELLING * one.abs().max():
                 return called(name, submodule)
     return "forward itself"
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all tensors that a module and its submodules hold beside their parameters, by name."""
-    found = {}
-    for name, submodule in module.named_modules():
-        held = {**submodule._buffers, **submodule.__dict__}
-        for attribute, value in held.items():
-            if attribute.startswith("_") and attribute.lstrip("_") in _TORCHS_OWN:
-                continue
-            leaves = pytree.tree_leaves(value) if isinstance(value, Tensor | tuple | list | dict) else []
-            for k, leaf in enumerate(leaves):
-                if isinstance(leaf, Tensor):
-                    key = ".".join(part for part in (name, attribute) if part)
-                    found[f"{key}.{k}" if len(leaves) > 1 else key] = leaf.detach().clone()
-    return found
-
-
-def _kept(module: nn.Module, before: dict[str, Tensor]) -> str:
-    """Why a module gives other numbers when it is called again, in words."""
-    after = _tensors(module)
-    changed = [name for name, tensor in after.items() if name not in before or not torch.equal(before[name], tensor)]
-    if not changed:
-        return (
-            f"{type(module).__name__} gives other numbers when it is called again with the same: something in it is "
-            "random (dropout that does not look at self.training?), or keeps what it was given"
-        )
-    return (
-        f"{type(module).__name__} gives other numbers when it is called again with the same: it keeps '{changed[0]}' "
-        "from call to call, a state that nobody carries; make it an argument and a result of forward"
-    )

@@ -78,7 +78,7 @@ def test_exports_proves_and_reports(export: Export, tmp_path: Path) -> None:
         (["nobodys:build"], "nobodys cannot be imported"),
         (["mine:build", "--input", "x[5]"], "Model cannot be called with x [3, 5, 5]: RuntimeError"),
         (["mine:build", "--input", "z[4]"], "Model has no parameter 'z': its forward takes x"),
-        (["mine:build", "--form", "gates"], "--form and --max-error are for a checkpoint"),
+        (["mine:build", "--max-error", "1"], "--max-error is for a checkpoint"),
         (["small.safetensors", "--input", "x[4]"], "--input is for a MODULE:FACTORY"),
     ],
 )

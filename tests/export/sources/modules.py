@@ -161,3 +161,182 @@ class LastStep(nn.Module):
         _, h = self.gru(x)
         found: Tensor = self.head(h[-1])
         return found
+
+
+class Tutorial(nn.Module):
+    """As tutorials have it: zeros of its own, the last step alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 6, 2, batch_first=True)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h0 = torch.zeros(2, x.size(0), 6).to(x.device).requires_grad_()
+        c0 = torch.zeros(2, x.size(0), 6).to(x.device).requires_grad_()
+        out, _ = self.rnn(x, (h0.detach(), c0.detach()))
+        found: Tensor = self.fc(out[:, -1, :])
+        return found
+
+
+class Both(nn.Module):
+    """Takes one state, and hides another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = nn.GRUCell(4, 5)
+        self.hidden = nn.RNN(5, 6, batch_first=True)
+
+    def forward(self, x: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        h = states["h"]
+        hs = []
+        for step in x.unbind(1):
+            h = self.seen(step, h)
+            hs.append(h)
+        return self.hidden(torch.stack(hs, dim=1))[0], {"h": h}
+
+
+class Attribute(nn.Module):
+    """Hangs its state on itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.gru = nn.GRU(4, 6, batch_first=True)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        gru = self.inner.gru
+        assert isinstance(gru, nn.GRU)
+        ys, last = gru(x, self.last)
+        self.last = last.detach()
+        found: Tensor = ys
+        return found
+
+
+class Buffer(nn.Module):
+    """Keeps a running mean in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Module()
+        self.norm.register_buffer("mean", torch.zeros(4))
+        self.gru = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.norm.mean
+        assert isinstance(mean, Tensor)
+        mean.mul_(0.9).add_(0.1 * x.mean(dim=(0, 1)))
+        found: Tensor = self.gru(x - mean)[0]
+        return found
+
+
+class Wrapped(nn.Module):
+    """A GRU between whatever is put before and behind it."""
+
+    def __init__(self, before: nn.Module | None = None, behind: nn.Module | None = None) -> None:
+        super().__init__()
+        self.before = before or nn.Identity()
+        self.gru = nn.GRU(4, 6, batch_first=True)
+        self.behind = behind or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.behind(self.gru(self.before(x))[0])
+        return found
+
+
+class Reversed(nn.Module):
+    """Looks at the sequence from its end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1).cumsum(1).flip(1)
+
+
+class Pooled(nn.Module):
+    """Divides by how far it has come in what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / torch.arange(1, x.shape[1] + 1)[:, None]
+
+
+class Noisy(nn.Module):
+    """Drops out, whether it is trained or not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5)
+
+
+class Mixed(nn.Module):
+    """Centres rows by each other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Decoder(nn.Module):
+    """Starts a GRU from what another came to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.GRU(4, 6, batch_first=True)
+        self.decoder = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.decoder(x, self.encoder(x)[1])[0]
+        return found
+
+
+class Twice(nn.Module):
+    """Runs one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.gru(self.gru(x)[0])[0]
+        return found
+
+
+class Normalised(nn.Module):
+    """Normalises the state between two steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 6)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 6)
+        hs = []
+        for step in x.unbind(1):
+            h = self.norm(self.cell(step, h))
+            hs.append(h)
+        return torch.stack(hs, dim=1)
+
+
+class Rows(nn.Module):
+    """Takes row after row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ys = self.gru(x)[0]
+        return torch.stack([2 * row for row in ys])
+
+
+class Subsampled(nn.Module):
+    """Takes every other step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, ::2]
+
+
+class Growing(nn.Module):
+    """A state that grows."""
+
+    def forward(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        cache = torch.cat([cache, x], dim=1)
+        return cache.mean(1, keepdim=True) + x, cache

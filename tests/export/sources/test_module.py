@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from gatestream.export.proof.report import VerificationError
+from gatestream.export.sources import operators
 from gatestream.export.sources.module import export_module
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.weights import fingerprint
 from gatestream.server.backend.artifact import Artifact
 from tests.export.sources import modules
 
@@ -49,6 +54,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], list[str]]] = {
     "cells in a loop": (modules.CellLoop, {"inputs": ["x[4]"]}, ["first.h", "first.c", "second.h"]),
     "minGRU": (modules.MinGRU, {"inputs": ["x[4]"], "states": ["h[6]"]}, ["h"]),
     "last step": (modules.LastStep, {"inputs": ["x[time,batch,4]"]}, ["gru.h"]),
+    "tutorial": (modules.Tutorial, {"inputs": ["x[4]"]}, ["rnn.h", "rnn.c"]),
+    "both kinds": (modules.Both, {"inputs": ["x[4]"], "states": ["states.h[5]"]}, ["states.h", "hidden.h"]),
     "LSTM itself": (lambda: nn.LSTM(4, 6), {"inputs": ["input[time,batch,4]"]}, ["h", "c"]),
 }
 
@@ -71,6 +78,10 @@ def test_a_module_becomes_a_file_that_gives_the_same(case: str, tmp_path: Path) 
             expected = {"y": module(given, torch.zeros(1, 3, 6))[0]}
         elif case == "minGRU":
             expected = {"y": module(given, torch.zeros(3, 6))[0]}
+        elif case == "both kinds":
+            expected = {"y": module(given, {"h": torch.zeros(3, 5)})[0]}
+        elif case == "tutorial":
+            expected = {"y": torch.stack([module(given[:, : t + 1]) for t in range(12)], dim=1)}
         elif case == "packed":
             expected = {"y": module(given, torch.full((3,), 12))}
         elif case == "nested":
@@ -85,3 +96,75 @@ def test_a_module_becomes_a_file_that_gives_the_same(case: str, tmp_path: Path) 
             expected = {"y": module(given)}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values.numpy(), rtol=0, atol=2e-6)
+
+
+def test_a_module_shows_how_it_is_called_by_its_methods(tmp_path: Path) -> None:
+    """One step a call, and a state of its own start: a state-space layer."""
+    torch.manual_seed(0)
+    module = modules.StateSpace()
+    made = export_module(module, tmp_path / "ssm.onnx", outputs=["signal"])
+    first, second = made.spec.states
+    assert (first.input, first.initial, second.input) == ("state.0", 0.5, "state.1")
+    assert np.frombuffer(second.initial_values, "<f4").tolist() == [0, 1, 2, 3, 4, 5]
+    x = torch.randn(3, 12, 4)
+    state, ys = module.initial_state(3), []
+    with torch.no_grad():
+        for t in range(12):
+            y, state = module(x[:, t], state)
+            ys.append(y)
+    found = walked(tmp_path / "ssm.onnx", x.numpy(), (5, 1, 6))
+    np.testing.assert_allclose(found["signal"], torch.stack(ys, dim=1).numpy(), rtol=0, atol=2e-6)
+
+
+def test_caches_counters_and_tokens(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = modules.ConvCache()
+    said = {"inputs": ["token:int64<11[]"], "states": ["states.0[batch,4,2]", "states.1:int64[]"]}
+    made = export_module(module, tmp_path / "conv.onnx", **said)
+    assert (made.spec.inputs[0].limit, made.spec.states[1].dtype) == (11, pb.DATA_TYPE_INT64)
+    tokens = torch.randint(11, (3, 12))
+    with torch.no_grad():
+        whole = module(tokens, torch.zeros(3, 4, 2), torch.zeros(3, dtype=torch.int64))[0]
+    found = walked(tmp_path / "conv.onnx", tokens.numpy(), (5, 1, 6))
+    np.testing.assert_allclose(found["y"], whole.numpy(), rtol=0, atol=2e-6)
+
+
+def test_layers_are_operators_and_named_after_the_submodules(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = export_module(modules.Nested(), tmp_path / "mine.onnx", inputs=["x[4]"])
+    model = onnx.load(tmp_path / "mine.onnx")
+    kinds = {node.name: node.op_type for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN")}
+    assert kinds == {"body.low": "GRU", "body.high": "GRU", "last": "RNN"}
+    assert {"body.low.W", "body.low.R", "body.low.B", "body.high.R", "last.W"} <= {
+        each.name for each in model.graph.initializer
+    }
+    assert [(cell.name, cell.kind, cell.hidden, list(cell.states)) for cell in made.spec.cells] == [
+        ("body.low", pb.CELL_KIND_GRU, 6, ["body.low.h"]),
+        ("body.high", pb.CELL_KIND_GRU, 7, ["body.high.h"]),
+        ("last", pb.CELL_KIND_RNN, 3, ["last.h"]),
+    ]
+    assert [each.name for each in made.spec.outputs] == ["scores", "features"]
+    assert len(made.spec.states[1].initial_values) == 7 * 4
+
+
+def test_the_fingerprint_is_that_of_the_modules_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = modules.Explicit()
+    made = export_module(module, tmp_path / "a.onnx", **CASES["explicit"][1])
+    assert made.spec.weights_fingerprint == fingerprint({k: v.numpy() for k, v in module.state_dict().items()})
+    shown = export_module(module, tmp_path / "b.onnx", form="gates", **CASES["explicit"][1])
+    assert shown.spec.weights_fingerprint == made.spec.weights_fingerprint
+    assert [gate.name for gate in shown.spec.gates] == ["reset", "update", "candidate"]
+    with torch.no_grad():
+        module.head.bias += 1
+    other = export_module(module, tmp_path / "c.onnx", **CASES["explicit"][1])
+    assert other.spec.weights_fingerprint != made.spec.weights_fingerprint
+
+
+def test_a_wrong_file_is_found_by_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gates of an operator in another order than torch has them."""
+    monkeypatch.setattr(operators, "_LSTM", (0, 3, 2, 1))
+    torch.manual_seed(0)
+    with pytest.raises(VerificationError, match="carried steps"):
+        export_module(modules.Hidden(), tmp_path / "mine.onnx", inputs=["x[4]"])
+    assert not list(tmp_path.iterdir())

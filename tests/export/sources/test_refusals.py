@@ -1,0 +1,125 @@
+"""What cannot take one step at a time is refused in one line that names the part; and it is right to refuse it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gatestream.export.errors import NotStreamableError, SourceError, StatelessError
+from gatestream.export.sources.module import export_module
+from tests.export.sources import modules
+from tests.export.sources.modules import Wrapped
+
+X = {"inputs": ["x[4]"]}
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[SourceError | NotStreamableError], str]] = {
+    "a hidden causal convolution": (
+        modules.HiddenConv,
+        X,
+        NotStreamableError,
+        "'conv' (Conv1d) gives other numbers when a chunk begins at step 6",
+    ),
+    "an attribute": (modules.Attribute, X, NotStreamableError, "it keeps 'last' from call to call"),
+    "a buffer": (modules.Buffer, X, NotStreamableError, "it keeps 'norm.mean' from call to call"),
+    "both directions": (
+        lambda: Wrapped(nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 2, bidirectional=True))),
+        X,
+        NotStreamableError,
+        "'before.1' (LSTM) is bidirectional",
+    ),
+    "looking ahead": (
+        lambda: Wrapped(behind=modules.Reversed()),
+        X,
+        NotStreamableError,
+        "'behind' (Reversed) gives other numbers when the sequence ends after 1 steps",
+    ),
+    "counting from the chunk's start": (
+        lambda: Wrapped(behind=modules.Pooled()),
+        X,
+        NotStreamableError,
+        "'behind' (Pooled) gives other numbers when a chunk begins at step 6",
+    ),
+    "noise": (lambda: Wrapped(modules.Noisy()), X, NotStreamableError, "something in it is random"),
+    "rows": (
+        lambda: Wrapped(modules.Mixed()),
+        X,
+        NotStreamableError,
+        "'before' (Mixed) gives a row other numbers alone",
+    ),
+    "time taken for rows": (
+        lambda: nn.LSTM(4, 6),
+        {"inputs": ["input[4]"]},
+        NotStreamableError,
+        "gives a row other numbers alone than among others",
+    ),
+    "a start from the input": (
+        modules.Decoder,
+        X,
+        NotStreamableError,
+        "'decoder' (GRU) starts from a state that is computed",
+    ),
+    "one layer twice": (modules.Twice, X, NotStreamableError, "'gru' (GRU) runs 2 times in 5 steps"),
+    "a state changed outside": (
+        modules.Normalised,
+        X,
+        NotStreamableError,
+        "'cell' (GRUCell) goes on from another state",
+    ),
+    "no time": (
+        lambda: nn.LSTMCell(4, 6),
+        {"inputs": ["input[batch,4]"]},
+        NotStreamableError,
+        "the module (LSTMCell) begins anew at each call, and no input has a time axis",
+    ),
+    "no state": (lambda: nn.Linear(4, 3), {"inputs": ["input[4]"]}, StatelessError, "Linear has no state"),
+    "a number of rows": (modules.Rows, X, SourceError, "Rows is written for one number of rows"),
+    "another number of steps": (
+        lambda: Wrapped(behind=modules.Subsampled()),
+        X,
+        SourceError,
+        "output 'y' has 3 steps for 5",
+    ),
+    "a state that grows": (
+        modules.Growing,
+        {"inputs": ["x[4]"], "states": ["cache[2,4]"]},
+        SourceError,
+        "state cache:float32[batch,2,4] comes back as float32 [3, 7, 4], expected [3, 2, 4]",
+    ),
+    "a state too few": (
+        modules.Hidden,
+        {"inputs": ["x[4]"], "states": ["h[6]"]},
+        SourceError,
+        "Hidden has no parameter 'h': its forward takes x",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_streamed_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, said, error, message = REFUSED[case]
+    with pytest.raises(error) as refused:
+        export_module(make(), tmp_path / "mine.onnx", **said)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_serving_the_hidden_convolution_anyway_would_give_wrong_numbers() -> None:
+    torch.manual_seed(0)
+    module = modules.HiddenConv().eval()
+    x = torch.randn(2, 10, 4)
+    with torch.no_grad():
+        whole = module(x)
+        first, state = module.lstm(module.conv(nn.functional.pad(x[:, :5].transpose(1, 2), (2, 0))).transpose(1, 2))
+        second, _ = module.lstm(module.conv(nn.functional.pad(x[:, 5:].transpose(1, 2), (2, 0))).transpose(1, 2), state)
+    assert torch.equal(first, whole[:, :5]) or torch.allclose(first, whole[:, :5], atol=1e-6)
+    assert (second - whole[:, 5:]).abs().max() > 0.02
+
+
+def test_what_carries_nothing_is_taken_when_asked(tmp_path: Path) -> None:
+    made = export_module(nn.Linear(4, 3), tmp_path / "mine.onnx", inputs=["input[4]"], stateless=True)
+    assert made.report.passed
+    assert not made.spec.states
