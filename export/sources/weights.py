@@ -17,6 +17,8 @@ from gatestream.files.reading import read
 from gatestream.protos.bounds import LARGEST_FILE
 
 _SHOWN = 3
+_SAVED = (b"PK", b"\x80")
+"""How a file of torch.save's begins: a zip, or of old versions a pickle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,11 @@ def _contents(path: Path) -> Mapping[object, object]:
         if path.suffix == ".safetensors":
             tensors: Mapping[Any, object] = load_safetensors(data)
             return tensors
+        if not data.startswith(_SAVED):
+            raise SourceError(f"{path}: neither a safetensors file nor one that torch.save wrote")
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except SourceError:
+        raise
     except SafetensorError as error:
         raise SourceError(f"{path}: not a safetensors file, or a damaged one: {error}") from error
     except pickle.UnpicklingError as error:

