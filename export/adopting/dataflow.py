@@ -4,10 +4,12 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from gatestream.export.adopting.equations import written_out
 from gatestream.export.adopting.slots import Slot, describe, is_recurrent, slots
 from gatestream.export.adopting.states import Pair
 from gatestream.export.adopting.views import roots
 from gatestream.export.errors import AmbiguousError
+from gatestream.export.graph.flow import name_of
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -16,15 +18,16 @@ def pairs(model: ir.Model, settled: Collection[str] = ()) -> list[Pair]:
 
     What nodes start from is followed back to the graph's inputs, and the graph's outputs to what nodes end in, through
     operators that only move numbers. An input and an output belong together where they hold the same tensors of the
-    same nodes: h of one layer, of all layers stacked, h and c packed.
+    same nodes: h of one layer, of all layers stacked, h and c packed. Cells that are written out as equations, and
+    caches, are found where they can be nothing else.
 
     Args:
         model: at the contract's opset.
         settled: inputs and outputs that are left out, because somebody else has said what they are.
 
     Returns:
-        In the order of the graph's inputs. States that are carried without an operator that shows it are not among
-        them, nor are inputs without an output.
+        In the order of the graph's inputs. States that nothing in the graph shows to be carried are not among them, nor
+        are inputs without an output.
 
     Raises:
         AmbiguousError: one input has several outputs, and nothing tells which is its successor.
@@ -48,7 +51,10 @@ def pairs(model: ir.Model, settled: Collection[str] = ()) -> list[Pair]:
             )
         if ends:
             found.append(_pair(value, ends[0], held))
-    return found
+    known = {name_of(value) for value in (*started, *ended)} | set(settled)
+    found += written_out(model, known, _alike)
+    order = {value: k for k, value in enumerate(model.graph.inputs)}
+    return sorted(found, key=lambda pair: order[pair.input])
 
 
 def starts_from(slot: Slot) -> list[ir.Value]:

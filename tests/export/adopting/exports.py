@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+Exporter = Literal["dynamo", "torchscript"]
+
 KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 
 
@@ -47,7 +49,7 @@ def export(
     inputs: Sequence[Tensor],
     path: Path,
     *,
-    exporter: Literal["dynamo", "torchscript"] = "torchscript",
+    exporter: Exporter = "torchscript",
     opset: int = 17,
     names: tuple[Sequence[str], Sequence[str]],
     axes: Mapping[str, Sequence[str | None]],

@@ -2,7 +2,6 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from gatestream.export.adopting.expose import expose
 from gatestream.export.adopting.reading import read
 from gatestream.export.adopting.refusals import check
 from gatestream.export.errors import NotStreamableError
-from tests.export.adopting.exports import Stack, WithLast, WithStates, export
+from tests.export.adopting.exports import Exporter, Stack, WithLast, WithStates, export
 from tests.export.adopting.stepping import assert_streams, run
 
 RNG = np.random.default_rng(2)
@@ -21,7 +20,6 @@ GRID = [
     *(("torchscript", opset, kind) for opset, kind in product((11, 12, 13, 14, 16, 18, 20), ("LSTM", "GRU", "RNN"))),
     ("dynamo", 18, "LSTM"),
 ]
-Exporter = Literal["dynamo", "torchscript"]
 
 
 @pytest.mark.parametrize(("exporter", "opset", "kind"), GRID)
