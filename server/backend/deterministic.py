@@ -34,8 +34,8 @@ class DeterministicRunner:
         limits: of a tick; no run is larger.
 
     Raises:
-        ArtifactError: the spec does not promise that there are such bits, or the same row gives others when it is run
-            again.
+        ArtifactError: the spec does not promise that there are such bits, the same row gives others when it is run
+            again, or it cannot be tried.
     """
 
     def __init__(self, runner: HostRunner, spec: pb.ModelSpec, limits: TickLimits):
@@ -44,7 +44,16 @@ class DeterministicRunner:
         self.placements = runner.placements
         self._runner = runner
         began = perf_counter()
-        self._shapes = agreeing_shapes(runner, spec, limits)
+        try:
+            self._shapes = agreeing_shapes(runner, spec, limits)
+        except ArtifactError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions have no public base but Exception
+            why = " ".join(str(error).split())[:200]
+            raise ArtifactError(
+                f"model {spec.name!r} cannot be served with --deterministic: it fails on random inputs, and so cannot "
+                f"be tried ({why}); serve it without"
+            ) from error
         found = {steps: list(rows) for steps, rows in self._shapes.items()}
         _log.info("deterministic", model=spec.name, rows_by_steps=found, seconds=round(perf_counter() - began, 3))
         if limits.rows > 1 and tuple(self._shapes[1]) == (1,):

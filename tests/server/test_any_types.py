@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from gatestream.protos.dtypes import DTYPES
@@ -281,6 +282,23 @@ def test_models_of_several_inputs_and_constants_are_too(tmp_path: Path, kind: Ca
     runner, _ = measure(lambda threads: HostRunner(artifact, 16, threads), artifact.layout, 8, 2)
     assert isinstance(runner, HostRunner)
     DeterministicRunner(runner, artifact.spec, TICK)
+
+
+def test_a_model_that_cannot_be_tried_is_not_served_deterministic(tmp_path: Path) -> None:
+    path = sums(tmp_path / "sums.onnx", pb.DATA_TYPE_INT64)
+    model = onnx.load(path)
+    # It looks each number up in a table of three, and its spec does not say so.
+    node = onnx.helper.make_node("Gather", ["table", "x"], ["x64"])
+    model.graph.node[0].CopyFrom(node)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3), "table"))
+    artifact = Artifact(Artifact.load(path).spec, model)
+    with pytest.raises(
+        ArtifactError, match="'sums' cannot be served with --deterministic: it fails on random"
+    ) as caught:
+        DeterministicRunner(HostRunner(artifact, 4, 1), artifact.spec, TICK)
+    assert "\n" not in str(caught.value)
+    artifact.spec.inputs[0].limit = 3
+    DeterministicRunner(HostRunner(artifact, 4, 1), artifact.spec, TICK)
 
 
 @pytest.mark.parametrize("missing", ["rows_independent", "replay_bit_equal"])

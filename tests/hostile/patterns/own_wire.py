@@ -108,6 +108,7 @@ STREAM_ENDS = (
     "MALFORMED",
     "HANDLE_UNKNOWN",
     "HANDLE_REPEATED",
+    "HANDLE_IN_USE",
 )
 for what, made in {
     "empty columns": lambda size: field(2, field(1, b"\0") + field(4, b"") * (size // 2)),
@@ -118,6 +119,8 @@ for what, made in {
     "Close handles": lambda size: field(4, field(1, b"\0" * size)),
     "unknown fields": lambda size: field(2, b"\xa0\6\0" * (size // 3)),
     "a session id": lambda size: field(1, field(2, b"x" * size)),
+    "a constant": lambda size: field(1, b"\x08\1" + field(8, field(1, b"x") + field(2, b"\0" * size))),
+    "constants": lambda size: field(1, field(8, b"") * (size // 2)),
 }.items():
     pattern(f"4.5 MiB of {what}, and 16", *STREAM_ENDS, peak_mib=512)(one_message(made))
 
