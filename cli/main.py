@@ -20,6 +20,7 @@ class _LazyGroup(OutcomeGroup):
         "inspect": "Say what an artifact is, find its gates, draw its cell.",
         "serve": "Serve artifacts over gRPC.",
         "health": "Ask a server whether it serves.",
+        "models": "List a server's models, load and unload them, move sessions between versions.",
         "stream": "Stream rows from a file or standard input through a served model.",
         "demo": "Train, export, serve and stream, and show what came of it.",
     }

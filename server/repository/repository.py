@@ -101,6 +101,10 @@ class Repository:
         assert self._folder is not None, "it has names"
         try:
             versions = await asyncio.to_thread(self._folder.versions, name)
+        except NotFound:
+            # A link that leaves the folder, or what has gone since.
+            return
+        try:
             config = await asyncio.to_thread(self._folder.config, name)
         except ServerError as error:
             for version in versions:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gatestream.protos import spec as spec_module
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.roles import BY_SYMBOL
+from gatestream.protos.roles import BY_SYMBOL, ONNX_ORDER, ONNX_ORDER_NAME
 from tests.support.artifacts import OPSET, save
 
 GATES = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}
@@ -33,8 +33,8 @@ class Lstm:
     b: dict[str, Floats]
 
     @classmethod
-    def random(cls, features: int = 3, hidden: int = 4) -> Self:
-        rng = np.random.default_rng(0)
+    def random(cls, features: int = 3, hidden: int = 4, seed: int = 0) -> Self:
+        rng = np.random.default_rng(seed)
         shapes = (features, hidden), (hidden, hidden), (hidden,)
         scale = 1.4 / hidden**0.5
         W, R, b = ({k: rng.normal(0, scale, shape).astype(np.float32) for k in GATES} for shape in shapes)
@@ -154,7 +154,53 @@ class Lstm:
             ],
             [numpy_helper.from_array(array, key) for key, array in constants.items()],
         )
-        spec = pb.ModelSpec(
+        return save(path, graph, self._spec(name))
+
+    def save_fused(self, path: Path, name: str = "lstm") -> Path:
+        """Write the same network with the operator LSTM in place of the equations: no gates are shown."""
+        node, value = helper.make_node, helper.make_tensor_value_info
+        state_shape: list[str | int] = ["batch", 1, self.hidden]
+        packed = {
+            "W": np.concatenate([self.W[k].T for k in ONNX_ORDER])[None],
+            "R": np.concatenate([self.R[k].T for k in ONNX_ORDER])[None],
+            "B": np.concatenate([*(self.b[k] for k in ONNX_ORDER), np.zeros(4 * self.hidden, np.float32)])[None],
+        }
+        graph = helper.make_graph(
+            [
+                node("Transpose", ["x"], ["x_time"], perm=[1, 0, 2]),
+                *(node("Transpose", [k], [f"{k}0"], perm=[1, 0, 2]) for k in "hc"),
+                node(
+                    "LSTM",
+                    ["x_time", *(f"cells.0.lstm.{k}" for k in "WRB"), "length", "h0", "c0"],
+                    ["y_time", "h1", "c1"],
+                    hidden_size=self.hidden,
+                ),
+                node("Squeeze", ["y_time", "axis1"], ["y_flat"]),
+                node("Transpose", ["y_flat"], ["y"], perm=[1, 0, 2]),
+                *(node("Transpose", [f"{k}1"], [f"{k}_next"], perm=[1, 0, 2]) for k in "hc"),
+            ],
+            name,
+            [
+                value("x", TensorProto.FLOAT, ["batch", "time", self.features]),
+                value("length", TensorProto.INT32, ["batch"]),
+                *(value(k, TensorProto.FLOAT, state_shape) for k in "hc"),
+            ],
+            [
+                value("y", TensorProto.FLOAT, ["batch", "time", self.hidden]),
+                *(value(f"{k}_next", TensorProto.FLOAT, state_shape) for k in "hc"),
+            ],
+            [
+                numpy_helper.from_array(np.array([1], np.int64), "axis1"),
+                *(numpy_helper.from_array(array, f"cells.0.lstm.{k}") for k, array in packed.items()),
+            ],
+        )
+        spec = self._spec(name)
+        spec.form, spec.packed_gate_order = pb.FORM_FUSED, ONNX_ORDER_NAME
+        del spec.gates[:]
+        return save(path, graph, spec)
+
+    def _spec(self, name: str) -> pb.ModelSpec:
+        return pb.ModelSpec(
             contract=spec_module.CONTRACT,
             name=name,
             version="1",
@@ -172,7 +218,6 @@ class Lstm:
             gates=[pb.GateSpec(name=GATES[k], symbol=k, output=k) for k in GATES],
             opset=OPSET,
         )
-        return save(path, graph, spec)
 
 
 def _prefix(symbol: str) -> str:
