@@ -181,7 +181,7 @@ def test_an_environment_variable_out_of_range(artifact: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("sesions = 5", 2, "unknown settings sesions; known: artifacts, busy_poll_us, chunk_length"),
+        ("sesions = 5", 2, "unknown settings sesions; known: adopt_cache, adopt_mib, adopt_seconds, artifacts"),
         ("sessions = 0", 2, "sessions is 0; expected 1 to 10,000,000"),
         ('sessions = "5"', 2, "sessions is '5'; expected a whole number"),
         ("threads = 2.5", 2, "threads is 2.5; expected a whole number, or auto"),
