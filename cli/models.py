@@ -117,7 +117,7 @@ def _objects(models: "Iterable[pb.ModelStatus]") -> Iterable[str]:
 
 
 def _table(models: "Iterable[pb.ModelStatus]") -> Iterable[str]:
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     for each in models:
         cells = (each.name, each.version, _state(each), str(each.sessions), _form(each), each.weights_fingerprint[:12])
         rows.append((*map(shown, cells), shown(each.error)))

@@ -162,7 +162,7 @@ class ServerConfig:
         least=1,
         most=86_400,
     )
-    adopt_mib: int = _setting("MiB of memory that may be used for that.", 8192, least=256, most=2**24)
+    adopt_mib: int = _setting("MiB of memory that may be used for that.", 8192, least=64, most=2**24)
     adopt_cache: Path | None = _setting(
         "Folder in which such artifacts are kept for the next start; without it they are made anew.", None
     )

@@ -22,6 +22,7 @@ from gatestream.server.repository.folder import Place
 
 _LONGEST: Final = 1000
 _MOST_SAID: Final = 2**16
+_NO_MEMORY: Final = ("MemoryError", "bad_alloc", "memory", "failed to map")
 
 _log = structlog.get_logger(__name__)
 
@@ -95,15 +96,13 @@ class Adopting:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         if status:
-            lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
+            text = said.decode(errors="replace")
+            lines = [line for line in text.splitlines() if line.strip()]
             why = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
             how = f"killed by signal {-status}" if status < 0 else f"status {status}"
-            limit = (
-                f" (memory is bounded by --adopt-mib, {self._bytes >> 20} MiB)"
-                if "MemoryError" in why or status < 0
-                else ""
-            )
-            raise ArtifactError(f"{place.path}: gatestream adopt: {cut(why, _LONGEST)}, {how}{limit}")
+            if status < 0 or any(each in text for each in _NO_MEMORY):
+                how += f"; it may use {self._bytes >> 20} MiB of memory (--adopt-mib)"
+            raise ArtifactError(f"{place.path}: gatestream adopt: {cut(why, _LONGEST)} ({how})")
 
 
 class _Lock:

@@ -24,6 +24,18 @@ def test_a_token_stands_for_its_tenant(tmp_path: Path) -> None:
     assert tenants.caller([("authorization", "Bearer another-token-of-length")]).tenant == "globex"
 
 
+def test_a_token_may_be_an_admins(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(
+        f'"{TOKEN}" = "acme"\n"{TOKEN}-2" = {{ tenant = "ops", admin = true }}\n["{TOKEN}-3"]\ntenant = "acme"\n'
+    )
+    tenants = Tenants(path)
+    callers = [tenants.caller([("authorization", f"Bearer {TOKEN}{k}")]) for k in ("", "-2", "-3")]
+    assert [(each.tenant, each.admin) for each in callers] == [("acme", False), ("ops", True), ("acme", False)]
+    assert tenants.several
+    assert Tenants(None).caller([]).admin
+
+
 @pytest.mark.parametrize(
     "metadata", [[], [("authorization", TOKEN)], [("authorization", "Bearer x")], [("authorization", b"Bearer x")]]
 )
@@ -51,6 +63,9 @@ def test_a_call_without_a_known_token_is_refused(tmp_path: Path, metadata: list[
         (f'"{TOKEN}" = "secret\\nb"', "the tenant of entry 1"),
         (f'"{TOKEN}" = 7', "the tenant of entry 1"),
         (f"[{TOKEN}]", "the tenant of entry 1"),
+        (f'"{TOKEN}" = {{ tenant = "acme", admin = 1 }}', "entry 1 is a table of other things than tenant and admin"),
+        (f'"{TOKEN}" = {{ tenant = "acme", amdin = true }}', "entry 1 is a table of other things than tenant and"),
+        (f'"{TOKEN}" = {{ admin = true }}', "the tenant of entry 1"),
         (f'"{TOKEN}" = "a"\n"{TOKEN}" = "b"', "is no TOML file: "),
     ],
 )
