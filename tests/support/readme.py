@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from tests.support.reference import ROOT
 
 README = (ROOT / "README.md").read_text()
-ADDRESS = "127.0.0.1:50051"
-"""Of the server in all examples."""
+ADDRESS = re.compile(r"127\.0\.0\.1:\d+")
+"""Of a server in the examples."""
 
 
 @dataclass(frozen=True)
