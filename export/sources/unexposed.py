@@ -88,11 +88,17 @@ def _difference(expected: Sequence[Tensor], given: Sequence[Tensor], allowed: Se
     for k, (one, other, most) in enumerate(zip(expected, given, allowed, strict=True)):
         if one.shape != other.shape:
             return f"output {k} is {list(other.shape)} and not {list(one.shape)}"
-        apart = (one.double() - other.double()).abs().flatten(2).amax(2).amax(0)  # [time]
+        apart = _apart(one, other)
         if bool((wrong := apart > most[: len(apart)]).any()):
             step = int(wrong.nonzero()[0])
             return f"off by {apart[step]:.3g} where outputs reach {one.double().abs().max():.3g}"
     return ""
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """How far two outputs [batch, time, *shape] are apart at each step, [time]."""
+    apart = (one.double() - other.double()).abs()
+    return apart.reshape(*apart.shape[:2], -1).amax((0, 2))
 
 
 def _allowed(streamed: Streamed, inputs: Sequence[Tensor], whole: Sequence[Tensor]) -> list[Tensor]:
@@ -101,8 +107,7 @@ def _allowed(streamed: Streamed, inputs: Sequence[Tensor], whole: Sequence[Tenso
     for seed in range(4):
         with _other_last_bits(streamed.module, seed):
             for most, y, other in zip(lost, whole, streamed.whole(inputs), strict=True):
-                apart = (y.double() - other.double()).abs().flatten(2).amax(2).amax(0)
-                torch.maximum(most, apart.cummax(0).values, out=most)
+                torch.maximum(most, _apart(y, other).cummax(0).values, out=most)
     allowed = []
     for most, y in zip(lost, whole, strict=True):
         scale = max(1.0, float(y.double().abs().max()))

@@ -149,6 +149,17 @@ class HiddenConv(nn.Module):
         return found
 
 
+class OneNumber(nn.Module):
+    """A number for each step, with no axis of its own: [batch, time]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(x)[0].mean(-1)
+
+
 class LastStep(nn.Module):
     """Gives what it thinks after the last step alone."""
 

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], list[str]]] = {
     "packed": (modules.Packed, {"inputs": ["x[4]"], "length": "lengths"}, ["lstm.h", "lstm.c"]),
     "cells in a loop": (modules.CellLoop, {"inputs": ["x[4]"]}, ["first.h", "first.c", "second.h"]),
     "minGRU": (modules.MinGRU, {"inputs": ["x[4]"], "states": ["h[6]"]}, ["h"]),
+    "one number": (modules.OneNumber, {"inputs": ["x[4]"]}, ["gru.h"]),
     "last step": (modules.LastStep, {"inputs": ["x[time,batch,4]"]}, ["gru.h"]),
     "tutorial": (modules.Tutorial, {"inputs": ["x[4]"]}, ["rnn.h", "rnn.c"]),
     "both kinds": (modules.Both, {"inputs": ["x[4]"], "states": ["states.h[5]"]}, ["states.h", "hidden.h"]),

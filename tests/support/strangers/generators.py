@@ -44,6 +44,7 @@ ADOPTED: dict[str, Generator] = {
         windows.smoothing,
         signatures.frozen_batch,
         signatures.frozen_time,
+        signatures.frozen_start,
         signatures.frozen_inside,
         signatures.no_batch,
         signatures.tokens,

@@ -38,6 +38,19 @@ def frozen_time(folder: Path) -> Stranger:
     return replace(_with_state(folder, "frozen_time", [1, 1, F], [1, 1, H], [1, 1, H]), whole=False)
 
 
+def frozen_start(folder: Path) -> Stranger:
+    """As deepfilternet's decoders: one row in the signature, and a start cut from zeros of the input's own shape."""
+    g = Graph("frozen_start", opset=12)
+    x, y = g.input("emb", [1, "S", F]), g.output("m", [1, "S", H])
+    batch = g.node("Unsqueeze", g.node("Gather", g.node("Shape", x), g.constant(0), axis=0), axes=[0])
+    shape = g.node("Concat", g.constant([2]), batch, g.constant([H]), axis=0)
+    zeros = g.node("ConstantOfShape", shape)
+    start = g.node("Slice", zeros, *(g.constant([i]) for i in (0, 1, 0)))
+    g.gru(g.node("Transpose", x, perm=[1, 0, 2]), F, H, start, out=["all", ""], linear_before_reset=1)
+    g.node("Transpose", g.node("Squeeze", "all", axes=[1]), perm=[1, 0, 2], out=y)
+    return Stranger(g.name, g.save(folder), (Tensor(x),), (Tensor(y),), hidden=((H,),))
+
+
 def frozen_inside(folder: Path) -> Stranger:
     """One row, since the graph says so itself: a Reshape to [1, 1, H] by constants."""
     g = Graph("frozen_inside")
