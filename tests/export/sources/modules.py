@@ -157,7 +157,8 @@ class OneNumber(nn.Module):
         self.gru = nn.GRU(4, 6, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gru(x)[0].mean(-1)
+        y: Tensor = self.gru(x)[0].mean(-1)
+        return y
 
 
 class LastStep(nn.Module):
