@@ -167,7 +167,13 @@ def _fold(work: _Work) -> None:
     """Constants for good, and inputs that nothing reads."""
     fixed = {name: value for name, value in work.options.constants.items() if value is not None}
     before = sum(1 for _ in work.model.graph.all_nodes())
-    reading.fold(work.model, fixed)
+    zeroed = {value.name or "": value for value in work.model.graph.inputs if preparing.is_multiplied_away(value)}
+    for name, value in zeroed.items():
+        if name not in fixed:
+            work.ignored.append(value)
+            work.origin.add(name, "ignored", work.dims[name], found="it is multiplied by zero")
+    nothing = {name: preparing.zeros(value) for name, value in zeroed.items()}
+    reading.fold(work.model, nothing | fixed)
     after = sum(1 for _ in work.model.graph.all_nodes())
     if fixed and after < before:
         work.said.append(f"constants folded: {after:,} nodes of {before:,}")
@@ -234,6 +240,7 @@ def _find_states(work: _Work) -> None:
             _ends(graph.inputs),
             _ends(graph.outputs),
             settled,
+            fed=bool(options.time.keys() | options.windows.keys() | options.context.keys()),
             others=any(pair.role not in (pb.STATE_ROLE_CONTEXT, pb.STATE_ROLE_CONSTANT) for pair in work.pairs),
         )
     moving = [pair for pair in work.pairs if pair.role != pb.STATE_ROLE_CONSTANT]

@@ -57,7 +57,13 @@ class _Match:
 
 
 def pairs_by_running(
-    runner: Runner, inputs: Sequence[End], outputs: Sequence[End], left_out: Collection[str], *, others: bool
+    runner: Runner,
+    inputs: Sequence[End],
+    outputs: Sequence[End],
+    left_out: Collection[str],
+    *,
+    others: bool,
+    fed: bool,
 ) -> list[Pair]:
     """Pair what is left.
 
@@ -67,6 +73,7 @@ def pairs_by_running(
         outputs: all of the graph's.
         left_out: names of inputs and outputs that are known to be something.
         others: some of those are states.
+        fed: some of those are inputs of each step, which a model has at least one of.
 
     Returns:
         In the order of the inputs. Empty: no input has an output of its shape and type.
@@ -74,7 +81,7 @@ def pairs_by_running(
     Raises:
         AmbiguousError: there are several ways to pair them, or to tell them from what is no state.
     """
-    return _Pairing(runner, inputs, outputs, left_out).pairs(others=others)
+    return _Pairing(runner, inputs, outputs, left_out).pairs(others=others, fed=fed)
 
 
 class _Pairing:
@@ -89,11 +96,11 @@ class _Pairing:
         self._feed: dict[str, Array] = {}
         self._found: dict[str, Array] = {}
 
-    def pairs(self, *, others: bool) -> list[Pair]:
+    def pairs(self, *, others: bool, fed: bool) -> list[Pair]:
         free = [end for end in self._inputs if end.name not in self._left_out]
         ends = [end for end in self._outputs if end.name not in self._left_out]
         starts = [a for a in free if any(_alike(a, b) for b in ends)]
-        if not starts or len(free) == 1:  # a model has an input that is no state
+        if not starts or (len(free) == 1 and not fed):
             return []
         self._first_run(starts)
         grown = self._with_time()
@@ -113,7 +120,7 @@ class _Pairing:
             matches |= found
             unsure += [found] if not all(match.sure for match in found.values()) else []
         left = {end.name for end in self._outputs} - set(self._left_out) - {m.end.name for m in matches.values()}
-        if unsure and (len(unsure) + others > 1 or len(matches) == len(free) or not left):
+        if unsure and (len(unsure) + others > 1 or (len(matches) == len(free) and not fed) or not left):
             named = {name: match for group_found in unsure for name, match in group_found.items()}
             flags = " ".join(f"--state {name}={match.end.name}" for name, match in named.items())
             raise AmbiguousError(

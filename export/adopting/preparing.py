@@ -1,14 +1,17 @@
 """What a file is given before anything is looked for in it: states and outputs that its caller has had to keep."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.reference import context_state
 from gatestream.export.adopting.signature import Dim, dims_of, written
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
-from gatestream.export.graph.initializers import integers, store
+from gatestream.export.graph.initializers import constant, integers, store
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _MOVES = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Flatten", "Slice", "Concat"})
@@ -121,6 +124,25 @@ def embedding_limit(value: ir.Value) -> int:
             elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
                 waiting += node.outputs
     return min(limits, default=0)
+
+
+def is_multiplied_away(value: ir.Value) -> bool:
+    """Whether an input of whole numbers goes nowhere but into products with zero."""
+    uses = value.uses()
+    if not uses or value.is_graph_output() or value.dtype is None or not value.dtype.is_integer():
+        return False
+    for node, place in uses:
+        other = node.inputs[1 - place] if node.domain == "" and node.op_type == "Mul" else None
+        factor = constant(other)
+        if factor is None or factor.any():
+            return False
+    return True
+
+
+def zeros(value: ir.Value) -> NDArray[Any]:
+    """Of an input's type and shape, with 1 for a size that the file leaves open."""
+    assert value.dtype is not None  # of a graph's input
+    return np.zeros([dim if isinstance(dim, int) else 1 for dim in dims_of(value)], value.dtype.numpy())
 
 
 def store_ints(model: ir.Model, names: Names, *numbers: int) -> ir.Value:
