@@ -89,7 +89,8 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
 
     leases, threads = (None, None) if worker is None else (worker.leases, worker.threads)
     loader = Loader(models, config, spawn, leases, threads)
-    repository = Repository(config, models, loader, None if cache is None else Adopting(config, cache), spawn)
+    adopting = None if cache is None else Adopting(config, cache)
+    repository = Repository(config, models, loader, adopting, spawn)
     shared = repository if worker is None else SharedControl(repository, worker)
     control = GuardedControl(shared, allowed=config.model_control)
     services = [
@@ -118,7 +119,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             spawn(carry_on(name, task))
 
         for path in config.artifacts:
-            await loader.load(path)
+            await loader.load(path if adopting is None else await adopting.artifact_of(path))
         wanted = None if worker is None else worker.wanted
         await repository.begin(wanted)
         if not len(models) and wanted is None:

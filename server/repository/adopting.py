@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,49 +46,61 @@ class Adopting:
         Raises:
             ArtifactError: none can be made; why, in one line.
         """
-        try:
-            if await asyncio.to_thread(is_made_here, place.path, "artifact"):
-                return place.path
-            return await self._adopted(place)
-        except OSError as error:
-            raise ArtifactError(f"{place.path}: cannot be adopted: {error.strerror or error}") from error
-
-    async def _adopted(self, place: Place) -> Path:
         flags = [f"--name={place.name}", f"--model-version={place.version}", *place.config.flags()]
-        digest = await asyncio.to_thread(_digest, place.path, flags)
+        return await self.artifact_of(place.path, flags)
+
+    async def artifact_of(self, path: Path, flags: Sequence[str] = ()) -> Path:
+        """The artifact in a file, or what is made of it.
+
+        Args:
+            path: of the file.
+            flags: for `gatestream adopt`.
+
+        Raises:
+            ArtifactError: none can be made; why, in one line.
+        """
+        try:
+            if await asyncio.to_thread(is_made_here, path, "artifact"):
+                return path
+            return await self._adopted(path, flags)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be adopted: {error.strerror or error}") from error
+
+    async def _adopted(self, path: Path, flags: Sequence[str]) -> Path:
+        digest = await asyncio.to_thread(_digest, path, flags)
         made = self._cache / f"{digest}.onnx"
         # One process makes it, and the others wait for it.
         with contextlib.closing(await asyncio.to_thread(_Lock, self._cache / f"{digest}.lock")):
             if not made.exists():
                 part = self._cache / f"{digest}.part.onnx"
                 try:
-                    await self._adopt(place, part, flags)
+                    await self._adopt(path, part, flags)
                     part.replace(made)
                 finally:
                     part.unlink(missing_ok=True)
         return made
 
-    async def _adopt(self, place: Place, output: Path, flags: list[str]) -> None:
-        _log.info("adopting", model=place.name, version=place.version, flags=flags)
+    async def _adopt(self, path: Path, output: Path, flags: Sequence[str]) -> None:
+        _log.info("adopting", file=str(path), flags=list(flags))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "gatestream.cli", "adopt", str(place.path), "-o", str(output), "--force", *flags),
+            *(sys.executable, "-m", "gatestream.cli", "adopt", str(path), "-o", str(output), "--force", *flags),
             stdin=DEVNULL,
-            stdout=DEVNULL,
+            stdout=PIPE,
             stderr=PIPE,
             # It imports from where this one did, and not from the folder that this one happens to be in.
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
-        assert process.stderr is not None, "it was asked for"
+        assert process.stdout is not None and process.stderr is not None, "both were asked for"  # noqa: PT018
         try:
             with contextlib.suppress(ProcessLookupError):  # It has ended.
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (self._bytes, self._bytes))
             async with asyncio.timeout(self._seconds):
-                said = await _read(process.stderr)
+                found, said = await asyncio.gather(_read(process.stdout), _read(process.stderr))
                 status = await process.wait()
         except TimeoutError:
             raise ArtifactError(
-                f"{place.path}: was not adopted within {self._seconds:g} s (--adopt-seconds); adopt it beforehand: "
+                f"{path}: was not adopted within {self._seconds:g} s (--adopt-seconds); adopt it beforehand: "
                 "gatestream adopt"
             ) from None
         finally:
@@ -102,7 +114,8 @@ class Adopting:
             how = f"killed by signal {-status}" if status < 0 else f"status {status}"
             if status < 0 or any(each in text for each in _NO_MEMORY):
                 how += f"; it may use {self._bytes >> 20} MiB of memory (--adopt-mib)"
-            raise ArtifactError(f"{place.path}: gatestream adopt: {cut(why, _LONGEST)} ({how})")
+            raise ArtifactError(f"{path}: gatestream adopt: {cut(why, _LONGEST)} ({how})")
+        _log.info("adopted", file=str(path), found=found.decode(errors="replace").splitlines()[:-1])
 
 
 class _Lock:
@@ -125,14 +138,15 @@ async def _read(stream: asyncio.StreamReader) -> bytes:
     return said
 
 
-def _digest(path: Path, flags: list[str]) -> str:
-    """Of all files that a model may be made of, and of how: of its folder, since weights may lie beside it."""
+def _digest(path: Path, flags: Sequence[str]) -> str:
+    """Of a file, of how it is adopted, and of when the files beside it changed: weights may lie there."""
     digest = hashlib.sha256("\0".join([path.name, *flags]).encode())
+    with path.open("rb") as opened:
+        while part := opened.read(2**20):
+            digest.update(part)
     for file in _files(path.parent):
-        digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as opened:
-            while part := opened.read(2**20):
-                digest.update(part)
+        found = file.stat()
+        digest.update(f"\0{file.name}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -1,0 +1,59 @@
+"""A file that nobody has prepared, served by one command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.client import connect
+from tests.support.process import serving, start
+from tests.support.strangers.generators import ADOPTED, REFUSED
+from tests.support.strangers.graph import Graph
+from tests.support.strangers.oracle import Oracle
+
+
+@pytest.mark.parametrize(("name", "workers"), [("lstm_exposed", 1), ("window", 2)])
+def test_a_strangers_file_is_adopted_and_served(name: str, workers: int, tmp_path: Path) -> None:
+    stranger = ADOPTED[name](tmp_path)
+    oracle = Oracle(stranger)
+    xs = oracle.sample(12, seed=1)
+    [x], [y] = xs.values(), oracle.run(xs).values()
+    with serving(stranger.path, workers=workers) as server:
+        with connect(server.address) as client, client.session(stranger.name) as session:
+            singly = np.stack([session.step(row) for row in x[:5]])
+            found = np.concatenate([singly, session.run(x[5:])])
+        logged = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    assert found == pytest.approx(y, abs=1e-5)
+    # Of several workers one adopts it, and the others have what came of it.
+    [told] = [line["found"] for line in logged if line["event"] == "adopted"]
+    assert any(line.startswith("state") and "->" in line for line in told)
+
+
+def test_what_cannot_be_found_out_is_told_with_the_flag_and_nothing_is_served(tmp_path: Path) -> None:
+    path = ADOPTED["sample_rate"](tmp_path).path
+    with pytest.raises(RuntimeError, match="--constant sr=VALUE") as raised:
+        start(path)
+    assert f"Error: {path}: gatestream adopt: " in str(raised.value)
+
+
+def test_adopting_takes_no_longer_than_it_may(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"was not adopted within 1 s \(--adopt-seconds\)"):
+        start(ADOPTED["no_batch"](tmp_path).path, adopt_seconds=1)
+
+
+def test_adopting_takes_no_more_memory_than_it_may(tmp_path: Path) -> None:
+    """A small file whose steps take a gigabyte."""
+    g = Graph("greedy")
+    x, s = g.input("x", ["batch", 3]), g.input("s", ["batch", 2])
+    y, s_next = g.output("y", ["batch", 1]), g.output("s_next", ["batch", 2])
+    wide = g.node("Expand", g.node("ReduceSum", x, keepdims=1), g.constant([1, 2**28]))
+    g.node("Tanh", g.node("Add", s, g.node("ReduceMax", wide, keepdims=1)), out=s_next)
+    g.node("ReduceMax", wide, axes=[1], keepdims=1, out=y)
+    with pytest.raises(RuntimeError, match="gatestream adopt: .*(allocate|bad_alloc|--adopt-mib)"):
+        start(g.save(tmp_path), adopt_mib=640)
+
+
+def test_what_cannot_be_streamed_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="gatestream adopt"):
+        start(REFUSED["padded_convolution"](tmp_path).path)
