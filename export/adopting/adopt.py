@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from gatestream.export import artifact
-from gatestream.export.adopting import dataflow, preparing, reading
+from gatestream.export.adopting import dataflow, preparing, reading, refusals
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.by_running import pairs_by_running
 from gatestream.export.adopting.describe import Origin, cells_of, describe
@@ -193,6 +193,7 @@ def _prepare(work: _Work) -> None:
     for name, samples in work.options.windows.items():
         if name in inputs:
             preparing.window(inputs[name], samples + work.options.context.get(name, 0))
+    refusals.check(work.model, work.options.context.keys())
     for name, samples in work.options.context.items():
         if name in inputs:
             pair, axis = preparing.context(work.model, inputs[name], samples)

@@ -6,9 +6,9 @@ one after another, the state carried. Names of axes only say what is tried first
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from gatestream.export.errors import AmbiguousError, NotStreamableError
 
 _ROWS: Final = 3
 _STEPS: Final = 5
+_MOST_BATCHES: Final = 16
+"""Ways to run rows together that are tried with more than one step."""
+
 _MOST: Final = 4096
 """Attempts; a graph of so many axes of size 1 has to be told which."""
 
@@ -57,14 +60,42 @@ class _Search:
         self._options = options
         self._tolerance = tolerance
         self._rng = np.random.default_rng(0)
+        self._nearest: _Parted | None = None
 
     def find(self) -> None:
         for end in self._signature.fed:
             end.base = self._base(end)
         self._first_run()
-        self._find_batch()
-        self._find_time()
+        self._search()
         self._settle()
+
+    def _search(self) -> None:
+        """Rows and steps together where that can be; else rows, or steps, or neither."""
+        first: dict[str, int | None] | None = None
+        partly: tuple[dict[str, int | None], dict[str, int | None]] | None = None
+        for axes in islice(self._batches(), _MOST_BATCHES):
+            self._set_batch(axes)
+            for times in self._times():
+                self._set_time(times)
+                if self._without_time() is not None:
+                    partly = partly or (axes, times)
+                elif self._both():
+                    return
+            self._set_time({})
+            if partly is None and self._open() is None:
+                return
+            first = first or axes
+        self._set_batch(None)
+        if told := self._options.batch:
+            self._refuse_batch(told, first)
+        for times in self._times():
+            self._set_time(times)
+            if self._without_time() is None:
+                return
+        self._set_batch(first if partly is None else partly[0])
+        self._set_time({} if partly is None else partly[1])
+        if partly is None or (self._nearest is not None and self._open() is not None):
+            self._refuse_time()
 
     # ---- One step of one session --------------------------------------------------------------
 
@@ -108,29 +139,53 @@ class _Search:
 
     # ---- Rows ---------------------------------------------------------------------------------
 
-    def _find_batch(self) -> None:
-        signature, told = self._signature, self._options.batch
-        ends = signature.fed
+    def _batches(self) -> Iterator[dict[str, int | None]]:
+        """The axes of all tensors along which rows give together what each gives alone."""
+        ends = self._signature.fed
         choices: list[list[int | None]] = []
         for end in ends:
             axes = [k for k, size in enumerate(end.base) if size == 1 and self._options.time.get(end.name) != k]
-            choices.append([told[end.name]] if end.name in told else _preferred(end, axes))
+            told = self._options.batch.get(end.name)
+            choices.append(_preferred(end, axes) if told is None else [told])
+        if not all(choices):
+            return
         rows = [self._draw() for _ in range(_ROWS)]
         alone = [self._runner.run(row) for row in rows]
-        if all(choices):
-            for choice in _combinations(ends, choices):
-                along = dict(zip((end.name for end in ends), choice, strict=True))
-                found = self._together(along, rows, alone)
-                if found is not None:
-                    signature.batch = True
-                    for end in ends:
-                        end.batch = along[end.name]
-                    for end in signature.outputs:
-                        end.batch = found[end.name]
-                    return
-        if told:
-            flags = ", ".join(f"--batch {name}:{axis}" for name, axis in told.items())
-            raise AmbiguousError(f"{flags}: rows run together along these axes do not give what each gives alone")
+        for choice in _combinations(ends, choices):
+            along = dict(zip((end.name for end in ends), choice, strict=True))
+            if (found := self._together(along, rows, alone)) is not None:
+                yield {**along, **found}
+
+    def _set_batch(self, axes: Mapping[str, int | None] | None) -> None:
+        self._signature.batch = axes is not None
+        for end in [*self._signature.fed, *self._signature.outputs]:
+            end.batch = (axes or {}).get(end.name)
+
+    def _refuse_batch(self, told: Mapping[str, int], found: Mapping[str, int | None] | None) -> NoReturn:
+        flags = ", ".join(f"--batch {name}:{axis}" for name, axis in told.items())
+        many = "of several steps " if found else ""
+        raise AmbiguousError(f"{flags}: rows {many}run together along these axes do not give what each gives alone")
+
+    def _both(self) -> bool:
+        """Several rows of several steps together give what each row gives alone; or no such run is ever made."""
+        signature = self._signature
+        if any(end.time is None for end in [*signature.inputs, *signature.outputs]):
+            return True
+        rows = []
+        for _ in range(_ROWS):
+            row = self._draw()
+            steps = [self._draw() for _ in range(_STEPS)]
+            row |= {
+                end.name: _joined([step[end.name].take([0], end.time) for step in steps], end.time)
+                for end in signature.inputs
+                if end.time is not None
+            }
+            rows.append(row)
+        try:
+            alone = [self._runner.run(row) for row in rows]
+        except RunError:
+            return False
+        return self._together({end.name: end.batch for end in signature.fed}, rows, alone) is not None
 
     def _together(
         self, axes: Mapping[str, int | None], rows: Sequence[Named], alone: Sequence[Named]
@@ -153,53 +208,63 @@ class _Search:
 
     # ---- Time ---------------------------------------------------------------------------------
 
-    def _find_time(self) -> None:
-        signature, told = self._signature, self._options.time
-        ends = signature.inputs
+    def _times(self) -> Iterator[dict[str, int | None]]:
+        """The axes of inputs and outputs along which many steps give in one run what they give one after another."""
+        ends, told = self._signature.inputs, self._options.time
         choices: list[list[int | None]] = []
         for end in ends:
             axes = [k for k in range(len(end.base)) if k != end.batch]
             if end.name in self._options.windows:
                 axes = [k for k in axes if isinstance(end.dims[k], int)]
             choices.append([told[end.name]] if end.name in told else [*_preferred(end, axes), None])
-        parted: _Parted | None = None
         for choice in _combinations(ends, choices):
             if all(axis is None for axis in choice):
                 continue
-            found = self._along(dict(zip((end.name for end in ends), choice, strict=True)))
+            along = dict(zip((end.name for end in ends), choice, strict=True))
+            found = self._along(along)
             if isinstance(found, _Parted):
-                parted = parted or found
+                self._nearest = self._nearest or found
             elif found is not None:
-                for end, axis in zip(ends, choice, strict=True):
-                    end.time = axis
-                for end in signature.outputs:
-                    end.time = found[end.name]
-                return
-        self._refuse_time(parted)
+                yield {**along, **found}
 
-    def _refuse_time(self, parted: _Parted | None) -> None:
+    def _set_time(self, axes: Mapping[str, int | None]) -> None:
+        for end in [*self._signature.inputs, *self._signature.outputs]:
+            end.time = axes.get(end.name)
+
+    def _open(self) -> tuple[End, int] | None:
+        """An input and its axis that the file leaves open, and that is neither the sessions' nor time."""
+        for end in self._signature.inputs:
+            for axis, dim in enumerate(end.dims):
+                if (
+                    not isinstance(dim, int)
+                    and axis not in (end.batch, end.time)
+                    and end.name not in self._options.time
+                ):
+                    return end, axis
+        return None
+
+    def _refuse_time(self) -> None:
         """No axis is time: every step is a window of one size, or there is something that cannot be streamed."""
+        parted = self._nearest
         told = {name: axis for name, axis in self._options.time.items() if axis is not None}
         if told:
             flags = ", ".join(f"--time {name}:{axis}" for name, axis in told.items())
             why = f": {_said(parted)}" if parted else ""
             raise NotStreamableError(f"{flags}: steps in one run do not give what they give one after another{why}")
-        for end in self._signature.inputs:
-            for axis, dim in enumerate(end.dims):
-                if isinstance(dim, int) or axis == end.batch or end.name in self._options.time:
-                    continue
-                if parted is not None:
-                    raise NotStreamableError(
-                        f"steps do not add up to the whole along axis {axis} of '{end.name}' {written(end.dims)}: "
-                        f"{_said(parted)}. Something looks at other steps and carries nothing: a convolution that "
-                        "pads inside the graph, attention, a layer that runs backwards; export it with what it keeps "
-                        "as inputs and outputs"
-                    )
-                raise AmbiguousError(
-                    f"axis {axis} of '{end.name}' {written(end.dims)} is neither the sessions' nor time: a run of "
-                    f"{_STEPS} steps along it fails or gives other shapes; where a step is a window of samples say "
-                    f"how many: --window {end.name}:SAMPLES"
-                )
+        if (found := self._open()) is None:
+            return
+        end, axis = found
+        if parted is not None:
+            raise NotStreamableError(
+                f"steps do not add up to the whole along axis {axis} of '{end.name}' {written(end.dims)}: "
+                f"{_said(parted)}. Something looks at other steps and carries nothing: a convolution that pads inside "
+                "the graph, attention, a layer that runs backwards; export it with what it keeps as inputs and outputs"
+            )
+        raise AmbiguousError(
+            f"axis {axis} of '{end.name}' {written(end.dims)} is neither the sessions' nor time: a run of {_STEPS} "
+            f"steps along it fails or gives other shapes; where a step is a window of samples say how many: "
+            f"--window {end.name}:SAMPLES"
+        )
 
     def _along(self, axes: Mapping[str, int | None]) -> dict[str, int | None] | _Parted | None:
         """The time axis of each output, where many steps give in one run what they give one after another.
@@ -248,16 +313,21 @@ class _Search:
 
     # ---- What follows -------------------------------------------------------------------------
 
+    def _without_time(self) -> End | None:
+        """An input that has no time axis, as others have, and of which nobody has said so."""
+        return next(
+            (end for end in self._signature.inputs if end.time is None and end.name not in self._options.time), None
+        )
+
     def _settle(self) -> None:
         signature = self._signature
         if any(end.time is not None for end in signature.inputs):
-            for end in signature.inputs:
-                if end.time is None and end.name not in self._options.time:
-                    raise AmbiguousError(
-                        f"input '{end.name}' {written(end.dims)} has no time axis, as others have: where a session "
-                        f"sets it once, --constant {end.name}; where it has one value for good, --constant "
-                        f"{end.name}=VALUE; where every step has its own, --time {end.name}:none"
-                    )
+            if (alone := self._without_time()) is not None:
+                raise AmbiguousError(
+                    f"input '{alone.name}' {written(alone.dims)} has no time axis, as others have: where a session "
+                    f"sets it once, --constant {alone.name}; where it has one value for good, --constant "
+                    f"{alone.name}=VALUE; where every step has its own, --time {alone.name}:none"
+                )
             for end in signature.inputs:
                 if end.time is not None:
                     end.base = (*end.base[: end.time], 1, *end.base[end.time + 1 :])

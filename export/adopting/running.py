@@ -18,6 +18,7 @@ _LOUD = 2000
 """Standard deviation of samples that are whole numbers without a limit: that of clear speech in 16 bits."""
 
 _SHOWN = 160
+_NO_MEMORY = ("Failed to allocate", "bad_alloc")
 
 
 class RunError(Exception):
@@ -61,10 +62,13 @@ class Runner:
 
         Raises:
             RunError: onnxruntime cannot.
+            MemoryError: there is not enough for it.
         """
         try:
             found = self._session.run(self._names, dict(feed))
         except Exception as error:  # as above
+            if any(word in str(error) for word in _NO_MEMORY):
+                raise MemoryError("onnxruntime cannot allocate what a run of the file needs") from error
             raise RunError(_short(error)) from error
         return dict(zip(self._names, found, strict=True))
 

@@ -1,4 +1,4 @@
-"""Files in the styles of others' exporters, each adopted and compared with itself, run by its own conventions."""
+"""What adopting adds to a graph, what it asks for, and what would come of not asking."""
 
 import hashlib
 from collections import Counter
@@ -14,16 +14,12 @@ from onnx import TensorProto
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.table import lines
-from gatestream.export.errors import AmbiguousError, ArtifactError, NotStreamableError, StatelessError
+from gatestream.export.errors import AmbiguousError, ArtifactError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
-from tests.support.strangers.comparison import differences
 from tests.support.strangers.generators import ADOPTED, REFUSED
 from tests.support.strangers.graph import Graph
 from tests.support.strangers.stranger import Stranger
-
-CLOSE = {"gru_float16": 4e-3, "quantised": 0.1}
-"""In parts of the largest output; those that are not here: float32's own last bits, carried over twelve steps."""
 
 H = 5
 
@@ -40,38 +36,21 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
-@pytest.mark.parametrize("name", ADOPTED)
-def test_an_adopted_file_gives_what_the_file_gives(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lstm_exposed", "no_batch"])
+def test_the_server_takes_what_was_made_and_it_says_where_it_is_from(name: str, tmp_path: Path) -> None:
     stranger = ADOPTED[name](tmp_path)
-    output = tmp_path / "adopted" / "model.onnx"
+    output = tmp_path / "new" / "model.onnx"
     found = adopt(stranger.path, output, told(stranger))
     assert found.report.passed
-    apart = differences(stranger, output)
-    assert max(apart.values()) <= CLOSE.get(name, 2e-5), apart
-    # What the server makes room for is what the graph has.
     assert Artifact.load(output).spec == found.spec
     source = found.spec.source
+    assert (source.name, source.opset) == (stranger.path.name, 17)
     assert source.sha256 == hashlib.sha256(stranger.path.read_bytes()).hexdigest()
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for tensor in (*stranger.inputs, *stranger.outputs):
-        assert tensors[tensor.name].time_axis == (-1 if tensor.time is None else tensor.time)
+        assert tensors[tensor.name].time_axis == tensor.time
     for state in stranger.states:
-        [spec] = [each for each in found.spec.states if each.input == tensors[state.input].becomes]
-        assert spec.output == state.output
-        one_row = any("Scan over rows" in line for line in source.rewritten)
-        assert tensors[state.input].batch_axis == (-1 if one_row else state.batch)
-    assert {name for name, tensor in tensors.items() if tensor.role == "ignored"} == set(stranger.ignored)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_cannot_be_streamed_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    stranger = REFUSED[name](tmp_path)
-    output = tmp_path / "adopted.onnx"
-    with pytest.raises((AmbiguousError, NotStreamableError)) as raised:
-        adopt(stranger.path, output, told(stranger))
-    assert stranger.refused in str(raised.value) or name in ("bidirectional", "padded_convolution")
-    assert len(str(raised.value).splitlines()) == 1
-    assert not output.exists()
+        assert tensors[state.input].batch_axis == (-1 if stranger.one_row else state.batch)
 
 
 # ---- What is put into the graph -----------------------------------------------------------
@@ -244,28 +223,6 @@ def test_an_output_that_is_there_stays_when_adopting_fails(tmp_path: Path) -> No
 # ---- What serving it anyway would have given ----------------------------------------------
 
 
-def test_steps_of_a_convolution_that_pads_inside_are_not_the_whole(tmp_path: Path) -> None:
-    stranger = REFUSED["padded_convolution"](tmp_path)
-    session = ort.InferenceSession(str(stranger.path))
-    feed = {
-        value.name: np.random.default_rng(0)
-        .standard_normal([1 if isinstance(size, str) else size for size in value.shape])
-        .astype(np.float32)
-        for value in session.get_inputs()
-    }
-    x = np.random.default_rng(1).standard_normal((1, 8, feed["x"].shape[2])).astype(np.float32)
-    states = {name: np.zeros_like(value) for name, value in feed.items() if name != "x"}
-    outputs = {state.input: state.output for state in stranger.states}
-    names = [value.name for value in session.get_outputs()]
-    whole = dict(zip(names, session.run(None, {"x": x, **states}), strict=True))["y"]
-    singly = []
-    for t in range(8):
-        found = dict(zip(names, session.run(None, {"x": x[:, t : t + 1], **states}), strict=True))
-        singly.append(found["y"])
-        states = {name: found[output] for name, output in outputs.items()}
-    assert np.abs(np.concatenate(singly, 1) - whole).max() > 0.01
-
-
 def test_a_batch_along_time_would_mix_sessions(tmp_path: Path) -> None:
     """Rows of a file that has no batch axis are not put along the axis that looks like one."""
     stranger = ADOPTED["no_batch"](tmp_path)
@@ -281,21 +238,6 @@ def test_a_batch_along_time_would_mix_sessions(tmp_path: Path) -> None:
     found = adopt(stranger.path, tmp_path / "out.onnx")
     assert found.spec.promises.rows_independent
     assert any("Scan over rows" in line for line in found.spec.source.rewritten)
-
-
-def test_pairs_the_wrong_way_round_are_other_numbers(tmp_path: Path) -> None:
-    stranger = REFUSED["swapped_on_purpose"](tmp_path)
-    pairs = {state.input: state.output for state in stranger.states}
-    a, b = pairs
-    given = {}
-    for way, states in {"right": pairs, "wrong": {a: pairs[b], b: pairs[a]}}.items():
-        adopt(stranger.path, tmp_path / f"{way}.onnx", Options(states=states))
-        given[way] = Artifact.load(tmp_path / f"{way}.onnx")
-    session = {way: ort.InferenceSession(str(tmp_path / f"{way}.onnx")) for way in given}
-    x = np.random.default_rng(0).standard_normal((1, 6, 4)).astype(np.float32)
-    zeros = np.zeros((1, 4), np.float32)
-    found = {way: session[way].run(["y"], {"x": x, a: zeros, b: zeros})[0] for way in session}
-    assert np.abs(found["right"] - found["wrong"]).max() > 0.01
 
 
 # ---- What is printed ----------------------------------------------------------------------

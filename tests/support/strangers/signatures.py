@@ -144,7 +144,7 @@ def padded_convolution(folder: Path) -> Stranger:
     by_channel = g.node("Transpose", x, perm=[0, 2, 1])
     seen = g.node("Conv", by_channel, g.weight(F, F, 3), pads=[2, 0], kernel_shape=[3])
     _gru(g, g.node("Transpose", seen, perm=[0, 2, 1]), y, h=h, h_next=h_next)
-    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="convolution that pads")
+    return Stranger(g.name, g.save(folder), states=(State(h, h_next),), refused="pads")
 
 
 def frozen_steps(folder: Path) -> Stranger:
