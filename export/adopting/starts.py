@@ -61,7 +61,8 @@ def start(model: ir.Model, slot: Slot) -> Start | None:
         return None
     axis = grown[0] if grown else None
     rows = [large] if axis is None else np.split(large, large.shape[axis], axis)
-    if not all(np.array_equal(row, small if axis is None else small.take([0], axis), equal_nan=True) for row in rows):
+    one = small if axis is None else small.take([0], axis)
+    if not all(np.array_equal(row, one, equal_nan=True) for row in rows):
         raise NotStreamableError(f"{slot} is not the same for every row, or depends on how many steps there are")
     return Start(small, axis)
 

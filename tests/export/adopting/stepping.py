@@ -50,6 +50,7 @@ def stepped(
     time: Mapping[str, int],
     rows: int = 2,
     forgotten: Sequence[Pair] = (),
+    lengths: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Array]:
     """All outputs but the states, joined along time.
 
@@ -61,6 +62,7 @@ def stepped(
         time: the axis of time of each input and output that has one.
         rows: of the feed.
         forgotten: states that start anew in every run.
+        lengths: by input, how many steps of each row are real.
     """
     session_model = ir.to_proto(model).SerializeToString()
     session = onnxruntime.InferenceSession(session_model, providers=["CPUExecutionProvider"])
@@ -73,6 +75,8 @@ def stepped(
             name: array.take(range(done, done + count), time[name]) if name in time else array
             for name, array in feed.items()
         }
+        for name, real in (lengths or {}).items():
+            piece[name] = np.clip(np.array(real) - done, 0, count).astype(np.int32)
         found = dict(zip(names, session.run(names, piece | states | anew), strict=True))
         states = {pair.input.name or "": found.pop(pair.output.name or "") for pair in pairs}
         for pair in forgotten:
