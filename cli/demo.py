@@ -103,7 +103,7 @@ def _make(ctx: click.Context, force: bool) -> Path:
     for form in ("gates", "fused"):
         _heading(f"Export {checkpoint}, form {form}")
         artifact = ARTIFACTS / f"{MODEL}.{form}.onnx"
-        ctx.invoke(export.command, checkpoint=checkpoint, output=artifact, form=form, force=force)
+        ctx.invoke(export.command, source=str(checkpoint), output=artifact, form=form, force=force)
     return ARTIFACTS / f"{MODEL}.gates.onnx"
 
 

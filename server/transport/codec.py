@@ -198,13 +198,11 @@ class Codec:
             return chunk
         if self._steps is not None and (steps := self._steps.match(message)) is not None:
             return steps
-        most = self._parsed
-        if len(message) > most:
-            # An Open may have large constants, in few fields.
-            if field(message, 0)[0] != _OPEN:
-                return self._large_steps(message)
-            most = _OPEN_FIELDS
-        asked = parse(pb.ClientMessage, message, fields=most)
+        if len(message) > self._parsed:
+            number, _, stop = field(message, 0)
+            is_open = number == _OPEN and stop == len(message)
+            return self._large_open(message) if is_open else self._large_steps(message)
+        asked = parse(pb.ClientMessage, message, fields=self._parsed)
         kind = asked.WhichOneof("kind")
         if kind == "steps":
             sent = asked.steps
@@ -264,6 +262,16 @@ class Codec:
         except InvalidRequest as error:
             return Invalid(error)
         return self._steps_of(*columns, message)
+
+    @staticmethod
+    def _large_open(message: bytes) -> Open | Invalid:
+        """What was asked, where it has large constants, in few fields."""
+        try:
+            return _open(parse(pb.ClientMessage, message, fields=_OPEN_FIELDS).open)
+        except Malformed:
+            raise
+        except InvalidRequest as error:
+            return Invalid(error)
 
     def _too_many(self, kind: str, handles: Numbers) -> Invalid | None:
         # An answer repeats the handles: without a bound, one message would be answered by gigabytes.

@@ -14,6 +14,7 @@ from tests.support.wire import PATIENCE, channel
 
 SERVICES = [
     "gatestream.v1.Gatestream",
+    "gatestream.v1.ModelControl",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

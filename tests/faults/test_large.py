@@ -24,8 +24,13 @@ FAULTS: dict[str, tuple[Callable[[], pb.ClientMessage], str]] = {
     "one-input": (lambda: stepping(handle=[0], input=[bytes(SIZE)]), "has 4194304 bytes; expected 8"),
     "reset": (lambda: pb.ClientMessage(reset=pb.Reset(handle=[0] * SIZE)), "is not one Steps message"),
     "close": (lambda: pb.ClientMessage(close=pb.Close(handle=[0] * SIZE)), "is not one Steps message"),
-    "open": (lambda: pb.ClientMessage(open=pb.Open(handle=1, session_id="a" * SIZE)), "is not one Steps message"),
+    "open": (lambda: opening(constant=[pb.Constant()] * (SIZE // 2 - 20)), "too many fields"),
+    "constant": (lambda: opening(constant=[pb.Constant(name="a", value=bytes(SIZE))]), "'a' was given; model"),
 }
+
+
+def opening(**fields: Any) -> pb.ClientMessage:
+    return pb.ClientMessage(open=pb.Open(handle=1, model="accumulator", **fields))
 
 
 def stepping(**columns: Any) -> pb.ClientMessage:
