@@ -105,8 +105,10 @@ def _in_body(node: ir.Node, before: int, conditions: int, count: int) -> Iterato
     for k in range(count):
         start, end = body.inputs[before + k], body.outputs[conditions + k]
         outside = node.inputs[before + k]
-        dtype = start.dtype or (outside.dtype if outside is not None else None) or end.dtype
-        if dtype in FLOATS and not _passes(start, end) and not _is_written_into(start, end):
+        types = [value.type for value in (start, outside, end) if value is not None and value.type is not None]
+        # A list of outputs is a sequence, and no tensor.
+        is_float = bool(types) and all(isinstance(kind, ir.TensorType) and kind.dtype in FLOATS for kind in types)
+        if is_float and not _passes(start, end) and not _is_written_into(start, end):
             name = start.name or f"state_{k}"
             yield Slot(node, before + k, k, f"start of '{name}'", f"end of '{name}'", name, pb.STATE_ROLE_UNSPECIFIED)
 
