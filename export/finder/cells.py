@@ -85,6 +85,17 @@ class FoundCell:
     alike: bool = False
 
     @property
+    def functions(self) -> list[Activation] | None:
+        """The nonlinearities in ONNX's order; None: its gates have unlike ones."""
+        named = {symbol: gate.function for symbol, gate in self.gates.items() if gate.W is not None}
+        candidate = named.pop("g" if self.kind == "LSTM" else "n")
+        if self.kind == "RNN":
+            return [candidate]
+        if len(set(named.values())) != 1:
+            return None
+        return [next(iter(named.values())), candidate, *([self.squash] if self.squash is not None else [])]
+
+    @property
     def where(self) -> str:
         """What it stands in, for a person."""
         if self.operator is not None:

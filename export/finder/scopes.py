@@ -9,6 +9,7 @@ from gatestream.export.graph.constants import Constant, known
 from gatestream.export.graph.flow import integer
 
 _RANK_ONLY = ("Identity", "Squeeze", "Unsqueeze")
+_ARRANGED = (*_RANK_ONLY, "Transpose", "Reshape", "Cast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,14 @@ class Scopes:
         """What a Scan goes over, of which `value` is one step; None: it is no such step."""
         return self._steps.get(value)
 
-    def inside(self, value: ir.Value) -> ir.Value | None:
-        """What a body makes, step by step, that comes out of its node as `value`; None: it comes from elsewhere."""
-        return self._collected.get(value)
+    def origin(self, value: ir.Value) -> ir.Value:
+        """Where the numbers of a tensor come from, however they are arranged and collected."""
+        while True:
+            value = strip(value, *_ARRANGED)
+            inside = self._collected.get(value)
+            if inside is None:
+                return value
+            value = inside
 
 
 def strip(value: ir.Value, *operators: str) -> ir.Value:

@@ -85,10 +85,15 @@ def _reshaped(array: NDArray[Any], node: ir.Node, rest: list[NDArray[Any]]) -> _
     return array.reshape([int(size) for size in rest[0]])
 
 
+def _gathered(array: NDArray[Any], node: ir.Node, rest: list[NDArray[Any]]) -> _Rearranged:
+    return np.take(array, rest[0], axis=integer(node, "axis", 0)) if rest else None
+
+
 _REARRANGED: Mapping[str, Callable[[NDArray[Any], ir.Node, list[NDArray[Any]]], _Rearranged]] = {
     "Identity": lambda array, _, __: array,
     "Transpose": _transposed,
     "Cast": _cast,
+    "Gather": _gathered,
     "Unsqueeze": _unsqueezed,
     "Squeeze": _squeezed,
     "Reshape": _reshaped,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell, Gate
-from gatestream.export.finder.operators import DEFAULTS, ORDERS, PARAMETERS, PEEPHOLES, Activation
+from gatestream.export.finder.operators import DEFAULTS, ORDERS, PEEPHOLES
 from gatestream.export.finder.scopes import Scopes, strip
 from gatestream.export.graph.edit import replace
 from gatestream.export.graph.flow import integer, label, made_by, operands
@@ -287,7 +287,10 @@ def _packed(cell: FoundCell) -> dict[str, Numbers]:
 
 def _attributes(cell: FoundCell) -> dict[str, Any]:
     attributes: dict[str, Any] = {"hidden_size": cell.hidden}
-    functions = _functions(cell)
+    functions = cell.functions
+    if functions is None or (cell.complement and functions[0].name != "Sigmoid"):
+        said = ", ".join(f"{symbol} {gate.function}" for symbol, gate in cell.gates.items())
+        raise StructureError(f"{cell.kind} '{cell.name}' has gates of {said}; ONNX's operator has one function for all")
     if [function.name for function in functions] != list(DEFAULTS[cell.kind]):
         attributes["activations"] = [function.name for function in functions]
         for key in ("alpha", "beta"):
@@ -301,15 +304,3 @@ def _attributes(cell: FoundCell) -> dict[str, Any]:
     if cell.linear_before_reset:
         attributes["linear_before_reset"] = 1
     return attributes
-
-
-def _functions(cell: FoundCell) -> list[Activation]:
-    """Those of the operator, in its order."""
-    named = {symbol: gate.function for symbol, gate in cell.gates.items() if gate.W is not None}
-    candidate = named.pop("g" if cell.kind == "LSTM" else "n")
-    if len(set(named.values())) != 1 or (cell.complement and named["z"].name != "Sigmoid"):
-        said = ", ".join(f"{symbol} {function}" for symbol, function in named.items())
-        raise StructureError(f"{cell.kind} '{cell.name}' has gates of {said}; ONNX's operator has one function for all")
-    functions = [next(iter(named.values())), candidate, *([cell.squash] if cell.squash is not None else [])]
-    assert all(function.name in PARAMETERS for function in functions)  # what the finder reads
-    return functions

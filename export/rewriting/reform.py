@@ -8,6 +8,8 @@ import onnx_ir.passes.common as common
 
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
+from gatestream.export.finder.claims import KINDS
+from gatestream.export.finder.operators import DEFAULTS
 from gatestream.export.finder.survey import survey
 from gatestream.export.rewriting.fuse_cells import fuse_cell
 from gatestream.export.rewriting.showing import hide, show
@@ -17,8 +19,6 @@ from gatestream.protos.roles import OF_CELL
 from gatestream.protos.weights import intact_fingerprint
 
 Form = Literal["gates", "fused"]
-
-_KINDS = {"LSTM": pb.CELL_KIND_LSTM, "GRU": pb.CELL_KIND_GRU, "RNN": pb.CELL_KIND_RNN}
 
 
 def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
@@ -43,6 +43,11 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
             f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
         )
     names = _matched(cells, spec)
+    claims = {claim.name: claim for claim in spec.cells}
+    for cell, name in zip(cells, names, strict=True):
+        functions = [str(each) for each in cell.functions or ()]
+        claims[name].activations[:] = [] if functions == list(DEFAULTS[cell.kind]) else functions
+        claims[name].linear_before_reset = cell.linear_before_reset
     hide(model, [gate.output for gate in spec.gates])
     del spec.gates[:]
     if form == "gates":
@@ -96,7 +101,7 @@ def _matched(cells: Sequence[FoundCell], spec: pb.ModelSpec) -> list[str]:
     by_name = {each.name for each in said}
     if all(cell.name in by_name for cell in cells):
         return [cell.name for cell in cells]
-    if [(each.kind, each.hidden) for each in said] == [(_KINDS[cell.kind], cell.hidden) for cell in cells]:
+    if [(each.kind, each.hidden) for each in said] == [(KINDS[cell.kind], cell.hidden) for cell in cells]:
         return [each.name for each in said]
     taken = {each.name for each in spec.cells}
     names = []
@@ -108,7 +113,7 @@ def _matched(cells: Sequence[FoundCell], spec: pb.ModelSpec) -> list[str]:
             spec.cells.append(
                 pb.CellSpec(
                     name=name,
-                    kind=_KINDS[cell.kind],
+                    kind=KINDS[cell.kind],
                     hidden=cell.hidden,
                     linear_before_reset=cell.linear_before_reset,
                 )

@@ -644,18 +644,20 @@ class ModelSpec(_message.Message):
     def __init__(self, contract: _Optional[int] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., description: _Optional[str] = ..., form: _Optional[_Union[Form, str]] = ..., cell: _Optional[_Union[CellKind, str]] = ..., layers: _Optional[int] = ..., hidden: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., length_input: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[StateSpec, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[GateSpec, _Mapping]]] = ..., packed_gate_order: _Optional[str] = ..., opset: _Optional[int] = ..., torch_version: _Optional[str] = ..., gatestream_version: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., parity: _Optional[_Iterable[_Union[ParityFigure, _Mapping]]] = ..., task: _Optional[str] = ..., weights: _Optional[_Union[WeightFormat, str]] = ..., cells: _Optional[_Iterable[_Union[CellSpec, _Mapping]]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., promises: _Optional[_Union[Promises, _Mapping]] = ..., stored_fingerprint: _Optional[str] = ...) -> None: ...
 
 class CellSpec(_message.Message):
-    __slots__ = ("name", "kind", "hidden", "states", "linear_before_reset")
+    __slots__ = ("name", "kind", "hidden", "states", "linear_before_reset", "activations")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     LINEAR_BEFORE_RESET_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: CellKind
     hidden: int
     states: _containers.RepeatedScalarFieldContainer[str]
     linear_before_reset: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[CellKind, str]] = ..., hidden: _Optional[int] = ..., states: _Optional[_Iterable[str]] = ..., linear_before_reset: _Optional[bool] = ...) -> None: ...
+    activations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[CellKind, str]] = ..., hidden: _Optional[int] = ..., states: _Optional[_Iterable[str]] = ..., linear_before_reset: _Optional[bool] = ..., activations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "columns", "vocabulary", "mean", "scale", "window", "context", "limit")

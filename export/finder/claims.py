@@ -1,0 +1,164 @@
+"""What data flow shows of a model of contract 2, against what its spec says."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from gatestream.export.errors import StructureError
+from gatestream.export.finder.cells import FoundCell
+from gatestream.export.finder.operators import DEFAULTS
+from gatestream.export.finder.scopes import Scopes
+from gatestream.export.finder.survey import survey
+from gatestream.export.graph.flow import label
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.roles import OF_CELL
+
+KINDS = {"LSTM": pb.CELL_KIND_LSTM, "GRU": pb.CELL_KIND_GRU, "RNN": pb.CELL_KIND_RNN}
+
+_EQUATIONS = {
+    pb.CELL_KIND_LSTM: "c' = f * c + i * g and h' = o * tanh(c')",
+    pb.CELL_KIND_GRU: "h' = (1 - z) * n + z * h",
+}
+
+
+def check_claims(model: ir.Model, spec: pb.ModelSpec) -> str:
+    """The spec describes the cells and gates that are there: each gate put out is the one that it is called.
+
+    A model that was adopted as it is, with no gates put out, may have cells that its spec does not list.
+
+    Returns:
+        One line on what was found.
+
+    Raises:
+        StructureError: the first thing in which they differ.
+    """
+    cells = [cell for cell in survey(model, [state.input for state in spec.states]) if cell.kind != "RNN"]
+    said = [each for each in spec.cells if each.kind != pb.CELL_KIND_RNN]
+    strict = spec.form != pb.FORM_UNSPECIFIED or bool(spec.gates)
+    if strict:
+        pairs = _matched(model, spec, cells, said)
+        for found, claim in pairs:
+            _check_cell(found, claim)
+            _check_names(found, claim, said)
+        _check_form(spec, cells)
+        _check_gates(model, spec, {claim.name: found for found, claim in pairs})
+    if not cells:
+        return "no LSTM and no GRU was found"
+    found = ", ".join(f"{cell.kind} {cell.hidden} '{cell.name}' ({cell.where})" for cell in cells)
+    return f"{found}; {len(spec.gates) or 'no'} gates put out"
+
+
+def _matched(
+    model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], said: Sequence[pb.CellSpec]
+) -> list[tuple[FoundCell, pb.CellSpec]]:
+    by_name = {cell.name: cell for cell in cells}
+    if len(cells) == len(said):
+        if all(claim.name in by_name for claim in said):
+            return [(by_name[claim.name], claim) for claim in said]
+        if [KINDS[cell.kind] for cell in cells] == [claim.kind for claim in said]:
+            return list(zip(cells, said, strict=True))
+    scopes = Scopes(model)
+    outputs = {value.name: value for value in model.graph.outputs}
+    for claim in said:
+        if claim.name in by_name or spec.form != pb.FORM_GATES:
+            continue
+        shown = [
+            f"{gate.symbol} is {label(scopes.origin(outputs[gate.output]))}"
+            for gate in spec.gates
+            if gate.cell == claim.name and gate.output in outputs
+        ]
+        raise StructureError(
+            f"data flow shows no {_kind(claim)} where the spec says cell '{claim.name}' is: expected "
+            f"{_EQUATIONS[claim.kind]}, each gate a nonlinearity of W x + R h + b; of its outputs "
+            f"{', '.join(shown) or 'none is there'}"
+        )
+    found = ", ".join(f"{cell.kind} {cell.hidden}" for cell in cells) or "none"
+    raise StructureError(
+        f"cells: data flow shows {found}, the spec says {', '.join(f'{_kind(c)} {c.hidden}' for c in said) or 'none'}"
+    )
+
+
+def _kind(claim: pb.CellSpec) -> str:
+    return pb.CellKind.Name(claim.kind).removeprefix("CELL_KIND_")
+
+
+def _check_cell(found: FoundCell, claim: pb.CellSpec) -> None:
+    _same(claim, "kind", found.kind, _kind(claim))
+    _same(claim, "hidden", found.hidden, claim.hidden)
+    if found.kind == "GRU":
+        where = {True: "behind the recurrent product", False: "before the recurrent product"}
+        _same(claim, "the reset gate", where[found.linear_before_reset], where[claim.linear_before_reset])
+        if found.complement:
+            z = found.gates["z"].activation
+            raise StructureError(
+                f"cell '{claim.name}': {label(z)}, the update gate z, lets the candidate through and 1 - z the state; "
+                "expected h' = (1 - z) * n + z * h"
+            )
+    if found.operator is None:
+        first, second, *third = list(claim.activations) or DEFAULTS[found.kind]
+        for role in OF_CELL[found.kind]:
+            gate, expected = found.gates[role.symbol], second if role.symbol in "gn" else first
+            if str(gate.function) != expected:
+                raise StructureError(
+                    f"cell '{claim.name}', {role.name} gate {role.symbol}: {label(gate.activation)} is made by "
+                    f"{gate.function}, the spec says {expected}"
+                )
+        if third:
+            _same(claim, "what is applied to c'", str(found.squash), third[0])
+
+
+def _same(claim: pb.CellSpec, what: str, found: object, said: object) -> None:
+    if found != said:
+        raise StructureError(f"cell '{claim.name}': {what}: data flow shows {found}, the spec says {said}")
+
+
+def _check_names(found: FoundCell, claim: pb.CellSpec, said: Sequence[pb.CellSpec]) -> None:
+    """Where weights are named after gates, each gate is fed by its own."""
+    if found.operator is not None:
+        return
+    named = {f"{each.name}.{role.module}." for each in said for role in OF_CELL[_kind(each)]}
+    for role in OF_CELL[found.kind]:
+        for parameter, weight in found.gates[role.symbol].weights.items():
+            expected = f"{claim.name}.{role.module}.{parameter}"
+            if weight.initializer != expected and any(weight.initializer.startswith(each) for each in named):
+                raise StructureError(
+                    f"cell '{claim.name}', {role.name} gate {role.symbol}: data flow shows '{weight}' as its "
+                    f"{parameter}, expected '{expected}'"
+                )
+
+
+def _check_form(spec: pb.ModelSpec, cells: Sequence[FoundCell]) -> None:
+    operators = [cell.name for cell in cells if cell.operator is not None]
+    if spec.form == pb.FORM_GATES and operators:
+        raise StructureError(f"form: '{operators[0]}' is an operator still, the spec says gates")
+    if spec.form == pb.FORM_FUSED and len(operators) < len(cells):
+        written = next(cell.name for cell in cells if cell.operator is None)
+        raise StructureError(f"form: '{written}' is written out in equations, the spec says fused")
+
+
+def _check_gates(model: ir.Model, spec: pb.ModelSpec, cells: dict[str, FoundCell]) -> None:
+    """Each output with a gate's activations comes from that gate."""
+    scopes = Scopes(model)
+    outputs = {value.name: value for value in model.graph.outputs}
+    parts = {
+        gate.activation: (name, symbol)
+        for name, cell in cells.items()
+        for symbol, gate in cell.gates.items()
+        if gate.activation is not None
+    }
+    for gate in spec.gates:
+        if gate.cell not in cells:
+            raise StructureError(f"gate '{gate.name}' is of cell '{gate.cell}', which the spec does not list")
+        names = {role.symbol: role.name for role in OF_CELL[cells[gate.cell].kind]}
+        if names.get(gate.symbol) != gate.name.removeprefix(f"{gate.cell}."):
+            raise StructureError(f"gate '{gate.name}' has symbol {gate.symbol}; expected one of {names}")
+        if gate.output not in outputs:
+            raise StructureError(f"gate '{gate.name}': there is no output '{gate.output}'")
+        source = scopes.origin(outputs[gate.output])
+        name, symbol = parts.get(source, ("", ""))
+        if (name, symbol) != (gate.cell, gate.symbol):
+            found = f"the {symbol} of cell '{name}'" if name else "no gate"
+            raise StructureError(
+                f"activations of gate '{gate.name}': output '{gate.output}' is made of {label(source)}, which data "
+                f"flow shows to be {found}, and not the {gate.symbol} of cell '{gate.cell}'"
+            )
