@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gatestream.cli.extras import SERVING, needing
+from gatestream.cli.extras import ADOPTING, SERVING, needing
 from gatestream.cli.outcome import Outcome
 
 
@@ -17,13 +17,15 @@ from gatestream.cli.outcome import Outcome
 def command(artifact: Path, svg: Path | None, as_json: bool, force: bool) -> None:
     """Say what the ONNX file ARTIFACT is, and check that it is what it says.
 
-    Its gates are found by data flow, not by name; its weights are hashed; its numbers are compared with those that its
-    own weights give in NumPy. Exits with 1, and one line of what is wrong, when any of it does not hold.
+    Its gates, those of LSTM and GRU cells, are found by data flow, not by name, in anybody's file; its weights are
+    hashed; its numbers are compared with those that its own weights give in NumPy, or, where it was adopted or is a
+    module of its own, with its own in other runs. Exits with 1, and one line of what is wrong, when any of it does not
+    hold.
     """
     with needing("inspecting", SERVING):
-        from gatestream.export.drawing import text
+        from gatestream.export.drawing import listing, text
         from gatestream.export.drawing.draw import draw
-        from gatestream.export.drawing.inspection import inspect
+        from gatestream.export.drawing.findings import Findings, look
         from gatestream.export.errors import ArtifactError
     from gatestream.files import outputs, writing
     from gatestream.protos.spec import SpecError
@@ -31,9 +33,13 @@ def command(artifact: Path, svg: Path | None, as_json: bool, force: bool) -> Non
     if svg is not None:
         outputs.check([outputs.Output("--svg", svg, "picture", through=True)], {"ARTIFACT": artifact}, force=force)
     try:
-        found = inspect(artifact)
+        with needing("inspecting a file that is no artifact", ADOPTING):
+            found = look(artifact)
     except (ArtifactError, SpecError) as error:
         raise click.ClickException(str(error)) from error
     if svg is not None:
         writing.deliver(svg, draw(found).encode())
-    click.echo(json.dumps(text.as_json(found), indent=2) if as_json else text.as_text(found), nl=as_json)
+    if isinstance(found, Findings):
+        click.echo(json.dumps(listing.as_json(found), indent=2) if as_json else listing.as_text(found), nl=as_json)
+    else:
+        click.echo(json.dumps(text.as_json(found), indent=2) if as_json else text.as_text(found), nl=as_json)

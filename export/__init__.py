@@ -12,7 +12,7 @@ Making an artifact; only `exporter` and `sources` import torch:
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators
     rewriting.reform       anybody's model with its gates in sight, by rewriting.showing, or without: rewriting.unfuse
-                           makes an operator its rewriting.equations
+                           makes an operator its rewriting.equations, rewriting.fuse_cells undoes it
     formats                weights in fewer bits, as arrays
     rewriting.narrow       and in the file
     spec                   the file's ModelSpec
@@ -27,8 +27,10 @@ Reading one:
     finder.ends            where a recurrence meets the rest; finder.products, what gates add up
     finder.agreement       the structure against the spec
     finder.survey          the finder.cells of anybody's model: finder.operators, and by finder.equations what is
-                           written out, with finder.linear, finder.algebra and finder.scopes
-    drawing.inspection     all that a file alone can be asked; drawing.text and drawing.draw (drawing.svg) show it
+                           written out, with finder.linear, finder.algebra and finder.scopes; finder.claims,
+                           against the spec
+    drawing.inspection     all that a file alone can be asked, drawing.findings of anybody's; drawing.text,
+                           drawing.listing and drawing.draw (drawing.views, drawing.svg) show it
 
 Adopting anybody's file:
     adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out

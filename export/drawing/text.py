@@ -66,15 +66,16 @@ def _lines(inspection: Inspection) -> Iterator[str]:
     yield f"  task     {spec.task or 'not said'}"
     yield f"  weights  {inspection.report.weights}, {spec.weights_fingerprint}"
     yield ""
-    yield from _table("inputs", [_tensor(tensor) for tensor in spec.inputs] + _length(spec))
-    yield from _table("states", [_state(state) for state in spec.states])
-    yield from _table("outputs", [_tensor(tensor) for tensor in spec.outputs])
+    yield from table("inputs", [tensor(each) for each in spec.inputs] + length(spec))
+    yield from table("states", [state(each) for each in spec.states])
+    yield from table("outputs", [tensor(each) for each in spec.outputs])
     yield from _cells(inspection)
-    yield from _table("exported", [_figure(figure) for figure in spec.parity])
-    yield from _table("checked now", [(check.name, check.detail) for check in inspection.report.checks], end=False)
+    yield from table("exported", [_figure(figure) for figure in spec.parity])
+    yield from table("checked now", [(check.name, check.detail) for check in inspection.report.checks], end=False)
 
 
-def _table(title: str, rows: Sequence[Sequence[str]], end: bool = True) -> Iterator[str]:
+def table(title: str, rows: Sequence[Sequence[str]], end: bool = True) -> Iterator[str]:
+    """Rows under a title, their columns aligned, and unless it is the `end` an empty line."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     yield title
     for row in rows:
@@ -83,23 +84,26 @@ def _table(title: str, rows: Sequence[Sequence[str]], end: bool = True) -> Itera
         yield ""
 
 
-def _tensor(tensor: pb.TensorSpec) -> tuple[str, str, str, str]:
-    shape = ", ".join(["batch", "time", *map(str, tensor.shape)])
-    names = [repr(token)[1:-1] for token in tensor.vocabulary] or list(tensor.columns)
+def tensor(spec: pb.TensorSpec) -> tuple[str, str, str, str]:
+    """A row for an input or an output."""
+    shape = ", ".join(["batch", "time", *map(str, spec.shape)])
+    names = [repr(token)[1:-1] for token in spec.vocabulary] or list(spec.columns)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     notes = [" ".join(names[:_SHOWN]) + more] if names else []
-    if tensor.mean:
+    if spec.mean:
         notes.append("raw units, normalised in the graph")
-    return tensor.name, DTYPES[tensor.dtype].name, f"[{shape}]", "; ".join(notes)
+    return spec.name, DTYPES[spec.dtype].name, f"[{shape}]", "; ".join(notes)
 
 
-def _length(spec: pb.ModelSpec) -> list[tuple[str, str, str, str]]:
+def length(spec: pb.ModelSpec) -> list[tuple[str, str, str, str]]:
+    """A row for the input that says how many steps of each row are real, where there is one."""
     return [(spec.length_input, "int32", "[batch]", "real steps of each row")] if spec.length_input else []
 
 
-def _state(state: pb.StateSpec) -> tuple[str, str, str, str]:
-    shape = ", ".join(["batch", *map(str, state.shape)])
-    return f"{state.input} -> {state.output}", DTYPES[state.dtype].name, f"[{shape}]", f"starts at {state.initial:g}"
+def state(spec: pb.StateSpec) -> tuple[str, str, str, str]:
+    """A row for a spec."""
+    shape = ", ".join(["batch", *map(str, spec.shape)])
+    return f"{spec.input} -> {spec.output}", DTYPES[spec.dtype].name, f"[{shape}]", f"starts at {spec.initial:g}"
 
 
 def _cells(inspection: Inspection) -> Iterator[str]:
@@ -120,7 +124,7 @@ def _cells(inspection: Inspection) -> Iterator[str]:
                     f"-> {output}[:, :, {layer}]" if output else "inside the operator",
                 )
             )
-        yield from _table(f"layer {layer}, in '{cell.node}': {_equations(inspection, layer)}", rows)
+        yield from table(f"layer {layer}, in '{cell.node}': {_equations(inspection, layer)}", rows)
 
 
 def _equations(inspection: Inspection, layer: int) -> str:

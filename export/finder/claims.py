@@ -44,8 +44,8 @@ def check_claims(model: ir.Model, spec: pb.ModelSpec) -> str:
         _check_gates(model, spec, {claim.name: found for found, claim in pairs})
     if not cells:
         return "no LSTM and no GRU was found"
-    found = ", ".join(f"{cell.kind} {cell.hidden} '{cell.name}' ({cell.where})" for cell in cells)
-    return f"{found}; {len(spec.gates) or 'no'} gates put out"
+    listed = ", ".join(f"{cell.kind} {cell.hidden} '{cell.name}' ({cell.where})" for cell in cells)
+    return f"{listed}; {len(spec.gates) or 'no'} gates put out"
 
 
 def _matched(

@@ -17,7 +17,7 @@ from gatestream.export.graph.constants import Constant
 
 
 def survey(model: ir.Model, states: Collection[str] = ()) -> tuple[FoundCell, ...]:
-    """Find the cells of a model, graph by graph, in the order in which data reaches them.
+    """Find the cells of a model, in the order in which data reaches them.
 
     Args:
         model: anybody's.
@@ -34,7 +34,26 @@ def survey(model: ir.Model, states: Collection[str] = ()) -> tuple[FoundCell, ..
     for scope in scopes.all:
         here = [_operator(scope, read(node, scopes.resolve)) for node in scope.graph if is_operator(node)]
         found += here + equations.find(scope)
-    return _named(found)
+    places = _Places(scopes)
+    return _named(sorted(found, key=places.of))
+
+
+class _Places:
+    """Where a cell stands among all nodes of a model: by the path of positions that leads to it."""
+
+    def __init__(self, scopes: Scopes) -> None:
+        self._holders = {scope.graph: scope.node for scope in scopes.all}
+        self._positions = {node: k for scope in scopes.all for k, node in enumerate(scope.graph)}
+
+    def of(self, cell: FoundCell) -> tuple[int, ...]:
+        node = cell.holder if cell.operator is not None or cell.h_next is None else cell.h_next.producer()
+        path: list[int] = []
+        while node is not None and node.graph is not None:
+            path.append(self._positions[node])
+            graph = node.graph
+            assert isinstance(graph, ir.Graph)
+            node = self._holders[graph]
+        return tuple(reversed(path))
 
 
 def _operator(scope: Scope, operator: Operator) -> FoundCell:

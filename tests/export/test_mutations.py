@@ -89,7 +89,7 @@ GATES: dict[str, tuple[Mutation, str]] = {
         m.computed_at_run_time,
         "Transpose 'transpose_R' computes 'transposed' from 'cells.0.cell_candidate.R' at every run",
     ),
-    "contract unknown": (m.spec(lambda s: setattr(s, "contract", 2)), "contract 2, this version of gatestream reads 1"),
+    "contract unknown": (m.spec(lambda s: setattr(s, "contract", 3)), "contract 3, this version of gatestream reads 1"),
     "vocabulary missing": (
         m.spec(lambda s: s.inputs[0].ClearField("vocabulary")),
         "input 'x' takes token ids, but the spec gives it no vocabulary",
