@@ -170,7 +170,8 @@ LAYERS = {
         "artifact",
         "proof",
         "rewriting",
-        "sources spec drawing adopting",
+        "sources spec adopting",
+        "drawing",
         "exporter",
     ],
     "client": [

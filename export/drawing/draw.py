@@ -132,7 +132,7 @@ def _cell(view: View, layout: _Layout) -> list[str]:
     return [
         box(left, 22, right - left, layout.panel - 26, "#fafbfc", "#c9d1d9"),
         words(left + 12, 42, view.title, size=12, bold=True),
-        label(left + 19 + 6.5 * len(view.title), 42, view.where, faint=True),
+        label(left + 22 + _TITLE_CHARACTER * len(view.title), 42, view.where, faint=True),
         *(_lstm_wires(view, layout) if lstm else _gru_wires(view, layout)),
         *(part for symbol in _ORDER[view.kind] for part in _gate(view, symbol, layout)),
         *_ends(view, layout),

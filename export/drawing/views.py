@@ -123,7 +123,7 @@ def of_cell(cell: FoundCell, outputs: Mapping[str, str]) -> View:
 def _formula(cell: FoundCell, symbol: str) -> str:
     gate = cell.gates[symbol]
     if gate.W is None:
-        return "1 - i"
+        return "1 − i"
     terms = ["W x"]
     if symbol != "n" or cell.kind != "GRU":
         terms.append("R h")
@@ -134,7 +134,7 @@ def _formula(cell: FoundCell, symbol: str) -> str:
     if gate.b is not None:
         terms.append("b")
     total = " + ".join(terms)
-    return f"{_short(gate.function.name)}({f'clip {total}' if cell.clip is not None else total})"
+    return f"{_short(gate.function.name)}({f'clip({total})' if cell.clip is not None else total})"
 
 
 def _short(function: str) -> str:

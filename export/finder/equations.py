@@ -98,8 +98,11 @@ class Equations:
             return None
         h_next, o, squash = read
         i, g = sums
-        if f is not None and i.function != o.function and g.function == o.function:
-            # Where all functions are alike the equations do not tell i from g, nor does any number.
+        # Where functions are alike, and there is no peephole, the equations do not tell i from g, nor does any number.
+        if f is not None and (
+            (i.function != o.function and g.function == o.function)
+            or (i.function == g.function and g.linear.peepholes and not i.linear.peepholes)
+        ):
             i, g = g, i
         found: dict[str, _Sum | None] = {"i": i, "f": self._sum(f) if f is not None else None, "g": g, "o": o}
         own = {symbol: each for symbol, each in found.items() if each is not None}

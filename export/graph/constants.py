@@ -57,7 +57,12 @@ def known(value: ir.Value | None, resolve: Resolve = lambda value: value) -> Con
     if operand is None or any(each is None for each in rest):
         return None
     rearranged = rearrange(operand.array, node, [each.array for each in rest if each is not None])
-    return None if rearranged is None else Constant(operand.name, rearranged, operand.dtype)
+    if rearranged is None:
+        return None
+    row = (
+        f"[{int(rest[0].array)}]" if node.op_type == "Gather" and rest[0] is not None and not rest[0].array.ndim else ""
+    )
+    return Constant(operand.name + row, rearranged, operand.dtype)
 
 
 _Rearranged = NDArray[Any] | None
