@@ -6,9 +6,11 @@ import onnx_ir as ir
 
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
+from gatestream.export.finder.loop import read
 from gatestream.export.finder.operators import DEFAULTS
 from gatestream.export.finder.scopes import Scopes
 from gatestream.export.finder.survey import survey
+from gatestream.export.finder.ways import beginnings, endings
 from gatestream.export.graph.flow import label
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.roles import OF_CELL
@@ -37,11 +39,15 @@ def check_claims(model: ir.Model, spec: pb.ModelSpec) -> str:
     strict = spec.form != pb.FORM_UNSPECIFIED or bool(spec.gates)
     if strict:
         pairs = _matched(model, spec, cells, said)
+        scopes = Scopes(model)
         for found, claim in pairs:
             _check_cell(found, claim)
             _check_names(found, claim, said)
         _check_form(spec, cells)
-        _check_gates(model, spec, {claim.name: found for found, claim in pairs})
+        _check_gates(scopes, model, spec, {claim.name: found for found, claim in pairs})
+        for found, claim in pairs:
+            _check_loop(scopes, found, claim, spec)
+            _check_states(scopes, model, [each for each, _ in pairs], found, claim, spec)
     if not cells:
         return "no LSTM and no GRU was found"
     listed = ", ".join(f"{cell.kind} {cell.hidden} '{cell.name}' ({cell.where})" for cell in cells)
@@ -127,6 +133,57 @@ def _check_names(found: FoundCell, claim: pb.CellSpec, said: Sequence[pb.CellSpe
                 )
 
 
+def _check_loop(scopes: Scopes, found: FoundCell, claim: pb.CellSpec, spec: pb.ModelSpec) -> None:
+    """A Scan that was written for a cell computes it and nothing else, up to the length of each row."""
+    own = all(
+        weight.initializer.startswith(f"{claim.name}.")
+        for gate in found.gates.values()
+        for weight in gate.weights.values()
+    )
+    if found.operator is not None or not own or found.holder is None or found.holder.name != claim.name:
+        return
+    loop = read(scopes, found)
+    if loop.length is not None and loop.length.is_graph_input() and loop.length.name != spec.length_input:
+        raise StructureError(
+            f"cell '{claim.name}': rows end by {label(loop.length)}, the spec says by '{spec.length_input}'"
+        )
+
+
+def _check_states(
+    scopes: Scopes,
+    model: ir.Model,
+    cells: Sequence[FoundCell],
+    found: FoundCell,
+    claim: pb.CellSpec,
+    spec: pb.ModelSpec,
+) -> None:
+    """Each state starts from the input that the spec says, and ends in its output, and not in those of another."""
+    kinds = {"hidden": (found.h, found.h_next), "cell": (found.c, found.c_next)}
+    said = list(claim.states)
+    if len(said) == 1 and found.kind == "LSTM":
+        said *= 2  # both lie in one tensor
+    states = {state.input: state for state in spec.states}
+    inputs = {value: value.name for value in model.graph.inputs if value.name in states}
+    outputs = {value.name: value for value in model.graph.outputs}
+    lasts = [value for cell in cells for value in (cell.h_next, cell.c_next) if value is not None]
+    for name, (kind, (before, after)) in zip(said, kinds.items(), strict=False):
+        if before is None or after is None or name not in states:
+            continue
+        starts = [inputs[value] for value in beginnings(scopes, before) if value in inputs]
+        if starts and name not in starts:
+            raise StructureError(
+                f"cell '{claim.name}': the {kind} state starts from '{starts[0]}', the spec says from '{name}'"
+            )
+        output = outputs.get(states[name].output)
+        ends = endings(scopes, output) if output is not None else set()
+        if after not in ends and any(value in ends for value in lasts):
+            other = next(value for value in lasts if value in ends)
+            raise StructureError(
+                f"cell '{claim.name}': output '{states[name].output}' is made of {label(other)}; expected its {kind} "
+                f"state {label(after)}"
+            )
+
+
 def _check_form(spec: pb.ModelSpec, cells: Sequence[FoundCell]) -> None:
     operators = [cell.name for cell in cells if cell.operator is not None]
     if spec.form == pb.FORM_GATES and operators:
@@ -136,9 +193,8 @@ def _check_form(spec: pb.ModelSpec, cells: Sequence[FoundCell]) -> None:
         raise StructureError(f"form: '{written}' is written out in equations, the spec says fused")
 
 
-def _check_gates(model: ir.Model, spec: pb.ModelSpec, cells: dict[str, FoundCell]) -> None:
+def _check_gates(scopes: Scopes, model: ir.Model, spec: pb.ModelSpec, cells: dict[str, FoundCell]) -> None:
     """Each output with a gate's activations comes from that gate."""
-    scopes = Scopes(model)
     outputs = {value.name: value for value in model.graph.outputs}
     parts = {
         gate.activation: (name, symbol)

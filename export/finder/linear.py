@@ -206,8 +206,9 @@ class Reader:
             if vector is None or other is None:
                 return None
             constant = self._scopes.known(vector)
-            if constant is not None and constant.array.squeeze().ndim == 1:
-                return Linear(peepholes=((Span(constant.array.squeeze(), constant), self._scopes.resolve(other)),))
+            if constant is not None and constant.array.squeeze().ndim <= 1:
+                span = Span(constant.array.reshape(-1), constant)
+                return Linear(peepholes=((span, self._scopes.resolve(other)),))
         for factor, whole in (node.inputs, reversed(node.inputs)):
             if factor is not None and whole is not None and (found := self.read(whole)) is not None and found.products:
                 return Linear(reset=((self._scopes.resolve(factor), found),))

@@ -88,6 +88,10 @@ class Scopes:
         """What a Scan goes over, of which `value` is one step; None: it is no such step."""
         return self._steps.get(value)
 
+    def inside(self, value: ir.Value) -> ir.Value | None:
+        """What a body makes of which `value` is the last, or collects all; None: no body makes it."""
+        return self._collected.get(value)
+
     def origin(self, value: ir.Value) -> ir.Value:
         """Where the numbers of a tensor come from, however they are arranged and collected."""
         while True:

@@ -1,7 +1,6 @@
 """Cells of anybody's model that are equations, to ONNX's own operators: what `unfuse` does, undone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ from numpy.typing import NDArray
 
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell, Gate
+from gatestream.export.finder.loop import Loop, read
 from gatestream.export.finder.operators import DEFAULTS, ORDERS, PEEPHOLES
-from gatestream.export.finder.scopes import Scopes, strip
+from gatestream.export.finder.scopes import Scopes
 from gatestream.export.graph.edit import replace
-from gatestream.export.graph.flow import integer, label, made_by, operands
+from gatestream.export.graph.flow import label
 from gatestream.export.rewriting.equations import Names
 
 Numbers = NDArray[Any]
@@ -38,132 +38,13 @@ def fuse_cell(model: ir.Model, cell: FoundCell, name: str) -> str:
             or it does not take one row of numbers for each of the batch.
     """
     operator = _Operator(model, cell, name)
-    loop = _Loop.read(Scopes(model), cell)
-    if loop is not None:
-        operator.over(loop)
-        return f"{cell.kind} '{name}', a Scan, to the operator"
-    operator.once()
-    return f"{cell.kind} '{name}', written out, to the operator"
-
-
-@dataclass(frozen=True, slots=True)
-class _Loop:
-    """A Scan that computes one cell and nothing else.
-
-    Attributes:
-        scan: the node.
-        x: outside, what it goes over.
-        axis: of `x`, that it goes over.
-        states: of h, and of an LSTM c: what it starts from outside, and what is left of it.
-        ys: outside, what collects h of every step, with the axis of time.
-        length: outside, how many steps of each row are real; None: all are.
-    """
-
-    scan: ir.Node
-    x: ir.Value
-    axis: int
-    states: tuple[tuple[ir.Value, ir.Value], ...]
-    ys: tuple[tuple[ir.Value, int], ...]
-    length: ir.Value | None
-
-    @classmethod
-    def read(cls, scopes: Scopes, cell: FoundCell) -> "_Loop | None":
-        scan, body = cell.holder, cell.graph
-        if scan is None or scan.op_type != "Scan" or integer(scan, "num_scan_inputs", 0) != 1 or cell.h is None:
-            return None
-        if any(any(scan.attributes[key].as_ints()) for key in _DIRECTIONS if key in scan.attributes):
-            return None
-        count = len(body.inputs) - 1
-        x = scan.inputs[-1]
-        before = [cell.h] if cell.c is None else [cell.h, cell.c]
-        after = [value for value in (cell.h_next, cell.c_next) if value is not None]
-        places = [next((k for k, value in enumerate(body.inputs[:count]) if value is each), None) for each in before]
-        if x is None or None in places or cell.x is not body.inputs[-1]:
-            return None
-        states, lengths = [], set()
-        for place, old, new in zip(places, before, after, strict=True):
-            assert place is not None
-            try:
-                length = _frozen(scopes, body.outputs[place], old, new)
-            except _OtherError:
-                return None
-            initial = scan.inputs[place]
-            if initial is None:
-                return None
-            lengths.add(length)
-            states.append((_started(initial, length), scan.outputs[place]))
-        if len(lengths) != 1:
-            return None
-        (length,) = lengths
-        ys = []
-        axes = _axes(scan, "scan_output_axes", len(body.outputs) - count)
-        for inside, outside, axis in zip(body.outputs[count:], scan.outputs[count:], axes, strict=True):
-            if _used(outside):
-                if not _is_y(inside, after[0], length):
-                    return None
-                ys.append((outside, axis))
-        others = [k for k in range(count) if k not in places]
-        if any(_used(scan.outputs[k]) for k in others):
-            return None
-        return cls(scan, x, _axes(scan, "scan_input_axes", 1)[0], tuple(states), tuple(ys), length)
-
-
-_DIRECTIONS = ("scan_input_directions", "scan_output_directions")
-
-
-class _OtherError(Exception):
-    """What a Scan carries is not the state, or it freezes otherwise than by its row's length."""
-
-
-def _axes(scan: ir.Node, name: str, count: int) -> Sequence[int]:
-    return scan.attributes[name].as_ints() if name in scan.attributes else [0] * count
-
-
-def _used(value: ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_output()
-
-
-def _frozen(scopes: Scopes, out: ir.Value, old: ir.Value, new: ir.Value) -> ir.Value | None:
-    """The lengths from which on a state stays as it is; None: it goes on."""
-    out = strip(out, "Identity")
-    if out is new:
-        return None
-    where = made_by(out, "Where")
-    if where is None or where.inputs[1] is not new or where.inputs[2] is not old:
-        raise _OtherError
-    return _length(scopes, where.inputs[0])
-
-
-def _length(scopes: Scopes, live: ir.Value | None) -> ir.Value:
-    """Of `t < length`, with t the number of the step."""
-    less = made_by(strip(live, "Unsqueeze"), "Less") if live is not None else None
-    if less is None or less.inputs[0] is None or less.inputs[1] is None:
-        raise _OtherError
-    t, length = operands(less)
-    after = scopes.after(t)
-    counted = made_by(after, "Add")
-    if counted is None or counted.inputs[0] is not t or scopes.after(length) is not None:
-        raise _OtherError
-    for value, number in ((counted.inputs[1], 1), (scopes.initial(t), 0)):
-        found = scopes.known(value)
-        if found is None or found.array.size != 1 or found.array.ravel()[0] != number:
-            raise _OtherError
-    return length
-
-
-def _started(initial: ir.Value, length: ir.Value | None) -> ir.Value:
-    """What a state starts from, without what zeroes it in rows of no step: the operator does that itself."""
-    where = made_by(initial, "Where")
-    if length is None or where is None or where.inputs[0] is None or where.inputs[1] is None:
-        return initial
-    greater = made_by(strip(where.inputs[0], "Unsqueeze"), "Greater")
-    return where.inputs[1] if greater is not None and greater.inputs[0] is length else initial
-
-
-def _is_y(inside: ir.Value, h_next: ir.Value, length: ir.Value | None) -> bool:
-    inside = strip(inside, "Identity")
-    where = made_by(inside, "Where")
-    return inside is h_next or (where is not None and where.inputs[1] is h_next and length is not None)
+    try:
+        loop = read(Scopes(model), cell)
+    except StructureError:
+        operator.once()
+        return f"{cell.kind} '{name}', written out, to the operator"
+    operator.over(loop)
+    return f"{cell.kind} '{name}', a Scan, to the operator"
 
 
 class _Operator:
@@ -174,7 +55,7 @@ class _Operator:
         self._tensors = _packed(cell)
         self._attributes = _attributes(cell)
 
-    def over(self, loop: _Loop) -> None:
+    def over(self, loop: Loop) -> None:
         """Go over a whole input."""
         graph = loop.scan.graph
         assert graph is not None  # it is in the model

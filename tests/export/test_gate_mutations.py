@@ -321,3 +321,69 @@ def test_each_of_them_changes_what_the_model_computes(made: Path, mutation: Muta
     right = recurrent.outputs(model, feed)["y"]
     mutation(model)
     assert np.abs(recurrent.outputs(model, feed)["y"] - right).max() > 1e-4
+
+
+# ---- how the cells stand in the graph ----
+
+
+def carried(cell: str, position: int, tensor: str) -> Mutation:
+    def mutate(model: onnx.ModelProto) -> None:
+        body(model, cell).output[position].name = tensor
+
+    return mutate
+
+
+def wired(cell: str, tensor: str, position: int, other: str) -> Mutation:
+    def mutate(model: onnx.ModelProto) -> None:
+        maker(model, f"{cell}.{tensor}").input[position] = other
+
+    return mutate
+
+
+def states_exchanged_at_input(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.input[:] = m.exchange_names(list(node.input), "cell2_h", "cell2_c")
+
+
+def states_exchanged_at_output(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.output[:] = m.exchange_names(list(node.output), "cell2_h_next", "cell2_c_next")
+
+
+def cells_states_exchanged(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.input[:] = m.exchange_names(list(node.input), "cell0_h", "cell1_h")
+
+
+WIRES: dict[str, tuple[Mutation, str]] = {
+    "the candidate carried for h": (
+        wired("cell0", "h_carried", 1, "cell0.n"),
+        "'cell0.h_carried' (Where) is carried as the next 'cell0.h'",
+    ),
+    "length ignored": (carried("cell1", 0, "cell1.h_next"), "'cell1.y' (Where) is collected of each step; expected"),
+    "length inverted": (
+        wired("cell0", "h_carried", 1, "cell0.h"),
+        "'cell0.h_carried' (Where) is carried as the next 'cell0.h'; expected 'cell0.h_next', or Where(t < length",
+    ),
+    "steps counted by none": (wired("cell0", "t_next", 0, "cell0.t_one"), "expected t < length"),
+    "y of another tensor": (wired("cell0", "y", 1, "cell0.z"), "'cell0.y' (Where) is collected of each step; expected"),
+    "h and c exchanged at input": (
+        states_exchanged_at_input,
+        "cell 'cell2': the hidden state starts from 'cell2_c', the spec says from 'cell2_h'",
+    ),
+    "h and c exchanged at output": (
+        states_exchanged_at_output,
+        "cell 'cell2': output 'cell2_h_next' is made of 'cell2.c_next' (Add); expected its hidden state",
+    ),
+    "states of two cells exchanged": (
+        cells_states_exchanged,
+        "cell 'cell0': the hidden state starts from 'cell1_h', the spec says from 'cell0_h'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mutation", "message"), WIRES.values(), ids=WIRES)
+def test_inspect_sees_how_cells_stand_in_the_graph(
+    made: Path, tmp_path: Path, mutation: Mutation, message: str
+) -> None:
+    test_inspect_says_what_is_wrong(made, tmp_path, mutation, message)

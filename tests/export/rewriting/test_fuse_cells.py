@@ -105,7 +105,9 @@ def scanned(cells: Sequence[Cell], *, head: bool) -> tuple[onnx.ModelProto, pb.M
     """Contract 2: a Scan over time, whose body has cells one above another, and where asked a head."""
     model, spec = recurrent.streaming(cells)
     body = Body()
-    below, inputs, carried = "x_t", [], []
+    below = "x_t"
+    inputs: list[str] = []
+    carried: list[str] = []
     for k, cell in enumerate(cells):
         states = [f"cell{k}_{letter}" for letter in cell.states]
         body.cell(cell, below, [f"{each}_in" for each in states], [f"{each}_out" for each in states])
