@@ -42,6 +42,8 @@ from gatestream.server.transport.grpc_server.health_socket import HealthSocket
 _EARLY_SECONDS: Final = 1.0
 _MOST_EARLY_ENDS: Final = 3
 _PAUSE_SECONDS: Final = 0.2
+# What a folder of models is taken to hold, where it matters little.
+_MODELS_OF_A_FOLDER: Final = 4
 # Beyond what a worker allows itself for its end.
 _PATIENCE_SECONDS: Final = 5.0
 
@@ -87,7 +89,8 @@ class _Team:
         self._config = config
         self._address = address
         self._cache = cache
-        sessions = config.workers * config.limits.sessions * max(1, len(config.artifacts))
+        models = len(config.artifacts) + (_MODELS_OF_A_FOLDER if config.models else 0)
+        sessions = config.workers * config.limits.sessions * models
         self._files = LeaseFiles.make(config.workers, sessions)
         self._threads: dict[tuple[str, str], int] = {}
         self._models: tuple[Served, ...] = ()

@@ -1,6 +1,8 @@
 """A folder of models: real servers that load, unload and replace them while a neighbour's stream is watched."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from tests.support.process import ServerProcess, serving, start
 from tests.support.strangers.layers import lstm_exposed
 from tests.support.strangers.oracle import Oracle
 from tests.support.wire import PATIENCE, Stream, bearer, call_refused, channel, until
-from tests.support.workers import streams_on_both
+from tests.support.workers import process_of, started, streams_on_both
 
 ADMIN, USER = "token-of-an-admin-0123456789", "token-of-a-user-0123456789"
 
@@ -474,6 +476,37 @@ def test_all_workers_do_it(models: Path) -> None:
                 load(stub, "m")
             found = {pb_grpc.ModelControlStub(stream.channel): None for stream in both}
             assert len({tuple(sorted(states(each).items())) for each in found}) == 1
+        assert server.terminate() == 0
+
+
+def test_a_worker_that_is_started_anew_serves_what_the_others_do(models: Path) -> None:
+    put(models, "m", 1, initial=1000)
+    put(models, "m", 2, initial=2000)
+    put(models, "other", 1)
+    with serving(models=models, model_control=True, workers=2) as server, control(server) as stub:
+        load(stub, "m", "1")
+        unload(stub, "other", deadline_s=0)
+        until(lambda: states(stub)["other", "1"] == "UNLOADED", "it was unloaded")
+        # Not what it would load by itself.
+        put(models, "m", 3, initial=3000)
+        os.kill(process_of(server, 2), signal.SIGKILL)
+        started(server, 2, times=2)
+        expected = {("m", "1"): "READY", ("m", "2"): "READY", ("m", "3"): "UNLOADED", ("other", "1"): "UNLOADED"}
+        with streams_on_both(server) as both:
+            for stream in both:
+                assert states(pb_grpc.ModelControlStub(stream.channel)) == expected
+                assert stream.opened(5, model="m").version == "2"
+                assert stream.opened(6, model="m", version="1").version == "1"
+        assert server.terminate() == 0
+
+
+def test_every_worker_watches_the_folder(models: Path) -> None:
+    put(models, "m", 1, initial=1000)
+    with serving(models=models, watch_models=0.1, workers=2) as server, control(server) as stub:
+        put(models, "m", 2, initial=2000)
+        until(lambda: states(stub)["m", "2"] == "READY", "all workers have loaded it")
+        with streams_on_both(server) as both:
+            assert [stream.opened(5, model="m").version for stream in both] == ["2", "2"]
         assert server.terminate() == 0
 
 
