@@ -120,7 +120,7 @@ def _read_file(ctx: click.Context, _parameter: click.Parameter, path: Path | Non
 @_options
 @click.pass_context
 def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -> None:
-    """Serve ARTIFACTS, made by `gatestream export` or `gatestream adopt`, over gRPC.
+    """Serve ARTIFACTS, made by `gatestream export` or `gatestream adopt`, and a folder of models (--models) over gRPC.
 
     Any other ONNX file is adopted first, in a process of its own, and what was found of it is logged.
 

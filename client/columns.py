@@ -184,6 +184,8 @@ class Layout:
         """
         model = layout_of(spec)
         self.model = model.name
+        # Steps of sessions that go into one message are of one version of one model.
+        self.key = f"{spec.name}\0{spec.version}"
         self.inputs = [InputColumn(model.name, each) for each in model.inputs]
         self.outputs = model.outputs if outputs else ()
         self.gates = model.gates if gates else ()

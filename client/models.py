@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gatestream.client.columns import Constants, Layout, array_of, layout_of
-from gatestream.client.errors import InputError, ModelUnknownError
+from gatestream.client.errors import InputError, ModelError, ModelUnknownError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 OpenMode = Literal["either", "create", "resume"]
@@ -22,15 +22,37 @@ class Models:
 
     def __init__(self, described: pb.DescribeResponse) -> None:
         self.limits = described.limits
-        self.specs: dict[str, pb.ModelSpec] = {served.spec.name: served.spec for served in described.models}
+        self.specs: dict[str, pb.ModelSpec] = {}
+        self._versions: dict[tuple[str, str], pb.ModelSpec] = {}
         self._layouts: dict[tuple[str, bool, bool], Layout] = {}
+        self.learn(described)
 
-    def find(self, name: str) -> pb.ModelSpec:
-        """The model's spec; no name: that of the only model.
+    def learn(self, described: pb.DescribeResponse) -> None:
+        """Know what the server has now. What is known of versions that it has no more is kept."""
+        # Of the versions of a model the last one is that which new sessions go to.
+        self.specs = {served.spec.name: served.spec for served in described.models}
+        for served in described.models:
+            spec = served.spec
+            if self._versions.get((spec.name, spec.version)) != spec:
+                self._versions[spec.name, spec.version] = spec
+                # It may be another file than before.
+                self._layouts = {key: each for key, each in self._layouts.items() if each.key != _key(spec)}
+
+    def find(self, name: str, version: str = "") -> pb.ModelSpec:
+        """The spec of a model (no name: the only one) in a version (none: the one that new sessions go to).
 
         Raises:
-            ModelUnknownError: no such model, or no name where there are several.
+            ModelUnknownError: no such model or version, or no name where there are several.
         """
+        spec = self._find(name)
+        if not version:
+            return spec
+        if (found := self._versions.get((spec.name, version))) is None:
+            there = ", ".join(f"'{each}'" for model, each in self._versions if model == spec.name)
+            raise ModelUnknownError(f"the server has no version '{version}' of model '{spec.name}'; it has {there}")
+        return found
+
+    def _find(self, name: str) -> pb.ModelSpec:
         known = ", ".join(f"'{each}'" for each in self.specs)
         if name:
             if name not in self.specs:
@@ -42,7 +64,7 @@ class Models:
 
     def layout(self, spec: pb.ModelSpec, *, outputs: bool, gates: bool) -> Layout:
         """The columns of a session: one object for all sessions with the same."""
-        key = (spec.name, outputs, gates)
+        key = (_key(spec), outputs, gates)
         if key not in self._layouts:
             self._layouts[key] = Layout(spec, outputs=outputs, gates=gates)
         return self._layouts[key]
@@ -55,6 +77,7 @@ def opens(
     *,
     outputs: bool,
     gates: bool,
+    version: str = "",
     constants: Constants | None = None,
 ) -> list[pb.Open]:
     """A request for each session.
@@ -65,6 +88,7 @@ def opens(
         mode: of all of them.
         outputs: they are to come back.
         gates: so are they.
+        version: of the model; empty: the server's choice.
         constants: of all sessions alike, or [sessions, ...] with one for each.
 
     Raises:
@@ -76,11 +100,24 @@ def opens(
         raise InputError("a group of no sessions was asked for; one or more were expected")
     wanted = pb.OUTPUTS_EVERY_STEP if outputs else pb.OUTPUTS_NONE
     requests = [
-        pb.Open(session_id=each, model=spec.name, mode=_MODES[mode], outputs=wanted, gates=gates) for each in ids
+        pb.Open(session_id=each, model=spec.name, version=version, mode=_MODES[mode], outputs=wanted, gates=gates)
+        for each in ids
     ]
     if constants:
         _add(constants, spec, requests)
     return requests
+
+
+def unlike(versions: set[str], name: str) -> ModelError:
+    """Why a group cannot step together: its members were opened on several versions of a model."""
+    return ModelError(
+        f"sessions of one group were opened on versions {', '.join(sorted(versions))} of '{name}'; name a version, or "
+        "make a group for each"
+    )
+
+
+def _key(spec: pb.ModelSpec) -> str:
+    return f"{spec.name}\0{spec.version}"
 
 
 def _add(constants: Constants, spec: pb.ModelSpec, requests: Sequence[pb.Open]) -> None:

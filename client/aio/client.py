@@ -16,8 +16,8 @@ from gatestream.client.aio.link import Link
 from gatestream.client.aio.session import Group, Session
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
 from gatestream.client.columns import Constants
-from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
-from gatestream.client.models import Models, OpenMode, member_ids, opens
+from gatestream.client.errors import ConnectionLostError, ModelUnknownError, StreamsExhaustedError
+from gatestream.client.models import Models, OpenMode, member_ids, opens, unlike
 from gatestream.client.patience import pause
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -90,6 +90,7 @@ class Client(Calls):
         self,
         model: str = "",
         *,
+        version: str = "",
         id: str = "",  # noqa: A002
         mode: OpenMode = "either",
         gates: bool = False,
@@ -100,7 +101,7 @@ class Client(Calls):
         """Open a session: `await` it, or `async with` it. As `gatestream.client.sync.Client.session`."""
 
         async def make() -> Session:
-            return Session(self, *await self._open(model, [id], mode, outputs, gates, constants, timeout))
+            return Session(self, *await self._open(model, version, [id], mode, outputs, gates, constants, timeout))
 
         return Entering(make)
 
@@ -109,6 +110,7 @@ class Client(Calls):
         model: str = "",
         sessions: int | Sequence[str] = 1,
         *,
+        version: str = "",
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
@@ -119,7 +121,7 @@ class Client(Calls):
 
         async def make() -> Group:
             ids = member_ids(sessions)
-            return Group(self, *await self._open(model, ids, mode, outputs, gates, constants, timeout))
+            return Group(self, *await self._open(model, version, ids, mode, outputs, gates, constants, timeout))
 
         return Entering(make)
 
@@ -134,6 +136,7 @@ class Client(Calls):
     async def _open(
         self,
         model: str,
+        version: str,
         ids: Sequence[str],
         mode: OpenMode,
         outputs: bool,
@@ -141,7 +144,7 @@ class Client(Calls):
         constants: Constants | None,
         timeout: float | None,
     ) -> tuple[Link, SessionQueue]:
-        spec = self._models.find(model)
+        spec = await self._spec(model, version)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
         clock = asyncio.get_running_loop().time
         seconds = self.seconds(timeout)
@@ -150,8 +153,11 @@ class Client(Calls):
         while True:
             link = self._link()
             try:
-                requests = opens(spec, ids, mode, outputs=outputs, gates=gates, constants=constants)
-                return link, await link.open(layout, requests, seconds)
+                requests = opens(spec, ids, mode, outputs=outputs, gates=gates, version=version, constants=constants)
+                session_queue = await link.open(layout, requests, seconds)
+                if session_queue.versions != {spec.version}:
+                    await self._on_another_version(link, session_queue, spec.name, outputs=outputs, gates=gates)
+                return link, session_queue
             except StreamsExhaustedError as refusal:
                 refusals += 1
                 delay = pause(refusal, refusals)
@@ -159,6 +165,28 @@ class Client(Calls):
                 if seconds <= 0 or not self._settings.retry:
                     raise
                 await asyncio.sleep(delay)
+
+    async def _spec(self, model: str, version: str) -> pb.ModelSpec:
+        """The spec of a model, which may be there since this client connected."""
+        try:
+            return self._models.find(model, version)
+        except ModelUnknownError:
+            self._models.learn(await self.describe())
+            return self._models.find(model, version)
+
+    async def _on_another_version(
+        self, link: Link, session_queue: SessionQueue, model: str, *, outputs: bool, gates: bool
+    ) -> None:
+        """Go on with sessions that were opened on another version than this client knew to be the newest."""
+        try:
+            if len(session_queue.versions) > 1:
+                raise unlike(session_queue.versions, model)
+            (version,) = session_queue.versions
+            spec = await self._spec(model, version)
+        except BaseException:
+            link.close_later(session_queue)
+            raise
+        session_queue.layout = self._models.layout(spec, outputs=outputs, gates=gates)
 
     def _link(self) -> Link:
         """A stream on which sessions can be opened."""

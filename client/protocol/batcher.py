@@ -242,8 +242,8 @@ class Batcher:
 
     def _settle(self, session_queue: SessionQueue) -> None:
         if session_queue.in_flight is not None and session_queue.in_flight.parcel is not None:
-            if self._unheard.get(session_queue.layout.model) is session_queue.in_flight.parcel:
-                del self._unheard[session_queue.layout.model]
+            if self._unheard.get(session_queue.layout.key) is session_queue.in_flight.parcel:
+                del self._unheard[session_queue.layout.key]
             session_queue.in_flight.parcel = None
         session_queue.settle()
         self._mark(session_queue)
@@ -256,7 +256,7 @@ class Batcher:
         elif session_queue.in_flight.due:
             head = session_queue.in_flight.works[0]
         self._controls.pop(session_queue, None)
-        ready = self._steps.setdefault(session_queue.layout.model, {})
+        ready = self._steps.setdefault(session_queue.layout.key, {})
         if isinstance(head, Chunk):
             ready[session_queue] = None
             return

@@ -23,6 +23,7 @@ class SessionQueue:
         members: 0 to n - 1.
         positions: of each member's next step, as far as the answers tell, [n].
         ids: the members' session ids; empty until they are opened.
+        versions: of the model, that the members were opened on.
         closed: why a member is closed, by member.
         unopened: members that the server refused to open, until their handles are given back.
         waiting: what has not left, or not wholly.
@@ -36,6 +37,7 @@ class SessionQueue:
         self.members: Ints = np.arange(len(handles))
         self.positions: Ints = np.zeros(len(handles), np.int64)
         self.ids = [""] * len(handles)
+        self.versions: set[str] = set()
         self.closed: dict[int, SessionClosedError] = {}
         self.unopened: Ints = np.empty(0, np.int64)
         self.waiting: deque[Chunk | Control] = deque()

@@ -206,6 +206,7 @@ class Conversation:
         for session_queue, members, _ in self._runs([opened.handle]):
             session_queue.ids[int(members[0])] = opened.session_id
             session_queue.positions[members] = opened.position
+            session_queue.versions.add(opened.version)
             self._batcher.acknowledged(session_queue, members, Kind.OPEN)
 
     def _error(self, error: pb.Error) -> None:

@@ -10,8 +10,8 @@ import grpc
 
 from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
 from gatestream.client.columns import Constants
-from gatestream.client.errors import ConnectionLostError, StreamsExhaustedError
-from gatestream.client.models import Models, OpenMode, member_ids, opens
+from gatestream.client.errors import ConnectionLostError, ModelUnknownError, StreamsExhaustedError
+from gatestream.client.models import Models, OpenMode, member_ids, opens, unlike
 from gatestream.client.patience import pause
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.sync.calls import Calls
@@ -92,6 +92,7 @@ class Client(Calls):
         self,
         model: str = "",
         *,
+        version: str = "",
         id: str = "",  # noqa: A002
         mode: OpenMode = "either",
         gates: bool = False,
@@ -103,6 +104,7 @@ class Client(Calls):
 
         Args:
             model: by name; empty: the only model that the server has.
+            version: of the model; empty: that of a session which is taken up, or the newest that takes sessions.
             id: of the session; empty: the server makes one.
             mode: "either" takes the session up where it is there, and else makes it; "create" and "resume" do
                 one of the two or fail.
@@ -120,13 +122,14 @@ class Client(Calls):
             ConnectionLostError, ConstantMismatchError: there is no session then.
             InputError: a constant does not fit the model, or one that it needs is missing; there is none either.
         """
-        return Session(self, *self._open(model, [id], mode, outputs, gates, constants, timeout))
+        return Session(self, *self._open(model, version, [id], mode, outputs, gates, constants, timeout))
 
     def group(
         self,
         model: str = "",
         sessions: int | Sequence[str] = 1,
         *,
+        version: str = "",
         mode: OpenMode = "either",
         gates: bool = False,
         outputs: bool = True,
@@ -137,6 +140,7 @@ class Client(Calls):
 
         Args:
             model: by name; empty: the only model that the server has.
+            version: as for `session`, the same for all members.
             sessions: how many, or their ids.
             mode: as for `session`.
             gates: as for `session`.
@@ -147,7 +151,7 @@ class Client(Calls):
         Raises:
             GatestreamError: as for `session`; those that were opened are closed again.
         """
-        return Group(self, *self._open(model, member_ids(sessions), mode, outputs, gates, constants, timeout))
+        return Group(self, *self._open(model, version, member_ids(sessions), mode, outputs, gates, constants, timeout))
 
     def close(self) -> None:
         """End the connection. The server closes the sessions that are open on it."""
@@ -161,6 +165,7 @@ class Client(Calls):
     def _open(
         self,
         model: str,
+        version: str,
         ids: Sequence[str],
         mode: OpenMode,
         outputs: bool,
@@ -168,7 +173,7 @@ class Client(Calls):
         constants: Constants | None,
         timeout: float | None,
     ) -> tuple[Link, SessionQueue]:
-        spec = self._models.find(model)
+        spec = self._spec(model, version)
         layout = self._models.layout(spec, outputs=outputs, gates=gates)
         seconds = self.seconds(timeout)
         deadline = time.monotonic() + seconds
@@ -176,9 +181,11 @@ class Client(Calls):
         while True:
             link = self._link()
             try:
-                return link, link.open(
-                    layout, opens(spec, ids, mode, outputs=outputs, gates=gates, constants=constants), seconds
-                )
+                requests = opens(spec, ids, mode, outputs=outputs, gates=gates, version=version, constants=constants)
+                session_queue = link.open(layout, requests, seconds)
+                if session_queue.versions != {spec.version}:
+                    self._on_another_version(link, session_queue, spec.name, outputs=outputs, gates=gates)
+                return link, session_queue
             except StreamsExhaustedError as refusal:
                 refusals += 1
                 delay = pause(refusal, refusals)
@@ -186,6 +193,28 @@ class Client(Calls):
                 if seconds <= 0 or not self._settings.retry:
                     raise
                 time.sleep(delay)
+
+    def _spec(self, model: str, version: str) -> pb.ModelSpec:
+        """The spec of a model, which may be there since this client connected."""
+        try:
+            return self._models.find(model, version)
+        except ModelUnknownError:
+            self._models.learn(self.describe())
+            return self._models.find(model, version)
+
+    def _on_another_version(
+        self, link: Link, session_queue: SessionQueue, model: str, *, outputs: bool, gates: bool
+    ) -> None:
+        """Go on with sessions that were opened on another version than this client knew to be the newest."""
+        try:
+            if len(session_queue.versions) > 1:
+                raise unlike(session_queue.versions, model)
+            (version,) = session_queue.versions
+            spec = self._spec(model, version)
+        except BaseException:
+            link.close_later(session_queue)
+            raise
+        session_queue.layout = self._models.layout(spec, outputs=outputs, gates=gates)
 
     def _link(self) -> Link:
         """A stream on which sessions can be opened."""

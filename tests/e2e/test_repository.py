@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from gatestream.cli.models import command
+from gatestream.client import connect
+from gatestream.client.errors import InputError, ModelError, ModelUnknownError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
@@ -595,3 +597,32 @@ def test_adopting_is_bounded(models: Path, tmp_path: Path) -> None:
             assert "--adopt-mib" in error
     with serving(models=models, adopt_seconds=1) as server, control(server) as stub:
         assert "was not adopted within 1 s (--adopt-seconds)" in listed(stub)["theirs", "1"].error
+
+
+def test_the_client_goes_to_the_version_that_it_gets(models: Path) -> None:
+    """One that was loaded since it connected, also where it has other columns."""
+    put(models, "m", 1, initial=1000)
+    with (
+        serving(models=models, model_control=True) as server,
+        control(server) as stub,
+        connect(server.address) as gs,
+        gs.session("m", id="old") as old,
+    ):
+        put(models, "m", 2, initial=2000, features=3)
+        put(models, "late", 1, initial=500)
+        load(stub, "m")
+        load(stub, "late")
+        with gs.session("m") as new, gs.session("m", version="1") as first, gs.session("late") as late:
+            # Together in one message they would be refused.
+            assert [each.step(np.ones(n))[0] for each, n in ((old, 2), (new, 3), (first, 2), (late, 2))] == [
+                1001,
+                2001,
+                1001,
+                501,
+            ]
+            with pytest.raises(InputError):
+                new.step(np.ones(2))
+        with pytest.raises(ModelUnknownError, match="the server has no version '9' of model 'm'; it has '1', '2'"):
+            gs.session("m", version="9")
+        with pytest.raises(ModelError, match="were opened on versions 1, 2 of 'm'"):
+            gs.group("m", ["old", "another"])
