@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from gatestream.client.errors import DeadlineExceededError, ExhaustedError
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control
-from gatestream.client.protocol.stream import Conversation
+from gatestream.client.protocol.stream import Multiplexer
 
 _LEAST_PAUSE = 0.005
 
@@ -17,7 +17,7 @@ def pause(refusal: ExhaustedError, refusals: int) -> float:
 
 
 def waits(
-    conversation: Conversation,
+    multiplexer: Multiplexer,
     session_queue: SessionQueue,
     work: Chunk | Control,
     timeout: float,
@@ -26,27 +26,27 @@ def waits(
     """Ask for the work, and yield until when to wait for its `wake` at most, until it is done.
 
     Args:
-        conversation: to ask in.
+        multiplexer: to ask in.
         session_queue: whose work it is.
         work: what is asked.
         timeout: seconds after which to give up.
         clock: seconds.
     """
     deadline = clock() + timeout
-    conversation.add(session_queue, work)
+    multiplexer.add(session_queue, work)
     while not work.done:
         left = deadline - clock()
         if work.refusal is not None:
             seconds = pause(work.refusal, work.refusals)
             if seconds > left:
-                conversation.withdraw(session_queue, work, work.refusal)
+                multiplexer.withdraw(session_queue, work, work.refusal)
                 return
             yield clock() + seconds
-            conversation.again(session_queue)
+            multiplexer.again(session_queue)
         elif left > 0:
             yield deadline
         else:
-            conversation.withdraw(session_queue, work, overdue(timeout))
+            multiplexer.withdraw(session_queue, work, overdue(timeout))
 
 
 def overdue(seconds: float) -> DeadlineExceededError:

@@ -118,7 +118,7 @@ class Instrument(Process):
         return self.finish()
 
     def count(self, messages: int) -> dict[str, float]:
-        """A window that ends when every lane has had so many messages."""
+        """A window that ends when every stream has had so many messages."""
         self.begin(f"count {messages}")
         return self.finish()
 

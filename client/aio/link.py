@@ -19,7 +19,7 @@ from gatestream.client.errors import DeadlineExceededError, GatestreamError, Pro
 from gatestream.client.patience import waits
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind, Work
-from gatestream.client.protocol.stream import Conversation
+from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _SECONDS_TO_PART = 2.0
@@ -31,7 +31,7 @@ class Link:
     def __init__(self, channel: grpc.aio.Channel, settings: Settings, limits: pb.Limits) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = settings.address
-        self._conversation = Conversation(limits, retry=settings.retry)
+        self._multiplexer = Multiplexer(limits, retry=settings.retry)
         self._send_queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
         # Who waits, and until when; one alarm for all, for the first of them or earlier.
@@ -45,12 +45,12 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether new sessions can be opened here."""
-        return self._conversation.usable
+        return self._multiplexer.usable
 
     @property
     def lost(self) -> bool:
         """Whether the stream is gone."""
-        return self._conversation.lost
+        return self._multiplexer.lost
 
     async def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
         """Open sessions that step together.
@@ -58,7 +58,7 @@ class Link:
         Raises:
             GatestreamError: none is open then.
         """
-        session_queue, work = self._conversation.open(layout, opens)
+        session_queue, work = self._multiplexer.open(layout, opens)
         await self.ask(session_queue, work, timeout)
         return session_queue
 
@@ -76,7 +76,7 @@ class Link:
 
         work.wake = wake
         try:
-            for until in waits(self._conversation, session_queue, work, timeout, self._loop.time):
+            for until in waits(self._multiplexer, session_queue, work, timeout, self._loop.time):
                 if waiter.done():
                     waiter = self._loop.create_future()
                 self._flush()
@@ -87,7 +87,7 @@ class Link:
                     await waiter
         except BaseException:
             # Cancelled: nobody waits for the answer any more.
-            self._conversation.withdraw(session_queue, work, DeadlineExceededError("the caller waits no longer"))
+            self._multiplexer.withdraw(session_queue, work, DeadlineExceededError("the caller waits no longer"))
             self._flush()
             raise
         finally:
@@ -112,7 +112,7 @@ class Link:
 
     def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
-        self._conversation.add(session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
+        self._multiplexer.add(session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
         self._flush()
 
     @contextlib.asynccontextmanager
@@ -122,7 +122,7 @@ class Link:
         try:
             yield
         finally:
-            self._conversation.resume(session_queue)
+            self._multiplexer.resume(session_queue)
             self._flush()
 
     async def close(self) -> None:
@@ -139,15 +139,15 @@ class Link:
         await asyncio.wait([self._reader])
 
     def _flush(self) -> None:
-        messages = self._conversation.take()
+        messages = self._multiplexer.take()
         self._send_queue.extend(messages)
-        if messages or self._conversation.over:
+        if messages or self._multiplexer.over:
             self._filled.set()
 
     async def _write(self) -> None:
         # The reader sees the stream's end too, and says why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while not self._conversation.over:
+            while not self._multiplexer.over:
                 await self._filled.wait()
                 self._filled.clear()
                 while self._send_queue:
@@ -158,7 +158,7 @@ class Link:
         reason: Callable[[], GatestreamError] = from_stream(None, self._address)
         try:
             async for message in self._call:
-                self._conversation.receive(message)
+                self._multiplexer.receive(message)
                 self._flush()
         except grpc.aio.AioRpcError as error:
             reason = from_stream(error, self._address)
@@ -173,5 +173,5 @@ class Link:
             self._call.cancel()
             raise
         finally:
-            self._conversation.end(reason)
+            self._multiplexer.end(reason)
             self._writer.cancel()

@@ -36,7 +36,7 @@ _CLOSE_REASONS = {
 }
 
 
-class Conversation:
+class Multiplexer:
     """Gives each session a handle, and each answer to the work that waits for it."""
 
     def __init__(self, limits: pb.Limits, *, retry: bool) -> None:
@@ -56,10 +56,10 @@ class Conversation:
         self._free: list[int] = []
         self._next_handle = 0
         # By handle: the queue's number, or -1, and the member's.
-        self._lane_of: Ints = np.full(limits.sessions_per_stream, -1)
+        self._queue_of: Ints = np.full(limits.sessions_per_stream, -1)
         self._member_of: Ints = np.zeros(limits.sessions_per_stream, np.int64)
         self._queues: dict[int, SessionQueue] = {}
-        self._next_lane = 0
+        self._next_queue = 0
         # Handles whose session the server closed while a message of ours was on its way to it: that message will
         # be refused, and until then the handle cannot be used again.
         self._crossed: set[int] = set()
@@ -104,10 +104,10 @@ class Conversation:
             raise SessionsExhaustedError(
                 f"a group of {len(handles)} sessions: the server takes steps of {rows} at once; make groups of that"
             )
-        self._queues[self._next_lane] = session_queue
-        self._lane_of[session_queue.handles] = self._next_lane
+        self._queues[self._next_queue] = session_queue
+        self._queue_of[session_queue.handles] = self._next_queue
         self._member_of[session_queue.handles] = session_queue.members
-        self._next_lane += 1
+        self._next_queue += 1
         for handle, each in zip(handles, opens, strict=True):
             each.handle = handle
         return session_queue, Control(kind=Kind.OPEN, members=session_queue.members, opens=list(opens))
@@ -250,10 +250,10 @@ class Conversation:
 
     def _release(self, session_queue: SessionQueue, members: Ints, crossing: Ints) -> None:
         """The members are gone; their handles are free again, save for the crossing ones."""
-        number = int(self._lane_of[session_queue.handles[members[0]]])
-        self._lane_of[session_queue.handles[members]] = -1
+        number = int(self._queue_of[session_queue.handles[members[0]]])
+        self._queue_of[session_queue.handles[members]] = -1
         self._free += session_queue.handles[np.setdiff1d(members, crossing)].tolist()
-        if not (self._lane_of[session_queue.handles] == number).any():
+        if not (self._queue_of[session_queue.handles] == number).any():
             del self._queues[number]
 
     def _new_handle(self) -> int:
@@ -263,13 +263,13 @@ class Conversation:
     def _runs(self, handles: Sequence[int] | Ints) -> Iterator[tuple[SessionQueue, Ints, slice]]:
         """Neighbouring entries of one queue: the queue, its members, where they stand in the message."""
         array = _ints(handles)
-        if len(array) == 1 and array[0] < len(self._lane_of) and self._lane_of[array[0]] >= 0:
+        if len(array) == 1 and array[0] < len(self._queue_of) and self._queue_of[array[0]] >= 0:
             # One session a message, the quick way.
-            yield self._queues[int(self._lane_of[array[0]])], self._member_of[array], slice(0, 1)
+            yield self._queues[int(self._queue_of[array[0]])], self._member_of[array], slice(0, 1)
             return
         if not len(array):
             return
-        numbers = self._lane_of[array] if array.max() < len(self._lane_of) else np.array([-1])
+        numbers = self._queue_of[array] if array.max() < len(self._queue_of) else np.array([-1])
         if numbers.min() < 0:
             raise ProtocolError(f"an answer came for handles {array.tolist()[:8]}, not all of which are open")
         members = self._member_of[array]

@@ -17,7 +17,7 @@ from gatestream.client.errors import DeadlineExceededError, GatestreamError, Pro
 from gatestream.client.patience import waits
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
-from gatestream.client.protocol.stream import Conversation
+from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 R = TypeVar("R")
@@ -29,7 +29,7 @@ class Link:
 
     def __init__(self, channel: grpc.Channel, settings: Settings, limits: pb.Limits) -> None:
         self._address = settings.address
-        self._conversation = Conversation(limits, retry=settings.retry)
+        self._multiplexer = Multiplexer(limits, retry=settings.retry)
         self._lock = threading.Lock()
         # gRPC's own thread takes from it; None ends the client's half.
         self._send_queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -43,12 +43,12 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether new sessions can be opened here."""
-        return self._conversation.usable
+        return self._multiplexer.usable
 
     @property
     def lost(self) -> bool:
         """Whether the stream is gone."""
-        return self._conversation.lost
+        return self._multiplexer.lost
 
     def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
         """Open sessions that step together.
@@ -56,7 +56,7 @@ class Link:
         Raises:
             GatestreamError: none is open then.
         """
-        session_queue, work = self._locked(partial(self._conversation.open, layout, opens))
+        session_queue, work = self._locked(partial(self._multiplexer.open, layout, opens))
         self.ask(session_queue, work, timeout)
         return session_queue
 
@@ -68,7 +68,7 @@ class Link:
         """
         bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         work.wake = partial(self._woken.append, bell)
-        turns = partial(next, waits(self._conversation, session_queue, work, timeout, time.monotonic), None)
+        turns = partial(next, waits(self._multiplexer, session_queue, work, timeout, time.monotonic), None)
         try:
             while not work.done and (until := self._locked(turns)) is not None:
                 with contextlib.suppress(queue.Empty):
@@ -83,7 +83,7 @@ class Link:
     def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
         self._locked(
-            partial(self._conversation.add, session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
+            partial(self._multiplexer.add, session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
         )
 
     @contextlib.contextmanager
@@ -93,7 +93,7 @@ class Link:
         try:
             yield
         finally:
-            self._locked(partial(self._conversation.resume, session_queue))
+            self._locked(partial(self._multiplexer.resume, session_queue))
 
     def close(self) -> None:
         """End the stream. The server closes its sessions when it has answered what is on its way."""
@@ -104,15 +104,15 @@ class Link:
 
     def _leave(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         error = DeadlineExceededError("the caller waits no longer")
-        self._locked(partial(self._conversation.withdraw, session_queue, work, error))
+        self._locked(partial(self._multiplexer.withdraw, session_queue, work, error))
 
     def _locked(self, act: Callable[[], R]) -> R:
-        """Do something with the conversation, send what may leave then, and wake whoever has an answer."""
+        """Do something with the multiplexer, send what may leave then, and wake whoever has an answer."""
         with self._lock:
             result = act()
-            for message in self._conversation.take():
+            for message in self._multiplexer.take():
                 self._send_queue.put(message)
-            if self._conversation.over:
+            if self._multiplexer.over:
                 self._send_queue.put(None)
             woken = self._woken[:]
             self._woken.clear()
@@ -124,7 +124,7 @@ class Link:
         reason: Callable[[], GatestreamError] = from_stream(None, self._address)
         try:
             for message in self._call:
-                self._locked(partial(self._conversation.receive, message))
+                self._locked(partial(self._multiplexer.receive, message))
         except grpc.RpcError as error:
             reason = from_stream(error, self._address)
         except GatestreamError as error:
@@ -135,5 +135,5 @@ class Link:
             self._call.cancel()
             raise
         finally:
-            self._locked(partial(self._conversation.end, reason))
+            self._locked(partial(self._multiplexer.end, reason))
             self._send_queue.put(None)

@@ -9,7 +9,7 @@ from gatestream.client.columns import Layout
 from gatestream.client.models import Models, opens
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
-from gatestream.client.protocol.stream import Conversation
+from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 SPEC = pb.ModelSpec(
@@ -187,26 +187,26 @@ class Server:
 
 
 class Pair:
-    """A conversation and the server, with nothing between them but a list of messages each way."""
+    """A multiplexer and the server, with nothing between them but a list of messages each way."""
 
     def __init__(self, *, retry: bool = True, limits: pb.Limits = LIMITS) -> None:
         self.server = Server()
-        self.conversation = Conversation(limits, retry=retry)
+        self.multiplexer = Multiplexer(limits, retry=retry)
         self.layout = layout()
 
     def flush(self) -> None:
-        for message in self.conversation.take():
+        for message in self.multiplexer.take():
             self.server.accept(pb.ClientMessage.FromString(message))
 
     def tell(self, message: pb.ServerMessage) -> None:
-        self.conversation.receive(message.SerializeToString())
+        self.multiplexer.receive(message.SerializeToString())
         self.flush()
 
     def opening(self, members: int = 1) -> tuple[SessionQueue, Control]:
-        session_queue, work = self.conversation.open(
+        session_queue, work = self.multiplexer.open(
             self.layout, opens(SPEC, [""] * members, "create", outputs=True, gates=False)
         )
-        self.conversation.add(session_queue, work)
+        self.multiplexer.add(session_queue, work)
         self.flush()
         return session_queue, work
 
@@ -230,13 +230,13 @@ class Pair:
         chunk = Chunk(members=chosen, columns=[np.array(xs, "<i8")], length=len(xs[0]))
         if lengths is not None:
             chunk.lengths, chunk.length, chunk.padding = np.array(lengths), max(lengths), len(xs[0]) - max(lengths)
-        self.conversation.add(session_queue, chunk)
+        self.multiplexer.add(session_queue, chunk)
         self.flush()
         return chunk
 
     def control(self, session_queue: SessionQueue, kind: Kind) -> Control:
         work = Control(kind=kind, members=session_queue.members)
-        self.conversation.add(session_queue, work)
+        self.multiplexer.add(session_queue, work)
         self.flush()
         return work
 

@@ -77,14 +77,14 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         session_queue, work, _ = data.draw(st.sampled_from([each for each in self.works if not each[1].done]))
-        self.pair.conversation.withdraw(session_queue, work, DeadlineExceededError("late"))
+        self.pair.multiplexer.withdraw(session_queue, work, DeadlineExceededError("late"))
         self.pair.flush()
 
     @rule()
     def try_again(self) -> None:
         for session_queue in self.session_queues:
             if any(work.refusal for each, work, _ in self.works if each is session_queue and not work.done):
-                self.pair.conversation.again(session_queue)
+                self.pair.multiplexer.again(session_queue)
         self.pair.flush()
 
     @invariant()
@@ -97,7 +97,7 @@ class Sessions(RuleBasedStateMachine):
         for _ in range(100):
             self.pair.settle()
             for session_queue in self.session_queues:
-                self.pair.conversation.again(session_queue)
+                self.pair.multiplexer.again(session_queue)
             self.pair.flush()
             if not self.pair.server.pending() and not self.pair.server.controlled():
                 break

@@ -71,7 +71,7 @@ def test_only_the_refused_members_of_a_group_are_sent_again() -> None:
     pair.tell(pair.server.answer({1: 1}))
     for handle in (1, 2):
         pair.tell(pair.server.refuse(handle, pb.REASON_ROWS_EXHAUSTED))
-    pair.conversation.again(group)
+    pair.multiplexer.again(group)
     pair.flush()
     assert pair.server.waiting() == {1: [2], 2: [3, 3]}
     pair.settle()
@@ -84,8 +84,8 @@ def test_what_is_to_be_sent_again_is_not_refused_once_more_before_it_was() -> No
     work = pair.step(group, [[1], [2]])
     pair.tell(pair.server.answer({0: 1}))
     pair.tell(pair.server.refuse(1, pb.REASON_ROWS_EXHAUSTED))
-    pair.conversation.again(group)
-    pair.conversation.receive(pair.server.close(0, pb.CLOSE_REASON_IDLE).SerializeToString())
+    pair.multiplexer.again(group)
+    pair.multiplexer.receive(pair.server.close(0, pb.CLOSE_REASON_IDLE).SerializeToString())
     assert work.refusal is None
     pair.flush()
     pair.settle()

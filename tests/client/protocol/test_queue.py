@@ -58,7 +58,7 @@ def test_a_refusal_waits_for_its_caller_and_holds_what_is_behind() -> None:
     assert not pair.server.pending()
     other = pair.step(b, [[3]])
     assert pair.server.pending() == [1]
-    pair.conversation.again(a)
+    pair.multiplexer.again(a)
     pair.settle()
     assert [list(answers(each)) for each in (work, behind, other)] == [[[1]], [[3]], [[3]]]
 
@@ -74,7 +74,7 @@ def test_withdrawn_before_it_left_it_never_leaves() -> None:
     pair = Pair()
     a = pair.open()
     first, second, third = (pair.step(a, [[k]]) for k in (1, 2, 3))
-    pair.conversation.withdraw(a, second, DeadlineExceededError("late"))
+    pair.multiplexer.withdraw(a, second, DeadlineExceededError("late"))
     assert isinstance(second.error, DeadlineExceededError)
     assert isinstance(third.error, PrecedingFailedError)
     pair.settle()
@@ -86,7 +86,7 @@ def test_withdrawn_on_its_way_it_is_accounted_for() -> None:
     pair = Pair()
     a = pair.open()
     first = pair.step(a, [[1] * 8])
-    pair.conversation.withdraw(a, first, DeadlineExceededError("late"))
+    pair.multiplexer.withdraw(a, first, DeadlineExceededError("late"))
     after = pair.step(a, [[10]])
     assert pair.server.pending() == [0]
     pair.settle()
@@ -102,7 +102,7 @@ def test_withdrawn_while_refused_it_fails_what_is_behind() -> None:
     work, behind = pair.step(a, [[1]]), pair.step(a, [[2]])
     pair.tell(pair.server.refuse(0, pb.REASON_ROWS_EXHAUSTED))
     assert work.refusal is not None
-    pair.conversation.withdraw(a, work, work.refusal)
+    pair.multiplexer.withdraw(a, work, work.refusal)
     assert isinstance(behind.error, PrecedingFailedError)
     after = pair.step(a, [[3]])
     pair.settle()

@@ -77,7 +77,7 @@ def test_a_group_of_which_one_cannot_be_opened_is_closed_again() -> None:
 def test_an_opening_that_nobody_waits_for_is_closed_when_it_comes() -> None:
     pair = Pair()
     session_queue, work = pair.opening()
-    pair.conversation.withdraw(session_queue, work, GatestreamError("late"))
+    pair.multiplexer.withdraw(session_queue, work, GatestreamError("late"))
     pair.flush()
     pair.settle()
     assert pair.server.sessions == {}
@@ -89,7 +89,7 @@ def test_an_opening_whose_caller_left_when_it_was_answered_is_closed() -> None:
     session_queue, work = pair.opening()
     pair.tell(pair.server.open())
     assert work.done
-    pair.conversation.withdraw(session_queue, work, GatestreamError("cancelled"))
+    pair.multiplexer.withdraw(session_queue, work, GatestreamError("cancelled"))
     pair.flush()
     pair.settle()
     assert pair.server.sessions == {}
@@ -101,7 +101,7 @@ def test_an_opening_refused_for_lack_of_room_may_be_tried_again() -> None:
     pair.tell(pair.server.refuse_open(pb.REASON_SESSIONS_EXHAUSTED))
     assert not work.done
     assert work.refusal is not None
-    pair.conversation.again(session_queue)
+    pair.multiplexer.again(session_queue)
     pair.flush()
     pair.tell(pair.server.open())
     assert work.done
@@ -114,7 +114,7 @@ def test_an_opening_given_up_while_there_is_no_room_gives_its_handle_back() -> N
         session_queue, work = pair.opening()
         pair.tell(pair.server.refuse_open(pb.REASON_SESSIONS_EXHAUSTED))
         assert work.refusal is not None
-        pair.conversation.withdraw(session_queue, work, work.refusal)
+        pair.multiplexer.withdraw(session_queue, work, work.refusal)
     pair.open()
 
 
@@ -170,10 +170,10 @@ def test_a_session_that_somebody_else_moved() -> None:
 def test_going_away_opens_nothing_and_goes_on_stepping() -> None:
     pair = Pair()
     session_queue = pair.open()
-    assert pair.conversation.usable
+    assert pair.multiplexer.usable
     pair.tell(pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=100)))
-    assert not pair.conversation.usable
-    assert not pair.conversation.lost
+    assert not pair.multiplexer.usable
+    assert not pair.multiplexer.lost
     with pytest.raises(DrainingError):
         pair.opening()
     work = pair.step(session_queue, [[1]])
@@ -185,7 +185,7 @@ def test_the_end_answers_all_and_whoever_comes_after() -> None:
     pair = Pair()
     a, b = pair.open(), pair.open(2)
     works: list[Any] = [pair.step(a, [[1]]), pair.step(a, [[1]]), pair.step(b, [[1], [1]]), pair.opening()[1]]
-    pair.conversation.end(lambda: ConnectionLostError("gone"))
+    pair.multiplexer.end(lambda: ConnectionLostError("gone"))
     assert [type(work.error) for work in works] == [ConnectionLostError] * 4
     assert len({id(work.error) for work in works}) == 4
     assert isinstance(pair.step(a, [[1]]).error, ConnectionLostError)
@@ -193,7 +193,7 @@ def test_the_end_answers_all_and_whoever_comes_after() -> None:
     assert pair.control(a, Kind.CLOSE).error is None
 
 
-def test_a_pause_holds_the_lane() -> None:
+def test_a_pause_holds_the_queue() -> None:
     pair = Pair()
     session_queue = pair.open()
     before, pause, after = (
@@ -206,7 +206,7 @@ def test_a_pause_holds_the_lane() -> None:
     assert before.done
     assert pause.done
     assert pair.server.pending() == []
-    pair.conversation.resume(session_queue)
+    pair.multiplexer.resume(session_queue)
     pair.flush()
     pair.settle()
     assert list(answers(after)) == [[3]]
@@ -217,7 +217,7 @@ def test_a_pause_whose_caller_left_ends() -> None:
     session_queue = pair.open()
     pause, after = pair.control(session_queue, Kind.PAUSE), pair.step(session_queue, [[2]])
     assert pause.done
-    pair.conversation.withdraw(session_queue, pause, GatestreamError("cancelled"))
+    pair.multiplexer.withdraw(session_queue, pause, GatestreamError("cancelled"))
     pair.flush()
     pair.settle()
     assert list(answers(after)) == [[2]]
@@ -226,7 +226,7 @@ def test_a_pause_whose_caller_left_ends() -> None:
 def test_a_message_of_a_later_protocol_is_not_minded() -> None:
     pair = Pair()
     pair.tell(pb.ServerMessage())
-    assert pair.conversation.usable
+    assert pair.multiplexer.usable
 
 
 def results(**fields: Any) -> pb.ServerMessage:
@@ -263,7 +263,7 @@ def test_what_no_server_may_say(message: pb.ServerMessage, text: str) -> None:
 
 def test_bytes_that_are_no_message() -> None:
     with pytest.raises(ProtocolError, match=r"^2 bytes came that are no message: "):
-        Pair().conversation.receive(b"\xff\xff")
+        Pair().multiplexer.receive(b"\xff\xff")
 
 
 def test_a_whole_answer_to_other_steps() -> None:
@@ -282,8 +282,8 @@ def test_unlike_columns_in_one_message() -> None:
     pair = Pair()
     a = pair.open()
     pair.layout = type(pair.layout)(SPEC, outputs=False, gates=False)
-    b, work = pair.conversation.open(pair.layout, opens(SPEC, [""], "create", outputs=False, gates=False))
-    pair.conversation.add(b, work)
+    b, work = pair.multiplexer.open(pair.layout, opens(SPEC, [""], "create", outputs=False, gates=False))
+    pair.multiplexer.add(b, work)
     pair.flush()
     pair.tell(pair.server.open())
     for session_queue in (a, b, a):
