@@ -66,7 +66,8 @@ def unrolled(
         taken: dict[ir.Value, list[ir.Node]] = {}
         for node in model.graph:
             data = node.inputs[0] if node.inputs else None
-            if data is not None and node.op_type in _BY_NUMBER and grown.axes(data, {size}):
+            chosen = node.op_type in _BY_NUMBER and not any(grown.axes(output, {size}) for output in node.outputs)
+            if data is not None and chosen and grown.axes(data, {size}):
                 taken.setdefault(data, []).append(node)
         for data, nodes in taken.items():
             if sum(len(node.outputs) for node in nodes) > 1 or nodes[0].op_type == "SplitToSequence":

@@ -54,7 +54,7 @@ def reason(node: ir.Node, grown: Growth, time: set[str], context: bool = False) 
     if kind in _SLIDING:
         return _slides(node, data, axes, grown, set() if context else time)
     if kind == "Pad":
-        return _pads(node, data, axes, grown)
+        return _pads(node, data, axes, grown, time)
     if kind == "CumSum" and integers(node.inputs[1]) is not None:
         found = _common(integers(node.inputs[1]) or (), axes, _rank(data, grown))
         help_ = "the sum up to the last step"
@@ -122,20 +122,18 @@ def _falls_short(node: ir.Node, axis: int, grown: Growth, time: set[str]) -> boo
     return axis in grown.axes(output, time) and grown.surplus(output, axis, time) < 0
 
 
-def _pads(node: ir.Node, data: ir.Value, axes: list[int], grown: Growth) -> str | None:
-    rank = _rank(data, grown)
-    pads = integers(node.inputs[1])
-    which = integers(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else tuple(range(rank))
-    if pads is None or which is None:
-        return None
-    for k, axis in enumerate(which):
-        before, behind = pads[k], pads[len(which) + k]
-        if axis % rank in axes and (before > 0 or behind > 0):
+def _pads(node: ir.Node, data: ir.Value, axes: list[int], grown: Growth, time: set[str]) -> str | None:
+    """A Pad along time; how much is seen by the lengths, as exporters compute it."""
+    output = node.outputs[0]
+    for axis in axes:
+        if axis not in grown.axes(output, time):
+            continue
+        added = grown.surplus(output, axis, time) - grown.surplus(data, axis, time)
+        if added > 0:
             return (
-                f"{describe(node)} pads '{data.name}' {shape_of(data, grown)} along axis {axis % rank}, which is time, "
-                f"with {max(before, 0)} before and {max(behind, 0)} behind: every run would begin with these and not "
-                f"with the steps before it; export the model with the last {before + behind} steps of '{data.name}' as "
-                "an input and an output, and without this padding"
+                f"{describe(node)} pads '{data.name}' {shape_of(data, grown)} along axis {axis}, which is time, by "
+                f"{added}: every run would begin or end with these and not with the steps around it; export the model "
+                f"with the last {added} steps of '{data.name}' as an input and an output, and without this padding"
             )
     return None
 

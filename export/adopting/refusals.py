@@ -9,8 +9,7 @@ from gatestream.export.adopting.frozen import reshaped, unrolled
 from gatestream.export.adopting.growth import Growth, growth
 from gatestream.export.adopting.over_time import reason
 from gatestream.export.adopting.slots import Slot, describe, is_forward, is_recurrent, slots
-from gatestream.export.adopting.states import Pair
-from gatestream.export.errors import AmbiguousError, NotStreamableError, StatelessError
+from gatestream.export.errors import AmbiguousError, NotStreamableError
 from gatestream.export.graph.flow import integer
 
 
@@ -53,19 +52,6 @@ def check(model: ir.Model, context: Collection[str] = ()) -> None:
 def _refuse(why: str | None) -> None:
     if why is not None:
         raise NotStreamableError(why)
-
-
-def check_states(pairs: Collection[Pair], source: str) -> None:
-    """Refuse a model without states.
-
-    Raises:
-        StatelessError: there are none.
-    """
-    if not pairs:
-        raise StatelessError(
-            f"{source}: carries nothing from one step to the next, as far as its graph shows; name its states with "
-            "--state INPUT=OUTPUT, or serve it as it is with --stateless"
-        )
 
 
 def _check_direction(node: ir.Node) -> None:

@@ -34,7 +34,8 @@ def test_nothing_is_named_where_steps_add_up(name: str, tmp_path: Path) -> None:
     states = [*pairs(model), *expose(model)]
     for pair in states:
         pair.batch_axis = 0 if pair.input.name == "cache" else pair.batch_axis
-    assert explain(model, states, {"x": X} | start(states, 2), {"x": 2}) is None
+    if name != "a window of any length":  # which is one step, however long
+        assert explain(model, states, {"x": X} | start(states, 2), {"x": 2}) is None
 
 
 def test_a_state_that_is_not_carried_is_found(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 from gatestream.export.adopting.dataflow import pairs
 from gatestream.export.adopting.expose import expose
 from gatestream.export.adopting.reading import read
-from gatestream.export.adopting.refusals import check, check_states
-from gatestream.export.errors import AmbiguousError, NotStreamableError, StatelessError
+from gatestream.export.adopting.refusals import check
+from gatestream.export.errors import AmbiguousError, NotStreamableError
 from tests.export.adopting import graphs
 from tests.export.adopting.stepping import run, stepped
 
@@ -157,6 +157,32 @@ def unrolled() -> onnx.ModelProto:
     )
 
 
+def computed_pads() -> onnx.ModelProto:
+    """As torch writes them: reversed pairs, put together at run time from constants."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["four"], ["none"], value=graphs.integers("v", 0)),
+        helper.make_node("Concat", ["pair", "none"], ["pairs"], axis=0),
+        helper.make_node("Reshape", ["pairs", "two_columns"], ["table"]),
+        helper.make_node("Slice", ["table", "last", "first", "axis", "back"], ["turned"]),
+        helper.make_node("Transpose", ["turned"], ["by_end"], perm=[1, 0]),
+        helper.make_node("Reshape", ["by_end", "flat"], ["pads"]),
+        node("Pad", ["x", "pads"], ["p"]),
+        helper.make_node("Conv", ["p", "K"], ["z"]),
+    ]
+    constants: dict[str, Any] = {
+        "four": np.array([4]),
+        "pair": np.array([2, 0]),
+        "two_columns": np.array([-1, 2]),
+        "last": np.array([-1]),
+        "first": np.array([-(2**31)]),
+        "axis": np.array([0]),
+        "back": np.array([-1]),
+        "flat": np.array([-1]),
+        "K": kernel(3, 3, 3),
+    }
+    return around(nodes, **constants)
+
+
 REFUSED = {
     "a convolution pads": Refused(lambda: convolution(pads=[1, 1]), ("conv_1", "'x'", "last 2 steps")),
     "a convolution pads before": Refused(lambda: convolution(pads=[2, 0]), ("conv_1", "2 before and 0 behind")),
@@ -166,9 +192,10 @@ REFUSED = {
     "a dilated convolution pads": Refused(lambda: convolution(pads=[4, 0], dilations=[2]), ("conv_1", "last 4 steps")),
     "a convolution gives fewer": Refused(convolution, ("conv_1", "--context"), x=X),
     "Pad before a convolution": Refused(
-        lambda: padded("constant", 0, 0, 2, 0, 0, 0), ("pad_1", "2 before and 0 behind")
+        lambda: padded("constant", 0, 0, 2, 0, 0, 0), ("pad_1", "by 2", "last 2 steps")
     ),
     "Pad that repeats": Refused(lambda: padded("edge", 0, 0, 2, 0, 0, 0), ("pad_1",)),
+    "Pad by computed numbers": Refused(computed_pads, ("pad_1", "by 2")),
     "zeros in front": Refused(zeros_in_front, ("concat_1", "'zeros'")),
     "pooling pads": Refused(
         lambda: around([node("MaxPool", ["x"], ["z"], kernel_shape=[3], pads=[1, 1])]), ("maxpool_1", "'x'")
@@ -243,6 +270,18 @@ def cached() -> onnx.ModelProto:
     return proto
 
 
+def halves() -> onnx.ModelProto:
+    """A window of samples of any length: its features are cut in halves and averaged, and a GRU takes one step."""
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "two", "one"], ["a"]),
+        helper.make_node("Slice", ["x", "one", "three", "one"], ["b"]),
+        helper.make_node("Concat", ["a", "b"], ["ab"], axis=1),
+        helper.make_node("ReduceMean", ["ab", "last"], ["z"], keepdims=1),
+    ]
+    constants = {name: np.array([k]) for name, k in (("zero", 0), ("two", 2), ("three", 3), ("last", -1))}
+    return around(nodes, None, 4, **constants)
+
+
 SERVED: dict[str, Callable[[], onnx.ModelProto]] = {
     "a convolution over features": lambda: around(
         [
@@ -284,6 +323,7 @@ SERVED: dict[str, Callable[[], onnx.ModelProto]] = {
         two=np.array([2]),
         M=kernel(4, 2),
     ),
+    "a window of any length": halves,
     "heads": lambda: around(
         [helper.make_node("Identity", ["x"], ["z"])],
         [helper.make_node("Reshape", ["out", "heads"], ["h"]), helper.make_node("ReduceMax", ["h", "one"], ["y"])],
@@ -314,15 +354,3 @@ def test_a_layer_in_a_branch_asks_for_the_constant_that_decides(tmp_path: Path) 
     )
     with pytest.raises(AmbiguousError, match=r"LSTM 'rnn'.*If 'choose'.*--constant sr=VALUE"):
         check(read(graphs.saved(proto, tmp_path)))
-
-
-def test_a_model_without_states(tmp_path: Path) -> None:
-    proto = graphs.model(
-        [helper.make_node("Tanh", ["x"], ["y"])],
-        [graphs.tensor("x", ["b", "t", 3])],
-        [graphs.tensor("y", ["b", "t", 3])],
-    )
-    model = read(graphs.saved(proto, tmp_path))
-    check(model)
-    with pytest.raises(StatelessError, match="--stateless"):
-        check_states([*pairs(model), *expose(model)], "theirs.onnx")
