@@ -126,6 +126,12 @@ class _Value(click.ParamType[Any]):
     help="What a new session's state is: a number, or a .npy file of the state's shape with 1 for the sessions. "
     "Otherwise what the file starts from, or zeros.",
 )
+@click.option(
+    "--form",
+    type=click.Choice(["gates", "fused"]),
+    help="gates: every LSTM and GRU as its equations, with the gates' activations as outputs. fused: as ONNX "
+    "operators. Otherwise as the file has them.",
+)
 @click.option("--name", default="", help="What the model is called; else as the file.")
 @click.option("--model-version", default="1", show_default=True, help="What the server calls this version.")
 @click.option("--stateless", is_flag=True, help="Take a file that carries nothing from one step to the next.")

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+from onnxscript.optimizer import fold_constants
 
 from gatestream.export import artifact
 from gatestream.export.adopting import dataflow, preparing, reading, refusals
@@ -26,12 +27,16 @@ from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError, NotStreamableError, StatelessError
 from gatestream.export.proof.report import Report
 from gatestream.export.proof.streaming import prove
+from gatestream.export.rewriting.reform import reform
 from gatestream.files.writing import replacing
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.weights import intact_fingerprint
 
 _IR_VERSION: Final = 10
+_LARGEST_WEIGHT: Final = 2**28
+"""Bytes of a tensor that is computed beforehand."""
+
 _CLOSE: Final = 1e-3
 _CLOSE_HALF: Final = 2e-2
 _CLOSE_QUANTISED: Final = 5e-2
@@ -96,6 +101,7 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
         SourceError: the file cannot be read.
         AmbiguousError: what something is cannot be found out; the message names the flag.
         NotStreamableError: the file cannot be stepped, or carries nothing.
+        StructureError: it has no gates to show.
         VerificationError: the artifact is not the same model; its `report` says where they differ.
         OSError: the artifact cannot be written.
     """
@@ -119,6 +125,8 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     reference = _reference(path, work, signature)
     _note(work, signature)
     work.said += normalise(model, signature)
+    if options.form is not None:  # a cell's weights have to be there as they are, and not as what makes them
+        fold_constants(model, input_size_limit=_LARGEST_WEIGHT, output_size_limit=_LARGEST_WEIGHT)
     _finish(model)
     work.origin.source.rewritten.extend(work.said)
     spec = describe(
@@ -133,6 +141,8 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     spec.stored_fingerprint = intact_fingerprint(
         {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
     )
+    if options.form is not None:
+        reform(model, spec, options.form)
     with replacing(Path(output)) as draft:
         artifact.save(model, spec, draft)
         proof = prove(draft, reference, rows_may_differ=_rounds_by_range(model))

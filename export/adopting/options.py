@@ -6,6 +6,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from gatestream.export.rewriting.reform import Form
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -21,6 +23,8 @@ class Options:
         initial: by state, what a new session starts from: one number, or the state's shape with 1 for the batch.
         name: of the model; empty: the file's without its suffix.
         version: what the server calls it.
+        form: "gates" shows the equations of every LSTM and GRU and puts their gates out, "fused" has them as operators;
+            None: as the file has them.
         stateless: adopt a file that carries nothing from step to step.
     """
 
@@ -33,6 +37,7 @@ class Options:
     initial: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     name: str = ""
     version: str = "1"
+    form: Form | None = None
     stateless: bool = False
 
     def flags(self) -> dict[str, set[str]]:

@@ -17,6 +17,7 @@ from gatestream.export.adopting.table import lines
 from gatestream.export.errors import AmbiguousError, ArtifactError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
+from tests.support.strangers.comparison import differences
 from tests.support.strangers.generators import ADOPTED, REFUSED
 from tests.support.strangers.graph import Graph
 from tests.support.strangers.stranger import Stranger
@@ -275,3 +276,13 @@ def test_states_of_integers_and_bools_are_carried(tmp_path: Path) -> None:
     g.node("Where", seen_next, counted, g.constant(-1.0), out=y)
     found = adopt(g.save(tmp_path), tmp_path / "out.onnx", Options(states={n: n_next, seen: seen_next}))
     assert {state.dtype for state in found.spec.states} == {pb.DATA_TYPE_INT64, pb.DATA_TYPE_BOOL}
+
+
+def test_the_gates_of_a_strangers_operators_are_shown(tmp_path: Path) -> None:
+    stranger = ADOPTED["lstm_exposed"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", Options(form="gates"))
+    assert found.spec.form == pb.FORM_GATES
+    assert [gate.name for gate in found.spec.gates] == ["input", "forget", "candidate", "output"]
+    assert max(differences(stranger, tmp_path / "out.onnx").values()) < 1e-5
+    plain = adopt(stranger.path, tmp_path / "plain.onnx")
+    assert plain.spec.weights_fingerprint == found.spec.weights_fingerprint
