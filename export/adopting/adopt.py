@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,11 @@ from gatestream.export.adopting import dataflow, preparing, reading, refusals
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.by_running import pairs_by_running
 from gatestream.export.adopting.describe import Origin, cells_of, describe
+from gatestream.export.adopting.explaining import explain
 from gatestream.export.adopting.expose import expose
 from gatestream.export.adopting.normalise import normalise
 from gatestream.export.adopting.options import Options
-from gatestream.export.adopting.probing import Probe
+from gatestream.export.adopting.probing import Probe, ProbeError
 from gatestream.export.adopting.reference import Carries, Plan, Source, source_runner
 from gatestream.export.adopting.running import Array, Runner, sample
 from gatestream.export.adopting.signature import Carried, Dim, End, Signature, dims_of
@@ -119,7 +121,7 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     _check_scalars(work)
     _find_states(work)
     signature = _signature(work)
-    find_axes(Runner.of(model), signature, options, _tolerance(model))
+    find_axes(Runner.of(model), signature, options, _tolerance(model), partial(_explained, work))
     _check_steps(work, signature)
     cells = cells_of(model, work.pairs)
     reference = _reference(path, work, signature)
@@ -324,6 +326,15 @@ def _tolerance(model: ir.Model) -> float:
 def _rounds_by_range(model: ir.Model) -> bool:
     """Whether an operator rounds all rows and steps of a run by one range."""
     return any(node.op_type.startswith("DynamicQuantize") for node in model.graph.all_nodes())
+
+
+def _explained(work: _Work, feed: Mapping[str, Array], time: Mapping[str, int]) -> str:
+    """Which node is the first whose steps do not add up."""
+    try:
+        parting = explain(work.model, work.pairs, feed, time, _tolerance(work.model))
+    except ProbeError as error:
+        return f"Which node it is cannot be seen: {error}"
+    return "No single node parts from itself in halves" if parting is None else str(parting)
 
 
 # ---- When the axes are known --------------------------------------------------------------

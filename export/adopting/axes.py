@@ -4,7 +4,7 @@ The sessions': three unlike rows together give what each gives alone. Time: five
 one after another, the state carried. Names of axes only say what is tried first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from math import prod
@@ -27,17 +27,24 @@ _MOST: Final = 4096
 
 _Choice = tuple[int | None, ...]
 
+Explain = Callable[[Named, Mapping[str, int]], str]
+"""Of a run, and the time axes of its inputs: why it is not the same in parts."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Parted:
-    """Where a run of many steps and the same steps singly are not the same."""
+    """Where a run of many steps and the same steps singly are not the same; what was run, and along which axes."""
 
     output: str
     step: int
     apart: float
+    feed: Named
+    time: Mapping[str, int]
 
 
-def find_axes(runner: Runner, signature: Signature, options: Options, tolerance: float) -> None:
+def find_axes(
+    runner: Runner, signature: Signature, options: Options, tolerance: float, explain: Explain | None = None
+) -> None:
     """Find the axes of all inputs, outputs and states, and a shape of each with which one step of one session runs.
 
     Args:
@@ -45,16 +52,20 @@ def find_axes(runner: Runner, signature: Signature, options: Options, tolerance:
         signature: of the graph; what is found is written there.
         options: what was said of it.
         tolerance: of two right runs, relative to the largest number of a tensor where that is more than 1.
+        explain: why a run of many steps, and their axes, is not the same steps singly.
 
     Raises:
         AmbiguousError: the file does not say, and running it does not either.
         NotStreamableError: steps do not add up to the whole.
     """
-    _Search(runner, signature, options, tolerance).find()
+    _Search(runner, signature, options, tolerance, explain or _unexplained).find()
 
 
 class _Search:
-    def __init__(self, runner: Runner, signature: Signature, options: Options, tolerance: float) -> None:
+    def __init__(
+        self, runner: Runner, signature: Signature, options: Options, tolerance: float, explain: Explain
+    ) -> None:
+        self._explain = explain
         self._runner = runner
         self._signature = signature
         self._options = options
@@ -257,8 +268,7 @@ class _Search:
         if parted is not None:
             raise NotStreamableError(
                 f"steps do not add up to the whole along axis {axis} of '{end.name}' {written(end.dims)}: "
-                f"{_said(parted)}. Something looks at other steps and carries nothing: a convolution that pads inside "
-                "the graph, attention, a layer that runs backwards; export it with what it keeps as inputs and outputs"
+                f"{_said(parted)}. {self._explain(parted.feed, parted.time)}"
             )
         raise AmbiguousError(
             f"axis {axis} of '{end.name}' {written(end.dims)} is neither the sessions' nor time: a run of {_STEPS} "
@@ -288,7 +298,8 @@ class _Search:
                 found = self._runner.run({**draw, **carried})
                 carried = {name: found[output] for name, output in after.items()}
                 singly.append(found)
-            together = {n: _joined([draw[n] for draw in draws], axis) for n, axis in axes.items() if axis is not None}
+            along = {name: axis for name, axis in axes.items() if axis is not None}
+            together = {name: _joined([draw[name] for draw in draws], axis) for name, axis in along.items()}
             whole = self._runner.run({**start, **together})
         except RunError:
             return None
@@ -303,12 +314,12 @@ class _Search:
             axis = grown[end.name]
             expected = singly[-1][end.name] if axis is None else _joined([each[end.name] for each in singly], axis)
             if (parted := self._parted(whole[end.name], expected, axis)) is not None:
-                return _Parted(end.name, *parted)
+                return _Parted(end.name, *parted, {**start, **together}, along)
         for name in after.values():
             if whole[name].shape != singly[-1][name].shape:
                 return None
             if (parted := self._parted(whole[name], singly[-1][name], None)) is not None:
-                return _Parted(name, _STEPS - 1, parted[1])
+                return _Parted(name, _STEPS - 1, parted[1], {**start, **together}, along)
         return grown
 
     # ---- What follows -------------------------------------------------------------------------
@@ -366,6 +377,10 @@ class _Search:
         along = np.atleast_1d(along)
         wrong = np.flatnonzero(~(along <= bound))
         return (int(wrong[0]), float(along[wrong[0]])) if len(wrong) else None
+
+
+def _unexplained(_feed: Named, _time: Mapping[str, int]) -> str:
+    return "Something looks at other steps and carries nothing; export it with what it keeps as inputs and outputs"
 
 
 def _said(parted: _Parted) -> str:

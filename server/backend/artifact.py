@@ -187,7 +187,8 @@ def _check(spec: pb.ModelSpec, graph: onnx.GraphProto, path: Path) -> None:
     expected_outputs |= {item.output: (item.dtype, 1 + len(item.shape)) for item in spec.states}
     own = spec.contract != CONTRACT_ANY
     expected_outputs |= {item.output: (pb.DATA_TYPE_FLOAT32, 4 if own else 2 + len(item.shape)) for item in spec.gates}
-    if not spec.inputs or not spec.outputs or not spec.states:
+    # Of another's model it was asked for that it be served without states.
+    if not spec.inputs or not spec.outputs or (own and not spec.states):
         raise ArtifactError(
             f"{path}: its spec names no inputs, no outputs or no states; a recurrent model has all three"
         )

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from gatestream.client import connect
+from gatestream.export.adopting.adopt import adopt
+from gatestream.export.adopting.options import Options
 from tests.support.process import serving, start
 from tests.support.strangers.generators import ADOPTED, REFUSED
 from tests.support.strangers.graph import Graph
@@ -57,3 +59,15 @@ def test_adopting_takes_no_more_memory_than_it_may(tmp_path: Path) -> None:
 def test_what_cannot_be_streamed_is_not_served(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="gatestream adopt"):
         start(REFUSED["padded_convolution"](tmp_path).path)
+
+
+def test_a_model_without_states_is_served_where_that_was_asked_for(tmp_path: Path) -> None:
+    stranger = REFUSED["no_state"](tmp_path)
+    output = tmp_path / "stateless.onnx"
+    assert adopt(stranger.path, output, Options(stateless=True)).report.passed
+    oracle = Oracle(stranger)
+    xs = oracle.sample(6, seed=2)
+    [x], [y] = xs.values(), oracle.run(xs).values()
+    with serving(output) as server, connect(server.address) as client, client.session(stranger.name) as session:
+        found = np.concatenate([session.step(x[0])[None], session.run(x[1:])])
+    assert found == pytest.approx(y, abs=1e-5)

@@ -191,6 +191,10 @@ def test_a_new_session_starts_from_what_is_said(tmp_path: Path) -> None:
 def test_a_file_without_states_is_taken_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(StatelessError, match="--stateless"):
         adopt(REFUSED["no_state"](tmp_path).path, tmp_path / "out.onnx")
+    stranger = REFUSED["no_state"](tmp_path)
+    found = adopt(stranger.path, tmp_path / "out.onnx", Options(stateless=True))
+    assert (list(found.spec.states), found.report.passed) == ([], True)
+    assert max(differences(stranger, tmp_path / "out.onnx").values()) < 1e-6
 
 
 @pytest.mark.parametrize(
