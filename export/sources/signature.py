@@ -237,7 +237,7 @@ def _shown_inputs(module: nn.Module, parameters: Sequence[str]) -> list[Port]:
 
 def _shown_states(module: nn.Module, parameters: Sequence[str]) -> list[Port]:
     initial = getattr(module, "initial_state", None)
-    if not callable(initial):
+    if not callable(initial) or not parameters:
         return []
     shown = [_by_parameter(_called(initial, rows), parameters) for rows in (_EXAMPLE[0], _EXAMPLE[0] + 1)]
     return [_start(name, [dict(each)[name] for each in shown]) for name, _ in shown[0]]

@@ -45,7 +45,7 @@ class Nested(nn.Module):
         low, _ = self.body["low"](self.encoder(x))
         high, _ = self.body["high"](low.transpose(0, 1), self.start.expand(-1, len(x), -1).contiguous())
         scores, _ = self.last(high.transpose(0, 1))
-        return {"scores": scores, "features": low}
+        return {"scores": scores, "features": low, "loudness": scores.norm(dim=2)}
 
 
 class Packed(nn.Module):

@@ -144,7 +144,7 @@ def test_layers_are_operators_and_named_after_the_submodules(tmp_path: Path) -> 
         ("body.high", pb.CELL_KIND_GRU, 7, ["body.high.h"]),
         ("last", pb.CELL_KIND_RNN, 3, ["last.h"]),
     ]
-    assert [each.name for each in made.spec.outputs] == ["scores", "features"]
+    assert [each.name for each in made.spec.outputs] == ["scores", "features", "loudness"]
     assert len(made.spec.states[1].initial_values) == 7 * 4
 
 
