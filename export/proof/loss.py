@@ -1,7 +1,7 @@
 """How far two right runs of any recurrent model may be apart.
 
-The model itself shows it: it is stepped several times, each time with other last bits in the states between two steps,
-as another program has them; the largest difference is what its numbers lose. See `rounding`, which does the same for
+The model itself shows it: it is stepped several times, each time with other last bits in its inputs and in the states between
+two steps, as another program has them inside; the largest difference is what its numbers lose. See `rounding`, which does the same for
 gatestream's own network against its true numbers.
 """
 
@@ -47,12 +47,12 @@ def allowed(model: Streamed, inputs: Named, states: Named) -> Allowed:
     worst: dict[str, list[float]] = {}
     size: dict[str, float] = {}
     for t in range(time):
-        found, states = model.run(cut(inputs, t, t + 1), states)
+        found, states = model.run(_all_nudged(cut(inputs, t, t + 1), rng), states)
         for name, values in {**found, **states}.items():
             apart, largest = _spread(values, rows)
             worst.setdefault(name, []).append(apart)
             size[name] = max(size.get(name, 1.0), largest)
-        states = {name: _nudged(values, rng) for name, values in states.items()}
+        states = _all_nudged(states, rng)
     lost = {name: np.maximum.accumulate(np.array(each)) for name, each in worst.items()}
     parted = min(
         [time, *(int(t) for name, each in lost.items() for t in np.flatnonzero(each > PARTED * size[name])[:1])]
@@ -62,6 +62,20 @@ def allowed(model: Streamed, inputs: Named, states: Named) -> Allowed:
         {name: np.maximum(least(dtypes[name], size[name]), FACTOR * each)[:, None] for name, each in lost.items()},
         parted,
     )
+
+
+def within_a_step(model: Streamed, inputs: Named, states: Named) -> dict[str, float]:
+    """The largest differences to accept of one step, by output and state: with other last bits in all that it takes.
+
+    Args:
+        model: to step.
+        inputs: each [rows, 1, *shape].
+        states: before, each [rows, *shape].
+    """
+    rng = np.random.default_rng(0)
+    rows = len(next(iter(inputs.values())))
+    outputs, after = model.run(_all_nudged(_repeated(inputs), rng), _all_nudged(_repeated(states), rng))
+    return {name: FACTOR * _spread(values, rows)[0] for name, values in {**outputs, **after}.items()}
 
 
 def least(dtype: np.dtype[Any], size: float) -> float:
@@ -81,6 +95,10 @@ def _spread(values: Array, rows: int) -> tuple[float, float]:
     with np.errstate(invalid="ignore"):  # infinities, which are compared bit for bit
         apart = np.abs(by_row - by_row[:, :1])
     return float(np.nanmax(apart, initial=0)), float(np.nanmax(np.abs(by_row), initial=0, where=np.isfinite(by_row)))
+
+
+def _all_nudged(tensors: Named, rng: np.random.Generator) -> dict[str, Array]:
+    return {name: _nudged(values, rng) for name, values in tensors.items()}
 
 
 def _nudged(state: Array, rng: np.random.Generator) -> Array:

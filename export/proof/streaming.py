@@ -14,7 +14,7 @@ from gatestream.export.artifact import Artifact, load
 from gatestream.export.errors import ArtifactError, ParityError
 from gatestream.export.proof.comparison import Difference, DifferenceError, Figure, Pair, compare
 from gatestream.export.proof.contract import check_any_contract, check_model
-from gatestream.export.proof.loss import allowed, least
+from gatestream.export.proof.loss import allowed, least, within_a_step
 from gatestream.export.proof.parity import CHUNKS
 from gatestream.export.proof.report import Check, Report
 from gatestream.export.proof.rounding import RUNS
@@ -225,9 +225,11 @@ class _Run:
         expected = {**{k: v.reshape(_ROWS, self._steps, *v.shape[2:]) for k, v in step[0].items()}}
         expected |= {k: v.reshape(_ROWS, self._steps, *v.shape[1:]) for k, v in step[1].items()}
         found = {**self._outputs, **{k: v[:, 1:] for k, v in self._carried.items()}}
+        lost = within_a_step(self._model, inputs, before)
         pairs = []
         for tensor, values in expected.items():
-            bound = np.full((self._steps, 1), least(values.dtype, float(np.abs(values).max(initial=0))))
+            most = max(least(values.dtype, float(np.abs(values).max(initial=0))), lost.get(tensor, 0.0))
+            bound = np.full((self._steps, 1), most)
             pairs += [_pair(tensor, row, found[tensor][row], values[row], bound) for row in range(_ROWS)]
         return compare(name, "each step", pairs)
 

@@ -352,3 +352,15 @@ class Growing(nn.Module):
     def forward(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         cache = torch.cat([cache, x], dim=1)
         return cache.mean(1, keepdim=True) + x, cache
+
+
+class Loud(nn.Module):
+    """Amplifies, so that float32 loses more inside a step than the usual tolerance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gather = nn.Linear(256, 4)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = 0.5 * h + torch.sin(300 * self.gather(x))
+        return h, h

@@ -165,3 +165,13 @@ def test_a_wrong_file_is_found_by_the_proof(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(VerificationError, match="carried steps"):
         export_module(modules.Hidden(), tmp_path / "mine.onnx", inputs=["x[4]"])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_float32_loses_inside_a_step_is_no_difference(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = modules.Loud()
+    x, h = torch.randn(1, 256), torch.zeros(1, 4)
+    with torch.no_grad():
+        true = module.double()(x.double(), h.double())[0]
+        assert (module.float()(x, h)[0] - true).abs().max() > 1e-5
+    assert export_module(module, tmp_path / "mine.onnx", inputs=["x[batch,256]"], states=["h[4]"]).report.passed
