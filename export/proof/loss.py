@@ -1,8 +1,8 @@
 """How far two right runs of any recurrent model may be apart.
 
-The model itself shows it: it is stepped several times, each time with other last bits in its inputs and in the states between
-two steps, as another program has them inside; the largest difference is what its numbers lose. See `rounding`, which does the same for
-gatestream's own network against its true numbers.
+The model itself shows it: it is stepped several times, each time with other last bits in its inputs and in the states
+between two steps, as another program has them inside; the largest difference is what its numbers lose. See `rounding`,
+which does the same for gatestream's own network against its true numbers.
 """
 
 from collections.abc import Mapping
