@@ -235,12 +235,15 @@ def _cells(recurrent: Recurrent) -> list[pb.CellSpec]:
 
 def _tensors(streamed: Streamed) -> list[pb.SourceTensor]:
     """What each of the module's inputs and outputs was found to be."""
-    found = [_tensor(port, "input", port.name, "as said") for port in streamed.signature.inputs]
-    found += [_tensor(port, "state", port.name, "as said") for port in streamed.signature.states]
+    found = [_tensor(port, "input", port.name, "what forward takes") for port in streamed.signature.inputs]
+    found += [
+        _tensor(port, "state", port.name, "what forward takes and gives back") for port in streamed.signature.states
+    ]
     for each in streamed.recurrents:
-        called = f"of {type(each.layer).__name__} '{each.name}', which starts anew at each call"
+        layer = f"{type(each.layer).__name__} '{each.name}'" if each.name else f"the {type(each.layer).__name__}"
+        called = f"of {layer}, which starts anew at each call"
         found += [_tensor(port, "state", port.name, called) for port in each.states]
-    return found + [_tensor(each.port, "output", each.port.name, "by calling it") for each in streamed.outputs]
+    return found + [_tensor(each.port, "output", each.port.name, "what forward gives") for each in streamed.outputs]
 
 
 def _tensor(port: Port, role: str, becomes: str, how: str) -> pb.SourceTensor:

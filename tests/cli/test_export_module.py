@@ -1,7 +1,12 @@
 """`gatestream export package.module:factory`."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from torch import nn
 
 from gatestream.cli.export import command
 from gatestream.export.artifact import load
+from tests.support.reference import ROOT
 
 MODULE = """
 from torch import nn
@@ -95,3 +101,36 @@ def test_a_refusal_is_in_the_report(export: Export) -> None:
     report = json.loads(Path("r.json").read_text())
     assert report["passed"] is False
     assert "'lstm' (LSTM) gives a row other numbers alone" in report["checks"][0]["detail"]
+
+
+def script(step: str) -> str:
+    """What a step of the action runs, by its id."""
+    action = (ROOT / ".github" / "actions" / "export" / "action.yml").read_text()
+    (found,) = re.findall(rf"    - id: {step}\n(?:      .*\n)*?      run: \|\n((?:        .*\n)+)", action)
+    return textwrap.dedent(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "passes"), [("[4]", True), ("[time,batch,4]", False)])
+def test_the_action_exports_proves_and_keeps_the_report(shape: str, passes: bool, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODULE)
+    save_file(weights(), tmp_path / "w.safetensors")
+    gatestream = shutil.which("gatestream", path=Path(sys.executable).parent)
+    assert gatestream is not None
+    said = {"MODULE": "mine:build", "WEIGHTS": "w.safetensors", "NAME": "mine"}
+    said |= {"FLAGS": f"--input 'x:float32{shape}' --form gates", "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    path = f"{Path(gatestream).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script("export")],
+        env={**os.environ, **said, "PATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is passes, done.stdout + done.stderr
+    kept = {"mine.report.json", "mine.export.txt"} | ({"mine.onnx", "mine.inspect.txt"} if passes else set())
+    assert {each.name for each in (tmp_path / "exported").iterdir()} == kept
+    assert json.loads((tmp_path / "exported" / "mine.report.json").read_text())["passed"] is passes
+    outputs = dict(line.split("=") for line in (tmp_path / "outputs").read_text().splitlines())
+    assert Path(outputs["model"]).exists() is passes
