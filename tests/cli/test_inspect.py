@@ -10,6 +10,8 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import save_file
+from torch.nn import GRU
 
 from gatestream.cli.inspect import command
 from gatestream.cli.main import main
@@ -79,6 +81,13 @@ def test_works_without_torch(artifact: Path) -> None:
     assert done.stdout.startswith("reber-small, version 1")
 
 
+MINE = """
+class Mine(nn.GRU):
+    def forward(self, x):
+        return super().forward(x)[0]
+"""
+
+
 def shell(folder: Path, commands: list[str], **env: str) -> None:
     """Run lines as a shell does, `gatestream` being the one beside this interpreter."""
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
@@ -93,16 +102,25 @@ def test_commands_of_the_document_work(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copy(FIXTURE, tmp_path / "artifacts" / "reber.safetensors")
     document = (ROOT / "docs" / "export.md").read_text()
     commands = [shlex.split(line) for line in re.findall(r"^    gatestream (.*)$", document, re.MULTILINE)]
-    assert [name for name, *_ in commands] == ["export", "inspect", "export", "export"]
-    (python,) = re.findall(r"^```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    assert [name for name, *_ in commands] == ["export", "inspect", "export", "export", "export"]
+    own, python = re.findall(r"^```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     (tmp_path / "theirs.py").write_text(python)
+    (tmp_path / "own.py").write_text(own)
+    (tmp_path / "mymodel.py").write_text(
+        "from torch import nn\n\ndef build(): return Mine(40, 8, batch_first=True)\n" + MINE
+    )
+    save_file(GRU(40, 8).state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setattr(sys, "path", list(sys.path))
     for arguments in commands:
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
+    sys.modules.pop("mymodel")
     runpy.run_path("theirs.py")
+    runpy.run_path("own.py")
     assert json.loads((tmp_path / "artifacts" / "report.json").read_text())["passed"] is True
     assert (tmp_path / "artifacts" / "cell.svg").exists()
     assert (tmp_path / "theirs.onnx").exists()
+    assert (tmp_path / "mine.onnx").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Recurrent layers of torch's, of every make, as they are traced: against torch's own kernels, in chunks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gatestream.export.sources.streamed import Streamed
 from gatestream.export.sources.tracing import trace
 
 RELU, PROJECTED = {"nonlinearity": "relu"}, {"proj_size": 3}
-MAKES: list[tuple[type[nn.RNNBase], bool, bool, int, dict[str, Any]]] = [
+MAKES: list[tuple[Callable[..., nn.RNNBase], bool, bool, int, dict[str, Any]]] = [
     (nn.LSTM, True, False, 1, {}),
     (nn.LSTM, False, True, 2, {}),
     (nn.LSTM, True, False, 2, PROJECTED),
@@ -30,7 +31,7 @@ MAKES: list[tuple[type[nn.RNNBase], bool, bool, int, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "bias", "batch_first", "layers", "more"), MAKES)
 def test_a_layer_is_what_torch_runs(
-    kind: type[nn.RNNBase], bias: bool, batch_first: bool, layers: int, more: dict[str, Any]
+    kind: Callable[..., nn.RNNBase], bias: bool, batch_first: bool, layers: int, more: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
     layer = kind(4, 5, num_layers=layers, bias=bias, batch_first=batch_first, **more).eval()
@@ -38,7 +39,7 @@ def test_a_layer_is_what_torch_runs(
     streamed = Streamed(layer, read(layer, [shape]))
     made = trace(streamed)
     assert (made.rewritten, made.rows_frozen) == ((), False)
-    expected = "Scan" if more == PROJECTED else kind.__name__
+    expected = "Scan" if more == PROJECTED else type(layer).__name__
     assert [node.op_type for node in made.model.graph].count(expected) == layers
     session = onnxruntime.InferenceSession(
         ir.to_proto(made.model).SerializeToString(), providers=["CPUExecutionProvider"]
