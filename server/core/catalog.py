@@ -22,6 +22,7 @@ from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import AlreadyExists, ConfigError, InvalidRequest, NotFound, Reason
 from gatestream.server.telemetry import ModelNow, ModelStats, ServerStats, Totals
 
+_LONGEST_NUMBER: Final = 18
 _ABOUT_TO_STOP: Final = "the server is about to stop"
 
 
@@ -67,7 +68,8 @@ class Model:
 
         Versions that are whole numbers are in their order, behind all that are not, which are in that of their loading.
         """
-        numbered = self.version.isascii() and self.version.isdecimal()
+        # An artifact may say anything of itself.
+        numbered = self.version.isascii() and self.version.isdecimal() and len(self.version) <= _LONGEST_NUMBER
         return self.state is ModelState.READY, numbered, int(self.version) if numbered else 0, self.number
 
     @property

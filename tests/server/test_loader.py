@@ -203,6 +203,14 @@ async def test_sessions_stay_on_their_version_and_new_ones_go_to_the_newest(tmp_
         assert catalog.totals().models["m"].opened == 4
 
 
+async def test_a_version_may_be_called_anything(tmp_path: Path) -> None:
+    names = ["10", "9", "9" * 5000, "2026-11", "٣", ""]
+    paths = [accumulator(tmp_path / f"{k}.onnx", name="m", version=name) for k, name in enumerate(names)]
+    async with serving(*paths) as (catalog, _):
+        # Numbers are in their order, behind all others, which are in that of their loading.
+        assert [model.version for model in catalog.versions("m")] == [*names[2:], "9", "10"]
+
+
 async def test_one_takes_the_place_of_another(tmp_path: Path) -> None:
     paths = [accumulator(tmp_path / f"{k}.onnx", name="m", initial=1000.0 * k) for k in range(2)]
     async with serving(paths[0]) as (catalog, loader):
