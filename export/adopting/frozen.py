@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from gatestream.export.adopting.growth import Growth, growth
 from gatestream.export.adopting.over_time import shape_of
-from gatestream.export.adopting.slots import describe
+from gatestream.export.adopting.slots import describe, is_fixed
 from gatestream.export.graph.flow import integer
 from gatestream.export.graph.initializers import integers
 
@@ -63,6 +63,15 @@ def unrolled(
             continue
         if any(axis in grown.axes(value, {size}) for value, axis in gone_through):
             continue
+        for node in model.graph:
+            if node.domain == "" and node.op_type == "Loop" and is_fixed(node, counting=True):
+                read = [value for value in _read_inside(node) if grown.axes(value, {size})]
+                if read:
+                    return (
+                        f"{describe(node)} runs as often as the example had steps that the model was exported with, "
+                        f"and no output grows with {size}, as '{read[0].name}' {shape_of(read[0], grown)} does: "
+                        "further steps are ignored; export it with a number of rounds that is computed from the input"
+                    )
         taken: dict[ir.Value, list[ir.Node]] = {}
         for node in model.graph:
             data = node.inputs[0] if node.inputs else None
@@ -78,6 +87,12 @@ def unrolled(
                     "operator for the loop"
                 )
     return None
+
+
+def _read_inside(loop: ir.Node) -> list[ir.Value]:
+    """The tensors of the main graph that a body reads."""
+    inside = [value for node in loop.attributes["body"].as_graph().all_nodes() for value in node.inputs]
+    return [value for value in inside if value is not None and value.graph is loop.graph]
 
 
 def _to_constant(node: ir.Node) -> tuple[int, ...] | None:

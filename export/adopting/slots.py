@@ -7,6 +7,7 @@ from typing import Final
 import onnx_ir as ir
 
 from gatestream.export.graph.flow import integer
+from gatestream.export.graph.initializers import constant
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 RECURRENT: Final = frozenset({("", "LSTM"), ("", "GRU"), ("", "RNN"), ("com.microsoft", "DynamicQuantizeLSTM")})
@@ -88,8 +89,23 @@ def slots_of(node: ir.Node) -> Iterator[Slot]:
     elif node.domain == "" and node.op_type == "Scan":
         carried = len(node.inputs) - integer(node, "num_scan_inputs", 0)
         yield from _in_body(node, 0, 0, carried)
-    elif node.domain == "" and node.op_type == "Loop":
+    elif node.domain == "" and node.op_type == "Loop" and not is_fixed(node, counting=False):
         yield from _in_body(node, 2, 1, len(node.inputs) - 2)
+
+
+def is_fixed(loop: ir.Node, counting: bool) -> bool:
+    """Whether a Loop runs a number of times that stands in the file.
+
+    Args:
+        loop: a Loop.
+        counting: even if it goes through something by the number of the round, or gives something in each: then it is
+            one over the steps of an example, else it does something again and again within a step.
+    """
+    body = loop.attributes["body"].as_graph()
+    if constant(loop.inputs[0]) is None or not _passes(body.inputs[1], body.outputs[0]):
+        return False
+    counts = body.inputs[0].uses() or len(body.outputs) > len(loop.inputs) - 1
+    return counting or not counts
 
 
 def _in_body(node: ir.Node, before: int, conditions: int, count: int) -> Iterator[Slot]:

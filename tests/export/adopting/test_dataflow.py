@@ -12,7 +12,7 @@ from gatestream.export.adopting.reading import read
 from gatestream.export.errors import AmbiguousError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.export.adopting import graphs
-from tests.export.adopting.stepping import assert_streams
+from tests.export.adopting.stepping import assert_streams, run, stepped
 
 X = np.random.default_rng(4).standard_normal((6, 2, 3)).astype(np.float32)
 AXES = graphs.integers("axes", 0)
@@ -71,8 +71,6 @@ def check(path: Path, expected: list[tuple[str, str]], rows_axis: dict[str, int]
 
 
 def assert_streams_from(original: onnx.ModelProto, model: Any, found: Any, feed: Any, zeros: Any) -> None:
-    from tests.export.adopting.stepping import run, stepped
-
     expected = run(original, feed | zeros)
     for cuts in ([1] * 6, [2, 4], [6]):
         values = stepped(model, found, feed, cuts, {"x": 0, "y": 0})
@@ -184,12 +182,52 @@ def test_an_input_without_an_output_is_given_one(tmp_path: Path) -> None:
     assert "'c'" in new.found
     feed = {"x": X, "h": np.zeros((1, 2, 4), np.float32), "c": np.zeros((1, 2, 4), np.float32)}
     original = onnx.load(path)
-    from tests.export.adopting.stepping import run, stepped
-
     expected = run(original, feed)["y"]
     np.testing.assert_allclose(
         stepped(model, [kept, new], {"x": X}, [2, 1, 3], {"x": 0, "y": 0})["y"], expected, atol=1e-6
     )
+
+
+def test_states_in_one_input_and_two_outputs_get_their_own(tmp_path: Path) -> None:
+    """h of both layers comes stacked and goes singly: what comes out cannot go in again as it is."""
+    stacked: list[str | int] = [2, "batch", 4]
+    nodes = [
+        node("Split", ["h", "ones"], ["h0", "h1"], axis=0),
+        lstm(h="h0", c="", name="a"),
+        node("Squeeze", ["a.Y", "one"], ["between"]),
+        lstm(x="between", h="h1", c="", name="b"),
+        node("Identity", ["a.h"], ["p0"]),
+        node("Identity", ["b.h"], ["p1"]),
+    ]
+    path = file(tmp_path, nodes, {"h": stacked}, {"p0": S3, "p1": S3}, ("a", "b"), ones=np.array([1, 1]))
+    model = read(path)
+    assert pairs(model) == []
+    found = expose(model)
+    # The file has tensors of the names `a.h` and `b.h`.
+    assert [pair.input.name for pair in found] == ["a.h_2", "a.c", "b.h_2", "b.c"]
+    assert [value.name for value in model.graph.inputs] == ["x", *(pair.input.name for pair in found)]
+    assert [value.name for value in model.graph.outputs] == ["y", *(pair.output.name for pair in found)]
+    zeros = {"h": np.zeros((2, 2, 4), np.float32)}
+    expected = run(onnx.load(path), {"x": X} | zeros)["y"]
+    y = stepped(model, found, {"x": X}, [1, 2, 3], {"x": 0, "y": 0})["y"]
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_an_output_that_is_the_last_state_stays_where_it_is_the_only_one(tmp_path: Path) -> None:
+    proto = graphs.model(
+        [
+            node("GRU", ["x", "W", "R", "B"], ["", "last"], name="rnn", hidden_size=4),
+            node("Squeeze", ["last", "zero"], ["summary"]),
+        ],
+        [graphs.tensor("x", ["time", "batch", 3])],
+        [graphs.tensor("summary", ["batch", 4])],
+        graphs.weights("GRU", 3, 4) | {"zero": np.array([0])},
+    )
+    model = read(graphs.saved(proto, tmp_path))
+    [pair] = expose(model)
+    assert [value.name for value in model.graph.outputs] == ["summary", "rnn.h_next"]
+    summary = stepped(model, [pair], {"x": X}, [2, 4], {"x": 0})["summary"]
+    np.testing.assert_allclose(summary, run(proto, {"x": X})["summary"], atol=1e-6)
 
 
 def test_nothing_is_found_where_nothing_is_carried(tmp_path: Path) -> None:

@@ -118,6 +118,57 @@ def test_what_a_loop_changes_is_its_state(weights_inside: bool, tmp_path: Path) 
     assert_streams(proto, model, [pair], {"x": X}, {"x": 0, "y": 0})
 
 
+def repeated() -> onnx.ModelProto:
+    """A GRU, and three rounds of refinement of what it gives, each from a guess of zeros: no state of a session."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["guess", "Y"], ["s"]),
+            helper.make_node("Tanh", ["s"], ["better"]),
+            helper.make_node("Identity", ["go"], ["go_out"]),
+        ],
+        "body",
+        [
+            graphs.tensor("i", [], TensorProto.INT64),
+            graphs.tensor("go", [], TensorProto.BOOL),
+            graphs.tensor("guess", [None, 1, None, 4]),
+        ],
+        [graphs.tensor("go_out", [], TensorProto.BOOL), graphs.tensor("better", [None, 1, None, 4])],
+    )
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "B"], ["Y"], name="rnn", hidden_size=4),
+        helper.make_node("Shape", ["Y"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("Loop", ["three", "true", "zeros"], ["y"], name="refine", body=body),
+    ]
+    constants: dict[str, Any] = {"three": np.array(3), "true": np.array(True)}
+    return graphs.model(
+        nodes,
+        [graphs.tensor("x", ["time", "batch", 3])],
+        [graphs.tensor("y", ["time", 1, "batch", 4])],
+        graphs.weights("GRU", 3, 4) | constants,
+    )
+
+
+def test_a_loop_within_a_step_has_no_state(tmp_path: Path) -> None:
+    proto = repeated()
+    model = read(graphs.saved(proto, tmp_path))
+    check(model)
+    found = expose(model)
+    assert [pair.input.name for pair in found] == ["rnn.h"]
+    assert_streams(proto, model, found, {"x": X}, {"x": 0, "y": 0})
+
+
+def test_a_loop_over_the_steps_of_an_example_is_refused(tmp_path: Path) -> None:
+    proto = looped()
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(7), "seven"))
+    loop = proto.graph.node[-1]
+    loop.input[0] = "seven"
+    with pytest.raises(NotStreamableError, match="Loop 'while/loop' runs as often"):
+        check(read(graphs.saved(proto, tmp_path)))
+    longer = RNG.standard_normal((9, 2, 3)).astype(np.float32)
+    assert run(proto, {"x": longer})["y"].shape == (7, 2, 4)
+
+
 def test_a_loop_that_starts_from_a_constant(tmp_path: Path) -> None:
     """Of one row, whose axis nothing in the graph tells."""
     proto = looped(start="constant")
