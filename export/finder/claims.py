@@ -42,7 +42,7 @@ def check_claims(model: ir.Model, spec: pb.ModelSpec) -> str:
         scopes = Scopes(model)
         for found, claim in pairs:
             _check_cell(found, claim)
-            _check_names(found, claim, said)
+            _check_names(model, found, claim, said)
         _check_form(spec, cells)
         _check_gates(scopes, model, spec, {claim.name: found for found, claim in pairs})
         for found, claim in pairs:
@@ -118,17 +118,23 @@ def _same(claim: pb.CellSpec, what: str, found: object, said: object) -> None:
         raise StructureError(f"cell '{claim.name}': {what}: data flow shows {found}, the spec says {said}")
 
 
-def _check_names(found: FoundCell, claim: pb.CellSpec, said: Sequence[pb.CellSpec]) -> None:
-    """Where weights are named after gates, each gate is fed by its own."""
+def _check_names(model: ir.Model, found: FoundCell, claim: pb.CellSpec, said: Sequence[pb.CellSpec]) -> None:
+    """Where weights are named after gates, each gate is fed by its own, by all of them and by no others."""
     if found.operator is not None:
         return
+    roles = OF_CELL[found.kind]
     named = {f"{each.name}.{role.module}." for each in said for role in OF_CELL[_kind(each)]}
-    for role in OF_CELL[found.kind]:
-        for parameter, weight in found.gates[role.symbol].weights.items():
+    own = any(name.startswith(f"{claim.name}.{role.module}.") for role in roles for name in model.graph.initializers)
+    for role in roles:
+        weights = found.gates[role.symbol].weights
+        for parameter in ("W", "R", "b", "b_R", "p"):
             expected = f"{claim.name}.{role.module}.{parameter}"
-            if weight.initializer != expected and any(weight.initializer.startswith(each) for each in named):
+            weight = weights.get(parameter)
+            shown = str(weight) if weight is not None else "none"
+            foreign = weight is not None and (own or any(shown.startswith(each) for each in named))
+            if (foreign or expected in model.graph.initializers) and shown != expected:
                 raise StructureError(
-                    f"cell '{claim.name}', {role.name} gate {role.symbol}: data flow shows '{weight}' as its "
+                    f"cell '{claim.name}', {role.name} gate {role.symbol}: data flow shows '{shown}' as its "
                     f"{parameter}, expected '{expected}'"
                 )
 

@@ -100,9 +100,11 @@ def _frozen(scopes: Scopes, out: ir.Value, old: ir.Value, new: ir.Value) -> ir.V
 
 def _length(scopes: Scopes, live: ir.Value) -> ir.Value:
     """Of `t < length`, with t the number of the step."""
-    less = made_by(strip(live, "Unsqueeze"), "Less")
-    if less is None:
-        raise StructureError(f"{label(live)} says which rows go on; expected t < length")
+    column = made_by(live, "Unsqueeze")
+    axes = scopes.known(column.inputs[1]) if column is not None else None
+    less = made_by(column.inputs[0], "Less") if column is not None else None
+    if less is None or axes is None or axes.array.tolist() not in ([1], [-1]):
+        raise StructureError(f"{label(live)} says which rows go on; expected t < length, [batch, 1]")
     t, length = operands(less)
     after = scopes.after(t)
     counted = made_by(after, "Add")

@@ -38,6 +38,12 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
         ArtifactError: onnxruntime refuses the result, or is not installed.
     """
     cells = [cell for cell in survey(model, [state.input for state in spec.states]) if cell.kind != "RNN"]
+    quantised = next((node for node in model.graph.all_nodes() if node.op_type == "DynamicQuantizeLSTM"), None)
+    if quantised is not None:
+        raise StructureError(
+            f"--form {form}: DynamicQuantizeLSTM '{quantised.name}' keeps its gates to itself, and rounds by ranges "
+            "that its equations would not; give the float32 file, or leave --form out"
+        )
     if not cells:
         raise StructureError(
             f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
