@@ -453,7 +453,7 @@ def test_all_workers_do_it(models: Path) -> None:
     with serving(models=models, model_control=True, workers=2) as server, control(server) as stub:
         with streams_on_both(server) as both:
             for handle, stream in enumerate(both):
-                stream.opened(handle, model="m")
+                stream.opened(handle, f"of-{handle}", model="m")
                 assert stream.stepped(handle, [1, 1])[0, 0] == 1001
             put(models, "m", 2, initial=2000)
             answer = load(stub, "m", migrate=True)
@@ -465,6 +465,13 @@ def test_all_workers_do_it(models: Path) -> None:
                     (("m", "1"), 0),
                     (("m", "2"), 2),
                 ]
+            # A session that was moved is still this worker's alone, and its name is free when it ends.
+            here, there = both
+            there.open(6, "of-0", model="m")
+            assert there.refused().reason == pb.REASON_SESSION_ELSEWHERE
+            here.close(0)
+            here.expect("closed")
+            assert there.opened(6, "of-0", model="m").created
             for stream in both:
                 assert stream.opened(7, model="m").version == "2"
             unload(stub, "m", "1")

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.protos.spec import KEY, from_metadata, to_json
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.migration import migrate, obstacle
 from gatestream.server.errors import NotLoaded
 from gatestream.server.transport.oip import InferenceStream
+from tests.support.any_models import spoken, with_constants
 from tests.support.artifacts import POISON, accumulator
 from tests.support.in_process import Client, serving_here
 from tests.support.lstm import Lstm
@@ -267,3 +270,43 @@ async def test_nothing_is_lost_whatever_happens_when(tmp_path: Path, sent: list[
         assert positions == expected == [closed[handle] for handle in range(3)]
         await asyncio.gather(*moving)
         assert [model.engine.sessions.taken for model in catalog] == [0, 0]
+
+
+async def test_constants_go_along(tmp_path: Path) -> None:
+    speaker = np.array([[1, 2, 3], [10, 20, 30]], "<f4")
+    paths = [with_constants(tmp_path / f"{k}.onnx", name="m") for k in (1, 2)]
+    for k, path in enumerate(paths, 1):
+        model = onnx.load(path)
+        (entry,) = [each for each in model.metadata_props if each.key == KEY]
+        spec = from_metadata({KEY: entry.value}, path.name)
+        spec.version = str(k)
+        entry.value = to_json(spec)
+        onnx.save(model, path)
+    async with serving_here(*paths, limits=LIMITS, tick=TICK) as catalog:
+        client = Client(catalog, LIMITS)
+        given = [pb.Constant(name="speaker", value=speaker.tobytes())]
+        assert (await client.open(0, version="1", session_id="mine", constant=given)).opened.version == "1"
+        x = np.arange(60, dtype="<f4").reshape(20, 3)
+
+        def send(begin: int, end: int) -> None:
+            client.say(steps=pb.Steps(handle=[0], length=[end - begin], input=[x[begin:end].tobytes()]))
+
+        send(0, 12)
+        moving = asyncio.ensure_future(moved(catalog))
+        await asyncio.sleep(0)
+        send(12, 20)
+        rows: list[Any] = []
+        while sum(map(len, rows)) < 20:
+            rows.append(np.frombuffer((await client.hear()).results.output[0], "<f4").reshape(-1, 3))
+        np.testing.assert_array_equal(np.concatenate(rows), spoken(x, speaker))
+        assert await moving == 1
+        # It keeps them through a reset, and whoever takes it up gives the same.
+        client.say(reset=pb.Reset(handle=[0]))
+        assert (await client.hear()).reset_done.position == [20]
+        send(0, 1)
+        answer = np.frombuffer((await client.hear()).results.output[0], "<f4")
+        np.testing.assert_array_equal(answer, spoken(x[:1], speaker)[0])
+        other = Client(catalog, LIMITS)
+        wrong = [pb.Constant(name="speaker", value=(speaker + 1).tobytes())]
+        assert (await other.open(0, session_id="mine", constant=wrong)).error.reason == pb.REASON_CONSTANT_MISMATCH
+        assert (await other.open(1, session_id="mine", constant=given)).opened.version == "2"
