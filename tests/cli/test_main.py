@@ -127,5 +127,5 @@ def test_so_is_that_of_a_worker(tmp_path: Path) -> None:
     spoilt.write_bytes(b"nothing")
     shown = ended("--traceback", "serve", spoilt, "--listen=127.0.0.1:0", "--workers=2")
     assert shown.returncode == 1
-    assert "in load" in shown.stderr
+    assert "in artifact_of" in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith(f"Error: {spoilt}: ")
