@@ -36,6 +36,9 @@ Adopting anybody's file:
     adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out
     adopting.reading       the file, with adopting.external and adopting.layout_one
     adopting.states        a state of its graph, found by adopting.dataflow (adopting.slots, adopting.views)
+    adopting.equations     cells written out, and caches
+    adopting.refusals      what cannot be streamed, by adopting.over_time, adopting.frozen and adopting.growth
+    adopting.explaining    the first node whose steps do not add up to the whole
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
     adopting.by_running    and those that only show when the graph is run, by adopting.running
     adopting.preparing     what the file's caller had to keep: context, constants of a session
