@@ -63,7 +63,7 @@ def measure(bench: Bench) -> Section:
 
 
 def _seconds() -> dict[str, float]:
-    """To adopt, or refuse, each file and module of the test packages, in a process of its own."""
+    """To adopt, or refuse, each file of the test packages, in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.models", "--seconds"]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
     return found

@@ -42,11 +42,15 @@ class Outcome:
     seconds: float = 0.0
 
 
-def packaged() -> Iterator[Outcome]:
-    """Every file and module of the packages."""
+def files() -> Iterator[Outcome]:
+    """Every file of the packages."""
     for entry in entries():
         what = entry.file + "".join(f", {name} {value}" for name, value in entry.stranger.fixed.items())
         yield of_file(entry.package, what, entry.stranger)
+
+
+def modules() -> Iterator[Outcome]:
+    """Every module of the packages."""
     for module in MODULES:
         yield of_module(module)
 

@@ -80,6 +80,7 @@ def _silero() -> Iterator[Entry]:
     yield entry("silero_vad_16k_op15.onnx", "silero_op15", ignored=("sr",))
     yield entry("silero_vad_half.onnx", "silero_half")
     yield entry("silero_vad_openvino_16k.onnx", "silero_openvino")
+    # Each row holds its own context, so that a step of it is a step of 576 samples.
     file = "silero_vad_16k_sequence.onnx"
     yield Entry(
         "silero-vad",
@@ -90,7 +91,6 @@ def _silero() -> Iterator[Entry]:
             (Tensor("input", None, 0),),
             (Tensor("speech_probs", None, 0),),
             (State("h", "hn", None), State("c", "cn", None)),
-            context={"input": 64},
             one_row=True,
         ),
     )
