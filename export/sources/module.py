@@ -93,6 +93,11 @@ def export_module(
         VerificationError: the file is not the same module; its `report` says where they differ.
         OSError: the file cannot be written.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise SourceError(
+            f"{described(module)} is TorchScript, which torch.export does not take: make the class that it was "
+            "scripted from, or have torch.onnx.export(..., dynamo=False) write it and `gatestream adopt` that file"
+        )
     module.eval()
     streamed = Streamed(module, signatures.read(module, inputs, states, length), outputs)
     if not streamed.states and not stateless:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan  # what torch.export knows; torch has no public name for it
 
+from gatestream.export.errors import SourceError
+
 LAYER: Final = "gatestream.layer"
 """Of a node's metadata: which layer it is, "encoder.lstm" or, of several, "encoder.lstm.0"."""
 
@@ -27,7 +29,13 @@ def traced(
         name: of the submodule.
         xs: [batch, time, inputs] or [time, batch, inputs], as the layer has it.
         states: h, and of an LSTM c, each [layers, batch, size].
+
+    Raises:
+        SourceError: it computes in a type that no runtime has the layer for.
     """
+    if xs.dtype != torch.float32:
+        dtype = str(xs.dtype).removeprefix("torch.")
+        raise SourceError(f"'{name}' computes in {dtype}, for which onnxruntime has no such layer: call float() first")
     ys = xs.transpose(0, 1) if layer.batch_first else xs  # [time, batch, inputs]
     run = _projected if layer.proj_size else _operator
     after = []

@@ -22,7 +22,8 @@ CHUNKS: Final = (6, 1, 4, 9, 2, 1)
 """Unlike each other; a whole sequence is all of them."""
 
 _TOLERANCE, _LOSSES, _PARTED = 1e-5, 16, 1e-2
-_BITS = 2.0**-23
+_LEAST: Final = 8
+"""Last bits that may always differ, where that is more than the tolerance."""
 
 _TELLING: Final = 1e-4
 """Of a submodule's largest number: by so much it differs, where it is the first that does."""
@@ -112,19 +113,21 @@ def _allowed(streamed: Streamed, inputs: Sequence[Tensor], whole: Sequence[Tenso
     for most, y in zip(lost, whole, strict=True):
         scale = max(1.0, float(y.double().abs().max()))
         parted = most > _PARTED * scale
-        allowed.append((_LOSSES * most).clamp(min=_TOLERANCE * scale).masked_fill(parted, torch.inf))
+        bits = torch.finfo(y.dtype).eps if y.dtype.is_floating_point else 0.0
+        least = max(_TOLERANCE, _LEAST * bits) * scale
+        allowed.append((_LOSSES * most).clamp(min=least).masked_fill(parted, torch.inf))
     return allowed
 
 
 @contextmanager
 def _other_last_bits(module: nn.Module, seed: int) -> Iterator[None]:
-    """Within this, the weights are off by half of what float32 tells apart, or by nothing."""
+    """Within this, the weights are off by their last bit, or by nothing."""
     generator = torch.Generator().manual_seed(seed)
     weights = [each for each in module.parameters() if each.dtype.is_floating_point]
     kept = [each.detach().clone() for each in weights]
     with torch.no_grad():
         for each in weights:
-            each.mul_(1 + _BITS * torch.randint(-1, 2, each.shape, generator=generator))
+            each.mul_(1 + torch.finfo(each.dtype).eps * torch.randint(-1, 2, each.shape, generator=generator))
         try:
             yield
         finally:

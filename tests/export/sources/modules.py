@@ -364,3 +364,18 @@ class Loud(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         h = 0.5 * h + torch.sin(300 * self.gather(x))
         return h, h
+
+
+class Half(nn.Module):
+    """A leaky sum in float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(4, 4).half()
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        hs = []
+        for step in self.into(x).unbind(1):
+            h = 0.5 * h + step
+            hs.append(h)
+        return torch.stack(hs, dim=1), h

@@ -130,6 +130,12 @@ def test_caches_counters_and_tokens(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["y"], whole.numpy(), rtol=0, atol=2e-6)
 
 
+def test_half_as_many_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = export_module(modules.Half(), tmp_path / "half.onnx", inputs=["x:float16[4]"], states=["h:float16[4]"])
+    assert made.spec.states[0].dtype == made.spec.inputs[0].dtype == pb.DATA_TYPE_FLOAT16
+
+
 def test_layers_are_operators_and_named_after_the_submodules(tmp_path: Path) -> None:
     torch.manual_seed(0)
     made = export_module(modules.Nested(), tmp_path / "mine.onnx", inputs=["x[4]"])

@@ -74,6 +74,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[SourceErr
         "the module (LSTMCell) begins anew at each call, and no input has a time axis",
     ),
     "no state": (lambda: nn.Linear(4, 3), {"inputs": ["input[4]"]}, StatelessError, "Linear has no state"),
+    "float64": (
+        lambda: nn.GRU(4, 6, batch_first=True).double(),
+        {"inputs": ["input:float64[4]"]},
+        SourceError,
+        "'gru' computes in float64, for which onnxruntime has no such layer",
+    ),
     "a number of rows": (modules.Rows, X, SourceError, "Rows is written for one number of rows"),
     "another number of steps": (
         lambda: Wrapped(behind=modules.Subsampled()),
@@ -117,6 +123,12 @@ def test_serving_the_hidden_convolution_anyway_would_give_wrong_numbers() -> Non
         second, _ = module.lstm(module.conv(nn.functional.pad(x[:, 5:].transpose(1, 2), (2, 0))).transpose(1, 2), state)
     assert torch.equal(first, whole[:, :5]) or torch.allclose(first, whole[:, :5], atol=1e-6)
     assert (second - whole[:, 5:]).abs().max() > 0.02
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is TorchScript"):
+        export_module(torch.jit.script(nn.Linear(4, 3)), tmp_path / "mine.onnx", inputs=["input[4]"])
 
 
 def test_what_carries_nothing_is_taken_when_asked(tmp_path: Path) -> None:
