@@ -33,7 +33,9 @@ Reading one:
                            drawing.listing and drawing.draw (drawing.views, drawing.svg) show it
 
 Adopting anybody's file:
-    adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out
+    adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out; the
+                           file on its way is an adopting.work
+    adopting.states_of     what it carries, by all that shows it
     adopting.reading       the file, with adopting.external and adopting.layout_one
     adopting.states        a state of its graph, found by adopting.dataflow (adopting.slots, adopting.views)
     adopting.equations     cells written out, and caches
@@ -45,7 +47,7 @@ Adopting anybody's file:
     adopting.axes          which axis is whose, in an adopting.signature
     adopting.normalise     the graph in normal form; adopting.naming, names for what is added
     adopting.describe      its spec
-    adopting.reference     the file as it came, to compare with
+    adopting.reference     the file as it came, to compare with; adopting.original, how it is run
     adopting.table         all of it, printed
 
 The proof:

@@ -11,7 +11,7 @@ import gatestream.export
 
 FOLDER = Path(gatestream.export.__path__[0])
 TORCH_HALF = {"exporter", "sources.checkpoint"}
-EXPORTER_HALF = TORCH_HALF | {"graph.passes", "adopting.reading", "adopting.adopt"}
+EXPORTER_HALF = TORCH_HALF | {"graph.passes", "adopting.reading", "adopting.states_of", "adopting.adopt"}
 MODULES = {
     ".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in FOLDER.rglob("*.py") if path.stem != "__init__"
 }
