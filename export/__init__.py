@@ -6,7 +6,8 @@ Making an artifact; only `exporter` and `sources` import torch:
     sources.module         anybody's module of torch to ONNX: sources.factory makes it, sources.weights loads it,
                            sources.signature says how it is called, sources.recurrent what is recurrent in it,
                            sources.streamed carries its states, sources.unexposed finds those that nobody carries, and
-                           sources.tracing writes it, with sources.operators and sources.stand_ins
+                           sources.tracing writes it, with sources.operators and sources.stand_ins; sources.kept and
+                           sources.returned: what it keeps, and what it gives
     graph.over_time        a graph of one step put into a Scan
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
@@ -42,6 +43,8 @@ Adopting anybody's file:
     adopting.refusals      what cannot be streamed, by adopting.over_time, adopting.frozen and adopting.growth
     adopting.explaining    the first node whose steps do not add up to the whole
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
+    adopting.refusals      what cannot be streamed, by name: adopting.over_time, adopting.frozen, adopting.growth
+    adopting.explaining    the node whose steps do not add up; adopting.equations
     adopting.by_running    and those that only show when the graph is run, by adopting.running
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature
