@@ -5,9 +5,9 @@ Making an artifact; only `exporter` and `sources` import torch:
     sources.checkpoint     torch to ONNX: the network's cells in a Scan
     sources.module         anybody's module of torch to ONNX: sources.factory makes it, sources.weights loads it,
                            sources.signature says how it is called, sources.recurrent what is recurrent in it,
-                           sources.streamed carries its states, sources.unexposed finds those that nobody carries, and
-                           sources.tracing writes it, with sources.operators and sources.stand_ins; sources.kept and
-                           sources.returned: what it keeps, and what it gives
+                           sources.streamed carries its states (sources.kept, sources.returned), sources.unexposed finds
+                           those that nobody carries, and
+                           sources.tracing writes it, with sources.operators and sources.stand_ins
     graph.over_time        a graph of one step put into a Scan
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
@@ -34,23 +34,19 @@ Reading one:
                            drawing.listing and drawing.draw (drawing.views, drawing.svg) show it
 
 Adopting anybody's file:
-    adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out; the
-                           file on its way is an adopting.work
-    adopting.states_of     what it carries, by all that shows it
+    adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out
     adopting.reading       the file, with adopting.external and adopting.layout_one
     adopting.states        a state of its graph, found by adopting.dataflow (adopting.slots, adopting.views)
     adopting.equations     cells written out, and caches
     adopting.refusals      what cannot be streamed, by adopting.over_time, adopting.frozen and adopting.growth
     adopting.explaining    the first node whose steps do not add up to the whole
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
-    adopting.refusals      what cannot be streamed, by name: adopting.over_time, adopting.frozen, adopting.growth
-    adopting.explaining    the node whose steps do not add up; adopting.equations
     adopting.by_running    and those that only show when the graph is run, by adopting.running
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature
     adopting.normalise     the graph in normal form; adopting.naming, names for what is added
     adopting.describe      its spec
-    adopting.reference     the file as it came, to compare with; adopting.original, how it is run
+    adopting.reference     the file as it came, to compare with
     adopting.table         all of it, printed
 
 The proof:

@@ -9,14 +9,10 @@ from numpy.typing import NDArray
 from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.reference import context_state
 from gatestream.export.adopting.signature import Dim, dims_of, written
-from gatestream.export.adopting.slots import describe, is_recurrent
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
 from gatestream.export.graph.initializers import constant, integers, store
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-_LENGTHS = 4
-"""Of a recurrent operator's inputs."""
 
 _MOVES = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Flatten", "Slice", "Concat"})
 
@@ -128,29 +124,6 @@ def embedding_limit(value: ir.Value) -> int:
             elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
                 waiting += node.outputs
     return min(limits, default=0)
-
-
-def drop_lengths(value: ir.Value) -> str:
-    """Leave out an input that says how many steps of each row are real, and nothing else.
-
-    Returns:
-        What it was the length of; empty: it is no such input, and nothing was done.
-    """
-    users: list[ir.Node] = []
-    waiting = [value]
-    while waiting:
-        for node, place in waiting.pop().uses():
-            if is_recurrent(node) and place == _LENGTHS:
-                users.append(node)
-            elif node.domain == "" and node.op_type in ("Cast", "Identity"):
-                waiting += node.outputs
-            else:
-                return ""
-    if not users or value.is_graph_output():
-        return ""
-    for node in users:
-        node.replace_input_with(_LENGTHS, None)
-    return ", ".join(f"sequence_lens of {describe(node)}" for node in users)
 
 
 def is_multiplied_away(value: ir.Value) -> bool:

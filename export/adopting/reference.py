@@ -7,7 +7,6 @@ moved by NumPy.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -92,7 +91,6 @@ class Source:
         states: that it shows.
         constants: of each session.
         fixed: by input, what it has for good.
-        lengths: inputs that say how many steps of each row are real, and their types.
         context: by input, how many samples the caller puts before a step, and along which axis of a row.
         hidden: it carries more than it shows, so that it starts from the beginning or not at all.
         many: it takes many steps a run.
@@ -104,7 +102,6 @@ class Source:
     states: tuple[Carries, ...]
     constants: tuple[Plan, ...]
     fixed: Named
-    lengths: Mapping[str, np.dtype[Any]]
     context: Mapping[str, tuple[int, int]]
     hidden: bool
     many: bool
@@ -153,9 +150,7 @@ class Source:
         for at in range(0, time, chunk):
             part = {name: values[at : at + chunk] for name, values in inputs.items()}
             feed = {plan.name: plan.to_file(part[plan.name], steps=True) for plan in self.inputs}
-            steps = len(next(iter(part.values())))
-            lengths = {name: np.array([steps], dtype) for name, dtype in self.lengths.items()}
-            run = self.runner.run({**self.fixed, **fixed, **lengths, **states, **feed})
+            run = self.runner.run({**self.fixed, **fixed, **states, **feed})
             states = {state.plan.name: run[state.output] for state in self.states}
             outputs.append({plan.name: plan.from_file(run[plan.name], steps=True) for plan in self.outputs})
         return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}, states

@@ -17,7 +17,9 @@ from gatestream.export.finder.survey import survey
 from gatestream.export.proof.contract import check_any_contract, check_model
 from gatestream.export.proof.report import Check, Report
 from gatestream.export.proof.streaming import prove
+from gatestream.files.reading import read
 from gatestream.protos import spec as specs
+from gatestream.protos.bounds import LARGEST_FILE
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -63,7 +65,7 @@ def look(path: Path | str) -> Inspection | Findings:
     """
     path = Path(path)
     try:
-        metadata = onnx.load(path, load_external_data=False).metadata_props
+        metadata = onnx.load_model_from_string(read(path, LARGEST_FILE)).metadata_props
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; make one with `gatestream export`") from None
     except OSError:

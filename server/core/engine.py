@@ -165,7 +165,7 @@ class Engine:
             first: [entries], the position that each is meant for; None: whatever position it is.
             inputs: in the spec's order, each [rows, *shape].
         """
-        self._take_in()
+        self.take_in()
         batches = self._intake.accept(owner, entries, first, inputs)
         if len(batches) == 1 and not self._straight:
             (self._intake.message,) = batches
@@ -200,11 +200,11 @@ class Engine:
         """
         intake = self._intake
         if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
-            self._take_in()
+            self.take_in()
         if not intake.accept_one(owner, handle, session, length, first, columns, reply_mask):
             return False
         if self._straight:
-            self._take_in()
+            self.take_in()
         elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
             if self._alone_runs > _LONELY_RUNS and self._alone_runs % _LONELY_RUNS and (run := self._plan_one()):
@@ -262,12 +262,12 @@ class Engine:
         self._control(Control(None, fail, None, holder, sessions, must, 1, wait), sessions, unlimited=must)
 
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
-        self._take_in()
+        self.take_in()
         self.admission.take(control.holder, len(sessions), unlimited=unlimited)
         self._queues.add_control(control, sessions)
 
-    def _take_in(self) -> None:
-        """Put what came since the last run into the queues."""
+    def take_in(self) -> None:
+        """Put what came since the last run into the queues; owners hear what is wrong with it."""
         if (batch := self._intake.take()) is not None:
             self._queues.add(batch)
 
@@ -298,7 +298,7 @@ class Engine:
 
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
-        self._take_in()
+        self.take_in()
         more = self._controls.run()
         run = self._plan_queued()
         if run is None:
@@ -482,7 +482,7 @@ class Engine:
     def _fail(self, run: Run, error: Exception) -> None:
         """Refuse a run's steps, and what stands behind them: no state has changed."""
         # What came meanwhile stands behind these steps.
-        self._take_in()
+        self.take_in()
         self.stats.failed(run.members)
         _log.error("tick failed", model=self.layout.name, members=run.members, exc_info=error)
         reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
@@ -503,7 +503,7 @@ class Engine:
 
     def remove(self, sessions: Ints) -> None:
         """Forget sessions; what stands in their queues is answered as not taken."""
-        self._take_in()
+        self.take_in()
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
         self._answers.refuse(self._queues.places(self._scheduler.drop(sessions)), lambda _: closed)
         self.sessions.remove(sessions)
@@ -515,7 +515,7 @@ class Engine:
 
     def refuse_behind(self, session: int, why: Refused) -> None:
         """Refuse the steps that stand in a session's queue behind the control that has its turn."""
-        self._take_in()
+        self.take_in()
         first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
         self._answers.done(first.item, 1)
         self._answers.refuse(behind, lambda _: why, keep_musts=True)
@@ -534,10 +534,10 @@ class Engine:
 
     def last_in_queue(self, session: int) -> bool:
         """Whether nothing stands behind the control of a session that has its turn."""
-        self._take_in()
+        self.take_in()
         return self._scheduler.last(session)
 
     def idle(self, sessions: Ints) -> Ints:
         """Those of the sessions that have nothing queued."""
-        self._take_in()
+        self.take_in()
         return sessions[self._scheduler.idle(sessions)]

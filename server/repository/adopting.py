@@ -110,7 +110,7 @@ class Adopting:
         if status:
             text = said.decode(errors="replace")
             lines = [line for line in text.splitlines() if line.strip()]
-            why = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
+            why = lines[-1].removeprefix("Error: ").removeprefix(f"{path}: ") if lines else "it said nothing"
             how = f"killed by signal {-status}" if status < 0 else f"status {status}"
             if status < 0 or any(each in text for each in _NO_MEMORY):
                 how += f"; it may use {self._bytes >> 20} MiB of memory (--adopt-mib)"

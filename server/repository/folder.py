@@ -56,6 +56,8 @@ class Folder:
             _folders(self.root)
         except OSError as error:
             raise ConfigError(f"models is {root}, which is no folder that can be read: {error.strerror}") from error
+        except RuntimeError:  # what pathlib raises, before Python 3.13
+            raise ConfigError(f"models is {root}, which is no folder that can be read: a loop of links") from None
 
     def names(self) -> list[str]:
         """The models that there are, in order of their names."""

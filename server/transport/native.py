@@ -318,7 +318,7 @@ class ClientStream:
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
         if not self._gone:
-            self._refuse(error, handles, positions, first, lengths)
+            self._tell(error, handles, positions, first, lengths)
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `ReplySink`."""
@@ -339,7 +339,13 @@ class ClientStream:
         if self._ending and self._held == 0:
             self.send_queue.end()
 
-    def _refuse(
+    def _refuse(self, error: Refused, handles: Numbers, first: Numbers = (), lengths: Numbers = ()) -> None:
+        """Refuse what no engine need see, behind what is wrong with the messages before it."""
+        for model in self._models:
+            model.engine.take_in()
+        self._tell(error, handles, first=first, lengths=lengths)
+
+    def _tell(
         self,
         error: Refused,
         handles: Numbers,

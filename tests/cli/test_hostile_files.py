@@ -23,8 +23,10 @@ BESIDE: dict[str, list[str]] = {
     "train text": ["--updates", "1", "--hidden", "2"],
     "train series": ["--updates", "1", "--hidden", "2"],
     "export": [],
+    "adopt": [],
     "inspect": [],
     "serve": ["--listen", "192.0.2.1:9", "--threads", "1"],
+    "models": ["127.0.0.1:9", "--timeout", "0.2"],
     "health": ["127.0.0.1:9", "--timeout", "0.2"],
     "stream": ["--timeout", "20"],
 }
@@ -108,6 +110,7 @@ def feed(
     beside = {
         "file": other / "table.csv",
         "checkpoint": other / "checkpoint",
+        "model": other / "checkpoint",
         "artifact": accumulator(other / "model.onnx"),
         "artifacts": other / "model.onnx",
         "output": other / "new.safetensors",

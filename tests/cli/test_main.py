@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import gatestream.cli
 from gatestream.cli.main import main
+from tests.support.artifacts import accumulator
 from tests.support.wire import PATIENCE
 
 COMMANDS = main.list_commands(click.Context(main))
@@ -36,7 +37,11 @@ def test_every_module_is_a_command_and_every_command_a_module() -> None:
     folder = Path(next(iter(gatestream.cli.__path__)))
     modules = [path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__", "main")]
     found = {name for name in modules if hasattr(importlib.import_module(f"gatestream.cli.{name}"), "command")}
-    assert set(COMMANDS) == found == {*modules} - {"connection", "extras", "numbers", "outcome", "table_options"}
+    assert (
+        set(COMMANDS)
+        == found
+        == {*modules} - {"connection", "export_module", "extras", "numbers", "outcome", "table_options"}
+    )
 
 
 def test_the_list_of_commands_costs_no_import() -> None:
@@ -69,7 +74,7 @@ def test_an_unknown_option_is_named(name: str) -> None:
     [
         ([], "Missing command (see `main --help`)"),
         (["train"], "Missing command (see `main train --help`)"),
-        (["export"], "Missing argument 'CHECKPOINT' (see `main export --help`)"),
+        (["export"], "Missing argument 'CHECKPOINT|MODULE:FACTORY' (see `main export --help`)"),
         (
             ["train", "series", __file__, "-o", "x", "--columns=a,a"],
             "Invalid value for '--columns': 'a' stands there more",
@@ -123,9 +128,9 @@ def test_a_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_so_is_that_of_a_worker(tmp_path: Path) -> None:
-    spoilt = tmp_path / "spoilt.onnx"
-    spoilt.write_bytes(b"nothing")
+    spoilt = accumulator(tmp_path / "spoilt.onnx")
+    spoilt.write_bytes(spoilt.read_bytes().replace(b'"contract": 1', b'"contract": 9'))
     shown = ended("--traceback", "serve", spoilt, "--listen=127.0.0.1:0", "--workers=2")
     assert shown.returncode == 1
-    assert "in artifact_of" in shown.stderr
+    assert "in load" in shown.stderr
     assert shown.stderr.splitlines()[-1].startswith(f"Error: {spoilt}: ")

@@ -55,6 +55,7 @@ def test_the_commands_that_take_numbers() -> None:
         ("train", "series"),
         ("export",),
         ("serve",),
+        ("models",),
         ("health",),
         ("stream",),
         ("demo",),
@@ -63,7 +64,14 @@ def test_the_commands_that_take_numbers() -> None:
 
 @pytest.mark.parametrize(("path", "flag", "kind"), NUMBERS)
 def test_what_is_no_number_of_the_range(path: tuple[str, ...], flag: str, kind: Any, arguments: list[str]) -> None:
-    given = {"reber": arguments[1:], "serve": arguments[:1], "health": [], "stream": ["127.0.0.1:1"], "demo": []}
+    given = {
+        "reber": arguments[1:],
+        "serve": arguments[:1],
+        "health": [],
+        "models": ["127.0.0.1:1"],
+        "stream": ["127.0.0.1:1"],
+        "demo": [],
+    }
     for value in FLOATS if isinstance(kind, click.types.FloatParamType) else INTEGERS:
         done = CliRunner().invoke(main, [*path, *given.get(path[-1], arguments), f"{flag}={value}"])
         assert done.exit_code == 2, (value, done.output, done.exception)

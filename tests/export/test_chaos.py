@@ -1,6 +1,8 @@
 """Networks that amplify the last bits of their states until float32 has nothing left to compare."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +64,32 @@ def test_the_networks_are_chaotic(name: str) -> None:
     weights = weights_of(network)
     assert max(abs(np.linalg.eigvals(weights["cells.0.cell_candidate.R"]))) > 2
     start = samples.inputs(spec, 2, parity.STEPS, np.random.default_rng(0))[:, :300], *samples.zeros(spec, 2)
-    exact, single, theirs = (
-        run(*start) for run in (Oracle(weights, spec).run, Oracle(weights, spec, np.float32).run, reference(network))
+    exact = Oracle(weights, spec).run(*start)
+    # Each with other last bits between the steps; which of them happens to lose little depends on the processor.
+    lost = [_lost(Oracle(weights, spec, np.float32), exact, start, seed) for seed in range(8)]
+    excess = max(
+        (one[tensor] / np.maximum(TOLERANCE, FACTOR * np.maximum.accumulate(other[tensor]))).max()
+        for one, other in permutations(lost, 2)
+        for tensor in exact
     )
-    excess = 0.0
-    for tensor, values in exact.items():
-        lost, off = (
-            np.abs(other[tensor] - values).max(axis=tuple(k for k in range(values.ndim) if k != 1))
-            for other in (single, theirs)
-        )
-        excess = max(excess, (off / np.maximum(TOLERANCE, FACTOR * np.maximum.accumulate(lost))).max())
     assert excess > 1
     assert 10 < Rounding(weights, spec).truth(*start).parted < 300
+
+
+def _lost(single: Oracle, exact: Mapping[str, Any], start: Sequence[Any], seed: int) -> dict[str, Any]:
+    """How far a float32 run is from the true numbers, by tensor, [steps]."""
+    rng = np.random.default_rng(seed)
+    x, *states = start
+    steps = []
+    for t in range(x.shape[1]):
+        steps.append(single.run(x[:, t, None], *states))
+        towards = [np.where(rng.random(steps[-1][k].shape) < 0.5, -np.inf, np.inf).astype(np.float32) for k in "hc"]
+        states = [np.nextafter(steps[-1][k], to)[:, 0] for k, to in zip("hc", towards, strict=True)]
+    found = {tensor: np.concatenate([step[tensor] for step in steps], axis=1) for tensor in exact}
+    return {
+        tensor: np.abs(found[tensor] - values).max(axis=tuple(k for k in range(values.ndim) if k != 1))
+        for tensor, values in exact.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["one layer", pytest.param("two layers", marks=pytest.mark.slow)])

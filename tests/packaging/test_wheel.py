@@ -100,10 +100,10 @@ def test_a_plain_install_has_the_help_of_every_command(plain: Environment, name:
         ),
         (
             "adopt a.onnx -o b.onnx",
-            "adopting needs onnx, which is not installed: pip install 'gatestream[cpu,adopt]'",
+            "adopting needs onnx_ir, which is not installed: pip install 'gatestream[cpu,adopt]'",
         ),
         ("demo", "the demo needs torch, which is not installed: pip install 'gatestream[cpu,train]'"),
-        ("inspect a.onnx", "inspecting needs onnx, which is not installed: pip install 'gatestream[cpu]'"),
+        ("inspect a.onnx", "inspecting needs onnx_ir, which is not installed: pip install 'gatestream[cpu]'"),
         ("serve a.onnx", "serving needs structlog, which is not installed: pip install 'gatestream[cpu]'"),
         ("serve a.onnx --workers 2", "serving needs structlog, which is not installed: pip install 'gatestream[cpu]'"),
     ],

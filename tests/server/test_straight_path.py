@@ -177,6 +177,16 @@ async def test_short_cuts_change_nothing(artifact: Path, operations: list[Any]) 
     assert sum(map(len, seen[0][0].values())) >= HANDLES
 
 
+async def test_errors_come_in_the_order_of_what_they_are_of(artifact: Path) -> None:
+    # What is wrong with the numbers of a step is found when it is taken in, with the size of a column at once.
+    for straight in (False, True):
+        async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=straight) as catalog:
+            for later in (("wrong", [0], "size"), ("open", [0])):
+                told, _ = await live(catalog, [("wrong", [0], "nan"), later])
+                assert [heard[0] for heard in told[0]] == ["opened", "error", "error"]
+                assert told[0][1][1] == pb.REASON_NOT_FINITE
+
+
 async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the test above compares two ways."""
     taken: Counter[str] = Counter()

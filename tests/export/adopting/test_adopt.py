@@ -103,24 +103,6 @@ def test_a_scan_stands_only_where_the_file_takes_one_step_or_one_row(tmp_path: P
         assert operators(tmp_path / "out.onnx") == Counter(nodes), found.spec.source.rewritten
 
 
-def test_lengths_of_rows_are_left_out(tmp_path: Path) -> None:
-    g = Graph("lengths")
-    x, lengths = g.input("x", ["time", "batch", 4]), g.input("lengths", ["batch"], TensorProto.INT64)
-    starts = [g.input(name, [1, "batch", H]) for name in ("h", "c")]
-    ends = [g.output(name, [1, "batch", H]) for name in ("hn", "cn")]
-    y = g.output("y", ["time", "batch", H])
-    weights = [g.weight(1, 4 * H, 4), g.weight(1, 4 * H, H), g.weight(1, 8 * H)]
-    short = g.node("Cast", lengths, to=TensorProto.INT32)
-    g.node("LSTM", x, *weights, short, *starts, out=["all", *ends], hidden_size=H)
-    g.node("Squeeze", "all", g.constant([1]), out=y)
-    found = adopt(g.save(tmp_path), tmp_path / "out.onnx")
-    assert [each.name for each in found.spec.inputs] == ["x"]
-    [length] = [tensor for tensor in found.spec.source.tensors if tensor.role == "length"]
-    assert (length.name, length.becomes) == ("lengths", "")
-    [compared] = [check for check in found.report.checks if check.name == "carried steps"]
-    assert "comparisons exact" in compared.detail
-
-
 # ---- What cannot be found out -------------------------------------------------------------
 
 

@@ -186,7 +186,6 @@ def computed_pads() -> onnx.ModelProto:
 REFUSED = {
     "a convolution pads": Refused(lambda: convolution(pads=[1, 1]), ("conv_1", "'x'", "last 2 steps")),
     "a convolution pads before": Refused(lambda: convolution(pads=[2, 0]), ("conv_1", "2 before and 0 behind")),
-    "a convolution pads behind": Refused(lambda: convolution(pads=[0, 2]), ("conv_1", "0 before and 2 behind")),
     "a convolution keeps the length": Refused(
         lambda: convolution(auto_pad="SAME_UPPER"), ("conv_1", "keep the length")
     ),
