@@ -364,7 +364,7 @@ def _windows(work: _Work, signature: Signature) -> dict[str, tuple[int, int]]:
     found = {}
     for end in signature.inputs:
         samples = work.context.get(end.name, (0, 0))[0]
-        if end.time is None and end.shape and (samples or end.name in work.options.windows):
+        if end.shape and (samples or (end.time is None and end.name in work.options.windows)):
             found[end.name] = end.shape[-1], samples
     return found
 
@@ -403,7 +403,7 @@ def _reference(path: Path, work: _Work, signature: Signature) -> Source:
             if end.name in work.context
         },
         hidden=hidden,
-        many=signature.time and not stepped,
+        many=signature.many and not stepped,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from gatestream.export.adopting.options import Options
+from gatestream.export.adopting.reference import context_state
 from gatestream.export.adopting.running import Array, Named, RunError, Runner, sample
 from gatestream.export.adopting.signature import End, Signature, written
 from gatestream.export.errors import AmbiguousError, NotStreamableError
@@ -180,7 +181,7 @@ class _Search:
     def _both(self) -> bool:
         """Several rows of several steps together give what each row gives alone; or no such run is ever made."""
         signature = self._signature
-        if any(end.time is None for end in [*signature.inputs, *signature.outputs]):
+        if self._options.context or any(end.time is None for end in [*signature.inputs, *signature.outputs]):
             return True
         rows = []
         for _ in range(_ROWS):
@@ -227,6 +228,8 @@ class _Search:
             axes = [k for k in range(len(end.base)) if k != end.batch]
             if end.name in self._options.windows:
                 axes = [k for k in axes if isinstance(end.dims[k], int)]
+            if end.name in self._options.context:
+                axes = [k for k in axes if k != len(end.base) - 1]
             choices.append([told[end.name]] if end.name in told else [*_preferred(end, axes), None])
         for choice in _combinations(ends, choices):
             if all(axis is None for axis in choice):
@@ -292,14 +295,19 @@ class _Search:
             end.base = before[end.name]
         carried = {state.end.name: start[state.end.name] for state in signature.states}
         after = {state.end.name: state.pair.output.name or "" for state in signature.states}
-        singly = []
+        contexts = {context_state(name): axes.get(name) for name in self._options.context}
+        singly, before_step = [], []
         try:
             for draw in draws:
                 found = self._runner.run({**draw, **carried})
+                before_step.append(carried)
                 carried = {name: found[output] for name, output in after.items()}
                 singly.append(found)
             along = {name: axis for name, axis in axes.items() if axis is not None}
             together = {name: _joined([draw[name] for draw in draws], axis) for name, axis in along.items()}
+            for name, axis in contexts.items():
+                if axis is not None:  # the context of each step stands beside its window
+                    together[name] = _joined([each[name] for each in before_step], axis)
             whole = self._runner.run({**start, **together})
         except RunError:
             return None
@@ -315,10 +323,12 @@ class _Search:
             expected = singly[-1][end.name] if axis is None else _joined([each[end.name] for each in singly], axis)
             if (parted := self._parted(whole[end.name], expected, axis)) is not None:
                 return _Parted(end.name, *parted, {**start, **together}, along)
-        for name in after.values():
-            if whole[name].shape != singly[-1][name].shape:
+        for state, name in after.items():
+            axis = contexts.get(state)
+            expected = singly[-1][name] if axis is None else _joined([each[name] for each in singly], axis)
+            if whole[name].shape != expected.shape:
                 return None
-            if (parted := self._parted(whole[name], singly[-1][name], None)) is not None:
+            if (parted := self._parted(whole[name], expected, None)) is not None:
                 return _Parted(name, _STEPS - 1, parted[1], {**start, **together}, along)
         return grown
 
@@ -343,7 +353,8 @@ class _Search:
                 if end.time is not None:
                     end.base = (*end.base[: end.time], 1, *end.base[end.time + 1 :])
         ends = [*signature.inputs, *signature.outputs]
-        signature.time = all(end.time is not None for end in ends)
+        signature.many = all(end.time is not None for end in ends)
+        signature.time = signature.many and not self._options.context  # which the graph has for one step only
         found = self._runner.run(self._draw())
         for end in signature.outputs:
             end.base = found[end.name].shape

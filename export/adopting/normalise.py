@@ -113,7 +113,8 @@ class _Rewriting:
             end.value = outside
         for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
             end.value = result
-        self._said.append("a Scan over time, one step of the file each: it takes one step a run")
+        why = "the context of a step is the end of the one before" if signature.many else "it takes one step a run"
+        self._said.append(f"a Scan over time, one step of the file each: {why}")
         return [scan]
 
     def _over_rows(self, nodes: list[ir.Node], *, scanned: bool) -> list[ir.Node]:

@@ -137,7 +137,8 @@ class Source:
             outputs.append(found)
             rest = {plan.name: states[plan.name][row] for plan in self.constants}
             for name, (samples, axis) in self.context.items():
-                rest[context_state(name)] = _last(with_context[name][-1], samples, axis)
+                before_it = states[context_state(name)][row]  # may have axes of size 1 that a row of the input has not
+                rest[context_state(name)] = _last(with_context[name][-1], samples, axis).reshape(before_it.shape)
             shown = {s.plan.name: s.plan.from_file(after[s.plan.name], steps=False) for s in self.states}
             carried.append({**shown, **rest})
         return _stacked(outputs), _stacked(carried)
@@ -161,7 +162,7 @@ class Source:
         for name, (samples, axis) in self.context.items():
             steps = inputs[name]
             shape = (*steps.shape[1 : 1 + axis], samples, *steps.shape[2 + axis :])
-            last = np.zeros(shape, steps.dtype) if before is None else before[name]
+            last = np.zeros(shape, steps.dtype) if before is None else before[name].reshape(shape)
             rows = []
             for step in steps:
                 rows.append(np.concatenate([last, step], axis))

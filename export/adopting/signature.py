@@ -79,6 +79,7 @@ class Signature:
         states: of each session.
         batch: rows of several sessions can be run together.
         time: many steps can be run at once: every input and output has a time axis.
+        many: the file takes many steps a run, whether the graph still does or has the context of one step alone.
     """
 
     inputs: list[End]
@@ -86,6 +87,7 @@ class Signature:
     states: list[Carried] = field(default_factory=list)
     batch: bool = False
     time: bool = False
+    many: bool = False
 
     @property
     def fed(self) -> list[End]:

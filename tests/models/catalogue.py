@@ -80,20 +80,19 @@ def _silero() -> Iterator[Entry]:
     yield entry("silero_vad_16k_op15.onnx", "silero_op15", ignored=("sr",))
     yield entry("silero_vad_half.onnx", "silero_half")
     yield entry("silero_vad_openvino_16k.onnx", "silero_openvino")
-    # Each row holds its own context, so that a step of it is a step of 576 samples.
+    # Each of its windows holds its own context, so that a step is one of 576 samples, or of 512 behind a context.
     file = "silero_vad_16k_sequence.onnx"
-    yield Entry(
-        "silero-vad",
-        file,
-        Stranger(
-            "silero_sequence",
-            packages() / "silero_vad" / "data" / file,
-            (Tensor("input", None, 0),),
-            (Tensor("speech_probs", None, 0),),
-            (State("h", "hn", None), State("c", "cn", None)),
-            one_row=True,
-        ),
+    sequence = Stranger(
+        "silero_sequence",
+        packages() / "silero_vad" / "data" / file,
+        (Tensor("input", None, 0),),
+        (Tensor("speech_probs", None, 0),),
+        (State("h", "hn", None), State("c", "cn", None)),
+        one_row=True,
     )
+    yield Entry("silero-vad", file, sequence)
+    in_context = replace(sequence, name="silero_sequence_context", context={"input": 64})
+    yield Entry("silero-vad", f"{file}, --context input:64", in_context)
 
 
 def _flashvad() -> Iterator[Entry]:

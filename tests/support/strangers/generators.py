@@ -36,6 +36,8 @@ ADOPTED: dict[str, Generator] = {
         keras.scan,
         windows.window,
         windows.context,
+        windows.context_sequence,
+        windows.context_sequences,
         windows.sample_rate,
         windows.ignored_input,
         windows.int16_window,

@@ -56,6 +56,33 @@ def context(folder: Path) -> Stranger:
     )
 
 
+def context_sequence(folder: Path) -> Stranger:
+    """As silero's sequence model: all windows of one session a run, [time, samples], each behind its own context."""
+    g = Graph("context_sequence")
+    x, (h, c) = g.input("input", ["time", WINDOW + 4]), (g.input(name, [1, 1, H]) for name in "hc")
+    y, (hn, cn) = g.output("probs", ["time"]), (g.output(name, [1, 1, H]) for name in ("hn", "cn"))
+    g.lstm(g.node("Unsqueeze", _features(g, x), g.constant([1])), 6, H, h, c, out=["all", hn, cn])
+    flat = g.node("Squeeze", "all", g.constant([1, 2]))
+    decided = g.node("Sigmoid", g.node("Gemm", flat, g.weight(H, 1), g.weight(1)))
+    g.node("Squeeze", decided, g.constant([1]), out=y)
+    states = State(h, hn, None), State(c, cn, None)
+    inputs, outputs = (Tensor(x, None, 0),), (Tensor(y, None, 0),)
+    return Stranger(g.name, g.save(folder), inputs, outputs, states, context={x: 4}, one_row=True)
+
+
+def context_sequences(folder: Path) -> Stranger:
+    """The same of many sessions, [batch, time, samples]."""
+    g = Graph("context_sequences")
+    x, h = g.input("input", ["batch", "time", WINDOW + 4]), g.input("h", [1, "batch", H])
+    y, hn = g.output("probs", ["batch", "time"]), g.output("hn", [1, "batch", H])
+    by_time = g.node("Transpose", x, perm=[1, 0, 2])
+    seen = g.node("Tanh", g.node("MatMul", by_time, g.weight(WINDOW + 4, 6)))
+    g.gru(seen, 6, H, h, out=["all", hn], linear_before_reset=1)
+    decided = g.node("MatMul", g.node("Squeeze", "all", g.constant([1])), g.weight(H, 1))
+    g.node("Transpose", g.node("Squeeze", decided, g.constant([2])), perm=[1, 0], out=y)
+    return Stranger(g.name, g.save(folder), (Tensor(x),), (Tensor(y),), (State(h, hn),), context={x: 4})
+
+
 def sample_rate(folder: Path) -> Stranger:
     """An `If` on the rate with an LSTM in each branch, of other weights."""
     g = Graph("sample_rate")
