@@ -14,13 +14,12 @@ import onnx_ir as ir
 from gatestream.export.finder.algebra import Algebra
 from gatestream.export.finder.cells import FoundCell, Gate
 from gatestream.export.finder.linear import Linear, Product, Reader, Span
-from gatestream.export.finder.operators import PARAMETERS, Activation
+from gatestream.export.finder.operators import COMPOUND, PARAMETERS, Activation
 from gatestream.export.finder.scopes import Scope, Scopes, same, strip
 from gatestream.export.finder.structure import Weight
 from gatestream.export.graph.flow import made_by
 
-_FUNCTIONS = tuple(name for name in PARAMETERS if name not in ("Affine", "ScaledTanh"))
-"""Those that are operators of ONNX."""
+_FUNCTIONS = tuple(name for name in PARAMETERS if name not in COMPOUND)
 
 _ONE_OF_MANY = ("Identity", "Squeeze", "Unsqueeze", "Gather", "Reshape", "Transpose", "Slice", "Split")
 """How one layer's state is taken from what all have."""
@@ -98,7 +97,9 @@ class Equations:
             return None
         h_next, o, squash = read
         i, g = sums
-        # Where functions are alike, and there is no peephole, the equations do not tell i from g, nor does any number.
+        # Where functions are alike, and there is no peephole, the equations do not tell i from g, nor does any number:
+        # i is then the one that is computed first.
+        i, g = sorted((i, g), key=lambda each: _position(each.value))
         if f is not None and (
             (i.function != o.function and g.function == o.function)
             or (i.function == g.function and g.linear.peepholes and not i.linear.peepholes)
@@ -342,6 +343,14 @@ def _function(value: ir.Value) -> Activation | None:
         for name, default in zip(("alpha", "beta"), PARAMETERS[node.op_type], strict=True)
     ]
     return Activation(node.op_type, *numbers)
+
+
+def _position(value: ir.Value) -> int:
+    """Of the node that makes a gate, in its graph."""
+    node = value.producer()
+    assert node is not None  # a nonlinearity
+    assert node.graph is not None
+    return next(k for k, each in enumerate(node.graph) if each is node)
 
 
 def _square(product: Product) -> bool:

@@ -38,6 +38,9 @@ PARAMETERS: Mapping[str, tuple[float | None, float | None]] = {
 }
 """The activations that ONNX lists, with the alpha and beta that each has where the operator gives none."""
 
+COMPOUND = ("Affine", "ScaledTanh")
+"""Those of them that are no operators of ONNX."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:

@@ -9,7 +9,7 @@ import onnx_ir.passes.common as common
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
 from gatestream.export.finder.claims import KINDS
-from gatestream.export.finder.operators import DEFAULTS
+from gatestream.export.finder.operators import COMPOUND, DEFAULTS
 from gatestream.export.finder.survey import survey
 from gatestream.export.rewriting.fuse_cells import fuse_cell
 from gatestream.export.rewriting.showing import hide, show
@@ -48,6 +48,9 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
         raise StructureError(
             f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
         )
+    if form == "gates":
+        for cell in cells:
+            _check_activations(cell)
     names = _matched(cells, spec)
     claims = {claim.name: claim for claim in spec.cells}
     for cell, name in zip(cells, names, strict=True):
@@ -64,6 +67,16 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
     spec.stored_fingerprint = intact_fingerprint(
         {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
     )
+
+
+def _check_activations(cell: FoundCell) -> None:
+    """An operator's activations are one node each, or its equations would not be found again."""
+    compound = [each for each in cell.operator.activations if each.name in COMPOUND] if cell.operator else []
+    if compound:
+        raise StructureError(
+            f"--form gates: {cell.kind} '{cell.name}' has the activation {compound[0]}, which is no operator of ONNX: "
+            "nothing in the equations would show it to be a gate's; leave --form out"
+        )
 
 
 def _show(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """A model of contract 2 in its two forms gives the same numbers, and in form gates its gates."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,9 +10,12 @@ import pytest
 
 from gatestream.export import artifact
 from gatestream.export.errors import StructureError
+from gatestream.export.finder.claims import check_claims
+from gatestream.export.finder.operators import DEFAULTS
 from gatestream.export.proof.streaming import prove
 from gatestream.export.rewriting.reform import reform
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.export.rewriting.test_unfuse import SAFE
 from tests.support import recurrent
 from tests.support.recurrent import Cell, Numbers
 
@@ -110,6 +114,31 @@ def test_a_model_without_gates_is_refused() -> None:
     original, spec = recurrent.streaming([recurrent.random("RNN", 2, 3, RNG)])
     with pytest.raises(StructureError, match="--form gates: data flow shows no LSTM and no GRU in it"):
         reform(ir.from_proto(original), spec, "gates")
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("function", SAFE, ids=lambda function: function[0])
+def test_whatever_the_activations_the_gates_are_found_or_refused_by_name(
+    function: tuple[Any, ...], kind: str, place: int
+) -> None:
+    """Each in each place; and what is shown is what `gatestream inspect` finds."""
+    activations: list[tuple[Any, ...]] = [("Sigmoid",), ("Tanh",), ("Tanh",)][: len(DEFAULTS[kind])]
+    activations[place % len(activations)] = function
+    cell = recurrent.random(kind, 3, 4, np.random.default_rng(0)).with_options(activations=tuple(activations))
+    original, spec = recurrent.streaming([cell])
+    model, before = ir.from_proto(original), ir.from_proto(original)
+    if function[0] in ("Affine", "ScaledTanh"):
+        with pytest.raises(StructureError) as refused:
+            reform(model, spec, "gates")
+        assert f"--form gates: {kind} 'cell0' has the activation {function[0]}(" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert ir.to_proto(model) == ir.to_proto(before)
+        reform(model, spec, "fused")
+    else:
+        reform(model, spec, "gates")
+        assert len(spec.gates) == len(recurrent.GATES[kind])
+    assert check_claims(model, spec).startswith(kind)
 
 
 @pytest.mark.parametrize("length", [False, True])
