@@ -178,7 +178,10 @@ def allowed(
         single = run(cell, x, near, lengths, np.float32)
         for name, values in truth.items():
             lost[name] = max(lost[name], float(np.abs(single[name] - values).max(initial=0)))
-    bits = {name: 4 * np.finfo(np.float32).eps * float(np.abs(values).max(initial=0)) for name, values in truth.items()}
+    bits = {
+        name: 4 * float(np.finfo(np.float32).eps) * float(np.abs(values).max(initial=0))
+        for name, values in truth.items()
+    }
     return truth, {name: max(1e-6, 16 * off, bits[name]) for name, off in lost.items()}
 
 
