@@ -6,7 +6,7 @@ alike. So what is found here is taken only where nothing else can be meant: a ca
 last bit; any other state has to be of the one shape of which there are states at all.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -46,6 +46,15 @@ class _Effect:
     keeps: bool
     copies: bool
     same: bool
+
+    def __and__(self, other: "_Effect") -> "_Effect":
+        """What holds whichever way a switch is: what is only let by there is neither kept nor copied."""
+        return _Effect(
+            self.moves or other.moves,
+            self.keeps and other.keeps,
+            self.copies and other.copies,
+            self.same and other.same,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +211,11 @@ class _Pairing:
             }
         first = left[0]
         names = ", ".join(f"'{end.name}'" for end in free) or "none"
+        others = "".join(f", or of '{start.name}'," for start in left[1:])
+        flags = ", ".join(f"--state {start.name}=OUTPUT" for start in left)
         raise AmbiguousError(
-            f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it may be in any of the "
-            f"outputs {names}; say which with --state {first.name}=OUTPUT, or, where it is an input of each step, "
+            f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it{others} may be in any of "
+            f"the outputs {names}; say which with {flags}, or, where it is an input of each step, "
             f"--time {first.name}:none (or :AXIS)"
         )
 
@@ -218,15 +229,26 @@ class _Pairing:
         return found
 
     def _effects(self, start: End, candidates: list[End]) -> dict[str, _Effect]:
-        values = self._feed[start.name]
+        """By output; where the graph has switches, of both ways that they can be."""
+        switches = [end for end in self._inputs if end.dtype.kind == "b" and end is not start]
+        if not switches:
+            return self._effects_in(self._feed, start, candidates)
+        off, on = (
+            self._effects_in(self._feed | {s.name: np.full(s.base, way) for s in switches}, start, candidates)
+            for way in (False, True)
+        )
+        return {name: off[name] & on[name] for name in off}
+
+    def _effects_in(self, feed: Mapping[str, Array], start: End, candidates: list[End]) -> dict[str, _Effect]:
+        values, before = feed[start.name], self._runner.run(feed)
         kind = start.dtype.kind
-        found = {c.name: _Effect(False, False, False, np.array_equal(self._found[c.name], values)) for c in candidates}
+        found = {c.name: _Effect(False, False, False, np.array_equal(before[c.name], values)) for c in candidates}
         other = dict.fromkeys(found, False)
         for place in self._rng.choice(values.size, size=min(_PROBES, values.size), replace=False):
             for far in (_FAR, _NEAR) if kind == "f" else (1,):
-                ways = [self._moved(start, int(place), by) for by in ((far, -far) if kind == "f" else (1,))]
+                ways = [self._moved(feed, start, int(place), by) for by in ((far, -far) if kind == "f" else (1,))]
                 for c in candidates:
-                    moves = [_Move.of(self._found[c.name], run[c.name], int(place), new) for new, run in ways]
+                    moves = [_Move.of(before[c.name], run[c.name], int(place), new) for new, run in ways]
                     effect = found[c.name]
                     other[c.name] |= any(move.any and not move.copied for move in moves)
                     found[c.name] = replace(
@@ -238,12 +260,12 @@ class _Pairing:
                     )
         return {name: replace(effect, copies=effect.copies and not other[name]) for name, effect in found.items()}
 
-    def _moved(self, start: End, place: int, by: float) -> tuple[Any, dict[str, Array]]:
+    def _moved(self, feed: Mapping[str, Array], start: End, place: int, by: float) -> tuple[Any, dict[str, Array]]:
         """One number of an input moved: what it is then, and all outputs."""
-        moved = self._feed[start.name].copy().ravel()
+        moved = feed[start.name].copy().ravel()
         moved[place] = not moved[place] if start.dtype.kind == "b" else moved[place] + by
-        shaped = moved.reshape(self._feed[start.name].shape)
-        return moved[place], self._runner.run({**self._feed, start.name: shaped})
+        shaped = moved.reshape(feed[start.name].shape)
+        return moved[place], self._runner.run({**feed, start.name: shaped})
 
 
 @dataclass(frozen=True, slots=True)

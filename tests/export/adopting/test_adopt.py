@@ -112,10 +112,47 @@ def smoothed(folder: Path) -> Stranger:
 
 def test_a_spectrum_and_a_state_of_one_shape_are_not_told_apart(tmp_path: Path) -> None:
     path = smoothed(tmp_path).path
-    with pytest.raises(AmbiguousError, match="--state mean=new_mean"):
-        adopt(path, tmp_path / "out.onnx")
+    for options, named in ((Options(), ("x", "mean")), (Options(time={"x": None}), ("mean",))):
+        with pytest.raises(AmbiguousError) as asked:
+            adopt(path, tmp_path / "out.onnx", options)
+        assert "\n" not in str(asked.value)
+        assert "any of the outputs 'y', 'new_mean'" in str(asked.value)
+        assert ", ".join(f"--state {name}=OUTPUT" for name in named) in str(asked.value)
     found = adopt(path, tmp_path / "out.onnx", Options(states={"mean": "new_mean"}))
     assert [(state.input, state.output) for state in found.spec.states] == [("mean", "new_mean")]
+
+
+@pytest.mark.parametrize("pair", [("mean", "new_mean"), ("mean", "y"), ("x", "y"), ("x", "new_mean")], ids="=".join)
+def test_whichever_of_them_were_the_state_what_came_would_last(pair: tuple[str, str], tmp_path: Path) -> None:
+    """Running cannot tell them apart: each pair makes a stream of its own, in which the first step is heard later."""
+    session = ort.InferenceSession(str(smoothed(tmp_path).path))
+    state, successor = pair
+    [fed] = {"x", "mean"} - {state}
+    rng = np.random.default_rng(0)
+    steps = rng.standard_normal((4, 1, 3)).astype(np.float32)
+
+    def last(steps: np.ndarray) -> np.ndarray:
+        carried = np.zeros((1, 3), np.float32)
+        for step in steps:
+            found = session.run(["y", "new_mean"], {state: carried, fed: step, "counts": np.ones((1, 1), np.bool_)})
+            carried = found[["y", "new_mean"].index(successor)]
+        return carried
+
+    assert np.abs(last(steps) - last(np.concatenate([steps[:1] + 5, steps[1:]]))).max() > 1e-3
+
+
+def test_what_a_switch_only_lets_by_is_no_state(tmp_path: Path) -> None:
+    """Bypassed, the model hands on its input to the last bit, as a cache does, and is none."""
+    g = Graph("bypass")
+    x, bypass = g.input("x", ["batch", 4]), g.input("bypass", ["batch", 1], TensorProto.BOOL)
+    s, y, s_next = g.input("s", ["batch", 6]), g.output("y", ["batch", 4]), g.output("s_next", ["batch", 6])
+    joined = g.node("Tanh", g.node("MatMul", g.node("Concat", x, s, axis=1), g.weight(10, 6)), out=s_next)
+    g.node("Where", bypass, x, g.node("MatMul", joined, g.weight(6, 4)), out=y)
+    path = g.save(tmp_path)
+    found = adopt(path, tmp_path / "out.onnx", Options(states={s: s_next}))
+    assert [(state.input, state.output) for state in found.spec.states] == [(s, s_next)]
+    with pytest.raises(AmbiguousError, match="--state x=y"):
+        adopt(path, tmp_path / "out.onnx")
 
 
 def test_an_open_window_is_asked_for(tmp_path: Path) -> None:
