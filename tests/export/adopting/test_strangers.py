@@ -5,17 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
+from onnx import numpy_helper
 
 from gatestream.export.adopting.adopt import adopt
-from gatestream.export.errors import ArtifactError
+from gatestream.export.adopting.options import Options
+from gatestream.export.errors import ArtifactError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.export.adopting.found import check_found
 from tests.support.once import once
 from tests.support.strangers.adopted import Adopted
 from tests.support.strangers.comparison import TOLERANCE, differences
-from tests.support.strangers.exported import ALL, FROZEN, QUICK, Case, export
+from tests.support.strangers.exported import ALL, FROZEN, QUICK, Case, export, module_of
 from tests.support.strangers.generators import ADOPTED, REFUSED
+from tests.support.strangers.graph import Graph
 from tests.support.strangers.options import options
 from tests.support.strangers.oracle import Oracle
 from tests.support.strangers.stranger import State, Stranger
@@ -68,6 +74,48 @@ def test_a_file_that_cannot_be_streamed_is_refused_in_one_line(name: str, tmp_pa
 
 
 # ---- What serving the refused ones anyway would have given -----------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FROZEN, ids=lambda case: case.name)
+def test_refused_since_it_begins_anew_every_four_steps(case: Case, tmp_path: Path) -> None:
+    """Of eight steps the file gives the first four, and of the others other numbers than the module that it is of."""
+    stranger = export(case, tmp_path)
+    session = onnxruntime.InferenceSession(stranger.path)
+    time = 1 if case.batch_first else 0
+    x = torch.randn(2, 8, 3) if case.batch_first else torch.randn(8, 2, 3)
+    with torch.no_grad():
+        begin, end = module_of(case)(x).numpy().swapaxes(0, time)[:4], module_of(case)(x).numpy().swapaxes(0, time)[4:]
+    found = [
+        session.run(["y"], {"x": part.numpy()})[0].swapaxes(0, time) for part in (x, *torch.tensor_split(x, 2, time))
+    ]
+    assert len(found[0]) == 4
+    np.testing.assert_allclose(found[1], begin, atol=1e-5)
+    assert np.abs(found[2] - end).max() > 0.01
+
+
+def test_refused_since_a_cell_that_shows_no_state_begins_anew(tmp_path: Path) -> None:
+    """Without a state --stateless serves the file as it is: right where it is a network of one step, as `no_state`.
+
+    Here it is a cell of which somebody exported one step from zeros: each step would be a first one.
+    """
+    g = Graph("first_step")
+    x, y = g.input("x", ["batch", 3]), g.output("y", ["batch", 5])
+    W, R = g.weight(3, 5), g.weight(5, 5)
+    before = g.node("MatMul", g.constant(np.zeros((1, 5), np.float32)), R)
+    g.node("Tanh", g.node("Add", g.node("MatMul", x, W), before), out=y)
+    path = g.save(tmp_path)
+    with pytest.raises(StatelessError, match="--state INPUT=OUTPUT"):
+        adopt(path, tmp_path / "adopted.onnx")
+    adopt(path, tmp_path / "adopted.onnx", Options(stateless=True))
+    weights = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+    steps = np.random.default_rng(0).standard_normal((6, 1, 3)).astype(np.float32)
+    [served] = onnxruntime.InferenceSession(tmp_path / "adopted.onnx").run(None, {"x": steps.swapaxes(0, 1)})
+    h = np.zeros((1, 5), np.float32)
+    for t, step in enumerate(steps):
+        h = np.tanh(step @ weights[W] + h @ weights[R])
+        apart = np.abs(served[:, t] - h).max()
+        assert apart < 1e-6 if t == 0 else apart > 0.01
 
 
 @pytest.mark.parametrize("name", ["bidirectional", "padded_convolution"])

@@ -264,6 +264,18 @@ class Reversed(nn.Module):
         return x.flip(1).cumsum(1).flip(1)
 
 
+class BothDirections(nn.Module):
+    """Reads the sequence from its end too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.lstm(x)[0]
+        return found
+
+
 class Pooled(nn.Module):
     """Divides by how far it has come in what it is given."""
 

@@ -95,11 +95,16 @@ class _Cell(nn.Module):
         return (self.head(h), *(last if isinstance(last, tuple) else (last,)))
 
 
+def module_of(case: Case) -> nn.Module:
+    """What the file is written of, always with the same weights."""
+    torch.manual_seed(0)
+    return (_Cell if case.kind.endswith("Cell") else _Layer)(case).eval()
+
+
 def export(case: Case, folder: Path) -> Stranger:
     """Write the file; seconds."""
-    torch.manual_seed(0)
     cell = case.kind.endswith("Cell")
-    module = (_Cell if cell else _Layer)(case).eval()
+    module = module_of(case)
     lstm = case.kind.startswith("LSTM")
     starts = ["h0", "c0"][: 1 + lstm] if case.states else []
     ends = ["hn", "cn"][: 1 + lstm] if case.states else []
