@@ -9,15 +9,15 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from onnxscript.optimizer import fold_constants
 
 from gatestream.export import artifact
-from gatestream.export.adopting import dataflow, preparing, reading, refusals
+from gatestream.export.adopting import dataflow, lean, preparing, reading, refusals
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.by_running import pairs_by_running
 from gatestream.export.adopting.describe import Origin, cells_of, describe
 from gatestream.export.adopting.explaining import explain
 from gatestream.export.adopting.expose import expose
+from gatestream.export.adopting.naming import shorten
 from gatestream.export.adopting.normalise import normalise
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.probing import Probe, ProbeError
@@ -36,9 +36,6 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.weights import intact_fingerprint
 
 _IR_VERSION: Final = 10
-_LARGEST_WEIGHT: Final = 2**28
-"""Bytes of a tensor that is computed beforehand."""
-
 _CLOSE: Final = 1e-3
 _CLOSE_HALF: Final = 2e-2
 _CLOSE_QUANTISED: Final = 5e-2
@@ -119,6 +116,7 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     _fold(work)
     _prepare(work)
     _check_scalars(work)
+    shorten(model)
     _find_states(work)
     signature = _signature(work)
     find_axes(Runner.of(model), signature, options, _tolerance(model), partial(_explained, work))
@@ -127,9 +125,6 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     reference = _reference(path, work, signature)
     _note(work, signature)
     work.said += normalise(model, signature)
-    if options.form is not None:  # a cell's weights have to be there as they are, and not as what makes them
-        fold_constants(model, input_size_limit=_LARGEST_WEIGHT, output_size_limit=_LARGEST_WEIGHT)
-    _finish(model)
     work.origin.source.rewritten.extend(work.said)
     spec = describe(
         signature,
@@ -140,6 +135,10 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
         opset=opset,
         windows=_windows(work, signature),
     )
+    # Where gates are shown, a cell's weights have to be there as they are, and not as what makes them.
+    lean.fold(model, everything=options.form is not None)
+    lean.shorten_views(model)
+    _finish(model)
     spec.stored_fingerprint = intact_fingerprint(
         {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
     )
