@@ -186,6 +186,20 @@ def test_context_is_a_state_and_leaving_it_out_gives_other_numbers(tmp_path: Pat
     assert roles["input_context"] == pb.STATE_ROLE_CONTEXT
 
 
+def test_windows_that_are_not_steps_are_not_given_a_context(tmp_path: Path) -> None:
+    """What a window gives depends on all the others of the run: one after another they give other numbers."""
+    g = Graph("windows_together")
+    x, s = g.input("x", ["time", 20]), g.input("s", [6, 6])
+    y, s_next = g.output("y", ["time", 6]), g.output("s_next", [6, 6])
+    seen = g.node("Tanh", g.node("MatMul", x, g.weight(20, 6)))
+    g.node("Tanh", g.node("Add", g.node("Einsum", seen, seen, equation="ti,tj->ij"), s), out=s_next)
+    g.node("MatMul", seen, s_next, out=y)
+    with pytest.raises(ArtifactError) as refused:
+        adopt(g.save(tmp_path), tmp_path / "out.onnx", Options(states={s: s_next}, context={x: 4}))
+    assert "steps do not add up to the whole along axis 0 of 'x'" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_constant_that_every_step_could_have_is_asked_for(tmp_path: Path) -> None:
     stranger = ADOPTED["embedding"](tmp_path)
     with pytest.raises(AmbiguousError, match="--constant speaker"):
