@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -28,6 +29,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
 from tests.support.readme import commands
 from tests.support.reference import ROOT
+from tests.support.strangers import generators, layers
 from tests.support.tls import Files
 
 ARTIFACT = ROOT / "artifacts" / "reber.gates.onnx"
@@ -165,6 +167,49 @@ def test_an_image_that_wants_certificates_and_tokens_is_healthy(image: str, tmp_
             time.sleep(0.5)
     finally:
         docker("rm", "--force", name)
+
+
+def test_an_image_adopts_a_file_of_somebody_else(image: str, tmp_path: Path) -> None:
+    generators.ADOPTED["lstm_absent"](tmp_path)
+    tmp_path.chmod(0o755)
+    done = docker(
+        *("run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL"),
+        *(f"--volume={tmp_path}:/theirs:ro", "--entrypoint=gatestream", image),
+        *("adopt", "/theirs/lstm_absent.onnx", "-o", "/tmp/ours.onnx"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "/tmp/ours.onnx is /theirs/lstm_absent.onnx: proved"
+
+
+def test_a_server_in_a_container_takes_a_file_of_somebody_else(tmp_path: Path) -> None:
+    stranger = generators.ADOPTED["lstm_absent"](tmp_path)
+    tmp_path.chmod(0o755)
+    name, port = f"gatestream-test-theirs-{os.getpid()}", free_port()
+    hardened = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges:true")
+    place = (f"--publish=127.0.0.1:{port}:50051", f"--volume={tmp_path}:/theirs:ro")
+    succeed(
+        "run",
+        "--detach",
+        f"--name={name}",
+        *hardened,
+        *place,
+        "gatestream:cpu",
+        "serve",
+        f"/theirs/{stranger.path.name}",
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while docker("exec", name, "gatestream", "health", "127.0.0.1:50051").returncode:
+            assert time.monotonic() < deadline, docker("logs", name).stderr
+            time.sleep(0.5)
+        x = np.random.default_rng(0).standard_normal((6, layers.F)).astype(np.float32)
+        with connect(f"127.0.0.1:{port}") as gs, gs.session(stranger.path.stem) as session:
+            found = np.concatenate([[session.step(each) for each in x[:3]], session.run(x[3:])])
+    finally:
+        docker("rm", "--force", name)
+    original = onnxruntime.InferenceSession(stranger.path, providers=["CPUExecutionProvider"])
+    (expected,) = original.run(None, {"x": x[:, None]})
+    np.testing.assert_allclose(found, expected[:, 0], rtol=0, atol=1e-6)
 
 
 def test_an_image_without_artifacts_says_so(image: str) -> None:
