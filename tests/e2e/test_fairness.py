@@ -7,7 +7,7 @@ import numpy as np
 from tests.support.process import serving
 from tests.support.wire import Stream
 
-LONG = 10_000
+LONG = 16_000
 
 
 def test_single_steps_are_answered_in_the_middle_of_a_long_chunk(accumulator_path: Path) -> None:
