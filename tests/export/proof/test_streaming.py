@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gatestream.export.proof.report import Report, VerificationError
 from gatestream.export.proof.streamed import Named
-from gatestream.export.proof.streaming import Proof, prove
+from gatestream.export.proof.streaming import Proof, _exchanges, prove
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import State
 from tests.support.artifacts import save
 
 Array = NDArray[Any]
@@ -270,3 +271,12 @@ def test_chaos_is_compared_for_as_long_as_there_is_something_to_compare(tmp_path
     proof.report.raise_for_failure()
     steps = {figure.case: figure.steps for figure in proof.report.figures if figure.reference == "numpy"}
     assert steps["singly"] < 200 <= steps["each step"]
+
+
+def test_many_states_are_exchanged_with_the_next_of_their_shape_only() -> None:
+    states = [State(f"s{k}", np.dtype(np.float32), (2 + k % 2,)) for k in range(100)]
+    pairs, left = _exchanges(states)
+    assert sorted((a.name, b.name) for a, b in pairs) == sorted((f"s{k}", f"s{k + 2}") for k in range(98))
+    assert left == 2 * (50 * 49 // 2) - 98
+    few, none_left = _exchanges(states[:10])
+    assert (len(few), none_left) == (20, 0)
