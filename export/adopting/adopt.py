@@ -274,6 +274,11 @@ def _set_initial(work: _Work) -> None:
         if name not in states:
             known = ", ".join(str(each) for each in states) or "none"
             raise AmbiguousError(f"--initial {name}: no state is called so; there are {known}")
+        dtype = states[name].input.dtype
+        assert dtype is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(value.astype(dtype.numpy())).all():
+                raise AmbiguousError(f"--initial {name}: the state is {dtype.numpy()}, which has no such finite number")
         states[name].initial = value
 
 
@@ -295,6 +300,13 @@ def _signature(work: _Work) -> Signature:
         outputs = [preparing.shown(work.model, pair) for pair in shown]
         names = ", ".join(f"'{value.name}'" for value in outputs)
         work.said.append(f"every output is a state's successor: what a step gives is a copy of them, {names}")
+    inputs = [value for value in graph.inputs if value not in starts]
+    if not inputs:
+        names = ", ".join(f"'{value.name}'" for value in graph.inputs)
+        raise AmbiguousError(
+            f"no input of a step is left: {names} are all states or constants, "
+            "and what comes with every step is none of them; leave out one's --state or --constant"
+        )
     ends = _ends(graph.inputs)
     for end in ends:
         if end.dtype not in DTYPES.values():

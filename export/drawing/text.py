@@ -103,7 +103,12 @@ def length(spec: pb.ModelSpec) -> list[tuple[str, str, str, str]]:
 def state(spec: pb.StateSpec) -> tuple[str, str, str, str]:
     """A row for a spec."""
     shape = ", ".join(["batch", *map(str, spec.shape)])
-    return f"{spec.input} -> {spec.output}", DTYPES[spec.dtype].name, f"[{shape}]", f"starts at {spec.initial:g}"
+    value = "values" if spec.initial_values else f"{spec.initial:g}"
+    if spec.role == pb.STATE_ROLE_CONSTANT:
+        start = "set by every session" if spec.required else f"a session may set it; else {value}"
+    else:
+        start = f"starts from {value}" if spec.initial_values else f"starts at {value}"
+    return f"{spec.input} -> {spec.output}", DTYPES[spec.dtype].name, f"[{shape}]", start
 
 
 def _cells(inspection: Inspection) -> Iterator[str]:

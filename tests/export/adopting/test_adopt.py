@@ -14,6 +14,7 @@ from onnx import TensorProto
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.table import lines
+from gatestream.export.drawing import text
 from gatestream.export.errors import AmbiguousError, ArtifactError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
@@ -207,6 +208,7 @@ def test_a_constant_that_every_step_could_have_is_asked_for(tmp_path: Path) -> N
     found = adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
     [constant] = [state for state in found.spec.states if state.role == pb.STATE_ROLE_CONSTANT]
     assert (constant.input, list(constant.shape), constant.required) == ("speaker", [3], True)
+    assert "set by every session" in text.state(constant)
 
 
 def test_an_embedding_per_step_is_an_input(tmp_path: Path) -> None:
@@ -257,6 +259,12 @@ def test_a_file_without_states_is_taken_only_when_asked(tmp_path: Path) -> None:
         (Options(time={"x": 2}), "one step of one session does not run"),
         (Options(batch={"x": 0, "h": 0}), "rows run together along these axes do not give what each gives alone"),
         (Options(initial={"y": np.array(1.0)}), "--initial y: no state is called so; there are h, c"),
+        (Options(initial={"h": np.array(1e39)}), "--initial h: the state is float32, which has no such finite number"),
+        (
+            Options(initial={"c": np.array(np.nan)}),
+            "--initial c: the state is float32, which has no such finite number",
+        ),
+        (Options(states={"x": "y"}), "no input of a step is left: 'x', 'h', 'c' are all states or constants"),
     ],
 )
 def test_a_flag_that_does_not_fit_is_an_error_that_says_what_there_is(
