@@ -401,7 +401,7 @@ def _reference(path: Path, work: _Work, signature: Signature) -> Source:
         runner, hidden = Runner.of(work.model), False
         states = [_carries(state) for state in signature.states if state.pair.role != pb.STATE_ROLE_CONSTANT]
     else:
-        runner, hidden = source_runner(path), bool(work.hidden)
+        runner, hidden = source_runner(path, work.origin.source.sha256), bool(work.hidden)
     return Source(
         runner=runner,
         inputs=tuple(Plan.of(end) for end in signature.inputs),

@@ -4,6 +4,7 @@ Shares with the rewriting what was found of the axes, and nothing else: the file
 moved by NumPy.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx
 from gatestream.export.adopting.external import take_in
 from gatestream.export.adopting.running import Array, Named, Runner
 from gatestream.export.adopting.signature import End
+from gatestream.export.errors import SourceError
 
 _OUTSIDE = ("batch", "dropped")
 """Axes of the file's tensors that a row does not have."""
@@ -176,14 +178,21 @@ def context_state(name: str) -> str:
     return f"{name}_context"
 
 
-def source_runner(path: Path) -> Runner:
+def source_runner(path: Path, sha256: str) -> Runner:
     """The file as it is, but for the sizes that its signature fixes.
+
+    Args:
+        path: of the file; weights beside it are read too.
+        sha256: of the file that was read to make the artifact of, in hexadecimal.
 
     Raises:
         ArtifactError: onnxruntime refuses it.
-        SourceError: weights beside it cannot be read.
+        SourceError: the file is another by now, or weights beside it cannot be read.
     """
-    proto = onnx.load_model_from_string(path.read_bytes())
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise SourceError(f"{path}: changed while it was adopted; adopt it again when it is whole")
+    proto = onnx.load_model_from_string(data)
     take_in(proto, path.parent, str(path))
     return Runner(proto)
 

@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
+from gatestream.export.adopting import reading
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.table import lines
 from gatestream.export.drawing import text
-from gatestream.export.errors import AmbiguousError, ArtifactError, StatelessError
+from gatestream.export.errors import AmbiguousError, ArtifactError, SourceError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
 from tests.support.strangers.comparison import differences
@@ -349,3 +350,21 @@ def test_the_gates_of_a_strangers_operators_are_shown(tmp_path: Path) -> None:
     assert max(differences(stranger, tmp_path / "out.onnx").values()) < 1e-5
     plain = adopt(stranger.path, tmp_path / "plain.onnx")
     assert plain.spec.weights_fingerprint == found.spec.weights_fingerprint
+
+
+def test_a_file_that_changes_while_it_is_adopted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lstm(tmp_path, batch_first=True, states_first=False)
+    other = onnx.load(path)
+    other.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(other.graph.initializer[0]) * 2, other.graph.initializer[0].name)
+    )
+    fold = reading.fold
+
+    def replaced(*arguments: Any) -> None:  # somebody writes the file right after it was read
+        fold(*arguments)
+        onnx.save(other, path)
+
+    monkeypatch.setattr(reading, "fold", replaced)
+    with pytest.raises(SourceError, match="changed while it was adopted; adopt it again"):
+        adopt(path, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
