@@ -153,7 +153,8 @@ class _Run:
         for name, values in {**self._outputs, **self._carried}.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 where = int(np.argwhere(~np.isfinite(values))[0][1])
-                raise ParityError(f"'{name}' is not a number from step {where} on, of inputs that are")
+                blame = f"; there is NaN in {', '.join(none)}" if (none := self._not_numbers()) else ""
+                raise ParityError(f"'{name}' is not a number from step {where} on, of inputs that are{blame}")
         steps = min(self._steps, LEAST_STEPS)
         again, _ = self._model.walk(cut(self._inputs, 0, steps), self._start)
         self.bit_equal = all(np.array_equal(again[name], self._outputs[name][:, :steps]) for name in again)
@@ -331,6 +332,16 @@ class _Run:
         return "; ".join([lost, *alike])
 
     # ---- What they are made of ----------------------------------------------------------------
+
+    def _not_numbers(self) -> list[str]:
+        """The weights that have a NaN in them."""
+        return [
+            f"'{name}'"
+            for name, value in self.artifact.model.graph.initializers.items()
+            if value.const_value is not None
+            and value.const_value.dtype.is_floating_point()
+            and np.isnan(value.const_value.numpy()).any()
+        ]
 
     def _affordable(self) -> int:
         """How many steps the carried ones are: as many as there is time for."""

@@ -280,3 +280,11 @@ def test_many_states_are_exchanged_with_the_next_of_their_shape_only() -> None:
     assert left == 2 * (50 * 49 // 2) - 98
     few, none_left = _exchanges(states[:10])
     assert (len(few), none_left) == (20, 0)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    cell = Cell()
+    cell.R[1, 2] = np.nan
+    check = prove(_file(tmp_path / "m.onnx", cell)).report.checks[-1]
+    assert (check.name, check.passed) == ("replay", False)
+    assert check.detail.endswith("of inputs that are; there is NaN in 'R'")
