@@ -137,7 +137,6 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     )
     # Where gates are shown, a cell's weights have to be there as they are, and not as what makes them.
     lean.fold(model, everything=options.form is not None)
-    lean.part_layers(model)
     lean.shorten_views(model)
     _finish(model)
     spec.stored_fingerprint = intact_fingerprint(

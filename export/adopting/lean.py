@@ -16,8 +16,7 @@ from onnxscript.optimizer import fold_constants
 from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.sizes import Sizes, axes_of, takes_all
 from gatestream.export.graph.edit import replace
-from gatestream.export.graph.flow import made_by
-from gatestream.export.graph.initializers import constant, integers, store
+from gatestream.export.graph.initializers import constant, store
 
 _LARGEST: Final = 2**28
 """Numbers in a tensor that is computed."""
@@ -63,75 +62,6 @@ def _may_fold(node: ir.Node) -> bool | None:
         arrays = (constant(value) for value in node.inputs)
         return False if any(array is not None and array.size > _SMALL for array in arrays) else None
     return None
-
-
-def part_layers(model: ir.Model) -> None:
-    """Take one layer's state out of several, and put them together again, on the axis on which they are handed in.
-
-    A Slice of one, behind a Transpose, goes before it, and a Concat of ones goes behind: then only axes of size 1 are
-    moved, which costs a copy and no more.
-
-    Args:
-        model: in normal form; its main graph is changed.
-    """
-    graph, sizes, names = model.graph, Sizes(model.graph), Names(model)
-    for node in list(graph):
-        moved = made_by(node.inputs[0], "Transpose", "Concat") if node.inputs else None
-        if moved is None or node.domain != "" or moved.graph is not graph:
-            continue
-        if node.op_type == "Slice" and moved.op_type == "Transpose":
-            if all(_takes_one(use.node) and use.idx == 0 for use in moved.outputs[0].uses()):
-                _slice_first(graph, names, node, moved)
-        elif node.op_type == "Transpose" and moved.op_type == "Concat":
-            axis = moved.attributes["axis"].as_int()
-            ones = all((shape := sizes.shape(value)) is not None and shape[axis] == 1 for value in moved.inputs)
-            if ones and len(moved.outputs[0].uses()) == 1 and not moved.outputs[0].is_graph_output():
-                _concat_last(graph, names, node, moved)
-    common.RemoveUnusedNodesPass()(model)
-
-
-def _takes_one(node: ir.Node) -> bool:
-    """Whether a node is a Slice that takes one of an axis."""
-    if node.domain != "" or node.op_type != "Slice" or len(node.inputs) < 4:
-        return False
-    starts, ends, axes, *steps = [integers(value) for value in node.inputs[1:]]
-    if starts is None or ends is None or axes is None or not len(starts) == len(ends) == len(axes) == 1:
-        return False
-    return starts[0] >= 0 and ends[0] == starts[0] + 1 and all(step == (1,) for step in steps)
-
-
-def _perm(node: ir.Node) -> list[int] | None:
-    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else None
-
-
-def _slice_first(graph: ir.Graph, names: Names, node: ir.Node, moved: ir.Node) -> None:
-    perm, axes = _perm(moved), integers(node.inputs[3])
-    if perm is None or axes is None:
-        return
-    axis = store(graph, names.fresh(f"axes_{perm[axes[0]]}"), np.array([perm[axes[0]]], np.int64))
-    one = ir.node("Slice", [moved.inputs[0], *node.inputs[1:3], axis], name=names.fresh(f"{node.name}_first"))
-    _put(graph, names, node, [one, ir.node("Transpose", one.outputs, {"perm": perm}, name=names.fresh("Transpose"))])
-
-
-def _concat_last(graph: ir.Graph, names: Names, node: ir.Node, moved: ir.Node) -> None:
-    perm = _perm(node)
-    if perm is None:
-        return
-    parts = [ir.node("Transpose", [value], {"perm": perm}, name=names.fresh("Transpose")) for value in moved.inputs]
-    axis = perm.index(moved.attributes["axis"].as_int() % len(perm))
-    values = [part.outputs[0] for part in parts]
-    _put(
-        graph, names, node, [*parts, ir.node("Concat", values, {"axis": axis}, name=names.fresh(f"{moved.name}_last"))]
-    )
-
-
-def _put(graph: ir.Graph, names: Names, node: ir.Node, nodes: list[ir.Node]) -> None:
-    """Nodes in the place of one; the last makes what it made."""
-    old = node.outputs[0]
-    for each in nodes:
-        each.outputs[0].name, each.outputs[0].type = names.fresh(f"{old.name}.{each.op_type.lower()}"), old.type
-    graph.insert_before(node, nodes)
-    replace(old, nodes[-1].outputs[0])
 
 
 @dataclass(frozen=True, slots=True)

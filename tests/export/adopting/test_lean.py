@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper
 
 from gatestream.export.adopting.adopt import adopt
-from gatestream.export.adopting.lean import fold, part_layers, shorten_views
+from gatestream.export.adopting.lean import fold, shorten_views
 from gatestream.export.adopting.naming import shorten
 from gatestream.export.graph.initializers import constant
 from tests.export.adopting.exports import Exporter, Stack, WithStates, export
@@ -220,46 +220,6 @@ def test_a_slice_of_what_may_be_more_stays(axis: int, end: int) -> None:
     """Half of hidden; one session of many; all steps, which nothing says are the ones that are there."""
     nodes = [node("Slice", ["Y", "zero", "end", "axis"], ["a"]), node("Squeeze", ["a", "one"], ["y"])]
     stays(nodes, 3, {"zero": [0], "one": [1], "end": [end], "axis": [axis]})
-
-
-def of_layers(start: int, end: int, axis: int) -> ir.Model:
-    """x is [sessions, 2, 3] for once, two layers' states; one is taken, and two are put together."""
-    made = model(
-        [
-            node("Transpose", ["x"], ["moved"], perm=[1, 0, 2]),
-            node("Slice", ["moved", "start", "end", "axis"], ["h"]),
-            node("Transpose", ["h"], ["hs"], perm=[1, 0, 2]),
-            node("RNN", ["hs", "W", "R", "B"], ["Y", "Y_h"], hidden_size=HIDDEN),
-            node("Concat", ["Y_h", "Y_h"], ["both"], axis=0),
-            node("Transpose", ["both"], ["y"], perm=[1, 0, 2]),
-        ],
-        [tensor("x", ["batch", 2, 3])],
-        [tensor("y", [None] * 3)],
-        {**weights("RNN", 3, HIDDEN), "start": np.array([start]), "end": np.array([end]), "axis": np.array([axis])},
-        opset=20,
-    )
-    return ir.from_proto(made)
-
-
-@pytest.mark.parametrize("start", [0, 1])
-@pytest.mark.parametrize(("end", "axis", "first"), [(1, 0, "Slice"), (1, -3, "Slice"), (2, 0, "Transpose")])
-def test_layers_are_parted_where_they_are_handed_in(start: int, end: int, axis: int, first: str) -> None:
-    before = of_layers(start, start + end, axis)
-    expected = [computed(before, batch, 2) for batch in (1, 3)]
-    part_layers(before)
-    found = operators(before)
-    assert found[0] == first
-    assert found[-3:] == ["Transpose", "Transpose", "Concat"]
-    for batch, numbers in zip((1, 3), expected, strict=True):
-        np.testing.assert_array_equal(computed(before, batch, 2), numbers)
-
-
-def test_a_concat_of_more_than_one_stays() -> None:
-    nodes = [node("Concat", ["xs", "xs"], ["a"], axis=0), node("Transpose", ["a"], ["y"], perm=[1, 0, 2])]
-    before = graph(nodes, 3)
-    expected = operators(before)
-    part_layers(before)
-    assert [each for each in operators(before) if each != "LSTM"] == [each for each in expected if each != "LSTM"]
 
 
 # ---- Constants ----------------------------------------------------------------------------
