@@ -71,6 +71,7 @@ class _Work:
         hidden: names of those that the file does not show.
         context: by input, samples and their axis in the file.
         ignored: inputs that nothing reads.
+        starts: inputs that were nothing but what states start from, and are zeros for a new session.
         said: what was rewritten.
     """
 
@@ -83,6 +84,7 @@ class _Work:
     hidden: set[str] = field(default_factory=set)
     context: dict[str, tuple[int, int]] = field(default_factory=dict)
     ignored: list[ir.Value] = field(default_factory=list)
+    starts: list[ir.Value] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
 
@@ -245,6 +247,7 @@ def _find_states(work: _Work) -> None:
     if exposed:
         names = ", ".join(f"'{pair.input.name}'" for pair in exposed)
         work.said.append(f"states that the file keeps to itself are inputs and outputs: {names}")
+    _note_starts(work)
     settled |= _settled(work.pairs)
     if not options.states:
         work.pairs += pairs_by_running(
@@ -262,6 +265,15 @@ def _find_states(work: _Work) -> None:
             "operator keeps a state; name them with --state INPUT=OUTPUT, or serve it as it is with --stateless"
         )
     _set_initial(work)
+
+
+def _note_starts(work: _Work) -> None:
+    """Inputs that went with what they were: the start of states that have inputs of their own now."""
+    gone = work.given.keys() - {value.name for value in (*work.model.graph.inputs, *work.ignored)}
+    for name in sorted(gone - work.options.constants.keys()):
+        work.starts.append(work.given[name])
+        work.said.append(f"'{name}', from which states of other names start, is zeros for a new session")
+        work.origin.add(name, "ignored", work.dims[name], found="what states start from")
 
 
 def _settled(pairs: Sequence[Pair]) -> set[str]:
@@ -383,10 +395,11 @@ def _windows(work: _Work, signature: Signature) -> dict[str, tuple[int, int]]:
 def _reference(path: Path, work: _Work, signature: Signature) -> Source:
     fixed: dict[str, Array] = {name: value for name, value in work.options.constants.items() if value is not None}
     original = set(work.dims)
-    for value in work.ignored:
-        shape = tuple(dim if isinstance(dim, int) else 1 for dim in dims_of(value))
+    for value in (*work.ignored, *work.starts):
+        name = value.name or ""
+        shape = tuple(dim if isinstance(dim, int) else 1 for dim in work.dims[name])
         assert value.dtype is not None
-        fixed[value.name or ""] = np.ones(shape, value.dtype.numpy())
+        fixed[name] = np.full(shape, value in work.ignored, value.dtype.numpy())
     states, constants = [], []
     for state in signature.states:
         pair = state.pair

@@ -19,10 +19,11 @@ from gatestream.export.drawing import text
 from gatestream.export.errors import AmbiguousError, ArtifactError, SourceError, StatelessError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
+from tests.support.strangers import layers
 from tests.support.strangers.comparison import differences
 from tests.support.strangers.generators import ADOPTED, REFUSED
 from tests.support.strangers.graph import Graph
-from tests.support.strangers.stranger import Stranger
+from tests.support.strangers.stranger import Stranger, Tensor
 
 H = 5
 
@@ -230,6 +231,23 @@ def test_the_limit_of_an_id_is_the_size_of_what_it_indexes(tmp_path: Path) -> No
     session.run(None, {column.name: np.full((1, 1), column.limit - 1), **states})
     with pytest.raises(Exception, match=r"out of data bounds|out of bounds|indices"):
         session.run(None, {column.name: np.full((1, 1), column.limit), **states})
+
+
+def test_an_input_from_which_two_states_start_is_zeros_for_a_new_session(tmp_path: Path) -> None:
+    # What torch writes where the example has one tensor for both: the other is read by nothing.
+    g = Graph("one_start", "pytorch", opset=14)
+    x, y = g.input("x", ["time", "batch", layers.F]), g.output("y", ["time", "batch", layers.H])
+    g.input("h", [1, "batch", layers.H])
+    c = g.input("c", [1, "batch", layers.H])
+    g.lstm(x, layers.F, layers.H, c, c, out=["all", "", ""])
+    g.node("Squeeze", "all", g.constant([1]), out=y)
+    zeros = dict.fromkeys(("h", "c"), np.zeros((1, 1, layers.H), np.float32))
+    stranger = Stranger(g.name, g.save(tmp_path), (Tensor(x, 1, 0),), (Tensor(y, 1, 0),), fixed=zeros)
+    adopted = adopt(stranger.path, tmp_path / "ours.onnx")
+    assert [state.role for state in adopted.spec.states] == [pb.STATE_ROLE_HIDDEN, pb.STATE_ROLE_CELL]
+    found = {tensor.name: tensor.found for tensor in adopted.spec.source.tensors if tensor.role == "ignored"}
+    assert found == {"h": "nothing reads it", "c": "what states start from"}
+    assert max(differences(stranger, adopted.path).values()) < 1e-6
 
 
 def test_a_new_session_starts_from_what_is_said(tmp_path: Path) -> None:
