@@ -45,6 +45,7 @@ Adopting anybody's file:
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature
     adopting.normalise     the graph in normal form; adopting.naming, names for what is added
+    adopting.lean          what need not be computed in every run, by adopting.sizes in symbols
     adopting.describe      its spec
     adopting.reference     the file as it came, to compare with
     adopting.table         all of it, printed
