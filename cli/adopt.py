@@ -26,7 +26,7 @@ def _whole(text: str, what: str, metavar: str) -> int:
     return int(text)
 
 
-class _Pairs(click.ParamType[Any]):
+class _Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newer ones than the oldest
     """Several values of a flag, as a mapping."""
 
     def __init__(self, separator: str, metavar: str, *, none: bool = False) -> None:
@@ -42,14 +42,14 @@ class _Pairs(click.ParamType[Any]):
         return name, _whole(text, value, self.name)
 
 
-class _State(click.ParamType[Any]):
+class _State(click.ParamType):  # type: ignore[type-arg]  # generic only in newer ones than the oldest
     name = "IN=OUT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         return value if isinstance(value, tuple) else _split(value, "=", self.name)
 
 
-class _Value(click.ParamType[Any]):
+class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only in newer ones than the oldest
     """A name with numbers, or with a file that NumPy has saved; or a name alone."""
 
     def __init__(self, metavar: str, *, alone: bool) -> None:

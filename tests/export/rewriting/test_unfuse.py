@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx.backend.test.case import node as node_cases
@@ -96,7 +96,10 @@ def cases(draw: st.DrawFn) -> tuple[Cell, int, dict[str, Any]]:
 @given(cases())
 def test_equals_the_equations_and_the_operator(case: tuple[Cell, int, dict[str, Any]]) -> None:
     cell, layout, given_ = case
-    truth, tolerance = recurrent.allowed(cell, given_["x"], given_["states"], given_["ends"])
+    with np.errstate(over="ignore", invalid="ignore"):
+        truth, tolerance = recurrent.allowed(cell, given_["x"], given_["states"], given_["ends"])
+    # Activations without a bound may leave what float32 can hold.
+    assume(all(np.abs(values).max(initial=0) < 1e6 for values in truth.values()))
     original = recurrent.model(cell, **given_["how"])
     found = squeezed(recurrent.outputs(unfused(original), given_["feed"]), layout)
     assert set(found) == set(truth)
