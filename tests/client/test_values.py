@@ -12,7 +12,7 @@ from typing import Any, Literal
 import hypothesis.extra.numpy as npst
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gatestream.client import Client
@@ -171,6 +171,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 
 @given(st.one_of(arrays(), LISTS), st.sampled_from([FLOATS, IDS, HALF, DOUBLE, TRUTH, *(each for each, *_ in RANGES)]))
 def test_as_the_reference_says_or_refused(value: Any, layout: Layout) -> None:
+    assume(not (layout is TOKENS and isinstance(value, str)))  # A text is the list of its tokens.
     numbers = [number(leaf, layout) for leaf in leaves(value)]
     if layout is TOKENS and all(isinstance(leaf, str) for leaf in leaves(value)):
         numbers = [{"a": 0, "b": 1, "c": 2}.get(leaf) for leaf in leaves(value)]
