@@ -15,6 +15,7 @@ from gatestream.protos import spec as specs
 from gatestream.protos.bounds import LARGEST_FILE, BoundsError, check_bounds
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.roles import BY_SYMBOL, Array
+from gatestream.protos.weights import intact_fingerprint
 
 OUTSIDE_CELLS = ("encoder.", "head.")
 """How the names of weights begin that belong to no cell."""
@@ -83,6 +84,12 @@ def save(model: ir.Model, spec: pb.ModelSpec, path: Path) -> None:
     """
     model.metadata_props[specs.KEY] = specs.to_json(spec)
     path.write_bytes(ir.to_proto(model).SerializeToString())
+
+
+def stored_fingerprint(model: ir.Model) -> str:
+    """`ModelSpec.stored_fingerprint` of a graph as it is at this moment."""
+    initializers = model.graph.initializers.items()
+    return intact_fingerprint({name: value.const_value.numpy() for name, value in initializers if value.const_value})
 
 
 def weights(model: ir.Model, structure: Structure) -> dict[str, Array]:

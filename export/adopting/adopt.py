@@ -22,18 +22,18 @@ from gatestream.export.adopting.normalise import normalise
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.probing import Probe, ProbeError
 from gatestream.export.adopting.reference import Carries, Plan, Source, source_runner
-from gatestream.export.adopting.running import Array, Runner, sample
+from gatestream.export.adopting.running import Array, Runner
 from gatestream.export.adopting.signature import Carried, Dim, End, Signature, dims_of
 from gatestream.export.adopting.slots import is_recurrent
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError, NotStreamableError, StatelessError
 from gatestream.export.proof.report import Report
+from gatestream.export.proof.streamed import sample
 from gatestream.export.proof.streaming import prove
 from gatestream.export.rewriting.reform import reform
 from gatestream.files.writing import replacing
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.weights import intact_fingerprint
 
 _IR_VERSION: Final = 10
 _CLOSE: Final = 1e-3
@@ -141,9 +141,7 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     lean.fold(model, everything=options.form is not None)
     lean.shorten_views(model)
     _finish(model)
-    spec.stored_fingerprint = intact_fingerprint(
-        {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
-    )
+    spec.stored_fingerprint = artifact.stored_fingerprint(model)
     if options.form is not None:
         reform(model, spec, options.form)
     with replacing(Path(output)) as draft:
@@ -372,7 +370,7 @@ def _check_steps(work: _Work, signature: Signature) -> None:
         return
     rng = np.random.default_rng(0)
     probe = Probe(work.model, [value for node in layers if (value := node.inputs[0]) is not None])
-    found = probe.run({end.name: sample(end, end.base, rng) for end in signature.fed})
+    found = probe.run({end.name: sample(end.dtype, end.limit, end.base, rng) for end in signature.fed})
     for node in layers:
         assert node.inputs[0] is not None
         if (steps := len(found[node.inputs[0].name or ""])) > 1:

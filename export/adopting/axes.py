@@ -14,9 +14,10 @@ import numpy as np
 
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.reference import context_state
-from gatestream.export.adopting.running import Array, Named, RunError, Runner, sample
+from gatestream.export.adopting.running import Array, Named, RunError, Runner
 from gatestream.export.adopting.signature import End, Signature, written
 from gatestream.export.errors import AmbiguousError, NotStreamableError
+from gatestream.export.proof.streamed import sample
 
 _ROWS: Final = 3
 _STEPS: Final = 5
@@ -138,7 +139,7 @@ class _Search:
                 )
 
     def _draw(self) -> dict[str, Array]:
-        feed = {end.name: sample(end, end.base, self._rng) for end in self._signature.inputs}
+        feed = {end.name: sample(end.dtype, end.limit, end.base, self._rng) for end in self._signature.inputs}
         for state in self._signature.states:
             end = state.end
             if end.dtype.kind == "f":

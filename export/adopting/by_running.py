@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from gatestream.export.adopting.running import Array, RunError, Runner, sample
+from gatestream.export.adopting.running import Array, RunError, Runner
 from gatestream.export.adopting.signature import End, written
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
+from gatestream.export.proof.streamed import sample
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _FAR: Final = 40.0
@@ -150,7 +151,7 @@ class _Pairing:
     def _first_run(self, starts: Sequence[End]) -> None:
         for end in self._inputs:
             end.base = tuple(dim if isinstance(dim, int) else 1 for dim in end.dims)
-            self._feed[end.name] = sample(end, end.base, self._rng)
+            self._feed[end.name] = sample(end.dtype, end.limit, end.base, self._rng)
         for end in starts:
             if end.dtype.kind in "iu" and not end.limit:  # a counter, or a place in a ring: not any number will do
                 self._feed[end.name] = np.zeros(end.base, end.dtype)

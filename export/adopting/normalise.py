@@ -104,15 +104,7 @@ class _Rewriting:
         )
         axis = len(first)
         scan = self._scan(body, len(states_in), axis, [*states_in, *steps_in], [*states_out, *steps_out])
-        for state, outside, result in zip(signature.states, scan.inputs, scan.outputs, strict=False):
-            assert outside is not None
-            state.pair.input, state.pair.output, state.end.value = outside, result, outside
-        count = len(signature.states)
-        for end, outside in zip(signature.inputs, scan.inputs[count:], strict=True):
-            assert outside is not None
-            end.value = outside
-        for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
-            end.value = result
+        self._put_outside(scan)
         why = "the context of a step is the end of the one before" if signature.many else "it takes one step a run"
         self._said.append(f"a Scan over time, one step of the file each: {why}")
         return [scan]
@@ -130,15 +122,7 @@ class _Rewriting:
         states_out = [state.pair.output for state in signature.states]
         body = ir.Graph([*states_in, *rows_in], [*states_out, *rows_out], nodes=[*before, *nodes, *after], name="row")
         scan = self._scan(body, 0, 0, [*states_in, *rows_in], [*states_out, *rows_out])
-        count = len(signature.states)
-        for state, outside, result in zip(signature.states, scan.inputs, scan.outputs, strict=False):
-            assert outside is not None
-            state.pair.input, state.pair.output, state.end.value = outside, result, outside
-        for end, outside in zip(signature.inputs, scan.inputs[count:], strict=True):
-            assert outside is not None
-            end.value = outside
-        for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
-            end.value = result
+        self._put_outside(scan)
         self._said.append(
             "a Scan over rows: the file takes one session a run; sessions in a batch are computed one after another"
         )
@@ -182,6 +166,19 @@ class _Rewriting:
             outputs=[self._value(value, value.name or "") for value in outputs],
             name=self._names.fresh(f"{body.name}s"),
         )
+
+    def _put_outside(self, scan: ir.Node) -> None:
+        """What the signature has is what stands outside a Scan: states first, then inputs or outputs of each step."""
+        signature = self._signature
+        count = len(signature.states)
+        for state, outside, result in zip(signature.states, scan.inputs, scan.outputs, strict=False):
+            assert outside is not None
+            state.pair.input, state.pair.output, state.end.value = outside, result, outside
+        for end, outside in zip(signature.inputs, scan.inputs[count:], strict=True):
+            assert outside is not None
+            end.value = outside
+        for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
+            end.value = result
 
     # ---- Layouts ------------------------------------------------------------------------------
 
@@ -261,7 +258,9 @@ class _Rewriting:
         for state, (before, after) in zip(signature.states, pairs, strict=True):
             outer |= {state.pair.input: before or "", state.pair.output: after or ""}
         taken = set(outer.values())
-        for value in self._all_values(nodes):
+        inside = [value for node in graph.all_nodes() for value in node.outputs]
+        inside += [value for body in graph.subgraphs() for value in body.inputs]
+        for value in inside:
             if value.name in taken and value not in outer:
                 value.name = self._names.fresh(f"{value.name}.inside")
         for value, name in outer.items():
@@ -273,26 +272,6 @@ class _Rewriting:
                 value.shape = ir.Shape([_BATCH, *state.end.shape])
         graph.inputs.extend(inputs)
         graph.outputs.extend(outputs)
-
-    def _all_values(self, nodes: list[ir.Node]) -> list[ir.Value]:
-        found = [value for node in nodes for value in node.outputs]
-        waiting = list(nodes)
-        while waiting:
-            node = waiting.pop()
-            for attribute in node.attributes.values():
-                graphs = (
-                    [attribute.as_graph()]
-                    if attribute.type == ir.AttributeType.GRAPH
-                    else list(attribute.as_graphs())
-                    if attribute.type == ir.AttributeType.GRAPHS
-                    else []
-                )
-                for graph in graphs:
-                    found += list(graph.inputs)
-                    inner = list(graph)
-                    found += [value for each in inner for value in each.outputs]
-                    waiting += inner
-        return found
 
 
 def _axes(end: End) -> list[_Axis]:

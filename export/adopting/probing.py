@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gatestream.export.errors import ArtifactError
+from gatestream.export.proof.runtime import new_session
 
 Array = NDArray[Any]
 
@@ -30,10 +30,6 @@ class Probe:
     """
 
     def __init__(self, model: ir.Model, tensors: Sequence[ir.Value], optimised: bool = True) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
         proto = ir.to_proto(model)
         for item in proto.graph.input:
             for dim in item.type.tensor_type.shape.dim:
@@ -48,17 +44,7 @@ class Probe:
         )
         self._names = {name: f"probed.{name}" if name in given else name for name in names}
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names.values())
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal ones: errors come as exceptions
-        if not optimised:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own classes have no common base but this
-            raise ArtifactError(f"onnxruntime refuses it: {' '.join(str(error).split())}") from error
+        self._session = new_session(proto.SerializeToString(), "it", optimised=optimised)
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
@@ -74,7 +60,7 @@ class Probe:
         """
         try:
             found = self._session.run(list(self._names.values()), dict(feed))
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's own classes have no common base but this
             raise ProbeError(" ".join(str(error).split())) from error
         return dict(zip(self._names, found, strict=True))
 

@@ -3,19 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gatestream.export.adopting.signature import End
-from gatestream.export.errors import ArtifactError
+from gatestream.export.proof.runtime import new_session
 
 Array = NDArray[Any]
 Named = Mapping[str, Array]
-
-_LOUD = 2000
-"""Standard deviation of samples that are whole numbers without a limit: that of clear speech in 16 bits."""
 
 _SHOWN = 160
 _NO_MEMORY = ("Failed to allocate", "bad_alloc")
@@ -36,20 +31,8 @@ class Runner:
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
         _relax(proto.graph)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal ones: errors come as exceptions, and most runs here are attempts
-        try:
-            self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own classes have no common base but this
-            raise ArtifactError(f"onnxruntime refuses it: {_short(error)}") from error
+        self._session = new_session(proto.SerializeToString(), "it", said=_short)
         self._names = [output.name for output in self._session.get_outputs()]
 
     @classmethod
@@ -66,7 +49,7 @@ class Runner:
         """
         try:
             found = self._session.run(self._names, dict(feed))
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's own classes have no common base but this
             if any(word in str(error) for word in _NO_MEMORY):
                 raise MemoryError("onnxruntime cannot allocate what a run of the file needs") from error
             raise RunError(_short(error)) from error
@@ -83,19 +66,6 @@ def _relax(graph: onnx.GraphProto) -> None:
     for item in graph.output:
         item.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-
-
-def sample(end: End, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Numbers such as an input takes."""
-    dtype = end.dtype
-    if dtype.kind == "f":
-        return np.asarray(rng.standard_normal(shape)).astype(dtype)
-    if dtype.kind == "b":
-        return np.asarray(rng.integers(2, size=shape)).astype(dtype)
-    if end.limit:
-        return np.asarray(rng.integers(end.limit, size=shape)).astype(dtype)
-    info = np.iinfo(dtype)
-    return np.asarray(np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max)).astype(dtype)
 
 
 def _short(error: Exception) -> str:

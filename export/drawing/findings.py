@@ -1,6 +1,6 @@
 """What anybody's file is, as far as the file alone can show."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gatestream.export.finder.claims import check_claims
 from gatestream.export.finder.scopes import Scopes
 from gatestream.export.finder.survey import survey
 from gatestream.export.proof.contract import check_any_contract, check_model
-from gatestream.export.proof.report import Check, Report
+from gatestream.export.proof.report import Check, Checks
 from gatestream.export.proof.streaming import prove
 from gatestream.files.reading import read
 from gatestream.protos import spec as specs
@@ -84,20 +84,12 @@ def look(path: Path | str) -> Inspection | Findings:
 def _checked(artifact: Artifact) -> Findings:
     """An artifact of contract 2."""
     spec = artifact.spec
-    checks: list[Check] = []
-    made: dict[str, Callable[[], str]] = {
-        "model": lambda: check_model(artifact),
-        "contract": lambda: check_any_contract(artifact),
-        "gates": lambda: check_claims(artifact.model, spec),
-    }
-    for name, check in made.items():
-        try:
-            checks.append(Check(name, True, check()))
-        except ArtifactError as error:
-            checks.append(Check(name, False, str(error)))
-            Report.of(spec, checks).raise_for_failure()
+    checks = Checks()
+    checks.check("model", lambda: check_model(artifact))
+    checks.check("contract", lambda: check_any_contract(artifact))
+    checks.check("gates", lambda: check_claims(artifact.model, spec))
+    checks.report(spec).raise_for_failure()
     report = prove(artifact.path, rows_may_differ=not spec.promises.rows_independent).report
     report.raise_for_failure()
-    checks += report.checks[2:]
     cells = survey(artifact.model, [state.input for state in spec.states])
-    return Findings(artifact.path, artifact.size, artifact.model, spec, cells, tuple(checks))
+    return Findings(artifact.path, artifact.size, artifact.model, spec, cells, (*checks.made, *report.checks[2:]))

@@ -145,6 +145,21 @@ def compare(reference: str, case: str, pairs: Sequence[Pair]) -> list[Figure]:
     return figures
 
 
+def summary(figures: Sequence[Figure]) -> str:
+    """One line on how near they are: exact apart from close."""
+    if not figures:
+        return "float32 has parted before there was anything to compare"
+    steps = max(figure.steps for figure in figures)
+    close = [figure for figure in figures if not figure.exact]
+    if not close:
+        return f"{steps} steps, all {len(figures)} comparisons exact"
+    worst = max(close, key=lambda figure: figure.max_abs_difference / figure.tolerance)
+    return (
+        f"{steps} steps, {len(figures) - len(close)} of {len(figures)} comparisons exact, the others close: "
+        f"at most {worst.max_abs_difference:.2g}, {worst.tensor} to {worst.reference} {worst.case}"
+    )
+
+
 def _place(tensor: str) -> int:
     return FLOW.index(tensor) if tensor in FLOW else len(FLOW)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 
-from gatestream.export.artifact import OUTSIDE_CELLS, Artifact
+from gatestream.export.artifact import OUTSIDE_CELLS, Artifact, stored_fingerprint
 from gatestream.export.errors import ContractError
 from gatestream.export.formats import precision_of
 from gatestream.export.graph.flow import operands
@@ -13,7 +13,6 @@ from gatestream.export.graph.initializers import constant, is_widening
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.spec import CONTRACT_ANY
-from gatestream.protos.weights import intact_fingerprint
 
 OPSETS = (20, 21)
 """onnxruntime has CUDA kernels of LSTM up to opset 21; the export writes 20."""
@@ -94,9 +93,7 @@ def check_any_contract(artifact: Artifact) -> str:
     for node in model.graph.all_nodes():
         if node.domain not in _DOMAINS:
             raise ContractError(f"operator {node.domain}.{node.op_type} is not one of ONNX's own or onnxruntime's")
-    found = intact_fingerprint(
-        {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
-    )
+    found = stored_fingerprint(model)
     if found != spec.stored_fingerprint:
         raise ContractError(
             f"its initializers hash to {found[:16]}, its spec says {spec.stored_fingerprint[:16] or 'nothing'}"

@@ -1,13 +1,13 @@
 """What was verified, and how it went: for a person, a CI job and the spec."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from gatestream.export.errors import AccuracyError, ArtifactError
 from gatestream.export.formats import precision_of
 from gatestream.export.proof.accuracy import Accuracy
-from gatestream.export.proof.comparison import Difference, Figure
+from gatestream.export.proof.comparison import Difference, DifferenceError, Figure
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -120,6 +120,44 @@ class Report:
             )
             for (reference, tensor), figures in found.items()
         ] + (self.accuracy.parity() if self.accuracy is not None else [])
+
+
+class Checks:
+    """Checks that are made one after another, until one fails.
+
+    Attributes:
+        made: in order.
+        figures: every comparison of numbers that passed.
+        difference: where numbers first differ by too much, if they do.
+        failed: the last one made did not hold.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Check] = []
+        self.figures: list[Figure] = []
+        self.difference: Difference | None = None
+        self.failed = False
+
+    def check(self, name: str, step: Callable[[], str]) -> None:
+        """Make a check, unless one has failed.
+
+        Args:
+            name: of the check.
+            step: says what was found; it raises ArtifactError where the check does not hold.
+        """
+        if self.failed:
+            return
+        try:
+            detail = step()
+        except ArtifactError as error:
+            self.failed, detail = True, str(error)
+            if isinstance(error, DifferenceError):
+                self.difference = error.difference
+        self.made.append(Check(name, not self.failed, detail))
+
+    def report(self, spec: pb.ModelSpec) -> Report:
+        """What was checked of the file with this spec."""
+        return Report.of(spec, self.made, self.figures, self.difference)
 
 
 class VerificationError(ArtifactError):

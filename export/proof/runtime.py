@@ -1,7 +1,8 @@
 """Running an artifact where it will be served: in onnxruntime."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,40 @@ Tensors = Mapping[str, Array]
 """By what they are: y, h, c, and where there are gates i, f, g, o."""
 
 
+def one_line(error: Exception) -> str:
+    """What onnxruntime says."""
+    return " ".join(str(error).split())
+
+
+def new_session(
+    model: Path | bytes, what: str, *, optimised: bool = True, said: Callable[[Exception], str] = one_line
+) -> Any:
+    """An onnxruntime session on one thread of the CPU.
+
+    Args:
+        model: its file, or what would stand in one.
+        what: to call it in an error.
+        optimised: whether onnxruntime may replace nodes by faster ones, whose numbers differ in the last bits.
+        said: what to show of onnxruntime's own error.
+
+    Raises:
+        ArtifactError: onnxruntime refuses it, or is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal ones: errors come as exceptions, and a foreign graph brings warnings
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes have no common base but this
+        raise ArtifactError(f"onnxruntime refuses {what}: {said(error)}") from error
+
+
 class Session:
     """An artifact on one thread of the CPU.
 
@@ -22,17 +57,7 @@ class Session:
     """
 
     def __init__(self, path: Path, spec: pb.ModelSpec) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; they come as exceptions too
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes have no common base but this
-            raise ArtifactError(f"onnxruntime refuses {path}: {' '.join(str(error).split())}") from error
+        self._session = new_session(path, str(path))
         self._spec = spec
         hidden, cell = spec.states
         self._outputs = {spec.outputs[0].name: "y", hidden.output: "h", cell.output: "c"} | {

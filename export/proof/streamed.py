@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.export.errors import ArtifactError, ContractError
+from gatestream.export.proof.runtime import new_session
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.layout import Input, ModelLayout, State
+from gatestream.protos.layout import ModelLayout, State
 
 Array = NDArray[Any]
 Named = Mapping[str, Array]
@@ -35,24 +36,25 @@ class Streamed:
     """
 
     def __init__(self, path: Path, spec: pb.ModelSpec) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal ones: errors come as exceptions, and a foreign graph brings warnings
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes have no common base but this
-            raise ArtifactError(f"onnxruntime refuses {path}: {' '.join(str(error).split())}") from error
+        self._session = new_session(path, str(path))
         self.layout = layout = ModelLayout.of(spec)
         self.by_row = False
         self._outputs = [*layout.outputs, *layout.gates]
         self._names = [each.name for each in self._outputs] + [state.after for state in layout.states]
 
     def run(self, inputs: Named, states: Named, length: NDArray[np.int32] | None = None) -> tuple[Named, Named]:
-        """Run once.
+        """As `run_together`; where `by_row` says so, every row by itself."""
+        rows, time = next(iter(inputs.values())).shape[:2]
+        if not self.by_row or rows == 1:
+            return self.run_together(inputs, states, length)
+        lengths = np.full(rows, time, np.int32) if length is None else length
+        parts = [self.run_together(rows_of(inputs, [r]), rows_of(states, [r]), lengths[[r]]) for r in range(rows)]
+        return _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
+
+    def run_together(
+        self, inputs: Named, states: Named, length: NDArray[np.int32] | None = None
+    ) -> tuple[Named, Named]:
+        """Run once, all rows in one batch.
 
         Args:
             inputs: each [rows, time, *shape].
@@ -69,15 +71,12 @@ class Streamed:
         rows, time = next(iter(inputs.values())).shape[:2]
         if length is None:
             length = np.full(rows, time, np.int32)
-        if self.by_row and rows > 1:
-            parts = [self.run(rows_of(inputs, [r]), rows_of(states, [r]), length[[r]]) for r in range(rows)]
-            return _joined([part[0] for part in parts]), _joined([part[1] for part in parts])
         feed = {**inputs, **states}
         if self.layout.length:
             feed[self.layout.length] = length
         try:
             found = self._session.run(self._names, feed)
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's own classes have no common base but this
             raise ArtifactError(
                 f"onnxruntime cannot run {rows} rows of {time} steps: {' '.join(str(error).split())}"
             ) from error
@@ -147,7 +146,7 @@ def sample_inputs(spec: pb.ModelSpec, rows: int, time: int, rng: np.random.Gener
     """
     found = {}
     for tensor, column in zip(spec.inputs, ModelLayout.of(spec).inputs, strict=True):
-        numbers = _sample(column, (rows, time, *column.shape), rng)
+        numbers = sample(column.dtype, column.limit, (rows, time, *column.shape), rng)
         if tensor.mean:
             mean, scale = (np.array(each).reshape(column.shape) for each in (tensor.mean, tensor.scale))
             numbers = (numbers * scale + mean).astype(column.dtype)
@@ -165,15 +164,23 @@ def sample_constants(layout: ModelLayout, rows: int, rng: np.random.Generator) -
     }
 
 
-def _sample(column: Input, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    if column.dtype.kind == "f":
-        return rng.standard_normal(shape).astype(column.dtype)
-    if column.dtype.kind == "b":
-        return rng.integers(2, size=shape).astype(column.dtype)
-    if column.limit:
-        return rng.integers(column.limit, size=shape).astype(column.dtype)
-    info = np.iinfo(column.dtype)
-    return np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max).astype(column.dtype)
+def sample(dtype: np.dtype[Any], limit: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Numbers such as an input takes.
+
+    Args:
+        dtype: of the input.
+        limit: whole numbers are below it; 0: it has none.
+        shape: of what is drawn.
+        rng: where it is drawn from.
+    """
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    if dtype.kind == "b":
+        return np.asarray(rng.integers(2, size=shape)).astype(dtype)
+    if limit:
+        return np.asarray(rng.integers(limit, size=shape)).astype(dtype)
+    info = np.iinfo(dtype)
+    return np.asarray(np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max)).astype(dtype)
 
 
 def _check(name: str, found: Array, shape: tuple[int, ...]) -> None:

@@ -11,12 +11,12 @@ from typing import Final, Protocol
 import numpy as np
 
 from gatestream.export.artifact import Artifact, load
-from gatestream.export.errors import ArtifactError, ParityError
-from gatestream.export.proof.comparison import Difference, DifferenceError, Figure, Pair, compare
+from gatestream.export.errors import ParityError
+from gatestream.export.proof.comparison import DifferenceError, Figure, Pair, compare, summary
 from gatestream.export.proof.contract import check_any_contract, check_model
 from gatestream.export.proof.loss import allowed, least, within_a_step
 from gatestream.export.proof.parity import CHUNKS
-from gatestream.export.proof.report import Check, Report
+from gatestream.export.proof.report import Checks, Report
 from gatestream.export.proof.rounding import RUNS
 from gatestream.export.proof.streamed import (
     Array,
@@ -109,34 +109,20 @@ def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bo
     run.check("chunks", run.chunks)
     run.check("rows of unlike length", run.ragged)
     run.check("states", run.states)
-    return Proof(Report.of(run.artifact.spec, run.checks, run.figures, run.difference), run.independent, run.bit_equal)
+    return Proof(run.report(run.artifact.spec), run.independent, run.bit_equal)
 
 
-class _Run:
-    """Checks one after another until one fails."""
+class _Run(Checks):
+    """Of any recurrent model."""
 
     def __init__(self, artifact: Artifact, reference: Reference | None, rows_may_differ: bool) -> None:
+        super().__init__()
         self.artifact = artifact
-        self.checks: list[Check] = []
-        self.figures: list[Figure] = []
-        self.difference: Difference | None = None
         self.independent = True
         self.bit_equal = False
         self._reference = reference
         self._may_differ = rows_may_differ
-        self._failed = False
         self._rng = np.random.default_rng(0)
-
-    def check(self, name: str, step: Callable[[], str]) -> None:
-        if self._failed:
-            return
-        try:
-            detail = step()
-        except ArtifactError as error:
-            self._failed, detail = True, str(error)
-            if isinstance(error, DifferenceError):
-                self.difference = error.difference
-        self.checks.append(Check(name, not self._failed, detail))
 
     # ---- The checks ---------------------------------------------------------------------------
 
@@ -171,8 +157,7 @@ class _Run:
         }
         states = {name: values[which, at] for name, values in self._carried.items()}
         self._batch = inputs, states
-        together = Streamed(self.artifact.path, self.artifact.spec)
-        found, after = together.run(_louder(inputs, rows - 1), states)
+        found, after = self._model.run_together(_louder(inputs, rows - 1), states)
         figures, worst = [], 0.0
         for row in range(rows - 1):
             alone, alone_after = self._model.run(rows_of(inputs, [row]), rows_of(states, [row]))
@@ -196,7 +181,7 @@ class _Run:
         self.figures += figures
         if not self.independent:
             return f"a row depends on the rows beside it, by {worst:.2g} where one is {_LOUD:,} times as loud"
-        return f"{rows} rows, one {_LOUD:,} times as loud, against each alone: {_summary(figures)}"
+        return f"{rows} rows, one {_LOUD:,} times as loud, against each alone: {summary(figures)}"
 
     def carried(self) -> str:
         """Single steps against the source: the whole way, and each from the model's own state."""
@@ -215,7 +200,7 @@ class _Run:
         figures += compare(name, "singly", pairs)
         figures += self._each_step(name)
         self.figures += figures
-        return _summary(figures)
+        return summary(figures)
 
     def _each_step(self, name: str) -> list[Figure]:
         """Every step alone, as the rows of a batch, from the state that the model itself has there."""
@@ -256,7 +241,7 @@ class _Run:
         self.figures += figures
         if worst:
             return f"a chunk's steps depend on each other's size, by {worst:.2g} from single steps"
-        return f"of {', '.join(map(str, sorted(starts)))} steps: {_summary(figures)}"
+        return f"of {', '.join(map(str, sorted(starts)))} steps: {summary(figures)}"
 
     def _chunks_of(self, length: int, places: Sequence[tuple[int, int]], inputs: Named, states: Named) -> list[Figure]:
         bounds = allowed(self._model, inputs, states)
@@ -298,7 +283,7 @@ class _Run:
             ]
             figures += compare("alone", "rows of unlike length", pairs)
         self.figures += figures
-        return f"{rows} rows of 1 to {steps} steps: {_summary(figures)}"
+        return f"{rows} rows of 1 to {steps} steps: {summary(figures)}"
 
     def states(self) -> str:
         """Each state changes something when it is lost, and when it is exchanged for another of its shape."""
@@ -418,19 +403,4 @@ def _differ(found: Named, right: Named) -> bool:
 def _apart(found: Named, right: Named) -> float:
     return max(
         float(np.abs(found[k].astype(np.float64) - v.astype(np.float64)).max(initial=0)) for k, v in right.items()
-    )
-
-
-def _summary(figures: Sequence[Figure]) -> str:
-    """Exact apart from close."""
-    if not figures:
-        return "float32 has parted before there was anything to compare"
-    steps = max(figure.steps for figure in figures)
-    close = [figure for figure in figures if not figure.exact]
-    if not close:
-        return f"{steps} steps, all {len(figures)} comparisons exact"
-    worst = max(close, key=lambda figure: figure.max_abs_difference / figure.tolerance)
-    return (
-        f"{steps} steps, {len(figures) - len(close)} of {len(figures)} comparisons exact, the others close: "
-        f"at most {worst.max_abs_difference:.2g}, {worst.tensor} to {worst.reference} {worst.case}"
     )

@@ -4,18 +4,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gatestream.export.artifact import Artifact, load, weights
-from gatestream.export.errors import ArtifactError, FingerprintError
+from gatestream.export.errors import FingerprintError
 from gatestream.export.finder import finder
 from gatestream.export.finder.agreement import check_agreement
 from gatestream.export.finder.structure import Structure
 from gatestream.export.formats import precision_of
 from gatestream.export.proof import int8_parity, parity
-from gatestream.export.proof.comparison import Difference, DifferenceError, Figure
+from gatestream.export.proof.comparison import Figure, summary
 from gatestream.export.proof.contract import check_contract, check_model
 from gatestream.export.proof.fingerprint import check_fingerprint
 from gatestream.export.proof.int8_parity import Int8Model
 from gatestream.export.proof.parity import Model, Reference, Runnable
-from gatestream.export.proof.report import Check, Report
+from gatestream.export.proof.report import Checks, Report
 from gatestream.export.proof.rounding import Rounding
 from gatestream.export.proof.runtime import Session
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -48,7 +48,7 @@ def verify(path: Path, exported: Mapping[str, Array], torch_reference: Reference
     run.compare("carried steps", lambda model: _carried(model, parity.STEPS, torch_reference), exported)
     run.compare("rows together", parity.together, exported)
     run.compare("rows of unlike length", parity.ragged, exported)
-    return run.report()
+    return run.report(artifact.spec)
 
 
 def examine(artifact: Artifact) -> tuple[Structure | None, Report]:
@@ -66,32 +66,18 @@ def examine(artifact: Artifact) -> tuple[Structure | None, Report]:
     if not run.failed:
         run.compare("carried steps", lambda model: _carried(model, _STEPS), found)
         run.compare("rows of unlike length", parity.ragged, found)
-    return run.structure, run.report()
+    return run.structure, run.report(artifact.spec)
 
 
-class _Run:
-    """Checks one after another until one fails."""
+class _Run(Checks):
+    """Of gatestream's own network."""
 
     def __init__(self, artifact: Artifact) -> None:
+        super().__init__()
         self.artifact = artifact
         self.structure: Structure | None = None
         self.weights: dict[str, Array] = {}
-        self.failed = False
-        self._checks: list[Check] = []
-        self._figures: list[Figure] = []
-        self._difference: Difference | None = None
         self._model: Runnable | None = None
-
-    def check(self, name: str, step: Callable[[], str]) -> None:
-        if self.failed:
-            return
-        try:
-            detail = step()
-        except ArtifactError as error:
-            self.failed, detail = True, str(error)
-            if isinstance(error, DifferenceError):
-                self._difference = error.difference
-        self._checks.append(Check(name, not self.failed, detail))
 
     def file(self) -> None:
         """What can be checked without running the model."""
@@ -105,13 +91,10 @@ class _Run:
             if self._model is None:
                 self._model = _runnable(self.artifact, weights)
             figures = compare(self._model)
-            self._figures += figures
-            return _summary(figures)
+            self.figures += figures
+            return summary(figures)
 
         self.check(name, step)
-
-    def report(self) -> Report:
-        return Report.of(self.artifact.spec, self._checks, self._figures, self._difference)
 
     def _find(self) -> str:
         self.structure = finder.find(self.artifact.model)
@@ -145,16 +128,3 @@ def _same_weights(exported: Mapping[str, Array], spec: pb.ModelSpec) -> str:
             f"the checkpoint's weights hash to {found[:16]}, the file's to {spec.weights_fingerprint[:16]}"
         )
     return f"its {len(exported)} tensors are those of the file"
-
-
-def _summary(figures: list[Figure]) -> str:
-    """Exact apart from close."""
-    steps = max(figure.steps for figure in figures)
-    close = [figure for figure in figures if not figure.exact]
-    if not close:
-        return f"{steps} steps, all {len(figures)} comparisons exact"
-    worst = max(close, key=lambda figure: figure.max_abs_difference / figure.tolerance)
-    return (
-        f"{steps} steps, {len(figures) - len(close)} of {len(figures)} comparisons exact, the others close: "
-        f"at most {worst.max_abs_difference:.2g}, {worst.tensor} to {worst.reference} {worst.case}"
-    )

@@ -6,6 +6,7 @@ from typing import Literal
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from gatestream.export.artifact import stored_fingerprint
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
 from gatestream.export.finder.claims import KINDS
@@ -16,7 +17,6 @@ from gatestream.export.rewriting.showing import hide, show
 from gatestream.export.rewriting.unfuse import unfuse
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.roles import OF_CELL
-from gatestream.protos.weights import intact_fingerprint
 
 Form = Literal["gates", "fused"]
 
@@ -64,9 +64,7 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
     else:
         _fuse(model, spec, cells, names)
     common.RemoveUnusedNodesPass()(model)
-    spec.stored_fingerprint = intact_fingerprint(
-        {name: value.const_value.numpy() for name, value in model.graph.initializers.items() if value.const_value}
-    )
+    spec.stored_fingerprint = stored_fingerprint(model)
 
 
 def _check_activations(cell: FoundCell) -> None:

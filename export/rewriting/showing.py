@@ -11,6 +11,7 @@ from gatestream.export.errors import ArtifactError, StructureError
 from gatestream.export.finder.scopes import Scopes
 from gatestream.export.graph.flow import label
 from gatestream.export.graph.initializers import store
+from gatestream.export.proof.runtime import new_session, one_line
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout
 
@@ -148,28 +149,17 @@ def _shapes(
     model: ir.Model, spec: pb.ModelSpec, names: Sequence[str], rows: int, steps: int
 ) -> dict[str, tuple[int, ...]]:
     """Which shapes outputs have in a run of so many rows and steps."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ArtifactError("onnxruntime is not installed: pip install 'gatestream[cpu]'") from error
     layout = ModelLayout.of(spec)
     feed = {each.name: np.zeros((rows, steps, *each.shape), each.dtype) for each in layout.inputs}
     feed |= {each.name: np.repeat(each.first()[None], rows, axis=0) for each in layout.states}
     if layout.length:
         feed[layout.length] = np.full(rows, steps, np.int32)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    what = "the graph with its gates put out"
+    running = new_session(ir.to_proto(model).SerializeToString(), what, optimised=False)
     try:
-        running = onnxruntime.InferenceSession(
-            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
         found = running.run(list(names), feed)
     except Exception as error:  # onnxruntime's own classes have no common base but this
-        raise ArtifactError(
-            f"onnxruntime refuses the graph with its gates put out: {' '.join(str(error).split())}"
-        ) from error
+        raise ArtifactError(f"onnxruntime refuses {what}: {one_line(error)}") from error
     return {name: array.shape for name, array in zip(names, found, strict=True)}
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 import gatestream
 from gatestream.export import artifact
+from gatestream.export.artifact import stored_fingerprint
 from gatestream.export.errors import SourceError, StatelessError
-from gatestream.export.graph.initializers import constant
 from gatestream.export.proof.report import Report, VerificationError
 from gatestream.export.proof.streamed import Named
 from gatestream.export.proof.streaming import prove
@@ -28,7 +27,7 @@ from gatestream.files.writing import replacing
 from gatestream.protos import spec as specs
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.weights import fingerprint, intact_fingerprint
+from gatestream.protos.weights import fingerprint
 
 _DTYPES = {getattr(torch, dtype.name): known for known, dtype in DTYPES.items()}
 
@@ -110,7 +109,7 @@ def export_module(
     made = trace(streamed)
     path = Path(path)
     spec = _spec(streamed, name or path.name.partition(".")[0], version, source, made.rewritten)
-    spec.stored_fingerprint = _stored(made.model)
+    spec.stored_fingerprint = stored_fingerprint(made.model)
     if form is not None:
         reform(made.model, spec, form)
     with replacing(path) as draft:
@@ -264,8 +263,3 @@ def _tensor(port: Port, role: str, becomes: str, how: str) -> pb.SourceTensor:
         becomes=becomes,
         found=how,
     )
-
-
-def _stored(model: ir.Model) -> str:
-    held = {name: constant(value) for name, value in model.graph.initializers.items()}
-    return intact_fingerprint({name: array for name, array in held.items() if array is not None})
