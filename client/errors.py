@@ -33,7 +33,11 @@ GatestreamError
 │   ├── SessionClosedError      `close_reason` says who or what closed it
 │   ├── StateMismatchError
 │   ├── ConstantMismatchError   the session was opened with other constants, which it keeps
-│   └── PositionMismatchError   somebody else moved the session; its `position` is right again
+│   ├── PositionMismatchError   somebody else moved the session; its `position` is right again
+│   ├── EpochStaleError         it was opened since
+│   ├── NotReplayableError      the server can go back to nowhere that this client could go on from
+│   └── CheckpointUnfitError    what is stored of it is damaged, or of other weights
+├── StoreUnavailableError       the server's store of checkpoints does not answer
 └── StepError                   the step was not taken; the state is as it was before it
     ├── StepFailedError         the model failed on it
     └── PrecedingFailedError    a step asked for before it was not taken
@@ -276,6 +280,38 @@ class PositionMismatchError(SessionError):
     """The session does not stand where this client left it; nothing was stepped."""
 
     reason = pb.REASON_POSITION_MISMATCH
+
+
+class EpochStaleError(SessionError):
+    """The session was opened since, by another client or another attempt of this one.
+
+    Attributes:
+        epoch: that it has; 0 where the server did not say.
+    """
+
+    reason = pb.REASON_EPOCH_STALE
+
+    def __init__(self, message: str, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
+class NotReplayableError(SessionError):
+    """The server has no checkpoint left from which this client could go on: the session cannot be resumed as it was."""
+
+    reason = pb.REASON_NOT_REPLAYABLE
+
+
+class CheckpointUnfitError(SessionError):
+    """What the server has stored of the session is damaged, or was made by other weights."""
+
+    reason = pb.REASON_CHECKPOINT_UNFIT
+
+
+class StoreUnavailableError(GatestreamError):
+    """The server's store of checkpoints does not answer; what needs it was not done."""
+
+    reason = pb.REASON_STORE_UNAVAILABLE
 
 
 class StepError(GatestreamError):

@@ -12,6 +12,10 @@ ServerError
 │   ├── Draining               UNAVAILABLE           this server stops: go to another
 │   ├── Forbidden              PERMISSION_DENIED     an admin's token is wanted
 │   ├── NotLoaded              FAILED_PRECONDITION   a model could not be loaded, or sessions not be moved to it
+│   ├── EpochStale             FAILED_PRECONDITION   the session was opened since: open it with a higher epoch
+│   ├── NotReplayable          FAILED_PRECONDITION   no checkpoint is left from which the client could go on
+│   ├── CheckpointUnfit        FAILED_PRECONDITION   what is stored of the session is damaged, or means something else
+│   ├── StoreUnavailable       UNAVAILABLE           the store of checkpoints does not answer: try again
 │   └── StepFailed             INTERNAL              the model failed on the tick
 ├── Idle               UNAVAILABLE           nothing happened on the stream for too long
 ├── Unauthenticated    UNAUTHENTICATED       no token, or one that is not known
@@ -75,6 +79,10 @@ class Reason(StrEnum):
     CONSTANT_MISMATCH = "REASON_CONSTANT_MISMATCH"
     FORBIDDEN = "REASON_FORBIDDEN"
     MODEL_NOT_LOADED = "REASON_MODEL_NOT_LOADED"
+    EPOCH_STALE = "REASON_EPOCH_STALE"
+    NOT_REPLAYABLE = "REASON_NOT_REPLAYABLE"
+    CHECKPOINT_UNFIT = "REASON_CHECKPOINT_UNFIT"
+    STORE_UNAVAILABLE = "REASON_STORE_UNAVAILABLE"
 
 
 def cut(text: str, most: int = 140) -> str:
@@ -169,6 +177,42 @@ class NotLoaded(Refused):
 
     code = Code.FAILED_PRECONDITION
     default_reason = Reason.MODEL_NOT_LOADED
+
+
+class EpochStale(Refused):
+    """The session has an epoch that is as high, or higher.
+
+    Attributes:
+        epoch: that it has.
+    """
+
+    code = Code.FAILED_PRECONDITION
+    default_reason = Reason.EPOCH_STALE
+
+    def __init__(self, message: str, epoch: int):
+        super().__init__(message)
+        self.epoch = epoch
+
+
+class NotReplayable(Refused):
+    """No checkpoint is left at or before what the client can send again."""
+
+    code = Code.FAILED_PRECONDITION
+    default_reason = Reason.NOT_REPLAYABLE
+
+
+class CheckpointUnfit(Refused):
+    """What is stored of a session is damaged, or has another meaning than this model's states."""
+
+    code = Code.FAILED_PRECONDITION
+    default_reason = Reason.CHECKPOINT_UNFIT
+
+
+class StoreUnavailable(Refused):
+    """The store of checkpoints does not answer, or takes nothing more."""
+
+    code = Code.UNAVAILABLE
+    default_reason = Reason.STORE_UNAVAILABLE
 
 
 class StepFailed(Refused):

@@ -18,6 +18,11 @@ class OpenMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPEN_MODE_CREATE: _ClassVar[OpenMode]
     OPEN_MODE_RESUME: _ClassVar[OpenMode]
 
+class OnDisconnect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_DISCONNECT_END: _ClassVar[OnDisconnect]
+    ON_DISCONNECT_PARK: _ClassVar[OnDisconnect]
+
 class CloseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CLOSE_REASON_UNSPECIFIED: _ClassVar[CloseReason]
@@ -26,6 +31,9 @@ class CloseReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CLOSE_REASON_IDLE: _ClassVar[CloseReason]
     CLOSE_REASON_TAKEN_OVER: _ClassVar[CloseReason]
     CLOSE_REASON_DRAINED: _ClassVar[CloseReason]
+    CLOSE_REASON_PARKED: _ClassVar[CloseReason]
+    CLOSE_REASON_FENCED: _ClassVar[CloseReason]
+    CLOSE_REASON_LOST: _ClassVar[CloseReason]
 
 class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -56,6 +64,16 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_CONSTANT_MISMATCH: _ClassVar[Reason]
     REASON_FORBIDDEN: _ClassVar[Reason]
     REASON_MODEL_NOT_LOADED: _ClassVar[Reason]
+    REASON_EPOCH_STALE: _ClassVar[Reason]
+    REASON_NOT_REPLAYABLE: _ClassVar[Reason]
+    REASON_CHECKPOINT_UNFIT: _ClassVar[Reason]
+    REASON_STORE_UNAVAILABLE: _ClassVar[Reason]
+
+class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DURABILITY_OFF: _ClassVar[Durability]
+    DURABILITY_BEHIND: _ClassVar[Durability]
+    DURABILITY_BEFORE_ANSWER: _ClassVar[Durability]
 
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -111,12 +129,17 @@ OUTPUTS_NONE: Outputs
 OPEN_MODE_EITHER: OpenMode
 OPEN_MODE_CREATE: OpenMode
 OPEN_MODE_RESUME: OpenMode
+ON_DISCONNECT_END: OnDisconnect
+ON_DISCONNECT_PARK: OnDisconnect
 CLOSE_REASON_UNSPECIFIED: CloseReason
 CLOSE_REASON_REQUESTED: CloseReason
 CLOSE_REASON_ADMINISTERED: CloseReason
 CLOSE_REASON_IDLE: CloseReason
 CLOSE_REASON_TAKEN_OVER: CloseReason
 CLOSE_REASON_DRAINED: CloseReason
+CLOSE_REASON_PARKED: CloseReason
+CLOSE_REASON_FENCED: CloseReason
+CLOSE_REASON_LOST: CloseReason
 REASON_UNSPECIFIED: Reason
 REASON_MALFORMED: Reason
 REASON_HANDLE_UNKNOWN: Reason
@@ -144,6 +167,13 @@ REASON_SESSION_ELSEWHERE: Reason
 REASON_CONSTANT_MISMATCH: Reason
 REASON_FORBIDDEN: Reason
 REASON_MODEL_NOT_LOADED: Reason
+REASON_EPOCH_STALE: Reason
+REASON_NOT_REPLAYABLE: Reason
+REASON_CHECKPOINT_UNFIT: Reason
+REASON_STORE_UNAVAILABLE: Reason
+DURABILITY_OFF: Durability
+DURABILITY_BEHIND: Durability
+DURABILITY_BEFORE_ANSWER: Durability
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
@@ -190,7 +220,7 @@ class ClientMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., steps: _Optional[_Union[Steps, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("handle", "session_id", "model", "version", "mode", "outputs", "gates", "constant")
+    __slots__ = ("handle", "session_id", "model", "version", "mode", "outputs", "gates", "constant", "on_disconnect", "epoch", "acknowledged")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +229,9 @@ class Open(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     GATES_FIELD_NUMBER: _ClassVar[int]
     CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     handle: int
     session_id: str
     model: str
@@ -207,7 +240,10 @@ class Open(_message.Message):
     outputs: Outputs
     gates: bool
     constant: _containers.RepeatedCompositeFieldContainer[Constant]
-    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., mode: _Optional[_Union[OpenMode, str]] = ..., outputs: _Optional[_Union[Outputs, str]] = ..., gates: _Optional[bool] = ..., constant: _Optional[_Iterable[_Union[Constant, _Mapping]]] = ...) -> None: ...
+    on_disconnect: OnDisconnect
+    epoch: int
+    acknowledged: int
+    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., mode: _Optional[_Union[OpenMode, str]] = ..., outputs: _Optional[_Union[Outputs, str]] = ..., gates: _Optional[bool] = ..., constant: _Optional[_Iterable[_Union[Constant, _Mapping]]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ..., epoch: _Optional[int] = ..., acknowledged: _Optional[int] = ...) -> None: ...
 
 class Constant(_message.Message):
     __slots__ = ("name", "value")
@@ -218,80 +254,98 @@ class Constant(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Steps(_message.Message):
-    __slots__ = ("handle", "length", "first", "input")
+    __slots__ = ("handle", "length", "first", "input", "acknowledged")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
     length: _containers.RepeatedScalarFieldContainer[int]
     first: _containers.RepeatedScalarFieldContainer[int]
     input: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, handle: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., input: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    acknowledged: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., input: _Optional[_Iterable[bytes]] = ..., acknowledged: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Reset(_message.Message):
-    __slots__ = ("handle",)
+    __slots__ = ("handle", "sequence")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, handle: _Optional[_Iterable[int]] = ...) -> None: ...
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("handle",)
+    __slots__ = ("handle", "sequence")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, handle: _Optional[_Iterable[int]] = ...) -> None: ...
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("opened", "results", "reset_done", "closed", "error", "going_away")
+    __slots__ = ("opened", "results", "reset_done", "closed", "error", "going_away", "durable")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     RESET_DONE_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     GOING_AWAY_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     results: Results
     reset_done: ResetDone
     closed: Closed
     error: Error
     going_away: GoingAway
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., reset_done: _Optional[_Union[ResetDone, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., going_away: _Optional[_Union[GoingAway, _Mapping]] = ...) -> None: ...
+    durable: Durable
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., results: _Optional[_Union[Results, _Mapping]] = ..., reset_done: _Optional[_Union[ResetDone, _Mapping]] = ..., closed: _Optional[_Union[Closed, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., going_away: _Optional[_Union[GoingAway, _Mapping]] = ..., durable: _Optional[_Union[Durable, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("handle", "session_id", "model", "version", "position", "durable_position", "idle_timeout_s", "created")
+    __slots__ = ("handle", "session_id", "model", "version", "position", "idle_timeout_s", "created", "epoch", "sequence", "durable")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
-    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     handle: int
     session_id: str
     model: str
     version: str
     position: int
-    durable_position: int
     idle_timeout_s: float
     created: bool
-    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ..., durable_position: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., created: _Optional[bool] = ...) -> None: ...
+    epoch: int
+    sequence: int
+    durable: int
+    def __init__(self, handle: _Optional[int] = ..., session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., created: _Optional[bool] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., durable: _Optional[int] = ...) -> None: ...
+
+class Durable(_message.Message):
+    __slots__ = ("handle", "sequence")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    handle: _containers.RepeatedScalarFieldContainer[int]
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Results(_message.Message):
-    __slots__ = ("handle", "length", "first", "output", "gate", "durable_position")
+    __slots__ = ("handle", "length", "first", "output", "gate")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     GATE_FIELD_NUMBER: _ClassVar[int]
-    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
     length: _containers.RepeatedScalarFieldContainer[int]
     first: _containers.RepeatedScalarFieldContainer[int]
     output: _containers.RepeatedScalarFieldContainer[bytes]
     gate: _containers.RepeatedScalarFieldContainer[bytes]
-    durable_position: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, handle: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., output: _Optional[_Iterable[bytes]] = ..., gate: _Optional[_Iterable[bytes]] = ..., durable_position: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., output: _Optional[_Iterable[bytes]] = ..., gate: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ResetDone(_message.Message):
     __slots__ = ("handle", "position")
@@ -312,7 +366,7 @@ class Closed(_message.Message):
     def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[CloseReason, str]] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("handle", "position", "first", "length", "reason", "message", "retry_after_ms")
+    __slots__ = ("handle", "position", "first", "length", "reason", "message", "retry_after_ms", "epoch")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
@@ -320,6 +374,7 @@ class Error(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
     position: _containers.RepeatedScalarFieldContainer[int]
     first: _containers.RepeatedScalarFieldContainer[int]
@@ -327,7 +382,8 @@ class Error(_message.Message):
     reason: Reason
     message: str
     retry_after_ms: int
-    def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    epoch: int
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class GoingAway(_message.Message):
     __slots__ = ("deadline_ms",)
@@ -376,7 +432,7 @@ class NodePlacement(_message.Message):
     def __init__(self, execution_provider: _Optional[str] = ..., nodes: _Optional[int] = ..., operators: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s", "reply_bytes_per_stream", "reply_bytes", "tenant_sessions", "tenant_streams", "tenant_rows", "tenant_reply_bytes", "sequence_timeout_s", "idle_stream_timeout_s")
+    __slots__ = ("sessions", "sessions_per_stream", "streams", "rows", "rows_per_stream", "chunk_length", "message_bytes", "idle_timeout_s", "reply_bytes_per_stream", "reply_bytes", "tenant_sessions", "tenant_streams", "tenant_rows", "tenant_reply_bytes", "sequence_timeout_s", "idle_stream_timeout_s", "park_timeout_s", "durability", "store")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
@@ -393,6 +449,9 @@ class Limits(_message.Message):
     TENANT_REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     IDLE_STREAM_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    PARK_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     sessions: int
     sessions_per_stream: int
     streams: int
@@ -409,7 +468,10 @@ class Limits(_message.Message):
     tenant_reply_bytes: int
     sequence_timeout_s: float
     idle_stream_timeout_s: float
-    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., reply_bytes_per_stream: _Optional[int] = ..., reply_bytes: _Optional[int] = ..., tenant_sessions: _Optional[int] = ..., tenant_streams: _Optional[int] = ..., tenant_rows: _Optional[int] = ..., tenant_reply_bytes: _Optional[int] = ..., sequence_timeout_s: _Optional[float] = ..., idle_stream_timeout_s: _Optional[float] = ...) -> None: ...
+    park_timeout_s: float
+    durability: Durability
+    store: str
+    def __init__(self, sessions: _Optional[int] = ..., sessions_per_stream: _Optional[int] = ..., streams: _Optional[int] = ..., rows: _Optional[int] = ..., rows_per_stream: _Optional[int] = ..., chunk_length: _Optional[int] = ..., message_bytes: _Optional[int] = ..., idle_timeout_s: _Optional[float] = ..., reply_bytes_per_stream: _Optional[int] = ..., reply_bytes: _Optional[int] = ..., tenant_sessions: _Optional[int] = ..., tenant_streams: _Optional[int] = ..., tenant_rows: _Optional[int] = ..., tenant_reply_bytes: _Optional[int] = ..., sequence_timeout_s: _Optional[float] = ..., idle_stream_timeout_s: _Optional[float] = ..., park_timeout_s: _Optional[float] = ..., durability: _Optional[_Union[Durability, str]] = ..., store: _Optional[str] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
     __slots__ = ("model", "page_size", "page_token")
@@ -430,20 +492,22 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[SessionInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SessionInfo(_message.Message):
-    __slots__ = ("session_id", "model", "position", "idle_s", "attached", "version")
+    __slots__ = ("session_id", "model", "position", "idle_s", "attached", "version", "parked")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     IDLE_S_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     position: int
     idle_s: float
     attached: bool
     version: str
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., position: _Optional[int] = ..., idle_s: _Optional[float] = ..., attached: _Optional[bool] = ..., version: _Optional[str] = ...) -> None: ...
+    parked: bool
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., position: _Optional[int] = ..., idle_s: _Optional[float] = ..., attached: _Optional[bool] = ..., version: _Optional[str] = ..., parked: _Optional[bool] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("model", "session_id")
