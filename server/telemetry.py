@@ -127,7 +127,7 @@ class ModelStats:
         self.step.count(waited + seconds, rows)
 
     def failed(self, entries: int) -> None:
-        """Count a run that failed."""
+        """Count a run that failed, for so many entries for good: those of several are made again, apart."""
         self.failed_runs += 1
         self.failed_entries += entries
 

@@ -351,7 +351,8 @@ def _session(model: onnx.ModelProto, provider: str, threads: int, name: str) -> 
     # A spinning thread burns a core between the steps of a live session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = 3
+    # What fails is raised, with the same words; those that it writes past the log a client could ask for in any number.
+    options.log_severity_level = 4
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions have no public base but Exception

@@ -307,8 +307,9 @@ class Engine:
             return more
         if run.where == "thread":
             await self._step_on_thread(run)
+        elif not self._step(run):
+            await self._step_on_thread(*run.halves())
         else:
-            self._step(run)
             # What came meanwhile is to be in the next run. To read it takes the loop some turns; where a single step
             # may be among it, no chunk's run comes in between.
             waits = run.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
@@ -325,28 +326,51 @@ class Engine:
     def _at_once(self) -> None:
         """Step what has just come; where it has to be queued, `_turn` will."""
         self._called = False
-        if (run := self._plan()) is not None:
-            self._step(run)
+        if (run := self._plan()) is not None and not self._step(run):
+            # As if it had been queued: what is wrong with which of its steps takes more than one run to find out.
+            ((batch, _, _),) = run.parts
+            self._queues.add(batch)
 
-    def _step(self, run: Run) -> None:
-        """Make a run on the event loop, and tell those whose steps it has."""
+    def _step(self, run: Run) -> bool:
+        """Make a run on the event loop, and tell those whose steps it has; False: one of several members failed."""
         try:
             outputs, gates = self._compute(run)
         except Exception as error:
+            if run.members > 1:
+                self.stats.failed(0)
+                return False
             self._fail(run, error)
+            _log.error("a step failed", model=self.layout.name, exc_info=error)
         else:
             self._complete(run, outputs, gates)
+        return True
 
-    async def _step_on_thread(self, run: Run) -> None:
-        """As `_step`, while the event loop goes on."""
+    async def _step_on_thread(self, *runs: Run) -> None:
+        """As `_step`, while the event loop goes on.
+
+        A run that fails is made again in halves, until those whose own steps fail are alone: of n members in fewer than
+        2n runs. No row of state has changed before, and none is anybody else's until all are through.
+        """
         self._running = True
+        left, failed, last = list(runs), 0, None
         try:
-            outputs, gates = await self._on_thread(run)
-        except Exception as error:
-            self._fail(run, error)
-        else:
-            self._complete(run, outputs, gates)
+            while left:
+                run = left.pop(0)
+                try:
+                    outputs, gates = await self._on_thread(run)
+                except Exception as error:
+                    if run.members > 1:
+                        self.stats.failed(0)
+                        left[:0] = run.halves()
+                        continue
+                    self._fail(run, error)
+                    failed, last = failed + 1, error
+                else:
+                    self._complete(run, outputs, gates)
         finally:
+            if failed:
+                # Once for all, and the latest of what was raised: there may be hundreds.
+                _log.error("steps failed", model=self.layout.name, sessions=failed, exc_info=last)
             self._running = False
             while self._leaving:
                 self.sessions.free(self._leaving.pop())
@@ -480,12 +504,11 @@ class Engine:
                 self._queues.count_off(batch, int(finished[members].sum()))
 
     def _fail(self, run: Run, error: Exception) -> None:
-        """Refuse a run's steps, and what stands behind them: no state has changed."""
+        """Refuse the steps of a run of one member, and what stands behind them: no state has changed."""
         # What came meanwhile stands behind these steps.
         self.take_in()
-        self.stats.failed(run.members)
-        _log.error("tick failed", model=self.layout.name, members=run.members, exc_info=error)
-        reason = StepFailed(f"the model failed on this tick, no state has changed: {error}")
+        self.stats.failed(1)
+        reason = StepFailed(f"the model failed on these steps, no state has changed: {error}")
         if run.tick is None:
             ((batch, _, _),) = run.parts
             places = (Place(session, batch, entry, length) for session, entry, length in batch.places())

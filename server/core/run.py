@@ -7,7 +7,7 @@ import numpy as np
 
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.batches import GATES, Batch, OneEntry, gather
-from gatestream.server.core.scheduler import Tick
+from gatestream.server.core.scheduler import Tick, within
 from gatestream.server.telemetry import Where
 
 # A NamedTuple's own is Python, and felt where there is one for each message.
@@ -76,6 +76,27 @@ class Run(NamedTuple):
             pieces = [gather(batch.inputs[k], offsets[start:stop], self.steps) for batch, start, stop in self.parts]
             columns.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
         return columns
+
+    def halves(self) -> tuple["Run", "Run"]:
+        """Two runs that together compute the same, of a run of several queued entries."""
+        middle = self.members // 2
+        return self._part(0, middle), self._part(middle, self.members)
+
+    def _part(self, start: int, stop: int) -> "Run":
+        assert self.tick is not None, "what was never queued is, before it is cut"
+        tick, parts = self.tick.part(start, stop), within(self.parts, start, stop)
+        return self._replace(
+            sessions=tick.sessions,
+            slots=np.asarray(self.slots)[start:stop],
+            lengths=tick.lengths,
+            members=stop - start,
+            steps=tick.steps,
+            rows=int(tick.lengths.sum()),
+            gates=any(batch.gates for batch, _, _ in parts),
+            parts=parts,
+            offsets=tick.offsets,
+            tick=tick,
+        )
 
     def pieces(self, rows: int) -> Iterator[tuple[Batch, int, int]]:
         """The parts, cut so that each has so many rows at most, or one member."""

@@ -13,9 +13,10 @@ one of two rings, of single steps and of chunks, and go to its end again after e
 No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ _CALM_TURNS: Final = 64
 _MOST_CONTROLS: Final = 512
 _MOST_WORKS: Final = 32
 _NONE: Final = -1
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,12 @@ class Tick:
     def steps(self) -> int:
         """The longest member's steps: the run's time axis."""
         return int(self.lengths.max())
+
+    def part(self, start: int, stop: int) -> "Tick":
+        """Of the members start..stop-1 alone. A tick is completed, or abandoned, whole or in such parts."""
+        columns = self.ids, self.sessions, self.lengths, self.offsets, self.entries
+        ids, sessions, lengths, offsets, entries = (column[start:stop] for column in columns)
+        return Tick(ids, sessions, lengths, offsets, entries, within(self.parts, start, stop))
 
 
 class Turn(NamedTuple):
@@ -323,6 +331,15 @@ class Scheduler:
         self._singles.push(ids[single])
         self._chunks.push(ids[left > 1])
         self._controls.push(ids[left == 0])
+
+
+def within(parts: Iterable[tuple[_T, int, int]], start: int, stop: int) -> list[tuple[_T, int, int]]:
+    """Those of (whose, begin, end) that reach into start..stop-1, as far as they do, counted from `start`."""
+    return [
+        (whose, max(begin, start) - start, min(end, stop) - start)
+        for whose, begin, end in parts
+        if begin < stop and end > start
+    ]
 
 
 def _fullest(left: Ints) -> int:

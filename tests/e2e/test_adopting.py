@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from onnx import TensorProto
 
 from gatestream.client import connect
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.adopting.options import Options
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.process import serving, start
 from tests.support.strangers.generators import ADOPTED, REFUSED
 from tests.support.strangers.graph import Graph
 from tests.support.strangers.oracle import Oracle
+from tests.support.wire import Stream
 
 
 @pytest.mark.parametrize(("name", "workers"), [("lstm_exposed", 1), ("window", 2)])
@@ -71,3 +75,42 @@ def test_a_model_without_states_is_served_where_that_was_asked_for(tmp_path: Pat
     with serving(output) as server, connect(server.address) as client, client.session(stranger.name) as session:
         found = np.concatenate([session.step(x[0])[None], session.run(x[1:])])
     assert found == pytest.approx(y, abs=1e-5)
+
+
+def test_numbers_that_a_model_fails_on_are_refused_to_those_who_send_them(tmp_path: Path) -> None:
+    """Ids are divided before a table is indexed by them: how large they may be is not found."""
+    g = Graph("buckets")
+    ids, h = g.input("ids", ["batch", "time"], TensorProto.INT64), g.input("h", [1, "batch", 3])
+    y, h_next = g.output("y", ["batch", "time", 3]), g.output("h_next", [1, "batch", 3])
+    rows = g.node("Gather", g.weight(8, 3), g.node("Div", ids, g.constant(10_000)))
+    g.gru(g.node("Transpose", rows, perm=[1, 0, 2]), 3, 3, h, out=["all", h_next])
+    g.node("Transpose", g.node("Squeeze", "all", g.constant([1])), perm=[1, 0, 2], out=y)
+    good, bad, steps = np.arange(8) * 9_000, np.full(8, 90_000), 20
+
+    def send(stream: Stream, values: npt.NDArray[np.int64]) -> None:
+        stream.send(pb.ClientMessage(steps=pb.Steps(handle=range(len(values)), input=[values.tobytes()])))
+        stream.flush()
+
+    with serving(g.save(tmp_path)) as server, Stream(server.address) as ours, Stream(server.address) as theirs:
+        for handle in range(8):
+            ours.opened(handle)
+            theirs.opened(handle)
+        expected = []
+        for _ in range(steps):
+            send(ours, good)
+            expected.append({handle: y.tolist() for handle, y in ours.results(dict.fromkeys(range(8), 1), 3).items()})
+        ours.reset(*range(8))
+        ours.expect("reset_done")
+        for step in range(steps):
+            with server.paused():
+                send(theirs, np.where(np.arange(8) % 4 == step % 4, good, bad))
+                send(ours, good)
+            found = ours.results(dict.fromkeys(range(8), 1), 3)
+            assert {handle: y.tolist() for handle, y in found.items()} == expected[step]
+            refused, taken = 0, 0
+            while refused + taken < 8:
+                message = theirs.read()
+                taken += len(message.results.handle)
+                refused += len(message.error.handle)
+                assert not message.HasField("error") or message.error.reason == pb.REASON_STEP_FAILED
+            assert (refused, taken) == (6, 2)

@@ -137,7 +137,7 @@ def test_an_id_is_bounded_since_the_answer_repeats_it(door: oip_grpc.GRPCInferen
 
 def test_a_request_that_fails_leaves_the_sequence_as_it_was(door: oip_grpc.GRPCInferenceServiceStub) -> None:
     door.ModelInfer(request([[1, 1]], "frail", start=True), timeout=PATIENCE)
-    with pytest.raises(grpc.RpcError, match="the model failed on this tick"):
+    with pytest.raises(grpc.RpcError, match="the model failed on these steps"):
         door.ModelInfer(request([[POISON, 1]], "frail"), timeout=PATIENCE)
     with pytest.raises(grpc.RpcError, match="NaN or infinity at step 0"):
         door.ModelInfer(request([[np.nan, 1]], "frail"), timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A run of the model that fails: each of its members hears of it once, no state changes, and the server goes on."""
+"""Steps that fail: whose they are hears of it once and stays as it was, and whoever ran beside it is answered."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,19 +38,23 @@ def chunk(steps: int, poison_at: int) -> Rows:
     return rows
 
 
-def test_every_member_is_answered_once_and_stays_as_it_was(server: ServerProcess, stream: Stream) -> None:
+def test_it_is_answered_once_and_stays_as_it_was_and_its_neighbour_goes_on(
+    server: ServerProcess, stream: Stream
+) -> None:
     stream.steps({0: [[1, 1]], 1: [[POISON, 0]]}, first=[2, 2])
+    assert stream.results({0: 1}, 2)[0].tolist() == [[5, 7]]
     error = stream.refused()
-    assert (list(error.handle), error.reason) == ([0, 1], pb.REASON_STEP_FAILED)
-    assert (list(error.position), list(error.first), list(error.length)) == ([2, 2], [2, 2], [1, 1])
+    assert (list(error.handle), error.reason) == ([1], pb.REASON_STEP_FAILED)
+    assert (list(error.position), list(error.first), list(error.length)) == ([2], [2], [1])
     assert "no state has changed" in error.message
     assert "Gather" in error.message  # onnxruntime's own words
-    for handle in range(3):
+    assert state(server, "failing-0") == (3, [5, 7])
+    for handle in (1, 2):
         assert state(server, f"failing-{handle}") == (2, [4, 6])
-    # The same steps without the poison, at the same positions: nothing more came in between.
-    stream.steps({0: [[1, 1]], 1: [[2, 2]], 2: [[3, 3]]}, first=[2, 2, 2])
+    # The same step without the poison, at the same position: nothing more came in between.
+    stream.steps({0: [[1, 1]], 1: [[2, 2]], 2: [[3, 3]]}, first=[3, 2, 2])
     got = stream.results({0: 1, 1: 1, 2: 1}, 2)
-    assert {handle: y.tolist() for handle, y in got.items()} == {0: [[5, 7]], 1: [[6, 8]], 2: [[7, 9]]}
+    assert {handle: y.tolist() for handle, y in got.items()} == {0: [[6, 8]], 1: [[6, 8]], 2: [[7, 9]]}
 
 
 def test_what_stands_behind_a_failed_step_is_refused_in_order(server: ServerProcess, stream: Stream) -> None:
@@ -88,7 +92,7 @@ def test_what_stands_behind_a_failed_step_is_refused_in_order(server: ServerProc
     assert stream.results({0: 1}, 2)[0].tolist() == [[805, 807]]
 
 
-def test_sessions_that_were_not_in_the_tick_go_on(server: ServerProcess, stream: Stream) -> None:
+def test_chunks_of_others_go_on(server: ServerProcess, stream: Stream) -> None:
     with Stream(server.address) as other:
         other.opened(0, model="accumulator")
         with server.paused():
@@ -97,17 +101,8 @@ def test_sessions_that_were_not_in_the_tick_go_on(server: ServerProcess, stream:
             other.steps({0: np.ones((5, 2))})
             stream.flush()
             other.flush()
-        # A single step never shares a run with a chunk; a chunk does. Each is answered, as its own line says.
-        taken = 0
-        failed = 0
-        while taken + failed < 5:
-            message = other.read()
-            if message.HasField("error"):
-                assert message.error.reason == pb.REASON_STEP_FAILED
-                failed += message.error.length[0]
-            else:
-                taken += len(message.results.first)
-        assert other.stepped(0, [[1, 1]]).tolist() == [[taken + 1, taken + 1]]
+        assert other.results({0: 5}, 2)[0][-1].tolist() == [5, 5]
+        assert other.stepped(0, [[1, 1]]).tolist() == [[6, 6]]
 
 
 def test_a_close_behind_a_failed_step_still_closes(stream: Stream) -> None:
@@ -143,9 +138,16 @@ def test_one_failure_after_another_leaves_nothing_behind(accumulator_path: Path)
     with serving(accumulator_path, **limits) as small, Stream(small.address) as stream:
         for handle in range(3):
             stream.opened(handle)
-        for _ in range(100):
-            stream.send(pb.ClientMessage(steps=pb.Steps(handle=[0, 1, 2], first=[0, 0, 0], input=[rows])))
-            error = stream.refused()
-            assert (list(error.handle), error.reason) == ([0, 1, 2], pb.REASON_STEP_FAILED)
-        stream.steps(dict.fromkeys(range(3), np.ones((4, 2))), first=[0, 0, 0])
-        assert all(y[-1].tolist() == [4, 4] for y in stream.results(dict.fromkeys(range(3), 4), 2).values())
+        for k in range(100):
+            stream.send(pb.ClientMessage(steps=pb.Steps(handle=[0, 1, 2], first=[0, k, k], input=[rows])))
+            messages = [stream.read(), stream.read()]
+            (error,) = [each.error for each in messages if each.HasField("error")]
+            (results,) = [each.results for each in messages if each.HasField("results")]
+            assert (list(error.handle), error.reason) == ([0], pb.REASON_STEP_FAILED)
+            assert (list(results.handle), list(results.first)) == ([1, 2], [k, k])
+        stream.steps(dict.fromkeys(range(3), np.ones((4, 2))), first=[0, 100, 100])
+        assert [y[-1].tolist() for y in stream.results(dict.fromkeys(range(3), 4), 2).values()] == [
+            [4, 4],
+            [104, 104],
+            [104, 104],
+        ]

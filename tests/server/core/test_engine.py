@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.errors import Exhausted, OutOfStep
@@ -30,7 +32,7 @@ async def test_steps_are_answered_in_order_and_carry_the_state(accumulator_path:
         assert b.engine.sessions.position[[first, second]].tolist() == [6, 1]
 
 
-async def test_a_failed_tick_answers_each_member_once_and_changes_no_state(accumulator_path: Path) -> None:
+async def test_a_step_that_fails_is_refused_alone_with_what_stands_behind_it(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner, other = Recorder(), Recorder()
         bad, good, late = b.open(owner, 0), b.open(owner, 1), b.open(other, 2)
@@ -49,8 +51,8 @@ async def test_a_failed_tick_answers_each_member_once_and_changes_no_state(accum
             ("STEP_FAILED", [0], [1], [1], [1]),
             ("PRECEDING_FAILED", [0], [1], [2], [1]),
             ("PRECEDING_FAILED", [0], [1], [], []),
-            ("STEP_FAILED", [1], [1], [1], [1]),
-            ("closed", "REQUESTED", [1], [1]),
+            ("results", [1], [1], [1], [5]),
+            ("closed", "REQUESTED", [1], [2]),
             ("results", [0], [1], [1], [6]),
         ]
         assert other.take()[1:] == [("results", [2], [0], [1], [7])]
@@ -237,10 +239,61 @@ async def test_what_came_while_a_run_failed_is_behind_the_step_that_failed(
         await b.engine.quiet()
         heard = sorted(owner.take())
         behind = [handle for name, handles, *_ in heard if name == "PRECEDING_FAILED" for handle in handles]
-        assert [name for name, *_ in heard if name == "results"] == []
-        assert sorted(behind) == [0, 1]
-        assert b.engine.sessions.accepted[slots].tolist() == b.engine.sessions.position[slots].tolist() == [0, 0]
+        failed = [handles for name, handles, *_ in heard if name == "STEP_FAILED"]
+        assert (failed, behind) == ([[1]], [1])
+        assert sum(sum(lengths) for name, _, _, lengths, _ in heard if name == "results") == 2
+        assert b.engine.sessions.accepted[slots].tolist() == b.engine.sessions.position[slots].tolist() == [2, 0]
         b.steps(owner, [0, 1], slots, [[3], [4]])
         await b.engine.quiet()
-        assert owner.take() == [("results", [0, 1], [0, 0], [1, 1], [3, 4])]
+        assert owner.take() == [("results", [0, 1], [2, 0], [1, 1], [9, 4])]
         assert owner.rows == 0
+
+
+@settings(max_examples=40)
+@given(members=st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=2, max_size=12), long=st.booleans())
+def test_whoever_fails_the_others_of_the_run_do_not(
+    accumulator_path: Path, members: list[tuple[int, bool]], long: bool
+) -> None:
+    async def play() -> None:
+        async with bench(accumulator_path, sessions=12) as b:
+            if long:
+                expect_long_runs(b.engine)
+            owner = Recorder()
+            slots = [b.open(owner, handle) for handle in range(len(members))]
+            owner.take()
+            rows = [[POISON] * poisoned + [1.0] * (length - poisoned) for length, poisoned in members]
+            b.steps(owner, list(range(len(members))), slots, rows)
+            await b.engine.quiet()
+            heard = owner.take()
+            refused = [handles for name, handles, *_ in heard if name == "STEP_FAILED"]
+            assert sorted(refused) == [[handle] for handle, (_, poisoned) in enumerate(members) if poisoned]
+            assert {name for name, *_ in heard} <= {"STEP_FAILED", "results"}
+            # And once as what has just come, before they are queued.
+            assert b.engine.counted().failed_runs <= 2 * len(members)
+            total = [0 if poisoned else length for length, poisoned in members]
+            assert b.engine.sessions.position[slots].tolist() == total
+            sums = [b.engine.rows.read(int(b.engine.sessions.slot[slot]))[0].tolist() for slot in slots]
+            assert sums == [[[each, each]] for each in total]
+            assert not b.engine.check()
+
+    asyncio.run(play())
+
+
+async def test_no_row_is_given_away_while_a_failed_run_is_made_apart(accumulator_path: Path) -> None:
+    """A session that ends meanwhile is stepped to no avail, and nobody else's state is touched."""
+    async with bench(accumulator_path, sessions=8) as b:
+        expect_long_runs(b.engine)
+        owner, other = Recorder(), Recorder()
+        slots = [b.open(owner, handle) for handle in range(8)]
+        b.steps(owner, list(range(8)), slots, [[POISON], *[[1.0]] * 7])
+        while not b.engine.counted().failed_runs:
+            await asyncio.sleep(0)
+        b.lifecycle.detach(owner, np.array(slots[4:]))
+        with pytest.raises(Exhausted):
+            b.open(other, 0)
+        await b.engine.quiet()
+        new = b.open(other, 0)
+        b.steps(other, [0], [new], [[7]])
+        await b.engine.quiet()
+        assert other.take()[-1] == ("results", [0], [0], [1], [7])
+        assert b.engine.sessions.position[slots[:4]].tolist() == [0, 1, 1, 1]
