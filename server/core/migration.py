@@ -23,8 +23,8 @@ from gatestream.server.errors import NotLoaded, OutOfStep, Reason, Refused
 
 _log = structlog.get_logger(__name__)
 
-# Of sessions that no stream holds, so many are moved before the loop has its next turn.
-_PIECE: Final = 32
+# So many are moved before the loop has its next turn.
+_PIECE: Final = 8
 
 
 class _State(NamedTuple):
@@ -52,7 +52,7 @@ def obstacle(before: ModelLayout, after: ModelLayout) -> str:
 
 
 async def migrate(before: Model, after: Model) -> int:
-    """Move all sessions from one version of a model to another. All those of a stream are moved at once.
+    """Move all sessions from one version of a model to another, some at a time.
 
     Args:
         before: the version that they are on.
@@ -67,12 +67,7 @@ async def migrate(before: Model, after: Model) -> int:
     moved = 0
     while len(sessions := _movable(before)):
         _check(before, after, sessions)
-        owner: ReplySink | None = before.engine.sessions.owner[sessions[0]]
-        owners = before.engine.sessions.owner[sessions]
-        mine = sessions[np.array([each is owner for each in owners])]
-        if owner is None:
-            mine = mine[:_PIECE]
-        moved += _move_all(before, after, mine, owner)
+        moved += _move_some(before, after, sessions[:_PIECE])
         await asyncio.sleep(0)
     return moved
 
@@ -98,25 +93,25 @@ def _check(before: Model, after: Model, sessions: Ints) -> None:
         )
 
 
-def _move_all(before: Model, after: Model, sessions: Ints, owner: ReplySink | None) -> int:
-    """Move sessions of one owner; how many were moved."""
-    handles = before.engine.sessions.handle[sessions].astype(np.int64)
-    twins = []
-    for session in sessions.tolist():
-        try:
-            twins.append(_Move(before, after, session).begin())
-        except Refused as error:
-            # Those of a tenant that has as many as it may stay where they are, and all behind them.
-            if owner is not None and twins:
-                _tell_moved(owner, handles[: len(twins)], after.number, np.array(twins))
-            raise NotLoaded(f"not all sessions could be moved from version {before.version!r}: {error}") from error
-    if owner is not None:
-        _tell_moved(owner, handles, after.number, np.array(twins))
-    return len(twins)
-
-
-def _tell_moved(owner: ReplySink, handles: Ints, number: int, twins: Ints) -> None:
-    tell(owner, owner.moved, handles, number, twins)
+def _move_some(before: Model, after: Model, sessions: Ints) -> int:
+    """Move some sessions; how many were moved."""
+    # By owner, what it calls them, and their twins.
+    told: dict[ReplySink, list[tuple[int, int]]] = {}
+    try:
+        for session in sessions.tolist():
+            owner: ReplySink | None = before.engine.sessions.owner[session]
+            handle = int(before.engine.sessions.handle[session])
+            twin = _Move(before, after, session).begin()
+            if owner is not None:
+                told.setdefault(owner, []).append((handle, twin))
+    except Refused as error:
+        # Those of a tenant that has as many as it may stay where they are, and all behind them.
+        raise NotLoaded(f"not all sessions could be moved from version {before.version!r}: {error}") from error
+    finally:
+        for owner, pairs in told.items():
+            handles, twins = np.array(pairs).T
+            tell(owner, owner.moved, handles, after.number, twins)
+    return len(sessions)
 
 
 class _Move:

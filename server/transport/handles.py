@@ -1,5 +1,6 @@
 """What the handles of one stream stand for."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -60,6 +61,16 @@ class Handles:
             (number, handles[models == number], sessions[models == number]) for number in np.unique(models).tolist()
         ]
 
+    def split(self, handles: Ints, entries: Ints) -> list[tuple[int, Ints]]:
+        """For each model the number, and those of the entries of a message whose handle's session is of it.
+
+        Args:
+            handles: of the message.
+            entries: of it, whose handles have a session which takes steps.
+        """
+        models = self._model[handles[entries]]
+        return [(number, entries[models == number]) for number in np.unique(models).tolist()]
+
     def reserve(self, handle: int, model: int) -> None:
         """Make room for a handle whose session will be of this model."""
         size = len(self._session)
@@ -107,19 +118,19 @@ class Handles:
             and np.count_nonzero(self._model[handles] == model) == len(handles)
         )
 
-    def faults(self, handles: Ints, sessions: Ints, model: int | None = None) -> list[Fault]:
+    def faults(self, handles: Ints, sessions: Ints, models: Sequence[int] | None = None) -> list[Fault]:
         """What is wrong with the handles of a message; an entry may have several faults, of which the first counts.
 
         Args:
             handles: [entries].
             sessions: [entries], theirs.
-            model: the number of the one that the message is for; None: it may be for several.
+            models: the numbers of those that the message may be for; None: it may be for any.
         """
         nobody = sessions < 0
         held = np.flatnonzero(~nobody)
         other = np.zeros(len(handles), np.bool_)
-        if model is not None:
-            other[held] = self._model[handles[held]] != model
+        if models is not None:
+            other[held] = ~np.isin(self._model[handles[held]], models)
         repeated = np.zeros(len(handles), np.bool_)
         repeated[held] = self._repeated(handles[held])
         if repeated.any():
@@ -136,7 +147,7 @@ class Handles:
                 repeated,
                 lambda k: InvalidRequest(
                     f"handle {handles[k]} stands more than once in the message; "
-                    + ("name it once" if model is None else "send its steps as one chunk"),
+                    + ("name it once" if models is None else "send its steps as one chunk"),
                     Reason.HANDLE_REPEATED,
                 ),
             ),

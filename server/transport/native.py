@@ -217,15 +217,24 @@ class ClientStream:
             and self._handles.all_right(handles, sessions, number)
         )
         if not right:
-            good = self._refuse_faulty(handles, sessions, lengths, first, number)
-            if not good.any():
-                return
-            handles, sessions, lengths, offsets = (column[good] for column in (handles, sessions, lengths, offsets))
-            first = None if first is None else first[good]
+            good = self._refuse_faulty(handles, sessions, lengths, first, self._taking_the_same(number))
+            columns = handles, sessions, lengths, offsets
+            # While sessions are being moved to another version of their model, a message may be for both.
+            for other, which in self._handles.split(handles, np.flatnonzero(good)):
+                engine = self._models[other].engine
+                some = (column[which] for column in columns)
+                entries = Entries.of(*some, engine.reply_mask[sessions[which]])
+                engine.submit(self, entries, None if first is None else first[which], inputs)
+            return
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
-        if right:
-            self._known_steps = _KnownSteps(self._handles.generation, entries, engine)
+        self._known_steps = _KnownSteps(self._handles.generation, entries, engine)
         engine.submit(self, entries, first, inputs)
+
+    def _taking_the_same(self, number: int) -> list[int]:
+        """The numbers of a model and of its other versions that take the same inputs."""
+        model = self._models[number]
+        versions = self._models.versions(model.name)
+        return [each.number for each in versions if each.layout.inputs == model.layout.inputs]
 
     def _inputs(self, steps: Steps, layout: ModelLayout, rows: int) -> list[Array] | None:
         """The inputs of steps; None: they are refused."""
@@ -242,12 +251,12 @@ class ClientStream:
         self._refuse(error, steps.handles, first=first, lengths=lengths)
 
     def _refuse_faulty(
-        self, handles: Ints, sessions: Ints, lengths: Ints, first: Ints | None, model: int
+        self, handles: Ints, sessions: Ints, lengths: Ints, first: Ints | None, models: Sequence[int]
     ) -> npt.NDArray[np.bool_]:
         """Refuse the entries that no engine need see; which are left."""
         longest = self._limits.chunk_length
         faults: list[Fault] = [
-            *self._handles.faults(handles, sessions, model),
+            *self._handles.faults(handles, sessions, models),
             (
                 lengths == 0,
                 lambda k: InvalidRequest(

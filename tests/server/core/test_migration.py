@@ -81,21 +81,26 @@ async def test_a_stream_goes_on_where_it_was(tmp_path: Path, straight: bool) -> 
         assert (list(closed.position), closed.reason) == ([72], pb.CLOSE_REASON_REQUESTED)
 
 
-async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
-    async with versions(tmp_path) as catalog:
-        client = Client(catalog, LIMITS)
-        for handle in range(4):
+async def test_a_stream_is_moved_in_pieces_and_its_messages_are_for_both_versions(tmp_path: Path) -> None:
+    async with versions(tmp_path, limits=MANY) as catalog:
+        client = Client(catalog, MANY)
+        many = 40
+        for handle in range(many):
             await client.open(handle, version="1")
         moving: asyncio.Future[int] | None = None
         turns = 30
+        between = 0
         for turn in range(turns):
-            # One packed message for all of them: refused if its sessions were of unlike models.
-            x = np.full((8, 2), 1 + turn, "<f4").tobytes()
-            client.say(steps=pb.Steps(handle=range(4), length=[2] * 4, input=[x]))
+            # One packed message for all of them, with positions in every other one.
+            x = np.full((2 * many, 2), 1 + turn, "<f4").tobytes()
+            first = [2 * turn] * many if turn % 2 else []
+            client.say(steps=pb.Steps(handle=range(many), length=[2] * many, first=first, input=[x]))
             if turn == 10:
                 moving = asyncio.ensure_future(moved(catalog))
             await asyncio.sleep(0)
-        seen = [0.0] * 4
+            between += all(len(model.engine.sessions) for model in catalog)
+        assert between >= many // 8 - 1, "sessions of one stream are on both versions meanwhile"
+        seen = [0.0] * many
         expected = 1000 + 2 * sum(range(1, turns + 1))
         while not all(each == expected for each in seen):
             answer = await client.hear()
@@ -106,7 +111,20 @@ async def test_all_of_a_stream_is_moved_at_once(tmp_path: Path) -> None:
                 assert rows[end - 1] > seen[handle]
                 seen[handle] = rows[end - 1]
         assert moving is not None
-        assert await moving == 4
+        assert await moving == many
+
+
+async def test_a_message_for_versions_with_unlike_inputs_is_refused_in_part(tmp_path: Path) -> None:
+    paths = [accumulator(tmp_path / f"{k}.onnx", features=k, name="m", version=str(k)) for k in (1, 2)]
+    async with serving_here(*paths, limits=LIMITS) as catalog:
+        client = Client(catalog, LIMITS)
+        for handle in range(2):
+            await client.open(handle, version=str(1 + handle))
+        client.say(steps=pb.Steps(handle=[0, 1], input=[np.ones((2, 1), "<f4").tobytes()]))
+        error = (await client.hear()).error
+        assert list(error.handle) == [1]
+        assert "is of another model than the message's first entry" in error.message
+        assert list((await client.hear()).results.handle) == [0]
 
 
 async def test_what_stands_behind_a_failed_step_is_refused(tmp_path: Path) -> None:

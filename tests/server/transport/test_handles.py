@@ -72,10 +72,14 @@ def test_faults_are_those_of_each_entry_by_itself(held: dict[int, tuple[int, int
     assert [max(session, FREE) for session in found.tolist()] == [
         max(held.get(handle, (0, FREE))[1], FREE) for handle in asked
     ]
-    unknown, other, repeated = (fault.tolist() for fault, _ in handles.faults(sent, found, model))
+    unknown, other, repeated = (fault.tolist() for fault, _ in handles.faults(sent, found, [model]))
     for k, handle in enumerate(asked):
         its_model, session = held.get(handle, (0, FREE))
         assert unknown[k] == (session < 0)
         assert other[k] == (session >= 0 and its_model != model)
         assert repeated[k] == (session >= 0 and asked.count(handle) > 1)
     assert handles.all_right(sent, found, model) == (not any(unknown + other + repeated))
+    held_ones = np.flatnonzero(found >= 0)
+    split = handles.split(sent, held_ones)
+    assert sorted(entry for _, entries in split for entry in entries.tolist()) == held_ones.tolist()
+    assert all(held[asked[entry]][0] == number for number, entries in split for entry in entries.tolist())
