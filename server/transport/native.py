@@ -218,12 +218,10 @@ class ClientStream:
         )
         if not right:
             good = self._refuse_faulty(handles, sessions, lengths, first, self._taking_the_same(number))
-            columns = handles, sessions, lengths, offsets
             # While sessions are being moved to another version of their model, a message may be for both.
             for other, which in self._handles.split(handles, np.flatnonzero(good)):
-                engine = self._models[other].engine
-                some = (column[which] for column in columns)
-                entries = Entries.of(*some, engine.reply_mask[sessions[which]])
+                engine, some = self._models[other].engine, sessions[which]
+                entries = Entries.of(handles[which], some, lengths[which], offsets[which], engine.reply_mask[some])
                 engine.submit(self, entries, None if first is None else first[which], inputs)
             return
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
