@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _TAKES = {
-    "list": set(),
+    "list": {"name"},
     "load": {"name", "version", "migrate"},
     "unload": {"name", "version", "deadline"},
     "migrate": {"name", "before", "after"},
@@ -53,7 +53,7 @@ def command(address: str, action: str, as_json: bool, timeout: float, token: str
     has tokens, show an admin's.
 
     \b
-      gatestream models localhost:50051
+      gatestream models localhost:50051 [list [vad]]
       gatestream models localhost:50051 load vad --version 3 --migrate
       gatestream models localhost:50051 unload vad --version 2 --deadline 300
       gatestream models localhost:50051 migrate vad --from 3 --to 2
@@ -62,7 +62,7 @@ def command(address: str, action: str, as_json: bool, timeout: float, token: str
     for key, flag in _FLAGS.items():
         if flags[key] not in (None, False) and key not in _TAKES[action]:
             raise click.UsageError(f"{action} takes no {flag}")
-    if "name" in _TAKES[action] and not flags["name"]:
+    if flags["name"] == "" or (action != "list" and not flags["name"]):
         raise click.UsageError(f"{action} needs the NAME of a model")
     secure = credentials(**given)
     import grpc
@@ -79,10 +79,20 @@ def command(address: str, action: str, as_json: bool, timeout: float, token: str
         except grpc.RpcError as error:
             raise click.ClickException(" ".join(str(from_rpc(error, address)).split())) from error
     models = [answer.model] if action == "load" else [] if action == "migrate" else list(answer.models)
+    if action == "list" and flags["name"]:
+        models = _only(models, flags["name"])
     for line in _objects(models) if as_json else _table(models):
         click.echo(line)
     if action in ("load", "migrate") and (answer.migrated or action == "migrate"):
         click.echo(json.dumps({"migrated": answer.migrated}) if as_json else f"sessions moved: {answer.migrated}")
+
+
+def _only(models: "Iterable[pb.ModelStatus]", name: str) -> "list[pb.ModelStatus]":
+    models = list(models)
+    if found := [each for each in models if each.name == name]:
+        return found
+    there = ", ".join(dict.fromkeys(repr(each.name) for each in models)) or "none"
+    raise click.ClickException(f"no model {name!r} on the server; it has {there}")
 
 
 def _request(action: str, flags: dict[str, Any]) -> tuple[str, Any]:

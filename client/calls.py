@@ -3,7 +3,7 @@
 import math
 
 from gatestream.client.channel import Settings, check_timeout
-from gatestream.client.models import Models
+from gatestream.client.models import Models, Specs
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -21,8 +21,8 @@ class CallsView:
 
     @property
     def models(self) -> dict[str, pb.ModelSpec]:
-        """What the server had when this client connected, by name."""
-        return dict(self._models.specs)
+        """What the server had when it was last asked, by name: the newest version of each. Printed, a line for each."""
+        return Specs(self._models.specs)
 
     @property
     def limits(self) -> pb.Limits:

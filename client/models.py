@@ -1,11 +1,12 @@
 """What the server has, from its answer to Describe, and what to ask when opening a session of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gatestream.client.columns import Constants, Layout, array_of, layout_of
 from gatestream.client.errors import InputError, ModelError, ModelUnknownError
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import Column, ModelLayout
 
 OpenMode = Literal["either", "create", "resume"]
 """Take up the session if it is there, else make it; only make it; only take it up."""
@@ -17,12 +18,19 @@ _MODES: dict[OpenMode, pb.OpenMode] = {
 }
 
 
+class Specs(dict[str, pb.ModelSpec]):
+    """The specs of models by name; printed, a line for each model: what it takes, gives and carries."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(_line, self.values())) or "no models"
+
+
 class Models:
     """The models that a server has."""
 
     def __init__(self, described: pb.DescribeResponse) -> None:
         self.limits = described.limits
-        self.specs: dict[str, pb.ModelSpec] = {}
+        self.specs = Specs()
         self._versions: dict[tuple[str, str], pb.ModelSpec] = {}
         self._layouts: dict[tuple[str, bool, bool], Layout] = {}
         self.learn(described)
@@ -30,7 +38,7 @@ class Models:
     def learn(self, described: pb.DescribeResponse) -> None:
         """Know what the server has now. What is known of versions that it has no more is kept."""
         # Of the versions of a model the last one is that which new sessions go to.
-        self.specs = {served.spec.name: served.spec for served in described.models}
+        self.specs = Specs({served.spec.name: served.spec for served in described.models})
         for served in described.models:
             spec = served.spec
             if self._versions.get((spec.name, spec.version)) != spec:
@@ -51,6 +59,18 @@ class Models:
             there = ", ".join(f"'{each}'" for model, each in self._versions if model == spec.name)
             raise ModelUnknownError(f"the server has no version '{version}' of model '{spec.name}'; it has {there}")
         return found
+
+    def of_state(self, name: str, fingerprint: str, fits: Callable[[ModelLayout], bool]) -> pb.ModelSpec | None:
+        """The spec of a version of a model that a state is of; None: of none that is known.
+
+        Args:
+            name: of the model.
+            fingerprint: of the weights that made the state.
+            fits: whether it is one of a model of these columns.
+        """
+        versions = [spec for (model, _), spec in self._versions.items() if model == name]
+        same = (each for each in versions if each.weights_fingerprint == fingerprint and fits(layout_of(each)))
+        return next(same, None)
 
     def _find(self, name: str) -> pb.ModelSpec:
         known = ", ".join(f"'{each}'" for each in self.specs)
@@ -114,6 +134,23 @@ def unlike(versions: set[str], name: str) -> ModelError:
         f"sessions of one group were opened on versions {', '.join(sorted(versions))} of '{name}'; name a version, or "
         "make a group for each"
     )
+
+
+def _line(spec: pb.ModelSpec) -> str:
+    layout = layout_of(spec)
+    columns: dict[str, Sequence[Column]] = {
+        "takes": layout.inputs,
+        "is given once": layout.constants,
+        "carries": [each for each in layout.states if not each.constant],
+        "gives": layout.outputs,
+        "shows": layout.gates,
+    }
+    said = [f"{what} {', '.join(map(_column, some))}" for what, some in columns.items() if some]
+    return f"{spec.name} {spec.version}: {'; '.join(said)}"
+
+
+def _column(column: Column) -> str:
+    return f"{column.name} {column.dtype.name}{list(column.shape)}"
 
 
 def _key(spec: pb.ModelSpec) -> str:

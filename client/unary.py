@@ -8,9 +8,10 @@ import numpy as np
 from google.protobuf.message import Message
 
 from gatestream.client.columns import Array, array_of, layout_of
-from gatestream.client.errors import InputError, StateMismatchError
+from gatestream.client.errors import InputError, ProtocolError, StateMismatchError
 from gatestream.client.numbers import shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.layout import ModelLayout
 
 R = TypeVar("R")
 
@@ -58,19 +59,50 @@ def close_session(spec: pb.ModelSpec, session_id: str) -> Call[int]:
     return Call("CloseSession", request, lambda answer: int(answer.position))
 
 
-def get_state(spec: pb.ModelSpec, session_id: str) -> Call[State]:
-    """Read a session's state."""
+def get_state(spec: pb.ModelSpec, session_id: str) -> Call[pb.SessionState]:
+    """Read a session's state, as bytes."""
+    return Call("GetState", pb.GetStateRequest(model=spec.name, session_id=session_id), lambda answer: answer)
 
-    def read(answer: pb.SessionState) -> State:
-        states = zip(layout_of(spec).states, answer.state, strict=True)
-        arrays = {each.name: each.rows(data)[0].copy() for each, data in states}
-        return State(answer.model, answer.weights_fingerprint, int(answer.position), arrays)
 
-    return Call("GetState", pb.GetStateRequest(model=spec.name, session_id=session_id), read)
+def state_of(spec: pb.ModelSpec, answer: pb.SessionState) -> State:
+    """What `get_state` gave.
+
+    Args:
+        spec: of a version with the weights that made it.
+        answer: the server's.
+
+    Raises:
+        ProtocolError: it has other columns.
+    """
+    layout = layout_of(spec)
+    states = layout.states
+    if not has_bytes(answer)(layout):
+        expected, found = [each.row_bytes for each in states], [len(data) for data in answer.state]
+        raise ProtocolError(f"a state of '{spec.name}' came in columns of {found} bytes; {expected} were expected")
+    arrays = {each.name: each.rows(data)[0].copy() for each, data in zip(states, answer.state, strict=True)}
+    return State(answer.model, answer.weights_fingerprint, int(answer.position), arrays)
+
+
+def has_bytes(answer: pb.SessionState) -> Callable[[ModelLayout], bool]:
+    """Whether a state that came is one of a model of these columns."""
+    return lambda layout: [each.row_bytes for each in layout.states] == [len(data) for data in answer.state]
+
+
+def has_arrays(state: State) -> Callable[[ModelLayout], bool]:
+    """Whether a state that a caller passes is one of a model of these columns; what is in it is not looked at."""
+    return lambda layout: (
+        {each.name: each.shape for each in layout.states}
+        == {name: getattr(array, "shape", None) for name, array in state.arrays.items()}
+    )
 
 
 def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
     """Put a session into a state; the position it then has.
+
+    Args:
+        spec: of a version with the weights that made it.
+        session_id: which.
+        state: of it.
 
     Raises:
         StateMismatchError: the state is of another model, or its arrays have other shapes.

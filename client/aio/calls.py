@@ -3,7 +3,7 @@
 # A timeout here is not asyncio.timeout: it also decides how long refusals are retried, and which error comes.
 # ruff: noqa: ASYNC109
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import grpc
@@ -15,6 +15,7 @@ from gatestream.client.models import Models
 from gatestream.client.unary import State
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.protos.layout import ModelLayout
 
 R = TypeVar("R")
 
@@ -47,7 +48,8 @@ class Calls(CallsView):
 
     async def get_state(self, id: str, model: str = "", *, timeout: float | None = None) -> State:  # noqa: A002
         """Read the state of a session, whoever holds it."""
-        return await self._call(unary.get_state(self._models.find(model), id), timeout)
+        answer = await self._call(unary.get_state(self._models.find(model), id), timeout)
+        return unary.state_of(await self._spec_of(answer, unary.has_bytes(answer)), answer)
 
     async def set_state(
         self,
@@ -58,7 +60,8 @@ class Calls(CallsView):
         timeout: float | None = None,
     ) -> int:
         """Put a session that no stream holds into a state; its position then. Else use `Session.set_state`."""
-        return await self._call(unary.set_state(self._models.find(model or state.model), id, state), timeout)
+        spec = await self._spec_of(state, unary.has_arrays(state), model)
+        return await self._call(unary.set_state(spec, id, state), timeout)
 
     async def fork(
         self,
@@ -70,6 +73,17 @@ class Calls(CallsView):
     ) -> str:
         """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id."""
         return await self._call(unary.fork(self._models.find(model), id, new_id), timeout)
+
+    async def _spec_of(
+        self, state: State | pb.SessionState, fits: Callable[[ModelLayout], bool], model: str = ""
+    ) -> pb.ModelSpec:
+        """Of a version that a state is of, which may be there since this client connected; else of the newest."""
+        name = model or state.model
+        spec = self._models.of_state(name, state.weights_fingerprint, fits)
+        if spec is None:
+            self._models.learn(await self.describe())
+            spec = self._models.of_state(name, state.weights_fingerprint, fits)
+        return spec or self._models.find(name)
 
     async def _call(self, call: unary.Call[R], timeout: float | None) -> R:
         rpc = getattr(self._stub, call.rpc)

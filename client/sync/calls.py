@@ -1,6 +1,6 @@
 """The calls beside the stream, blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import grpc
@@ -12,6 +12,7 @@ from gatestream.client.models import Models
 from gatestream.client.unary import State
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
+from gatestream.protos.layout import ModelLayout
 
 R = TypeVar("R")
 
@@ -59,7 +60,8 @@ class Calls(CallsView):
         Raises:
             GatestreamError: SessionUnknownError and others.
         """
-        return self._call(unary.get_state(self._models.find(model), id), timeout)
+        answer = self._call(unary.get_state(self._models.find(model), id), timeout)
+        return unary.state_of(self._spec_of(answer, unary.has_bytes(answer)), answer)
 
     def set_state(
         self,
@@ -74,7 +76,8 @@ class Calls(CallsView):
         Raises:
             GatestreamError: StateMismatchError, SessionUnknownError and others.
         """
-        return self._call(unary.set_state(self._models.find(model or state.model), id, state), timeout)
+        spec = self._spec_of(state, unary.has_arrays(state), model)
+        return self._call(unary.set_state(spec, id, state), timeout)
 
     def fork(self, id: str, new_id: str = "", model: str = "", *, timeout: float | None = None) -> str:  # noqa: A002
         """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id.
@@ -83,6 +86,17 @@ class Calls(CallsView):
             GatestreamError: SessionUnknownError, SessionExistsError and others.
         """
         return self._call(unary.fork(self._models.find(model), id, new_id), timeout)
+
+    def _spec_of(
+        self, state: State | pb.SessionState, fits: Callable[[ModelLayout], bool], model: str = ""
+    ) -> pb.ModelSpec:
+        """Of a version that a state is of, which may be there since this client connected; else of the newest."""
+        name = model or state.model
+        spec = self._models.of_state(name, state.weights_fingerprint, fits)
+        if spec is None:
+            self._models.learn(self.describe())
+            spec = self._models.of_state(name, state.weights_fingerprint, fits)
+        return spec or self._models.find(name)
 
     def _call(self, call: unary.Call[R], timeout: float | None) -> R:
         rpc = getattr(self._stub, call.rpc)

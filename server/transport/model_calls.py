@@ -5,7 +5,7 @@ from typing import Any, Final
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.core.catalog import ModelState
 from gatestream.server.core.model_control import ModelControl, ModelStatus
-from gatestream.server.errors import Forbidden, InvalidRequest, ModelsFixed, cut
+from gatestream.server.errors import Forbidden, InvalidRequest, ModelsFixed, Reason, cut
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.grpc_server.definition import ServiceDefinition
 
@@ -46,13 +46,17 @@ class GuardedControl:
         Raises:
             ModelsFixed: nobody may.
             Forbidden: this caller may not.
+            InvalidRequest: the name is empty.
         """
         if not self._allowed:
             raise ModelsFixed(
                 f"explicit model load / unload is not allowed: cannot {what} {cut(name)!r}; which models are served is "
                 "settled at the start of the server, unless it has --models and --model-control"
             )
-        return self.to_admin(f"{what} {cut(name)!r}")
+        control = self.to_admin(f"{what} {cut(name)!r}")
+        if not name:
+            raise InvalidRequest("the model's name is ''; expected that of a folder of --models", Reason.MODEL_UNKNOWN)
+        return control
 
     def to_admin(self, what: str) -> ModelControl:
         """The control, for a caller who is an admin.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,11 @@ def test_names_and_links_stay_in_the_folder(models: Path, tmp_path: Path) -> Non
                 load(stub, name, "1")
             assert caught.value.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION), name
             assert str(outside) not in str(caught.value.details())
-        for name in ("../elsewhere/secret", "/etc", "..", ".", "", "m/1", "m\0", "m" * 300, "m\n"):
+        for ask in (load, unload, lambda stub, name: stub.MigrateSessions(pb.MigrateSessionsRequest(name=name))):
+            with pytest.raises(grpc.RpcError, match="the model's name is ''") as caught:
+                ask(stub, "")
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        for name in ("../elsewhere/secret", "/etc", "..", ".", "m/1", "m\0", "m" * 300, "m\n"):
             with pytest.raises(grpc.RpcError) as caught:
                 load(stub, name, "1")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND, name
@@ -543,7 +548,10 @@ def test_the_command(models: Path) -> None:
         code, text = run("load", "m", "--version", "5")
         assert (code, text) == (1, "Error: model 'm' has no version '5' under --models; there is: 1, 2\n")
         assert run("unload")[0] == 2
-        assert run("list", "m")[0] == 2
+        code, text = run("list", "m", "--json")
+        assert (code, [json.loads(line)["version"] for line in text.splitlines()]) == (0, ["1", "2"])
+        assert run("list", "n") == (1, "Error: no model 'n' on the server; it has 'm'\n")
+        assert run("list", "")[0] == run("load", "")[0] == 2
         assert run("migrate", "m", "--deadline", "3")[0] == 2
 
 
@@ -631,6 +639,18 @@ def test_the_client_goes_to_the_version_that_it_gets(models: Path) -> None:
             ]
             with pytest.raises(InputError):
                 new.step(np.ones(2))
+            # Of each the state is read and set as its version has it, whichever is the newest.
+            states = [each.get_state() for each in (old, new)]
+            assert [state.arrays["s"].tolist() for state in states] == [[1001] * 2, [2001] * 3]
+            gs.fork("old", "copy", "m")
+            assert gs.set_state("copy", replace(states[0], position=7), "m") == 7
+            new.set_state(states[1])
+            assert (new.step(np.ones(3))[0], gs.get_state("copy", "m").position) == (2002, 7)
+            # Printed, a line for each.
+            assert repr(gs.models) == (
+                "m 2: takes x float32[3]; carries s float32[3]; gives y float32[3]\n"
+                "late 1: takes x float32[2]; carries s float32[2]; gives y float32[2]"
+            )
         with pytest.raises(ModelUnknownError, match="the server has no version '9' of model 'm'; it has '1', '2'"):
             gs.session("m", version="9")
         with pytest.raises(ModelError, match="were opened on versions 1, 2 of 'm'"):
