@@ -5,13 +5,18 @@ them that must happen in one transaction.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
+
+SILENCE_SECONDS: Final = 5.0
+"""After its last beat an owner counts as dead: it beats once a second."""
+CLOSED_SECONDS: Final = 3600.0
+"""So long the epoch of a closed session is remembered, at least: longer than any late write lives."""
 
 
 class Owned(Exception):
@@ -86,6 +91,8 @@ class Claimed:
         created: it was not there.
         checkpoint: where it stands; None: where its owner has it.
         durable: sequence of the checkpoint that it can go back to.
+        tip: sequence of the newest checkpoint. Where the session has gone back behind it, what is written below it
+            may not stay stored: its slot is not to be given up before it stands there again.
         version: of the model that wrote it; of a new one that of the claim.
     """
 
@@ -93,6 +100,7 @@ class Claimed:
     created: bool
     checkpoint: Checkpoint | None
     durable: int
+    tip: int
     version: str
 
 
@@ -106,7 +114,7 @@ class Writes:
         epochs: [n], at which the owner has them.
         sequences: [n].
         positions: [n].
-        acknowledged: [n], sequence of the first answer that each client lacks.
+        acknowledged: [n], sequence of the first answer that each client lacks; above `sequences` it counts as that.
         states: uint8 [n, bytes], as `Checkpoint.state`; all of one model.
     """
 
@@ -134,8 +142,7 @@ class Written:
     wanted: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What a store has of a session.
 
     Attributes:
@@ -144,7 +151,7 @@ class Stored:
         owner: who has it; empty: nobody.
         meaning: of its states.
         checkpoints: one or two, the latest last; empty where they were not asked for.
-        bytes: that they take.
+        bytes: that they take, when there are two.
         written: seconds since the Unix epoch.
     """
 
@@ -152,7 +159,7 @@ class Stored:
     epoch: int
     owner: str
     meaning: Meaning
-    checkpoints: Sequence[Checkpoint] = field(default=())
+    checkpoints: Sequence[Checkpoint] = ()
     bytes: int = 0
     written: float = 0.0
 
@@ -181,6 +188,7 @@ class Store(Protocol):
         Raises:
             NotFound: it is not there, or was closed, and must be there.
             AlreadyExists: it is there, and must not be.
+            InvalidRequest: the epoch is above 2**53 - 1.
             EpochStale: the epoch is not higher than that of the session; it says which that is.
             NotReplayable: no checkpoint is left at or before `acknowledged`.
             CheckpointUnfit: what is stored is damaged, or means something else.
@@ -218,16 +226,22 @@ class Store(Protocol):
         """Up to `size` sessions in order of their keys, without their checkpoints; None: of all tenants, or models."""
 
     async def delete(self, keys: Sequence[Key]) -> int:
-        """Forget sessions, whoever has them; how many were there."""
+        """End sessions, whoever has them; how many were there. Their epochs are remembered."""
 
     async def prune(self, before: float) -> int:
-        """Forget sessions that nobody owns, and closed ones, last written before a time; how many."""
+        """Forget sessions that no living owner has, last written before a time; how many.
+
+        Closed ones too, and those that were closed `CLOSED_SECONDS` ago.
+        """
 
     async def usage(self, tenant: str) -> tuple[int, int]:
-        """How many sessions of a tenant are stored, and their bytes."""
+        """How many sessions of a tenant are stored, and their bytes, as `Stored.bytes`."""
 
     async def beat(self, owner: str) -> Sequence[Key]:
-        """Say that an owner lives, for some seconds more; the sessions of its that others ask for."""
+        """Say that an owner lives, for `SILENCE_SECONDS` more; the sessions of its that others ask for.
+
+        An owner beats before its first claim, and then once a second.
+        """
 
     async def close_store(self, owner: str) -> None:
         """Let go of everything, and of the store."""

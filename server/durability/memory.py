@@ -1,0 +1,192 @@
+"""The store that ends with its process. What it does is what every store does, in the fewest words."""
+
+import asyncio
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.server.arrays import Ints
+from gatestream.server.durability import rules
+from gatestream.server.durability.checkpoints import (
+    CLOSED_SECONDS,
+    SILENCE_SECONDS,
+    Checkpoint,
+    Claim,
+    Claimed,
+    Key,
+    Owned,
+    Stored,
+    Writes,
+    Written,
+)
+from gatestream.server.durability.rules import Record
+
+# Sessions that are done before the event loop has its turn: less than 2 ms.
+_AT_ONCE: Final = 500
+
+
+class MemoryStore:
+    """Checkpoints in this process' memory, on its event loop. As `Store`; bounded by what its callers put into it.
+
+    Args:
+        silence: seconds after its last beat at which an owner counts as dead.
+    """
+
+    kind = "memory"
+    shared = False
+
+    def __init__(self, silence: float = SILENCE_SECONDS):
+        self._silence = silence
+        self._records: dict[Key, Record] = {}
+        self._beats: dict[str, float] = {}
+        self._wanted: defaultdict[str, set[Key]] = defaultdict(set)
+        self._usage: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+
+    async def claim(self, key: Key, claim: Claim) -> Claimed:
+        """As `Store`."""
+        record = self._records.get(key)
+        try:
+            after, answer = rules.claimed(key, record, claim, self._lives, time.time())
+        except Owned:
+            assert record is not None, "it has an owner"
+            self._records[key] = record._replace(wanted=True)
+            self._wanted[record.owner].add(key)
+            raise
+        self._set(key, after)
+        return answer
+
+    async def write(self, writes: Writes) -> Written:
+        """As `Store`."""
+        n = len(writes.keys)
+        result = Written(np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, bool))
+        for start in range(0, n, _AT_ONCE):
+            now = time.time()
+            for k in range(start, min(start + _AT_ONCE, n)):
+                key = writes.keys[k]
+                record = self._owned(key, writes.owner, int(writes.epochs[k]))
+                if record is None:
+                    continue
+                new = Checkpoint(int(writes.sequences[k]), int(writes.positions[k]), writes.states[k].tobytes())
+                stay = rules.written(record.checkpoints, new, int(writes.acknowledged[k]))
+                self._records[key] = record._replace(checkpoints=stay, written=now)
+                result.taken[k], result.durable[k], result.wanted[k] = True, stay[0].sequence, record.wanted
+            await asyncio.sleep(0)
+        return result
+
+    async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
+        """As `Store`."""
+        record = self._owned(key, owner, epoch)
+        if record is not None:
+            self._set(key, record._replace(checkpoints=(checkpoint,), written=time.time()))
+        return record is not None
+
+    async def release(self, owner: str, keys: Sequence[Key], epochs: Ints) -> None:
+        """As `Store`."""
+        for key, epoch in zip(keys, epochs.tolist(), strict=True):
+            record = self._owned(key, owner, epoch)
+            if record is not None:
+                self._set(key, record._replace(owner="", wanted=False))
+
+    async def close(self, keys: Sequence[Key], epochs: Ints) -> npt.NDArray[np.bool_]:
+        """As `Store`."""
+        closed = np.zeros(len(keys), bool)
+        for k, (key, epoch) in enumerate(zip(keys, epochs.tolist(), strict=True)):
+            record = self._records.get(key)
+            if record is not None and record.checkpoints and record.epoch == epoch:
+                self._end(key, record)
+                closed[k] = True
+        return closed
+
+    async def read(self, key: Key) -> Stored:
+        """As `Store`."""
+        record = self._records.get(key)
+        if record is None or not record.checkpoints:
+            raise rules.unknown(key)
+        return _stored(key, record)
+
+    async def put(self, stored: Stored) -> None:
+        """As `Store`."""
+        self._set(stored.key, rules.put(stored.key, self._records.get(stored.key), stored, time.time()))
+
+    async def page(self, tenant: str | None, model: str | None, behind: Key | None, size: int) -> Sequence[Stored]:
+        """As `Store`."""
+        keys = (
+            key
+            for key, record in self._records.items()
+            if record.checkpoints and tenant in (None, key.tenant) and model in (None, key.model)
+            if behind is None or key > behind
+        )
+        found = heapq.nsmallest(size, keys)
+        return [_stored(key, self._records[key])._replace(checkpoints=()) for key in found]
+
+    async def delete(self, keys: Sequence[Key]) -> int:
+        """As `Store`."""
+        found = [(key, self._records[key]) for key in dict.fromkeys(keys) if key in self._records]
+        live = [(key, record) for key, record in found if record.checkpoints]
+        for key, record in live:
+            self._end(key, record)
+        return len(live)
+
+    async def prune(self, before: float) -> int:
+        """As `Store`."""
+        forgotten = max(before, time.time() - CLOSED_SECONDS)
+        live, closed = [], []
+        for key, record in self._records.items():
+            if not record.checkpoints and record.written < forgotten:
+                closed.append(key)
+            elif record.checkpoints and record.written < before and not self._lives(record.owner):
+                live.append(key)
+        for key in live:
+            self._end(key, self._records[key])
+        for key in (*live, *closed):
+            del self._records[key]
+        return len(live)
+
+    async def usage(self, tenant: str) -> tuple[int, int]:
+        """As `Store`."""
+        return self._usage.get(tenant, (0, 0))
+
+    async def beat(self, owner: str) -> Sequence[Key]:
+        """As `Store`."""
+        self._beats[owner] = time.monotonic()
+        return list(self._wanted.get(owner, ()))
+
+    async def close_store(self, owner: str) -> None:
+        """As `Store`."""
+        self._beats.pop(owner, None)
+        for key, record in self._records.items():
+            if record.owner == owner:
+                self._records[key] = record._replace(owner="", wanted=False)
+        self._wanted.pop(owner, None)
+
+    def _lives(self, owner: str) -> bool:
+        beat = self._beats.get(owner)
+        return beat is not None and time.monotonic() - beat < self._silence
+
+    def _owned(self, key: Key, owner: str, epoch: int) -> Record | None:
+        record = self._records.get(key)
+        return record if record and record.checkpoints and (record.owner, record.epoch) == (owner, epoch) else None
+
+    def _set(self, key: Key, record: Record) -> None:
+        before = self._records.get(key)
+        if before is not None and before.wanted and not record.wanted:
+            self._wanted[before.owner].discard(key)
+        count, room = self._usage[key.tenant]
+        count += bool(record.checkpoints) - bool(before and before.checkpoints)
+        room += record.room - (before.room if before else 0)
+        self._usage[key.tenant] = count, room
+        if not count:
+            del self._usage[key.tenant]
+        self._records[key] = record
+
+    def _end(self, key: Key, record: Record) -> None:
+        self._set(key, record._replace(owner="", checkpoints=(), written=time.time(), wanted=False))
+
+
+def _stored(key: Key, record: Record) -> Stored:
+    return Stored(key, record.epoch, record.owner, record.meaning, record.checkpoints, record.room, record.written)
