@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import models
-from benchmarks.models import SHAPES
+from benchmarks.models import SHAPES, Form
 
 _ROOT: Final = Path(__file__).parent.parent
 LSTM: Final = "lstm128"
@@ -15,15 +15,17 @@ WINDOW: Final = "window"
 SAMPLES: Final = 512
 """In a window."""
 
+_FORMS: Final[dict[str, tuple[Form | None, ...]]] = {LSTM: (None, "gates"), WINDOW: (None,)}
+
 
 def original(name: str) -> Path:
     """The file of torch, which `prepare` has made."""
     return models.folder() / f"{name}-torch.onnx"
 
 
-def adopted(name: str) -> Path:
-    """What adopting made of it."""
-    return models.folder() / f"{name}-adopted.onnx"
+def adopted(name: str, form: Form | None = None) -> Path:
+    """What adopting made of it, in the form that the file has or in another."""
+    return models.folder() / f"{name}-adopted{f'-{form}' if form else ''}.onnx"
 
 
 def prepare() -> None:
@@ -32,7 +34,8 @@ def prepare() -> None:
     Raises:
         subprocess.CalledProcessError: that failed; it has said why.
     """
-    if missing := [name for name in (LSTM, WINDOW) if not adopted(name).exists()]:
+    models.folder().mkdir(parents=True, exist_ok=True)
+    if missing := [name for name, forms in _FORMS.items() if not all(adopted(name, form).exists() for form in forms)]:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.strangers", *missing]
         subprocess.run(command, check=True, cwd=_ROOT)
 
@@ -110,7 +113,8 @@ def _make(name: str) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         {LSTM: _write_lstm, WINDOW: _write_window}[name]()
-    adopt(original(name), adopted(name), Options(name=name))
+    for form in _FORMS[name]:
+        adopt(original(name), adopted(name, form), Options(name=name, form=form))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ Adopting anybody's file:
     adopting.by_running    and those that only show when the graph is run, by adopting.running
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature
+    adopting.convolutions  those of few positions, as one product for all rows
     adopting.normalise     the graph in normal form; adopting.naming, names for what is added
     adopting.lean          what need not be computed in every run, by adopting.sizes in symbols
     adopting.describe      its spec

@@ -25,14 +25,16 @@ def measure(bench: Bench) -> Section:
         0,
         "Models that were not made here",
         f"torch's LSTM of hidden 128, exported by torch and adopted, beside ours of form fused: {PACKED} sessions in a "
-        "message, and one session alone. A model of windows, of the size of a voice-activity detector, adopted and "
-        f"stepped for {CROWD} sessions at once, beside its own file in onnxruntime on one thread, stepped for one "
-        f"session after another, and for {CROWD} in a batch.",
+        "message, and one session alone; the same with `--form gates`, beside ours of form gates. A model of windows, "
+        f"of the size of a voice-activity detector, adopted and stepped for {CROWD} sessions at once, beside its own "
+        f"file in onnxruntime on one thread, stepped for one session after another, and for {CROWD} in a batch.",
     )
     cases: dict[str, Case] = {}
     servers = {
         "ours": bench.gatestream(LSTM, "fused"),
         "adopted": bench.serving(strangers.adopted(LSTM)),
+        "ours, gates": bench.gatestream(LSTM, "gates"),
+        "adopted, gates": bench.serving(strangers.adopted(LSTM, "gates")),
     }
     for sessions in (PACKED, 1):
         for name, server in servers.items():
@@ -45,9 +47,10 @@ def measure(bench: Bench) -> Section:
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     steps = {name: column(found, "steps_per_s") for name, found in windows.items()}
-    for sessions, what in ((PACKED, "packed"), (1, "single steps")):
-        ratio = ratios(steps[f"adopted, {sessions}"], steps[f"ours, {sessions}"])
-        section.verdicts.append(Verdict(f"steps/s over our own, {what}", ratio, 0.95, at_most=False))
+    for form in ("", ", gates"):
+        for sessions, what in ((PACKED, "packed"), (1, "single steps")):
+            ratio = ratios(steps[f"adopted{form}, {sessions}"], steps[f"ours{form}, {sessions}"])
+            section.verdicts.append(Verdict(f"steps/s over our own{form}, {what}", ratio, 0.95, at_most=False))
     gain = ratios(steps[AT_ONCE], steps[ONE_BY_ONE])
     # A model that gains less than this by a batch cannot be served faster than the batch allows.
     bound = min(5.0, round(0.8 * gain.median, 2))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from gatestream.export import artifact
-from gatestream.export.adopting import dataflow, lean, preparing, reading, refusals
+from gatestream.export.adopting import convolutions, dataflow, lean, preparing, reading, refusals
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.by_running import pairs_by_running
 from gatestream.export.adopting.describe import Origin, cells_of, describe
@@ -126,6 +126,8 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     cells = cells_of(model, work.pairs)
     reference = _reference(path, work, signature)
     _note(work, signature)
+    if count := convolutions.multiply_out(model, signature):
+        work.said.append(f"convolutions of few positions as one product for all rows: {count}")
     work.said += normalise(model, signature)
     work.origin.source.rewritten.extend(work.said)
     spec = describe(
@@ -475,3 +477,8 @@ def _finish(model: ir.Model) -> None:
         common.RemoveUnusedOpsetsPass(),
     ):
         step(model)
+    # Of the branches of an `If` that is gone, too, which still count as users of what they read.
+    read = {value for node in model.graph.all_nodes() for value in node.inputs}
+    for name, value in list(model.graph.initializers.items()):
+        if value not in read:
+            del model.graph.initializers[name]

@@ -1,0 +1,133 @@
+"""Convolutions of few positions are products, and the numbers are those of torch's convolution."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from gatestream.export.adopting.convolutions import multiply_out
+from gatestream.export.adopting.signature import End, Signature
+from tests.export.adopting.graphs import Array, model, tensor
+
+node = helper.make_node
+OUTPUTS = 5
+
+
+def kernel(channels: int, taps: int, group: int = 1) -> Array:
+    rng = np.random.default_rng(channels * taps)
+    found: Array = rng.standard_normal((OUTPUTS, channels // group, taps)).astype(np.float32)
+    return found
+
+
+def convolving(
+    shape: list[int | str], weight: Array, bias: bool = True, **attributes: Any
+) -> tuple[ir.Model, Signature]:
+    """x of this shape, the sessions' axis first, through one convolution to y."""
+    constants = {"weight": weight} | ({"bias": np.arange(OUTPUTS, dtype=np.float32)} if bias else {})
+    made = ir.from_proto(
+        model(
+            [node("Conv", ["x", *constants], ["y"], "conv", **attributes)],
+            [tensor("x", shape)],
+            [tensor("y", ["batch", OUTPUTS, None])],
+            constants,
+            opset=20,
+        )
+    )
+    x = End.of(made.graph.inputs[0])
+    x.base, x.batch = tuple(size if isinstance(size, int) else 1 for size in shape), 0
+    x.time = shape.index("time") if "time" in shape else None
+    return made, Signature([x], [], batch=True)
+
+
+def run(changed: ir.Model, x: Array) -> Array:
+    proto = ir.to_proto(changed)
+    onnx.checker.check_model(proto, full_check=True)
+    found: Array = onnxruntime.InferenceSession(proto.SerializeToString()).run(["y"], {"x": x})[0]
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    positions=st.integers(1, 8),
+    channels=st.integers(1, 4),
+    taps=st.integers(16, 20),
+    stride=st.integers(1, 8),
+    dilation=st.integers(1, 3),
+    begin=st.integers(0, 5),
+    surplus=st.integers(0, 7),
+    end=st.integers(0, 5),
+    bias=st.booleans(),
+    rows=st.integers(1, 3),
+)
+def test_a_product_has_the_numbers_of_torch(
+    positions: int,
+    channels: int,
+    taps: int,
+    stride: int,
+    dilation: int,
+    begin: int,
+    surplus: int,
+    end: int,
+    bias: bool,
+    rows: int,
+) -> None:
+    """Whatever of the last samples nothing reads, and whatever of what is read is zeros."""
+    length = (positions - 1) * stride + (taps - 1) * dilation + 1 + surplus % stride - begin - end
+    weight = kernel(channels, taps)
+    where: dict[str, Any] = {"strides": [stride], "dilations": [dilation], "pads": [begin, end]}
+    made, signature = convolving(["batch", channels, length], weight, bias, **where)
+
+    assert multiply_out(made, signature) == 1
+    assert not [each for each in made.graph if each.op_type == "Conv"]
+    assert "weight" not in made.graph.initializers or not made.graph.initializers["weight"].uses()
+
+    x = np.random.default_rng(1).standard_normal((rows, channels, length)).astype(np.float32)
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (begin, end)).double()
+    terms = torch.arange(OUTPUTS).double() if bias else None
+    expected = torch.nn.functional.conv1d(padded, torch.from_numpy(weight).double(), terms, stride, 0, dilation)
+    assert np.allclose(run(made, x), expected.numpy(), rtol=1e-5, atol=1e-4)
+
+
+LONG = ["batch", 4, 64]
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "attributes"),
+    [
+        pytest.param(LONG, kernel(4, 8), {}, id="many positions"),
+        pytest.param(["batch", 4, "time"], kernel(4, 8), {}, id="along time"),
+        pytest.param(["batch", 4, 16], kernel(4, 16, group=2), {"group": 2}, id="groups"),
+        pytest.param(["batch", 1, 8], kernel(1, 8), {}, id="few taps"),
+        pytest.param(["batch", 4, 16], kernel(4, 16), {"auto_pad": "SAME_UPPER", "strides": [8]}, id="pads itself"),
+        pytest.param(["batch", 4, 16], kernel(4, 16).astype(np.float16), {}, id="another type"),
+        pytest.param(["batch", 4, 4, 4], kernel(4, 16).reshape(OUTPUTS, 4, 4, 4), {}, id="two axes"),
+    ],
+)
+def test_other_convolutions_are_left(shape: list[int | str], weight: Array, attributes: dict[str, Any]) -> None:
+    made, signature = convolving(shape, weight, bias=False, **attributes)
+    assert multiply_out(made, signature) == 0
+    assert [each.op_type for each in made.graph] == ["Conv"]
+
+
+def test_a_kernel_that_is_computed_is_left() -> None:
+    """There is nothing to put in another order."""
+    made, signature = convolving(["batch", 4, 16], kernel(4, 16))
+    stored = made.graph.initializers["weight"]
+    twice = ir.node("Add", [stored, stored])
+    made.graph.insert_before(made.graph[0], twice)
+    made.graph[1].replace_input_with(1, twice.outputs[0])
+    assert multiply_out(made, signature) == 0
+
+
+def test_sessions_and_steps_along_the_axis_are_no_positions() -> None:
+    """An axis that is as long as there are sessions has one size in one run only."""
+    made, signature = convolving([4, 4, 16], kernel(4, 16))
+    signature.inputs[0].batch = 2
+    assert multiply_out(made, signature) == 0
