@@ -1,23 +1,13 @@
 """`gatestream adopt`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gatestream.cli.extras import ADOPTING, needing
 from gatestream.cli.outcome import Outcome
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-def _split(text: str, separator: str, metavar: str) -> tuple[str, str]:
-    """At the last separator: names may have it too."""
-    name, found, value = text.rpartition(separator)
-    if not found or not name or not value:
-        raise click.BadParameter(f"{text!r}; expected {metavar}")
-    return name, value
+from gatestream.cli.values import Value, split
 
 
 def _whole(text: str, what: str, metavar: str) -> int:
@@ -36,7 +26,7 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
         if isinstance(value, tuple):
             return value
-        name, text = _split(value, self._separator, self.name)
+        name, text = split(value, self._separator, self.name)
         if self._none and text == "none":
             return name, None
         return name, _whole(text, value, self.name)
@@ -46,38 +36,7 @@ class _State(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     name = "IN=OUT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        return value if isinstance(value, tuple) else _split(value, "=", self.name)
-
-
-class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only in newer ones than the oldest
-    """A name with numbers, or with a file that NumPy has saved; or a name alone."""
-
-    def __init__(self, metavar: str, *, alone: bool) -> None:
-        self.name = metavar
-        self._alone = alone
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> "tuple[str, NDArray[Any] | None]":
-        import numpy as np
-
-        if isinstance(value, tuple):
-            return value
-        if self._alone and "=" not in value:
-            return value, None
-        name, text = _split(value, "=", self.name)
-        if text in ("true", "false"):
-            return name, np.array(text == "true")
-        try:
-            if text.endswith(".npy"):
-                found: NDArray[Any] = np.load(text, allow_pickle=False)
-                return name, found
-            numbers = [float(part) if set(part) & set(".eEnN") else int(part) for part in text.split(",")]
-        except (OSError, ValueError) as error:
-            raise click.BadParameter(
-                f"{value!r}: {error}; expected numbers with commas between them, true, false, or a .npy file"
-            ) from error
-        return name, np.array(numbers[0] if len(numbers) == 1 else numbers)
+        return value if isinstance(value, tuple) else split(value, "=", self.name)
 
 
 @click.command("adopt", cls=Outcome)
@@ -93,7 +52,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 @click.option(
     "--constant",
     "constants",
-    type=_Value("NAME[=VALUE]", alone=True),
+    type=Value("NAME[=VALUE]", alone=True),
     multiple=True,
     help="Input NAME has this value for good: numbers with commas between them, true, false, or a .npy file. Without "
     "a value: every session sets it when it opens.",
@@ -121,7 +80,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
 )
 @click.option(
     "--initial",
-    type=_Value("STATE=VALUE", alone=False),
+    type=Value("STATE=VALUE", alone=False),
     multiple=True,
     help="What a new session's state is: a number, or a .npy file of the state's shape with 1 for the sessions. "
     "Otherwise what the file starts from, or zeros.",

@@ -10,6 +10,7 @@ import click
 from gatestream.cli.extras import EXPORTING, needing
 from gatestream.cli.numbers import Number
 from gatestream.cli.outcome import Outcome
+from gatestream.cli.values import Value
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -58,6 +59,15 @@ _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*
     "h:float32[2,batch,64], state.0:float32[64] of a tuple. Without it, as the method initial_state(batch) shows. "
     "Recurrent layers that start anew at each call need not be said.",
 )
+@click.option(
+    "--constant",
+    "constants",
+    type=Value("NAME[:TYPE[SHAPE]][=VALUE]", alone=True),
+    multiple=True,
+    help="What forward takes beside these. speaker:float32[64]: every session is given it once, when it opens. "
+    "rate=16000, mask=mask.npy: it is passed for good as it is. speaker:float32[64]=speaker.npy: the same for good, "
+    "each row its own.",
+)
 @click.option("--stateless", is_flag=True, help="Take a module that carries nothing from one step to the next.")
 @click.option(
     "--length", default="", metavar="NAME", help="The parameter of forward that takes each row's number of steps."
@@ -103,7 +113,7 @@ def command(
         export_module(source, output, weights, model_version, report, form=form, force=force, **of_module)
         return
     if wrong := next((name for name, value in of_module.items() if value), None):
-        flag = {"inputs": "input", "states": "state", "names": "output-name"}.get(wrong, wrong)
+        flag = {"inputs": "input", "states": "state", "names": "output-name", "constants": "constant"}.get(wrong, wrong)
         raise click.UsageError(f"--{flag} is for a MODULE:FACTORY, and '{source}' is not written so")
     if weights is not None and weights not in get_args(Precision):
         known = ", ".join(f"'{each}'" for each in get_args(Precision))

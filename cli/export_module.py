@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -22,6 +22,7 @@ def export_module(
     inputs: Sequence[str],
     states: Sequence[str],
     length: str,
+    constants: Sequence[tuple[str, Any]],
     names: Sequence[str],
     name: str,
     form: Literal["gates", "fused"] | None,
@@ -40,6 +41,7 @@ def export_module(
         inputs: what forward takes each step.
         states: what it takes and gives back.
         length: its parameter for the number of steps of each row.
+        constants: what else it takes, with the value that it always has, or None where a session is given it once.
         names: of its outputs.
         name: of the model; empty: that of the file.
         form: of its LSTM and GRU layers; None: as they come.
@@ -73,6 +75,7 @@ def export_module(
             states=states,
             outputs=names,
             length=length,
+            constants=dict(constants),
             form=form,
             stateless=stateless,
             name=name,
@@ -95,7 +98,8 @@ def export_module(
             "batch" if k == tensor.batch_axis else "time" if k == tensor.time_axis else str(size)
             for k, size in enumerate(tensor.shape)
         )
-        click.echo(f"{tensor.role:<24}{tensor.becomes} [{shape}], {tensor.found}")
+        what = f"{tensor.becomes} [{shape}]" if tensor.becomes else tensor.name
+        click.echo(f"{tensor.role:<24}{what}, {tensor.found}")
     for line in exported.spec.source.rewritten:
         click.echo(f"{'rewritten':<24}{line}")
     for check in exported.report.checks:

@@ -4,7 +4,8 @@ Making an artifact; only `exporter` and `sources` import torch:
     exporter               a network in, a verified file out
     sources.checkpoint     torch to ONNX: the network's cells in a Scan
     sources.module         anybody's module of torch to ONNX: sources.factory makes it, sources.weights loads it,
-                           sources.signature says how it is called, sources.recurrent what is recurrent in it,
+                           sources.signature (sources.ports, sources.arguments) says how it is called,
+                           sources.recurrent what is recurrent in it,
                            sources.streamed carries its states (sources.kept, sources.returned), sources.unexposed finds
                            those that nobody carries, and
                            sources.tracing writes it, with sources.operators and sources.stand_ins

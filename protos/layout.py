@@ -62,6 +62,12 @@ class Column:
             return column.view(np.uint8) < 2
         return np.ones(column.shape, np.bool_)
 
+    def below(self, limit: int, column: Array) -> npt.NDArray[np.bool_]:
+        """For each whole number, whether it is from 0 to below a limit."""
+        # Below 0 is far above as an unsigned number.
+        found: npt.NDArray[np.bool_] = column.view(_UNSIGNED[self.dtype.itemsize]) < limit
+        return found
+
     def all_good(self, column: Array) -> bool:
         """Whether the model takes all of these numbers."""
         # On few numbers in a third of the time of ndarray.all().
@@ -84,10 +90,7 @@ class Input(Column):
 
     def good(self, column: Array) -> npt.NDArray[np.bool_]:
         """As `Column`."""
-        if self.limit:
-            # Below 0 is far above as an unsigned number.
-            return column.view(_UNSIGNED[self.dtype.itemsize]) < self.limit
-        return Column.good(self, column)
+        return self.below(self.limit, column) if self.limit else Column.good(self, column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class State(Column):
         initial_row: a new session's, as bytes, where they are not; else empty.
         role: what it is to the model.
         required: it is a constant that every session must be given.
+        limit: whole numbers from 0 to below this are taken; 0: all.
     """
 
     after: str = ""
@@ -118,11 +122,16 @@ class State(Column):
     initial_row: bytes = field(default=b"", repr=False)
     role: pb.StateRole = pb.STATE_ROLE_UNSPECIFIED
     required: bool = False
+    limit: int = 0
 
     @property
     def constant(self) -> bool:
         """Whether it is set when a session opens, and stays."""
         return self.role == pb.STATE_ROLE_CONSTANT
+
+    def good(self, column: Array) -> npt.NDArray[np.bool_]:
+        """As `Column`."""
+        return self.below(self.limit, column) if self.limit else Column.good(self, column)
 
     def first(self) -> Array:
         """That of a new session, [*shape]."""
@@ -200,6 +209,7 @@ class ModelLayout:
                     each.initial_values,
                     each.role,
                     each.required,
+                    each.limit,
                 )
                 for each in spec.states
             ),

@@ -107,5 +107,7 @@ def _wrong_states(spec: pb.ModelSpec) -> Iterator[str]:
                     f"that state {name!r} starts from {len(state.initial_values):,} bytes and {state.initial:g}; "
                     f"expected {size:,} bytes, or one number"
                 )
+        if state.limit and DTYPES[state.dtype].kind not in "iu":
+            yield f"that state {name!r} is below {state.limit}, but its type is not one of whole numbers"
         if state.required and state.role != pb.STATE_ROLE_CONSTANT:
             yield f"that state {name!r} must be given, but is no constant"

@@ -11,6 +11,7 @@ from gatestream.export.adopting.reference import context_state
 from gatestream.export.adopting.signature import Dim, dims_of, written
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
+from gatestream.export.graph.edit import keep
 from gatestream.export.graph.initializers import constant, integers, store
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -20,12 +21,7 @@ _MOVES = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Ide
 def constant_of_session(model: ir.Model, value: ir.Value) -> Pair:
     """An input that a session sets once: a state whose successor is itself."""
     names = Names(model)
-    node = ir.node("Identity", [value], name=names.fresh(f"keep_{value.name}"))
-    output = node.outputs[0]
-    output.name, output.type, output.shape = names.fresh(f"{value.name}_next"), value.type, value.shape
-    model.graph.append(node)
-    model.graph.outputs.append(output)
-    return Pair(value, output, "--constant", pb.STATE_ROLE_CONSTANT)
+    return Pair(value, keep(model, value, names.fresh(f"{value.name}_next")), "--constant", pb.STATE_ROLE_CONSTANT)
 
 
 def window(value: ir.Value, samples: int) -> int:

@@ -18,3 +18,13 @@ def replace(old: ir.Value, new: ir.Value) -> None:
         new.name, new.shape, new.type = old.name, old.shape, old.type
         old.name = None
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def keep(model: ir.Model, value: ir.Value, name: str) -> ir.Value:
+    """Give what a session sets once a successor, itself: another output of the graph."""
+    node = ir.node("Identity", [value], name=f"keep_{name}")
+    output = node.outputs[0]
+    output.name, output.type, output.shape = name, value.type, value.shape
+    model.graph.append(node)
+    model.graph.outputs.append(output)
+    return output

@@ -155,10 +155,10 @@ def sample_inputs(spec: pb.ModelSpec, rows: int, time: int, rng: np.random.Gener
 
 
 def sample_constants(layout: ModelLayout, rows: int, rng: np.random.Generator) -> dict[str, Array]:
-    """A value of each constant for every row, each [rows, *shape]: random where it is of floats, else as it starts."""
+    """A value of each constant for every row, each [rows, *shape]: random, or its start where few may be right."""
     return {
-        state.name: rng.standard_normal((rows, *state.shape)).astype(state.dtype)
-        if state.dtype.kind == "f"
+        state.name: sample(state.dtype, state.limit, (rows, *state.shape), rng)
+        if state.dtype.kind == "f" or state.limit
         else np.repeat(state.first()[None], rows, axis=0)
         for state in layout.constants
     }

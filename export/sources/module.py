@@ -1,8 +1,10 @@
 """From a module of the user's to its artifact, proved against the module itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,10 @@ from gatestream.export.proof.streaming import prove
 from gatestream.export.rewriting.reform import Form, reform
 from gatestream.export.sources import signature as signatures
 from gatestream.export.sources import unexposed
+from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET
+from gatestream.export.sources.ports import Port
 from gatestream.export.sources.recurrent import Recurrent, kind
-from gatestream.export.sources.signature import Port, described
 from gatestream.export.sources.streamed import Streamed
 from gatestream.export.sources.tracing import after, trace
 from gatestream.files.writing import replacing
@@ -53,6 +56,7 @@ def export_module(
     states: Sequence[str] = (),
     outputs: Sequence[str] = (),
     length: str = "",
+    constants: Mapping[str, Any] = MappingProxyType({}),
     form: Form | None = None,
     stateless: bool = False,
     name: str = "",
@@ -74,6 +78,8 @@ def export_module(
         states: what it takes and gives back, as in "h:float32[batch,64]". None: as `initial_state(batch)` shows it.
         outputs: what the outputs are called; none: "y", or as `forward` calls them.
         length: the parameter of `forward` that takes how many steps each row has.
+        constants: what else it takes. "speaker:float32[64]" with None: every session is given it once, when it opens;
+            with a value: each row has that for good. A name alone with a value: it is passed as it is.
         form: "gates" shows the equations of every LSTM and GRU layer and puts their gates out; "fused" is their
             operators; None: as they come, which is operators where torch has a layer, and equations for cells.
         stateless: take a module that carries nothing from one step to the next.
@@ -98,8 +104,8 @@ def export_module(
             "scripted from, or have torch.onnx.export(..., dynamo=False) write it and `gatestream adopt` that file"
         )
     module.eval()
-    streamed = Streamed(module, signatures.read(module, inputs, states, length), outputs)
-    if not streamed.states and not stateless:
+    streamed = Streamed(module, signatures.read(module, inputs, states, length, constants), outputs)
+    if len(streamed.states) == len(streamed.signature.constants) and not stateless:
         raise StatelessError(
             f"{described(module)} has no state: forward takes and gives back none, and there is no recurrent layer in "
             "it that starts anew at each call; say those that forward takes with --state, or export it as it is with "
@@ -146,9 +152,10 @@ class _Module:
         gives for each beginning, of which there would be too many here.
         """
         tensors = self._inputs(inputs)
+        given = [torch.from_numpy(np.array(constants[port.name])) for port in self._streamed.signature.constants]
         if self._streamed.timed:
-            return self._outputs(self._streamed.whole(tensors))
-        return self._outputs(self._streamed.run(tensors, self._streamed.start(len(tensors[0])))[0])
+            return self._outputs(self._streamed.whole(tensors, given))
+        return self._outputs(self._streamed.run(tensors, self._streamed.start(given, len(tensors[0])))[0])
 
     def step(self, inputs: Named, states: Named) -> tuple[Named, Named]:
         """One step of each row from given states."""
@@ -185,6 +192,7 @@ def _spec(streamed: Streamed, name: str, version: str, source: str, rewritten: S
         states=[
             *(_state(port) for port in streamed.signature.states),
             *(_state(port, role) for each in streamed.recurrents for port, role in _roles(each)),
+            *(_state(port, pb.STATE_ROLE_CONSTANT) for port in streamed.signature.constants),
         ],
         opset=OPSET,
         torch_version=torch.__version__,
@@ -216,6 +224,8 @@ def _state(port: Port, role: pb.StateRole = pb.STATE_ROLE_UNSPECIFIED) -> pb.Sta
         initial=float(start.flat[0]) if same else 0.0,
         initial_values=b"" if same else start.astype(start.dtype.newbyteorder("<")).tobytes(),
         role=role,
+        required=role == pb.STATE_ROLE_CONSTANT,
+        limit=port.limit,
     )
 
 
@@ -247,6 +257,13 @@ def _tensors(streamed: Streamed) -> list[pb.SourceTensor]:
         layer = f"{type(each.layer).__name__} '{each.name}'" if each.name else f"the {type(each.layer).__name__}"
         called = f"of {layer}, which starts anew at each call"
         found += [_tensor(port, "state", port.name, called) for port in each.states]
+    found += [
+        _tensor(port, "constant", port.name, "what a session is given once") for port in streamed.signature.constants
+    ]
+    found += [
+        pb.SourceTensor(name=name, role="constant", batch_axis=-1, time_axis=-1, found="one value for good")
+        for name in streamed.signature.fixed
+    ]
     return found + [_tensor(each.port, "output", each.port.name, "what forward gives") for each in streamed.outputs]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatestream.export.errors import NotStreamableError
 from gatestream.export.sources.operators import traced
-from gatestream.export.sources.signature import Port
+from gatestream.export.sources.ports import Port
 from gatestream.export.sources.stand_ins import Unpacked
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # what torch.export takes results apart with
 
 from gatestream.export.errors import SourceError
+from gatestream.export.sources.ports import Port
 from gatestream.export.sources.recurrent import Call, Recurrent
-from gatestream.export.sources.signature import Port, key
+from gatestream.export.sources.signature import key
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from torch.utils import _pytree as pytree  # what torch.export takes results apa
 
 from gatestream.export.errors import NotStreamableError, SourceError
 from gatestream.export.sources import returned as found
+from gatestream.export.sources.arguments import described
 from gatestream.export.sources.kept import kept, unlike_itself
 from gatestream.export.sources.recurrent import Call, Carrying, called, layers, record, uncarried
-from gatestream.export.sources.signature import Signature, described
+from gatestream.export.sources.signature import Signature
 
 _BATCH, _TIME = 3, 5
 """Of the calls that show what a module does: unlike each other."""
@@ -34,7 +35,7 @@ class Streamed(nn.Module):
         signature: what it takes.
         recurrents: layers in it whose states nobody carries.
         outputs: what it gives each step.
-        states: the signature's, then those of `recurrents`.
+        states: the signature's, then those of `recurrents`, then constants, which no step changes.
         timed: each of its outputs has a time axis.
         stepwise: it can only be called with one step at a time: it has no time axis, gives its last step alone, or
             runs cells in a loop.
@@ -65,7 +66,8 @@ class Streamed(nn.Module):
             )
         leaves = [found.leaves(returned) for returned, _ in runs]
         self._successors = [leaf.index for leaf in found.successors(leaves[0], signature.states, _BATCH)]
-        self.states = (*signature.states, *(port for each in self.recurrents for port in each.states))
+        hidden = [port for each in self.recurrents for port in each.states]
+        self.states = (*signature.states, *hidden, *signature.constants)
         results = [
             found.results([leaf for leaf in each if leaf.index not in self._successors], calls, self.recurrents)
             for each, (_, calls) in zip(leaves, runs, strict=True)
@@ -76,15 +78,22 @@ class Streamed(nn.Module):
         self.timed = all(output.port.time_axis is not None for output in self.outputs)
         self.stepwise = loops or not self.timed
 
-    def start(self, batch: int) -> list[Tensor]:
-        """The states of sessions that have seen nothing, each [batch, *shape]."""
-        return [port.start(batch) for port in self.states]
+    def start(self, constants: Sequence[Tensor], batch: int) -> list[Tensor]:
+        """The states of sessions that have seen nothing, each [batch, *shape].
 
-    def whole(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        Args:
+            constants: of these sessions, each [batch, *shape].
+            batch: how many there are.
+        """
+        changing = self.states[: len(self.states) - len(constants)]
+        return [*(port.start(batch) for port in changing), *constants]
+
+    def whole(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """What the module itself gives for whole sequences.
 
         Args:
             inputs: each [batch, time, *shape].
+            constants: each [batch, *shape].
 
         Returns:
             Its outputs, each [batch, time, *shape]; where it gives its last step alone, by running it on every
@@ -92,8 +101,8 @@ class Streamed(nn.Module):
         """
         batch, time = inputs[0].shape[:2]
         if not self.signature.has_time:
-            return self.run(inputs, self.start(batch))[0]
-        start = [port.start(batch) for port in self.signature.states]
+            return self.run(inputs, self.start(constants, batch))[0]
+        start = [*(port.start(batch) for port in self.signature.states), *constants]
         timed = self.timed
         with torch.no_grad():
             runs = [
@@ -107,9 +116,9 @@ class Streamed(nn.Module):
             for output, steps in zip(self.outputs, zip(*runs, strict=True), strict=True)
         ]
 
-    def once(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def once(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """What one call of the module gives: for whole sequences, or where it has no time axis for their first step."""
-        start = [port.start(len(inputs[0])) for port in self.signature.states]
+        start = [*(port.start(len(inputs[0])) for port in self.signature.states), *constants]
         with torch.no_grad():
             return self._results(inputs if self.signature.has_time else [x[:, 0] for x in inputs], start)
 
@@ -137,16 +146,17 @@ class Streamed(nn.Module):
         self, inputs: Sequence[Tensor], states: Sequence[Tensor], *, traced: bool = False
     ) -> tuple[list[Tensor], list[Tensor]]:
         """One call of the module, with several steps; as `run`."""
-        count = len(self.signature.states)
-        explicit, hidden = states[:count], list(states[count:])
+        count, last = len(self.signature.states), len(states) - len(self.signature.constants)
+        explicit, hidden, constants = states[:count], list(states[count:last]), states[last:]
         before = {each.name: tuple(hidden.pop(0) for _ in each.states) for each in self.recurrents}
         names = {layer: name or type(layer).__name__.lower() for name, layer in layers(self.module).items()}
         with Carrying(self.recurrents, names if traced else None).states(before) as after:
-            leaves = self._call(inputs, explicit)
+            leaves = self._call(inputs, (*explicit, *constants))
         results = [output.port.normal(leaves[output.index]) for output in self.outputs]
         ports = zip(self.signature.states, self._successors, strict=True)
         successors = [port.normal(leaves[index]) for port, index in ports]
-        return results, [*successors, *(state for each in self.recurrents for state in after[each.name])]
+        found_after = [state for each in self.recurrents for state in after[each.name]]
+        return results, [*successors, *found_after, *constants]
 
     def step(
         self, inputs: Sequence[Tensor], states: Sequence[Tensor], *, traced: bool = False
@@ -163,8 +173,8 @@ class Streamed(nn.Module):
         return [output.port.normal(leaves[output.index]) for output in self.outputs]
 
     def _call(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> list[Any]:
-        """Call the module with tensors in the normal form; all that it returns, flat."""
-        ports = (*self.signature.inputs, *self.signature.states)
+        """Call the module with its inputs, states and constants in the normal form; all that it returns, flat."""
+        ports = self.signature.ports
         batch, time = inputs[0].shape[0], inputs[0].shape[1] if self.signature.has_time else 1
         tensors = [port.laid_out(tensor) for port, tensor in zip(ports, (*inputs, *states), strict=True)]
         args, kwargs = self.signature.call(tensors, batch, time)
@@ -179,8 +189,8 @@ class Streamed(nn.Module):
         states = [
             port.sample((batch,), generator) if port.dtype.is_floating_point else port.start(batch)
             for port in self.signature.states
-        ]
-        ports = (*self.signature.inputs, *self.signature.states)
+        ] + self.signature.sample_constants(batch, seed)
+        ports = self.signature.ports
         tensors = [port.laid_out(tensor) for port, tensor in zip(ports, (*inputs, *states), strict=True)]
         args, kwargs = self.signature.call(tensors, batch, time)
         return record(lambda: self._answer(args, kwargs, tensors))
@@ -196,7 +206,7 @@ class Streamed(nn.Module):
         except SourceError:
             raise
         except Exception as error:  # whatever the user's code raises
-            ports = (*self.signature.inputs, *self.signature.states)
+            ports = self.signature.ports
             given = ", ".join(f"{port.name} {list(tensor.shape)}" for port, tensor in zip(ports, tensors, strict=True))
             said = " ".join(str(error).split())[:300]
             raise SourceError(

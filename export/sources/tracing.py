@@ -9,11 +9,13 @@ from onnx_ir.passes import InvariantError, PassError
 from torch import Tensor, nn
 
 from gatestream.export.errors import SourceError
+from gatestream.export.graph.edit import keep
 from gatestream.export.graph.over_time import over_time
 from gatestream.export.graph.passes import simplify
+from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET, quiet
 from gatestream.export.sources.operators import name_layers
-from gatestream.export.sources.signature import Port, described
+from gatestream.export.sources.ports import Port
 from gatestream.export.sources.stand_ins import open_lengths, unpacked
 from gatestream.export.sources.streamed import Streamed
 
@@ -31,6 +33,7 @@ class _Chunk(nn.Module):
         count = len(self.streamed.signature.inputs)
         run = self.streamed.step if self.streamed.stepwise else self.streamed.chunk
         outputs, states = run(tensors[:count], tensors[count:], traced=True)
+        states = states[: len(states) - len(self.streamed.signature.constants)]
         # A tensor that comes out under two names, or that goes in and out, is a tensor of its own.
         return tuple(each.clone() for each in (*outputs, *states))
 
@@ -75,7 +78,7 @@ def _program(streamed: Streamed) -> torch.export.ExportedProgram:
     inputs = [x if not streamed.stepwise else x[:, 0] for x in streamed.signature.sample(batch, time, seed=0)]
     dynamic = torch.export.Dim.AUTO
     of_inputs = {0: dynamic} if streamed.stepwise else {0: dynamic, 1: dynamic}
-    states = streamed.start(batch)
+    states = streamed.start(streamed.signature.sample_constants(batch, seed=0), batch)
     shapes = (*([of_inputs] * len(inputs)), *([{0: dynamic}] * len(states)))
     try:
         with quiet(), unpacked(), open_lengths(streamed.module), torch.no_grad():
@@ -89,9 +92,10 @@ def _program(streamed: Streamed) -> torch.export.ExportedProgram:
 
 
 def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.Model:
-    stepwise = streamed.stepwise
+    stepwise, constants = streamed.stepwise, streamed.signature.constants
+    changing = streamed.states[: len(streamed.states) - len(constants)]
     inputs = [port.name for port in (*streamed.signature.inputs, *streamed.states)]
-    outputs = [each.port.name for each in streamed.outputs] + [after(port) for port in streamed.states]
+    outputs = [each.port.name for each in streamed.outputs] + [after(port) for port in changing]
     try:
         with quiet():
             made = torch.onnx.export(
@@ -119,7 +123,10 @@ def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.
     common.ClearMetadataAndDocStringPass()(model)  # the exporter notes stack traces there
     _annotate(model, streamed, stepwise=stepwise)
     if stepwise:
-        over_time(model, [port.name for port in streamed.signature.inputs], {p.name: after(p) for p in streamed.states})
+        over_time(model, [port.name for port in streamed.signature.inputs], {p.name: after(p) for p in changing})
+    values = {value.name: value for value in model.graph.inputs}
+    for port in constants:
+        keep(model, values[port.name], after(port))
     return model
 
 

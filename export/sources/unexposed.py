@@ -43,14 +43,15 @@ def check(streamed: Streamed) -> None:
     """
     module, time = streamed.module, sum(CHUNKS)
     inputs = streamed.signature.sample(BATCH, time, seed=17)
-    whole = streamed.whole(inputs)
-    _, trace = _traced(module, partial(streamed.once, inputs))
-    allowed = _allowed(streamed, inputs, whole)
+    constants = streamed.signature.sample_constants(BATCH, seed=17)
+    whole = streamed.whole(inputs, constants)
+    _, trace = _traced(module, partial(streamed.once, inputs, constants))
+    allowed = _allowed(streamed, inputs, constants, whole)
     for row in range(BATCH):
-        one = [x[row : row + 1] for x in inputs]
-        alone = streamed.whole(one)
+        one, own = ([x[row : row + 1] for x in each] for each in (inputs, constants))
+        alone = streamed.whole(one, own)
         if difference := _difference([y[row : row + 1] for y in whole], alone, allowed):
-            _, found = _traced(module, partial(streamed.once, one))
+            _, found = _traced(module, partial(streamed.once, one, own))
             raise NotStreamableError(
                 f"{_first(trace, found, BATCH, 1, row)} gives a row other numbers alone than among others "
                 f"({difference}): sessions would be mixed; where time is the first axis, say so: --input "
@@ -58,13 +59,13 @@ def check(streamed: Streamed) -> None:
             )
     if not streamed.stepwise:
         for until in (1, time // 2):
-            given, found = _traced(module, partial(streamed.whole, [x[:, :until] for x in inputs]))
+            given, found = _traced(module, partial(streamed.whole, [x[:, :until] for x in inputs], constants))
             if difference := _difference([y[:, :until] for y in whole], given, allowed):
                 raise NotStreamableError(
                     f"{_first(trace, found, time, until, 0)} gives other numbers when the sequence ends after {until} "
                     f"steps ({difference}): it looks at later steps, and cannot take one at a time"
                 )
-    states, start = streamed.start(BATCH), 0
+    states, start = streamed.start(constants, BATCH), 0
     for steps in CHUNKS:
         steps_of = slice(start, start + steps)
         (given, after), found = _traced(module, partial(streamed.run, [x[:, steps_of] for x in inputs], states))
@@ -102,12 +103,14 @@ def _apart(one: Tensor, other: Tensor) -> Tensor:
     return apart.reshape(*apart.shape[:2], -1).amax((0, 2))
 
 
-def _allowed(streamed: Streamed, inputs: Sequence[Tensor], whole: Sequence[Tensor]) -> list[Tensor]:
+def _allowed(
+    streamed: Streamed, inputs: Sequence[Tensor], constants: Sequence[Tensor], whole: Sequence[Tensor]
+) -> list[Tensor]:
     """By how much each output may differ, step by step: [time] each; without bound once float32 itself has parted."""
     lost = [torch.zeros(y.shape[1], dtype=torch.float64) for y in whole]
     for seed in range(4):
         with _other_last_bits(streamed.module, seed):
-            for most, y, other in zip(lost, whole, streamed.whole(inputs), strict=True):
+            for most, y, other in zip(lost, whole, streamed.whole(inputs, constants), strict=True):
                 torch.maximum(most, _apart(y, other).cummax(0).values, out=most)
     allowed = []
     for most, y in zip(lost, whole, strict=True):

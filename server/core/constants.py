@@ -122,14 +122,18 @@ def check_numbers(what: str, column: Column, data: bytes) -> None:
         data: of its size.
 
     Raises:
-        InvalidRequest: NaN, infinity, or a bool that is neither 0 nor 1.
+        InvalidRequest: NaN, infinity, a bool that is neither 0 nor 1, or a whole number that is none of its.
     """
     if column.all_good(column.rows(data)):
         return
     if column.dtype.kind == "f":
         raise InvalidRequest(f"{what} holds NaN or infinity; expected finite numbers", Reason.NOT_FINITE)
-    bad = int(np.frombuffer(data, np.uint8).max())
-    raise InvalidRequest(f"{what} holds {bad}; expected 0 or 1", Reason.TOKEN_OUT_OF_RANGE)
+    rows = column.rows(data)
+    if column.dtype.kind == "b":
+        rows = rows.view(np.uint8)
+    bad = rows[~column.good(column.rows(data))].flat[0]
+    expected = f"0 to {column.limit - 1}" if isinstance(column, State) and column.limit else "0 or 1"
+    raise InvalidRequest(f"{what} holds {bad}; expected {expected}", Reason.TOKEN_OUT_OF_RANGE)
 
 
 def _expected(constant: State) -> str:

@@ -134,3 +134,19 @@ def test_the_action_exports_proves_and_keeps_the_report(shape: str, passes: bool
     assert json.loads((tmp_path / "exported" / "mine.report.json").read_text())["passed"] is passes
     outputs = dict(line.split("=") for line in (tmp_path / "outputs").read_text().splitlines())
     assert Path(outputs["model"]).exists() is passes
+
+
+def test_constants_are_said_by_name_shape_and_value(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Voiced(nn.GRU):\n"
+        "    def forward(self, x, speaker, gain):\n"
+        "        return super().forward(gain * x + speaker[:, None])[0]\n"
+        "def build():\n"
+        "    return Voiced(4, 6, batch_first=True)\n"
+    )
+    made = export("mine:build", "--input", "x[4]", "--constant", "speaker:float32[4]", "--constant", "gain=0.5")
+    assert made.exit_code == 0, made.output
+    assert "constant                speaker [batch, 4], what a session is given once\n" in made.output
+    assert "constant                gain, one value for good\n" in made.output
+    assert load(tmp_path / "mine.onnx").spec.states[1].required

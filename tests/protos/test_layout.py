@@ -55,6 +55,9 @@ def test_constants_are_those_states_that_a_session_is_given() -> None:
     (voice,) = ModelLayout.of(spec).constants
     assert (voice.name, voice.after, voice.required) == ("voice", "voice_next", False)
     np.testing.assert_array_equal(voice.first(), start)
+    spec.states.add(input="accent", dtype=pb.DATA_TYPE_INT8, role=pb.STATE_ROLE_CONSTANT, limit=5, required=True)
+    _, accent = ModelLayout.of(spec).constants
+    assert accent.good(np.array([-1, 0, 4, 5], "<i1")).tolist() == [False, True, True, False]
     np.testing.assert_array_equal(LAYOUT.states[0].first(), np.full((2, 5), 0.5, np.float32))
 
 

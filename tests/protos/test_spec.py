@@ -44,6 +44,10 @@ def test_what_is_not_a_known_spec_is_refused(metadata: dict[str, str], message: 
             pb.StateSpec(input="h", dtype=pb.DATA_TYPE_UINT8, shape=[2], initial_values=b"12", initial=1),
             "from 2 bytes and 1; expected 2 bytes, or one number",
         ),
+        (
+            pb.StateSpec(input="h", dtype=pb.DATA_TYPE_FLOAT16, limit=5),
+            "'h' is below 5, but its type is not one of whole numbers",
+        ),
         (pb.StateSpec(input="h", dtype=pb.DATA_TYPE_UINT8, required=True), "'h' must be given, but is no constant"),
         (pb.StateSpec(input="h", dtype=pb.DATA_TYPE_UINT8, role=99), "role 99 of state 'h'"),  # type: ignore[arg-type]
         (pb.StateSpec(input="h", dtype=99), "'h' is of type 99; expected one of float32, int64, float16"),  # type: ignore[arg-type]

@@ -748,7 +748,7 @@ class TensorSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., columns: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[_Iterable[str]] = ..., mean: _Optional[_Iterable[float]] = ..., scale: _Optional[_Iterable[float]] = ..., window: _Optional[int] = ..., context: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class StateSpec(_message.Message):
-    __slots__ = ("input", "output", "dtype", "shape", "initial", "role", "initial_values", "required")
+    __slots__ = ("input", "output", "dtype", "shape", "initial", "role", "initial_values", "required", "limit")
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -757,6 +757,7 @@ class StateSpec(_message.Message):
     ROLE_FIELD_NUMBER: _ClassVar[int]
     INITIAL_VALUES_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     input: str
     output: str
     dtype: DataType
@@ -765,7 +766,8 @@ class StateSpec(_message.Message):
     role: StateRole
     initial_values: bytes
     required: bool
-    def __init__(self, input: _Optional[str] = ..., output: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., initial: _Optional[float] = ..., role: _Optional[_Union[StateRole, str]] = ..., initial_values: _Optional[bytes] = ..., required: _Optional[bool] = ...) -> None: ...
+    limit: int
+    def __init__(self, input: _Optional[str] = ..., output: _Optional[str] = ..., dtype: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., initial: _Optional[float] = ..., role: _Optional[_Union[StateRole, str]] = ..., initial_values: _Optional[bytes] = ..., required: _Optional[bool] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class GateSpec(_message.Message):
     __slots__ = ("name", "symbol", "output", "shape", "cell")

@@ -71,7 +71,7 @@ def test_methods_show_axes_types_and_starts() -> None:
         (["x[time,4]"], [], "each once"),
         (["x[batch,batch]"], [], "each once"),
         (["x[0]"], [], "numbers above 0"),
-        (["x[1]", "y[1]"], ["state[time,batch]"], "a state has no time"),
+        (["x[1]", "y[1]"], ["state[time,batch]"], "only inputs have time"),
         (["x:int64[]", "y[1]"], [], "say how many there are, --input x:int64<N[batch,time]"),
         (["x[1]"], [], "forward takes 'y', which is neither an input nor a state"),
         (["x[1]", "y[1]", "y[2]"], [], "'y' is said twice"),
