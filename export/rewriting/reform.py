@@ -34,7 +34,7 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
         form: to give it.
 
     Raises:
-        StructureError: there is no LSTM and no GRU in it, or one that cannot be shown.
+        StructureError: there is no LSTM and no GRU in it, or one that cannot be shown, or has no operator.
         ArtifactError: onnxruntime refuses the result, or is not installed.
     """
     cells = [cell for cell in survey(model, [state.input for state in spec.states]) if cell.kind != "RNN"]
@@ -53,7 +53,13 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
             _check_activations(cell)
     names = _matched(cells, spec)
     claims = {claim.name: claim for claim in spec.cells}
+    doubles = {state.input for state in spec.states if state.dtype == pb.DATA_TYPE_FLOAT64}
     for cell, name in zip(cells, names, strict=True):
+        if form == "fused" and not doubles.isdisjoint(claims[name].states):
+            raise StructureError(
+                f"--form fused: {cell.kind} '{name}' computes in float64, for which onnxruntime has no operator; leave "
+                "--form out"
+            )
         functions = [str(each) for each in cell.functions or ()]
         claims[name].activations[:] = [] if functions == list(DEFAULTS[cell.kind]) else functions
         claims[name].linear_before_reset = cell.linear_before_reset

@@ -3,6 +3,7 @@
 torch's own exporter unrolls some of them over the steps of the example, and cannot write a projection.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import onnx_ir as ir
@@ -14,6 +15,10 @@ from gatestream.export.errors import SourceError
 
 LAYER: Final = "gatestream.layer"
 """Of a node's metadata: which layer it is, "encoder.lstm" or, of several, "encoder.lstm.0"."""
+
+_DTYPES: Final = (torch.float32, torch.float16, torch.float64)
+"""onnxruntime's CPU has no layer of float16 and none of float64. The first is computed in float32, between casts; the
+second by its equations."""
 
 # The blocks of torch's packed weights, in ONNX's order.
 _LSTM, _GRU, _RNN = (0, 3, 1, 2), (1, 0, 2), (0,)  # i f g o: i o f g; r z n: z r n
@@ -31,29 +36,48 @@ def traced(
         states: h, and of an LSTM c, each [layers, batch, size].
 
     Raises:
-        SourceError: it computes in a type that no runtime has the layer for.
+        SourceError: it computes in a type that no artifact has.
     """
-    if xs.dtype != torch.float32:
-        dtype = str(xs.dtype).removeprefix("torch.")
-        raise SourceError(f"'{name}' computes in {dtype}, for which onnxruntime has no such layer: call float() first")
+    dtype = xs.dtype
+    if dtype not in _DTYPES:
+        said = str(dtype).removeprefix("torch.")
+        raise SourceError(f"'{name}' computes in {said}, which no artifact has: call float() first")
+    if dtype == torch.float16:
+        xs, states = xs.float(), tuple(state.float() for state in states)
     ys = xs.transpose(0, 1) if layer.batch_first else xs  # [time, batch, inputs]
-    run = _projected if layer.proj_size else _operator
+    run = _equations if layer.proj_size or dtype == torch.float64 else _operator
     after = []
     for k in range(layer.num_layers):
         called = f"{name}.{k}" if layer.num_layers > 1 else name
         one = [state[k : k + 1] if layer.num_layers > 1 else state for state in states]
         ys, following = run(layer, k, called, ys, one)
         after.append(following)
-    stacked = tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*after, strict=True))
-    found = ys.transpose(0, 1) if layer.batch_first else ys
+    stacked = tuple((torch.cat(parts) if len(parts) > 1 else parts[0]).to(dtype) for parts in zip(*after, strict=True))
+    found = (ys.transpose(0, 1) if layer.batch_first else ys).to(dtype)
     return found, stacked if isinstance(layer, nn.LSTM) else stacked[0]
 
 
+def written(name: str, layer: nn.Module) -> str:
+    """How a layer is written where its type has no operator, in words; empty: it has one."""
+    what = type(layer).__name__
+    match layer.weight_hh_l0.dtype if isinstance(layer, nn.RNNBase) else None:
+        case torch.float64:
+            return f"'{name}' is its equations in a Scan: onnxruntime has no {what} of float64"
+        case torch.float16:
+            return f"'{name}' is computed in float32, between casts: onnxruntime has no {what} of float16"
+    return ""
+
+
 def _parameters(layer: nn.RNNBase, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-    W, R = cast(Tensor, getattr(layer, f"weight_ih_l{k}")), cast(Tensor, getattr(layer, f"weight_hh_l{k}"))
+    W, R = _parameter(layer, f"weight_ih_l{k}"), _parameter(layer, f"weight_hh_l{k}")
     if not layer.bias:
         return W, R, None
-    return W, R, (cast(Tensor, getattr(layer, f"bias_ih_l{k}")), cast(Tensor, getattr(layer, f"bias_hh_l{k}")))
+    return W, R, (_parameter(layer, f"bias_ih_l{k}"), _parameter(layer, f"bias_hh_l{k}"))
+
+
+def _parameter(layer: nn.RNNBase, name: str) -> Tensor:
+    found = cast(Tensor, getattr(layer, name))
+    return found.float() if found.dtype == torch.float16 else found
 
 
 def _operator(layer: nn.RNNBase, k: int, name: str, xs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -68,7 +92,7 @@ def _operator(layer: nn.RNNBase, k: int, name: str, xs: Tensor, states: list[Ten
             attributes["linear_before_reset"] = 1
         case _:
             operator, order = "RNN", _RNN
-            attributes["activations"] = ["Relu" if getattr(layer, "nonlinearity", "tanh") == "relu" else "Tanh"]
+            attributes["activations"] = ["Relu" if _nonlinearity(layer) is torch.relu else "Tanh"]
     W, R, biases = _parameters(layer, k)
 
     def packed(blocks: Tensor) -> Tensor:
@@ -90,30 +114,53 @@ def _operator(layer: nn.RNNBase, k: int, name: str, xs: Tensor, states: list[Ten
     return ys.squeeze(1), list(following)
 
 
-def _projected(layer: nn.RNNBase, k: int, _: str, xs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """One layer of an LSTM whose hidden state is projected (`proj_size`); as `_operator`.
+def _equations(layer: nn.RNNBase, k: int, _: str, xs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """One layer by its equations, where no runtime has the operator; as `_operator`.
 
-    ::
+    An LSTM, whose hidden state may be projected (`proj_size`)::
 
         i, f, g, o = W x + b_W + R h + b_R
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = P (sigmoid(o) * tanh(c'))
+
+    a GRU::
+
+        r, z = sigmoid(W x + b_W + R h + b_R)
+        n = tanh(W_n x + b_Wn + r * (R_n h + b_Rn))
+        h' = (1 - z) * n + z * h
+
+    and an RNN::
+
+        h' = tanh(W x + b_W + R h + b_R), or relu
     """
     W, R, biases = _parameters(layer, k)
-    P = cast(Tensor, getattr(layer, f"weight_hr_l{k}"))
-    bias = None if biases is None else biases[0] + biases[1]
+    b_W, b_R = biases or (None, None)
+    P = _parameter(layer, f"weight_hr_l{k}") if layer.proj_size else None
 
     def step(carry: list[Tensor], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        h, c = carry
-        sums = nn.functional.linear(x, W, bias) + nn.functional.linear(h, R)  # [batch, 4 * hidden]
-        i, f, g, o = sums.chunk(4, dim=1)
-        c_next = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h_next = nn.functional.linear(torch.sigmoid(o) * torch.tanh(c_next), P)
-        return [h_next, c_next], [h_next.clone()]  # no two outputs of a scan may be one tensor
+        h, *cell = carry
+        below, before = nn.functional.linear(x, W, b_W), nn.functional.linear(h, R, b_R)
+        match layer:
+            case nn.LSTM():
+                i, f, g, o = (below + before).chunk(4, dim=1)
+                c = torch.sigmoid(f) * cell[0] + torch.sigmoid(i) * torch.tanh(g)
+                h, cell = torch.sigmoid(o) * torch.tanh(c), [c]
+                h = h if P is None else nn.functional.linear(h, P)
+            case nn.GRU():
+                (r, z, n), (r_before, z_before, n_before) = below.chunk(3, dim=1), before.chunk(3, dim=1)
+                z = torch.sigmoid(z + z_before)
+                h = (1 - z) * torch.tanh(n + torch.sigmoid(r + r_before) * n_before) + z * h
+            case _:
+                h = _nonlinearity(layer)(below + before)
+        return [h, *cell], [h.clone()]  # no two outputs of a scan may be one tensor
 
     # contiguous: scan wants a carry that comes in as it goes out
     following, (ys,) = scan(step, [state.squeeze(0).contiguous() for state in states], xs)
     return ys, [each.unsqueeze(0) for each in following]
+
+
+def _nonlinearity(layer: nn.RNNBase) -> Callable[[Tensor], Tensor]:
+    return torch.relu if getattr(layer, "nonlinearity", "tanh") == "relu" else torch.tanh
 
 
 def name_layers(model: ir.Model) -> None:

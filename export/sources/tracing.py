@@ -14,8 +14,9 @@ from gatestream.export.graph.over_time import over_time
 from gatestream.export.graph.passes import simplify
 from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET, quiet
-from gatestream.export.sources.operators import name_layers
+from gatestream.export.sources.operators import name_layers, written
 from gatestream.export.sources.ports import Port
+from gatestream.export.sources.recurrent import layers
 from gatestream.export.sources.stand_ins import open_lengths, unpacked
 from gatestream.export.sources.streamed import Streamed
 
@@ -69,6 +70,8 @@ def trace(streamed: Streamed) -> Traced:
         done = ("one step in a Scan over time: forward is written for a number of steps (a loop in Python)",)
     elif streamed.stepwise:
         done = ("one step in a Scan over time",)
+    said = (written(name or type(layer).__name__, layer) for name, layer in layers(streamed.module).items())
+    done += tuple(line for line in said if line)
     return Traced(_converted(program, streamed), done, rows_frozen=not rows_open)
 
 

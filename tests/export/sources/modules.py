@@ -378,6 +378,18 @@ class Loud(nn.Module):
         return h, h
 
 
+class Brain(nn.Module):
+    """A GRU in bfloat16 inside of what is float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, batch_first=True).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.gru(x.bfloat16())[0].float()
+        return found
+
+
 class Half(nn.Module):
     """A leaky sum in float16."""
 

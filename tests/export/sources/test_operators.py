@@ -58,3 +58,34 @@ def test_a_layer_is_what_torch_runs(
     np.testing.assert_allclose(np.concatenate(found, axis=1), ys.numpy(), rtol=0, atol=2e-6)
     for state, last in zip(states.values(), after if isinstance(after, tuple) else (after,), strict=True):
         np.testing.assert_allclose(state, last.transpose(0, 1).numpy(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    ("dtype", "operator", "said"),
+    [
+        (torch.float64, "Scan", "'{}' is its equations in a Scan: onnxruntime has no {} of float64"),
+        (torch.float16, "{}", "'{}' is computed in float32, between casts: onnxruntime has no {} of float16"),
+    ],
+)
+def test_a_layer_of_another_type_is_as_near_as_its_type_allows(
+    kind: Callable[..., nn.RNNBase], dtype: torch.dtype, operator: str, said: str
+) -> None:
+    torch.manual_seed(0)
+    layer = kind(4, 5, batch_first=True).to(dtype).eval()
+    name = type(layer).__name__
+    streamed = Streamed(layer, read(layer, [f"input:{str(dtype).removeprefix('torch.')}[4]"]))
+    made = trace(streamed)
+    assert made.rewritten == (said.format(name, name),)
+    assert [node.op_type for node in made.model.graph].count(operator.format(name)) == 1
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(made.model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = torch.randn(3, 9, 4, dtype=dtype)
+    with torch.no_grad():
+        ys, _ = layer(x)
+        true, _ = layer.double()(x.double())
+    y, *_ = session.run(["y"], {"input": x.numpy(), **{port.name: port.start(3).numpy() for port in streamed.states}})
+    assert y.dtype == ys.numpy().dtype
+    lost = float((ys.double() - true).abs().max())
+    assert np.abs(y - true.numpy()).max() <= max(lost, 4 * torch.finfo(dtype).eps)

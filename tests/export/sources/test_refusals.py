@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from gatestream.export.errors import NotStreamableError, SourceError, StatelessError
+from gatestream.export.errors import ArtifactError, NotStreamableError, SourceError, StatelessError, StructureError
 from gatestream.export.sources.module import export_module
 from tests.export.sources import modules
 from tests.export.sources.modules import Wrapped
 
 X = {"inputs": ["x[4]"]}
-REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[SourceError | NotStreamableError], str]] = {
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[ArtifactError], str]] = {
     "a hidden causal convolution": (
         modules.HiddenConv,
         X,
@@ -74,11 +74,17 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[SourceErr
         "the module (LSTMCell) begins anew at each call, and no input has a time axis",
     ),
     "no state": (lambda: nn.Linear(4, 3), {"inputs": ["input[4]"]}, StatelessError, "Linear has no state"),
-    "float64": (
+    "operators of float64": (
         lambda: nn.GRU(4, 6, batch_first=True).double(),
-        {"inputs": ["input:float64[4]"]},
+        {"inputs": ["input:float64[4]"], "form": "fused"},
+        StructureError,
+        "GRU 'gru' computes in float64, for which onnxruntime has no operator",
+    ),
+    "bfloat16": (
+        lambda: modules.Brain(),
+        X,
         SourceError,
-        "'gru' computes in float64, for which onnxruntime has no such layer",
+        "'gru' computes in bfloat16, which no artifact has: call float() first",
     ),
     "a number of rows": (modules.Rows, X, SourceError, "Rows is written for one number of rows"),
     "another number of steps": (
