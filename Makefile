@@ -15,9 +15,10 @@ help:  ## this list
 
 install: $(VENV)/.installed  ## create .venv and install everything in it
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt tests/readme-packages.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/wheels -r tests/readme-packages.txt
 	@touch $@
 
 demo: install  ## train, export, serve, stream a live session, draw its gates
@@ -25,7 +26,7 @@ demo: install  ## train, export, serve, stream a live session, draw its gates
 
 # More processes than two cores: a test often waits for a server to start or to end. The types are checked meanwhile, by
 # one process that takes a minute.
-test: install  ## lint, types, all tests
+test: install  ## lint, types, all tests; needs no network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy & types=$$!; $(BIN)/pytest -n 3 --dist loadfile; tests=$$?; wait $$types && exit $$tests

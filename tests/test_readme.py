@@ -19,13 +19,18 @@ from tests.support.reference import ROOT
 from tests.support.strangers import layers
 
 BIN = Path(sys.executable).parent
+WHEELS = Path(sys.prefix) / "wheels"
+PACKAGES = Path(__file__).with_name("readme-packages.txt")
 
 
 def run(arguments: list[str], folder: Path) -> str:
     done = subprocess.run(
         arguments,
         cwd=folder,
-        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+        # What `make install` has fetched, and nothing from the network.
+        env=os.environ
+        | {"PATH": f"{BIN}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS)}
+        | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -80,6 +85,11 @@ def test_the_tour(reference: Path, tmp_path: Path) -> None:
     assert ran >= 12
     assert (tmp_path / "cell.svg").read_text().rstrip().endswith("</svg>")
     assert (tmp_path / "report.json").exists()
+
+
+def test_what_it_installs_is_what_was_fetched_beforehand() -> None:
+    named = re.findall(r"pip install .*?(\S+==\S+)", README)
+    assert named == [line for line in PACKAGES.read_text().splitlines() if not line.startswith("#")]
 
 
 @pytest.mark.parametrize("command", commands("make"))
