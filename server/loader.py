@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +70,16 @@ class Loader:
         except ConfigError as error:
             raise ConfigError(f"artifacts: {path}: {error}") from error
 
-    async def serve(self, artifact: Artifact, threads: int | None = None, *, again: bool = False) -> Model:
+    async def serve(
+        self, artifact: Artifact, threads: int | None = None, *, again: bool = False, most_rows: int = 0
+    ) -> Model:
         """Warm an artifact up and have it found. Sessions of other models are stepped meanwhile.
 
         Args:
             artifact: what to serve.
             threads: of a run, where another worker has measured already.
             again: where there is one of this name and version, it takes no more sessions from when this one does.
+            most_rows: of a run, where that is fewer than the server takes; 0: it is not.
 
         Raises:
             ProviderError: the execution provider cannot be had.
@@ -84,11 +88,14 @@ class Loader:
         """
         name, version = artifact.spec.name, artifact.spec.version
         number = self._catalog.reserve(name, version, again=again)
+        tick = self._config.tick
+        rows = min(tick.rows, most_rows or tick.rows)
+        config = replace(self._config, tick=replace(tick, rows=rows))
         if threads is None:
             threads = self._threads.get((name, version))
         try:
             model = await asyncio.to_thread(
-                build, artifact, number, self._config, self._catalog.accounts, self._leases, threads
+                build, artifact, number, config, self._catalog.accounts, self._leases, threads
             )
             self._loops[model] = self._spawn(model.engine.run())
             try:

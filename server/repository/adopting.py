@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -18,9 +19,13 @@ import structlog
 from gatestream.files.marks import is_made_here
 from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ArtifactError, cut
+from gatestream.server.repository.adopt_flags import WITH_VALUE, WRITTEN
 from gatestream.server.repository.folder import Place
+from gatestream.server.repository.model_config import FILE
 
-_LONGEST: Final = 1000
+_LONGEST: Final = 500
+# One of those that a folder can give.
+_NAMES_FLAG: Final = re.compile(rf"--({'|'.join(WITH_VALUE)}) ")
 _MOST_SAID: Final = 2**16
 _NO_MEMORY: Final = ("MemoryError", "bad_alloc", "memory", "failed to map")
 
@@ -47,7 +52,14 @@ class Adopting:
             ArtifactError: none can be made; why, in one line.
         """
         flags = [f"--name={place.name}", f"--model-version={place.version}", *place.config.flags()]
-        return await self.artifact_of(place.path, flags)
+        try:
+            return await self.artifact_of(place.path, flags)
+        except ArtifactError as error:
+            if not _NAMES_FLAG.search(str(error)):
+                raise
+            raise ArtifactError(
+                f"{cut(str(error), _LONGEST)}; flags stand in {place.name}/{FILE}: {WRITTEN}"
+            ) from error
 
     async def artifact_of(self, path: Path, flags: Sequence[str] = ()) -> Path:
         """The artifact in a file, or what is made of it.

@@ -12,9 +12,10 @@ from google.protobuf import text_format
 from gatestream.files.reading import read
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import model_config_pb2 as config_pb
-from gatestream.protos.layout import ModelLayout
+from gatestream.protos.layout import ModelLayout, State
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.errors import ArtifactError, cut
+from gatestream.server.repository.adopt_flags import KEY, adopt_flags
 from gatestream.server.repository.pbtxt import known_part
 
 FILE: Final = "config.pbtxt"
@@ -48,11 +49,13 @@ class ModelConfig:
         path: of the config.pbtxt; None: there is none.
         message: what it says.
         ignored: the fields of it that mean nothing here, by their names, with dots.
+        adopt: flags of `gatestream adopt` for its files.
     """
 
     path: Path | None = None
     message: config_pb.ModelConfig = field(default_factory=config_pb.ModelConfig)
     ignored: Sequence[str] = ()
+    adopt: Sequence[str] = ()
 
     @classmethod
     def load(cls, path: Path, name: str) -> "ModelConfig":
@@ -79,12 +82,19 @@ class ModelConfig:
         ):
             if value not in known:
                 raise ArtifactError(f"{path}: {what} is {cut(value)!r}; expected {known[-1]!r}, or none")
-        if "/" in message.default_model_filename or message.default_model_filename in (".", ".."):
+        if message.max_batch_size < 0:
+            raise ArtifactError(f"{path}: max_batch_size is {message.max_batch_size}; expected 0 or more")
+        if message.default_model_filename and not _is_file_name(message.default_model_filename):
             raise ArtifactError(
                 f"{path}: default_model_filename is {cut(message.default_model_filename)!r}; expected the name of a "
                 "file in the version's folder"
             )
-        return cls(path, message, found.unknown)
+        try:
+            adopt = adopt_flags(message.parameters[KEY].string_value) if KEY in message.parameters else ()
+        except ValueError as error:
+            raise ArtifactError(f"{path}: the parameter {KEY!r}: {error}") from error
+        others = (f"parameters.{cut(key)}" for key in sorted(message.parameters) if key != KEY)
+        return cls(path, message, (*found.unknown, *others), adopt)
 
     @property
     def file(self) -> str:
@@ -108,7 +118,8 @@ class ModelConfig:
 
     def flags(self) -> list[str]:
         """What `gatestream adopt` is to be told of a file."""
-        return [f"--state={state.input_name}={state.output_name}" for state in self.message.sequence_batching.state]
+        states = self.message.sequence_batching.state
+        return [*(f"--state={state.input_name}={state.output_name}" for state in states), *self.adopt]
 
     def applied(self, artifact: Artifact) -> Artifact:
         """An artifact, with the initial states that are given here.
@@ -134,7 +145,7 @@ class ModelConfig:
             return
         name = initial.data_file
         assert self.path is not None, "it was read from somewhere"
-        if "/" in name or name in (".", ".."):
+        if not _is_file_name(name):
             raise ArtifactError(f"{self.path}: data_file is {cut(name)!r}; expected the name of a file")
         path = self.path.parent / _INITIAL_STATE / name
         (layout,) = ModelLayout.of(pb.ModelSpec(states=[state])).states
@@ -163,6 +174,9 @@ class ModelConfig:
         own |= {state.after: (state.dtype, [-1, *state.shape]) for state in layout.states}
         named = [("input", item) for item in message.input] + [("output", item) for item in message.output]
         for what, item in named:
+            if any(dim < 1 and dim != -1 for dim in item.dims):
+                yield f"{what} {cut(item.name)!r} has the dims {list(item.dims)}; expected 1 or more, or -1"
+                return
             name = becomes.get(item.name, item.name)
             if name not in own and item.name not in sources and item.name != spec.length_input:
                 yield f"it names the {what} {cut(item.name)!r}; the model has {sorted(sources) or sorted(own)}"
@@ -170,7 +184,7 @@ class ModelConfig:
             shape = list(sources[item.name].shape) if item.name in sources else own.get(name, (None, None))[1]
             if shape is not None and not self._agrees(list(item.dims), shape):
                 yield f"{what} {cut(item.name)!r} has the dims {list(item.dims)}; the file's are {shape}"
-            dtype = own[name][0] if name in own and item.name not in sources else None
+            dtype = own[name][0] if name in own else None
             if dtype is not None and item.data_type and _TYPES.get(item.data_type) != dtype:
                 yield f"{what} {cut(item.name)!r} is {config_pb.DataType.Name(item.data_type)}; the file's is {dtype}"
         states = {state.name: state for state in layout.states}
@@ -181,12 +195,10 @@ class ModelConfig:
                 names = f"{cut(given.input_name)!r} to {cut(given.output_name)!r}"
                 yield f"its state goes from {names}; the model has {there}"
                 return
-            size = math.prod(states[pair[0]].shape)
-            for dims in (given.dims, *(initial.dims for initial in given.initial_state)):
-                if dims and -1 not in dims and math.prod(dims) != size:
-                    yield f"state {cut(given.input_name)!r} has the dims {list(dims)}; the model's has {size} numbers"
-            if len(given.initial_state) > 1:
-                yield f"state {cut(given.input_name)!r} has {len(given.initial_state)} initial states; expected one"
+            yield from _wrongs_of_state(given, states[pair[0]])
+        inputs = [given.input_name for given in message.sequence_batching.state]
+        if twice := [name for name in dict.fromkeys(inputs) if inputs.count(name) > 1]:
+            yield f"state {cut(twice[0])!r} stands there more than once"
 
     def _agrees(self, dims: Sequence[int], shape: Sequence[int]) -> bool:
         """Whether dims, which leave the batch out where there is one to leave out, go with a shape."""
@@ -194,6 +206,28 @@ class ModelConfig:
             return True
         whole = [-1, *dims] if self.message.max_batch_size else list(dims)
         return len(whole) == len(shape) and all(a < 0 or b < 0 or a == b for a, b in zip(whole, shape, strict=True))
+
+
+def _wrongs_of_state(given: config_pb.State, state: State) -> Iterator[str]:
+    """What a configuration says of a state that is not so."""
+    said, size = f"state {cut(given.input_name)!r}", math.prod(state.shape)
+    for each in (given, *given.initial_state):
+        what = said if each is given else f"the initial state of {said}"
+        if each.data_type and _TYPES.get(each.data_type) != state.dtype:
+            yield f"{what} is {config_pb.DataType.Name(each.data_type)}; the file's is {state.dtype}"
+        sizes = [dim for dim in each.dims if dim != -1]
+        fits = size % math.prod(sizes) == 0 if min(sizes, default=1) > 0 else False
+        if not fits or (len(sizes) == len(each.dims) > 0 and math.prod(sizes) != size):
+            yield f"{what} has the dims {list(each.dims)}; the model's has {size} numbers"
+    if len(given.initial_state) > 1:
+        yield f"{said} has {len(given.initial_state)} initial states; expected one"
+    for initial in given.initial_state:
+        if not (initial.zero_data or initial.data_file):
+            yield f"the initial state of {said} is to have zero_data: true, or a data_file; it has neither"
+
+
+def _is_file_name(name: str) -> bool:
+    return "/" not in name and name not in (".", "..") and name.isprintable()
 
 
 def _becomes(spec: pb.ModelSpec) -> dict[str, str]:

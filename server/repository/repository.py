@@ -18,7 +18,7 @@ from gatestream.server.loader import Loader
 from gatestream.server.repository.adopting import Adopting
 from gatestream.server.repository.folder import Folder, Place, Seen
 
-_LONGEST: Final = 500
+_LONGEST: Final = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -311,7 +311,8 @@ class Repository:
         path = place.path if self._adopting is None else await self._adopting.artifact(place)
         artifact = await asyncio.to_thread(Artifact.load, path)
         artifact = await asyncio.to_thread(place.config.applied, artifact)
-        return await self._loader.serve(artifact.served_as(place.name, place.version), threads, again=again)
+        artifact = artifact.served_as(place.name, place.version)
+        return await self._loader.serve(artifact, threads, again=again, most_rows=place.config.message.max_batch_size)
 
     def _failed(self, key: Key, error: ServerError) -> None:
         entry = self._entries.setdefault(key, _Entry())

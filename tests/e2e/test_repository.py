@@ -28,6 +28,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from tests.support.artifacts import accumulator
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving, start
+from tests.support.strangers.generators import ADOPTED
 from tests.support.strangers.layers import lstm_exposed
 from tests.support.strangers.oracle import Oracle
 from tests.support.wire import PATIENCE, Stream, bearer, call_refused, channel, until
@@ -597,6 +598,33 @@ def test_files_of_others_are_adopted(models: Path, tmp_path: Path) -> None:
             )
     made = cache.glob("*.onnx")
     assert len(list(made)) == 1
+
+
+def test_what_a_file_cannot_say_stands_in_its_configuration(models: Path, tmp_path: Path) -> None:
+    stranger = ADOPTED["sample_rate"](tmp_path)
+    oracle = Oracle(stranger)
+    (models / "vad" / "1").mkdir(parents=True)
+    (models / "vad" / "1" / "model.onnx").write_bytes(stranger.path.read_bytes())
+    put(models, "m", 1)
+    with serving(models=models, model_control=True) as server, control(server) as stub:
+        error = listed(stub)["vad", "1"].error
+        assert "--constant sr=VALUE" in error
+        assert error.endswith(
+            '; flags stand in vad/config.pbtxt: parameters { key: "adopt" value { string_value: "FLAGS" } }'
+        )
+        (models / "vad" / "config.pbtxt").write_text(
+            'max_batch_size: 3 parameters { key: "adopt" value { string_value: "--constant sr=16000" } }'
+        )
+        load(stub, "vad")
+        xs = oracle.sample(4, seed=1)
+        [x], [y] = xs.values(), oracle.run(xs).values()
+        with connect(server.address) as gs, gs.group("vad", 8) as group:
+            found = np.stack([group.step(np.repeat(row[None], 8, axis=0)) for row in x])
+            assert found == pytest.approx(np.repeat(y[:, None], 8, axis=1), abs=1e-5)
+        with channel(server.address) as opened:
+            asked = oip.ModelStatisticsRequest(name="vad")
+            [stats] = oip_grpc.GRPCInferenceServiceStub(opened).ModelStatistics(asked, timeout=PATIENCE).model_stats
+        assert {each.batch_size for each in stats.batch_stats} == {3, 2}, "eight, never more than three at once"
 
 
 def test_adopting_is_bounded(models: Path, tmp_path: Path) -> None:

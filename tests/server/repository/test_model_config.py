@@ -45,6 +45,9 @@ dynamic_batching { }
 """
 
 
+STATE = "sequence_batching { state { input_name: 's' output_name: 's_next' %s } }"
+
+
 def config(folder: Path, text: str, name: str = "vad") -> ModelConfig:
     path = folder / "config.pbtxt"
     path.write_text(text)
@@ -57,11 +60,11 @@ def test_what_others_write_is_read(tmp_path: Path) -> None:
         "input.format",
         "output.label_filename",
         "instance_group",
-        "parameters",
         "sequence_batching.max_sequence_idle_microseconds",
         "sequence_batching.control_input",
         "sequence_batching.oldest",
         "dynamic_batching",
+        "parameters.intra_op_thread_count",
     ]
     assert found.flags() == ["--state=s=s_next"]
     assert found.file == "model.onnx"
@@ -89,7 +92,13 @@ def test_which_versions_are_served(tmp_path: Path, policy: str, wanted: tuple[li
         ('backend: "tensorrt"', "backend is 'tensorrt'; expected 'onnxruntime', or none"),
         ('platform: "pytorch_libtorch"', "platform is 'pytorch_libtorch'"),
         ('default_model_filename: "../1/model.onnx"', "default_model_filename is '../1/model.onnx'"),
+        ('default_model_filename: "a\\000"', "default_model_filename is 'a\\x00'"),
         ("max_batch_size: many", "is no model configuration: 1:17"),
+        ("max_batch_size: -1", "max_batch_size is -1; expected 0 or more"),
+        (
+            'parameters { key: "adopt" value { string_value: "--output /tmp/x" } }',
+            "the parameter 'adopt': '--output' is none of the flags that can stand there: --state, --constant, ",
+        ),
         ("input { name: ", "is no model configuration: "),
         ('input { name: "x" data_type: TYPE_FP99 }', "is no model configuration: "),
         ("\xff", "is no model configuration: "),
@@ -116,6 +125,24 @@ def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, text: str, says
         (
             'sequence_batching { state { input_name: "s" output_name: "s_next" dims: 3 } }',
             "state 's' has the dims [3]; the model's has 2 numbers",
+        ),
+        ('input { name: "x" dims: [-1, 0] }', "input 'x' has the dims [-1, 0]; expected 1 or more, or -1"),
+        (STATE % "dims: [-1, 3]", "state 's' has the dims [-1, 3]; the model's has 2 numbers"),
+        (STATE % "dims: [-1, 0]", "state 's' has the dims [-1, 0]; the model's has 2 numbers"),
+        (STATE % "data_type: TYPE_FP16", "state 's' is TYPE_FP16; the file's is float32"),
+        (STATE % "} state { input_name: 's' output_name: 's_next'", "state 's' stands there more than once"),
+        (
+            STATE % "initial_state { zero_data: true dims: 4 }",
+            "the initial state of state 's' has the dims [4]; the model's has 2 numbers",
+        ),
+        (
+            STATE % "initial_state { zero_data: true data_type: TYPE_INT8 }",
+            "the initial state of state 's' is TYPE_INT8; the file's is float32",
+        ),
+        (STATE % "initial_state { name: 'zeros' }", "is to have zero_data: true, or a data_file; it has neither"),
+        (
+            STATE % "initial_state { zero_data: true } initial_state { zero_data: true }",
+            "state 's' has 2 initial states; expected one",
         ),
     ],
 )
