@@ -126,7 +126,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             why = "; ".join(repository.failures) or "there is no NAME/VERSION/model.onnx"
             raise ServerError(f"models: nothing under {config.models} can be served: {why}")
         if worker is not None:
-            repository.changed = worker.changed
+            repository.changed, repository.failing = worker.changed, worker.failing
         await tuned.when_loaded()
         guards = {"grpc-paths": SAFE_FROM_PATHS, "grpc-lines": grpc_is_silent()}
         _log.info("tuning", active=tuned.active, inactive=tuned.inactive, guards=guards)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,6 +96,13 @@ class Changed:
     key: Key
     loaded: bool
     threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What a worker cannot serve of the folder of models now, a line for each; said whenever that is another."""
+
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +244,10 @@ class Worker:
     def changed(self, key: Key, loaded: bool, threads: int) -> None:
         """Tell the supervisor that a version of a model was loaded, or unloaded."""
         self._send(Changed(key, loaded, threads))
+
+    def failing(self, lines: Sequence[str]) -> None:
+        """Tell the supervisor what cannot be served now."""
+        self._send(Failures(tuple(lines)))
 
     def serving(self, models: tuple[Served, ...], loaded: tuple[Key, ...] = (), failures: tuple[str, ...] = ()) -> None:
         """Tell the supervisor; arguments as in `Serving`."""

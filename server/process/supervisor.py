@@ -25,6 +25,7 @@ from gatestream.server.process.link import (
     Changed,
     Command,
     Failed,
+    Failures,
     Key,
     Order,
     Orders,
@@ -96,8 +97,8 @@ class _Team:
         self._models: tuple[Served, ...] = ()
         # What is served of the folder of models; None: as it says itself.
         self._wanted: set[Key] | None = None
-        # What could not be loaded of it at the start.
-        self._failures: dict[str, None] = {}
+        # By worker, what cannot be served of it now.
+        self._failures: dict[int, tuple[str, ...]] = {}
         self._commanding: set[asyncio.Task[object]] = set()
         self._running: dict[int, WorkerProcess] = {}
         # By worker: it has served.
@@ -129,7 +130,7 @@ class _Team:
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Serve the metrics of all workers together, if they are to be served, for the length of a block."""
-        async with watched(self._config.http_address, self._totals, self._unready):
+        async with watched(self._config.http_address, self._totals, self._unready, self._failing):
             if self._config.http_address is None:
                 yield
                 return
@@ -157,6 +158,17 @@ class _Team:
         if self._stopping:
             return "draining"
         return "no worker serves" if all(event.is_set() for event in self._served.values()) else "starting"
+
+    def _failing(self) -> list[str]:
+        """What cannot be served, a line for each; with the workers, where it is not so in all of them."""
+        by_line: dict[str, list[int]] = {}
+        for worker in sorted(self._failures.keys() & self._serving):
+            for line in self._failures[worker]:
+                by_line.setdefault(line, []).append(worker)
+        return [
+            line if len(workers) == len(self._serving) else f"worker {', '.join(map(str, workers))}: {line}"
+            for line, workers in by_line.items()
+        ]
 
     async def _tell_health(self) -> None:
         begun = all(event.is_set() for event in self._served.values())
@@ -190,7 +202,7 @@ class _Team:
             address=self._address,
             workers=self._config.workers,
             models=list(dict.fromkeys(name for name, _ in self._threads)),
-            failed=list(self._failures),
+            failed=self._failing(),
             threads={name: threads for (name, _), threads in self._threads.items()},
             start_s=round(time.monotonic() - began, 3),
             version=gatestream.__version__,
@@ -257,7 +269,7 @@ class _Team:
                 self._command(running.do(Command("load", *key, threads=self._threads.get(key))))
             for key in set(said.loaded) - self._wanted:
                 self._command(running.do(Command("unload", *key)))
-            self._failures |= dict.fromkeys(said.failures)
+            self._failures[worker] = said.failures
             self._served[worker].set()
             self._serving.add(worker)
             await self._tell_health()
@@ -278,9 +290,12 @@ class _Team:
 
     # ---- Which models are served --------------------------------------------------------------
 
-    def _heard(self, worker: int, said: Ask | Changed) -> None:
+    def _heard(self, worker: int, said: Ask | Changed | Failures) -> None:
         if isinstance(said, Ask):
             self._command(self._have_done(worker, said))
+            return
+        if isinstance(said, Failures):
+            self._failures[worker] = said.lines
             return
         if self._wanted is None:
             self._wanted = set()

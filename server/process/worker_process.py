@@ -20,6 +20,7 @@ from gatestream.server.process.link import (
     Do,
     Done,
     Failed,
+    Failures,
     Order,
     Orders,
     Reply,
@@ -52,7 +53,7 @@ class WorkerProcess:
     said: "asyncio.Future[Serving | Failed | None]"
     totals: Totals = field(default_factory=Totals)
     reported: "asyncio.Future[None] | None" = None
-    heard: Callable[[Ask | Changed], None] | None = None
+    heard: Callable[[Ask | Changed | Failures], None] | None = None
     _last: int = 0
     _doing: "dict[int, asyncio.Future[Reply]]" = field(default_factory=dict)
 
@@ -79,7 +80,7 @@ class WorkerProcess:
 
     def _hear(self) -> None:
         try:
-            said: Serving | Failed | Totals | Ask | Changed | Done | None = self.link.recv()
+            said: Serving | Failed | Totals | Ask | Changed | Failures | Done | None = self.link.recv()
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self.link.fileno())
             said = None
@@ -89,7 +90,7 @@ class WorkerProcess:
         if isinstance(said, Done):
             self._doing.pop(said.number).set_result(said.reply)
             return
-        if isinstance(said, Ask | Changed):
+        if isinstance(said, Ask | Changed | Failures):
             assert self.heard is not None, "whoever started it listens"
             self.heard(said)
             return

@@ -211,7 +211,8 @@ class ModelConfig:
 def _wrongs_of_state(given: config_pb.State, state: State) -> Iterator[str]:
     """What a configuration says of a state that is not so."""
     said, size = f"state {cut(given.input_name)!r}", math.prod(state.shape)
-    for each in (given, *given.initial_state):
+    both: list[config_pb.State | config_pb.InitialState] = [given, *given.initial_state]
+    for each in both:
         what = said if each is given else f"the initial state of {said}"
         if each.data_type and _TYPES.get(each.data_type) != state.dtype:
             yield f"{what} is {config_pb.DataType.Name(each.data_type)}; the file's is {state.dtype}"

@@ -1,7 +1,7 @@
 """The models of one process: those of a folder that are served, what became of the others, and the changes to both."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -79,6 +79,8 @@ class Repository:
         self._one = asyncio.Lock()
         # Called when a version is loaded, and when it is unloaded, with the threads of its runs.
         self.changed: Callable[[Key, bool, int], None] = lambda _key, _loaded, _threads: None
+        # Called when `failures` are others.
+        self.failing: Callable[[Sequence[str]], None] = lambda _lines: None
 
     # ---- At the start -------------------------------------------------------------------------
 
@@ -192,7 +194,7 @@ class Repository:
             raise NotFound(f"no {which} {cut(name)!r} of --models is loaded", Reason.MODEL_UNKNOWN)
         statuses = []
         for key, entry in found:
-            entry.error = ""
+            self._note(entry, "")
             model = entry.model
             if model is None or model.state is ModelState.UNLOADED:
                 statuses.append(ModelStatus(*key, ModelState.UNLOADED))
@@ -249,6 +251,7 @@ class Repository:
                     await self._retire(entry.live, self._config.unload_seconds)
                     self.changed(key, False, 0)
                 elif entry.model is None or entry.model.state is ModelState.UNLOADED:
+                    self._note(entry, "")
                     del self._entries[key]
             before = now
 
@@ -293,7 +296,8 @@ class Repository:
             raise fault from error
         finally:
             entry.loading = False
-        entry.model, entry.error, entry.served = model, "", place.seen
+        entry.model, entry.served = model, place.seen
+        self._note(entry, "")
         if live is not None:
             await self._retire(live, self._config.unload_seconds)
         self.changed(key, True, model.measured.threads)
@@ -318,8 +322,14 @@ class Repository:
         entry = self._entries.setdefault(key, _Entry())
         # Where the folder lies is nobody's business who sees what is in it.
         text = str(error).replace(f"{self._root}/", "")
-        entry.error = cut(" ".join(text.split()), _LONGEST)
+        self._note(entry, cut(" ".join(text.split()), _LONGEST))
         _log.error("a model cannot be served", model=key[0], version=key[1], error=entry.error)
+
+    def _note(self, entry: _Entry, error: str) -> None:
+        """Note why an entry could not be loaded; empty: it could be, or nobody asks for it any more."""
+        if entry.error != error:
+            entry.error = error
+            self.failing(self.failures)
 
     async def _retire(self, model: Model, seconds: float) -> None:
         """Have a model take no more sessions, and its end begun."""

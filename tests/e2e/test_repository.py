@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from tests.support.artifacts import accumulator
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving, start
+from tests.support.scrape import HTTP, address, get
 from tests.support.strangers.generators import ADOPTED
 from tests.support.strangers.layers import lstm_exposed
 from tests.support.strangers.oracle import Oracle
@@ -491,6 +493,32 @@ def test_all_workers_do_it(models: Path) -> None:
                 load(stub, "m")
             found = {pb_grpc.ModelControlStub(stream.channel): None for stream in both}
             assert len({tuple(sorted(states(each).items())) for each in found}) == 1
+        assert server.terminate() == 0
+
+
+def test_what_workers_cannot_serve_is_on_the_page_of_readiness(models: Path) -> None:
+    put(models, "m", 1)
+    put_broken(models, "broken", 1)
+    with serving(models=models, model_control=True, workers=2, **HTTP) as server:
+
+        def not_served() -> list[str]:
+            status, _, body = get(address(server), "/readyz")
+            first, *lines = body.decode().splitlines()
+            assert (status, first) == (200, "ready")
+            return lines
+
+        [line] = not_served()
+        assert line.startswith("not served: broken/1: broken/1/model.onnx: ")
+        put(models, "broken", 1)
+        with control(server) as stub:
+            load(stub, "broken")
+            until(lambda: not not_served(), "what is served is not on the page")
+            put_broken(models, "m", 2)
+            with pytest.raises(grpc.RpcError):
+                load(stub, "m")
+            # The one that is asked loads first.
+            [line] = not_served()
+            assert re.match(r"not served: worker [12]: m/2: m/2/model.onnx: ", line)
         assert server.terminate() == 0
 
 
