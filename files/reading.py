@@ -4,6 +4,27 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file, to be read.
+
+    Raises:
+        OSError: it cannot be read; it is a folder, a pipe, a device.
+    """
+    # Without waiting for whoever may write to a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
 
 
 def read(path: Path, most: int) -> bytes:
@@ -14,20 +35,9 @@ def read(path: Path, most: int) -> bytes:
         most: bytes that a right one may have.
 
     Raises:
-        OSError: it cannot be read; it is a folder, a pipe, a device; it is larger.
+        OSError: as `open_regular`, or it is larger.
     """
-    # Without waiting for whoever may write to a pipe.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(path))
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        if found.st_size > most:
-            reason = f"is {found.st_size:,} bytes long, expected at most {most:,}"
-            raise OSError(errno.EFBIG, reason, str(path))
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"is {size:,} bytes long, expected at most {most:,}", str(path))
+        return file.read()

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from gatestream.files.marks import is_made_here
+from gatestream.files.reading import open_regular
 from gatestream.server.config import ServerConfig
 from gatestream.server.errors import ArtifactError, cut
 from gatestream.server.repository.adopt_flags import WITH_VALUE, WRITTEN
@@ -153,7 +154,7 @@ async def _read(stream: asyncio.StreamReader) -> bytes:
 def _digest(path: Path, flags: Sequence[str]) -> str:
     """Of a file, of how it is adopted, and of when the files beside it changed: weights may lie there."""
     digest = hashlib.sha256("\0".join([path.name, *flags]).encode())
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         while part := opened.read(2**20):
             digest.update(part)
     for file in _files(path.parent):

@@ -145,7 +145,14 @@ def _is_name(name: str) -> bool:
 
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
+        return [entry.name for entry in entries if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # As of a loop of links.
+        return False
 
 
 def _state(path: Path) -> tuple[object, ...]:

@@ -245,6 +245,15 @@ def test_names_and_links_stay_in_the_folder(models: Path, tmp_path: Path) -> Non
     (models / "config" / "1").mkdir(parents=True)
     (models / "config" / "config.pbtxt").symlink_to(tmp_path / "any.txt")
     (models / "inside").symlink_to(models / "m")
+    # What is no folder, and no file, is nothing to wait for, and nothing that stops the server.
+    (models / "loop").symlink_to(models / "loop")
+    (models / "m" / "3").symlink_to(models / "m" / "3")
+    for name in ("pipe/1/model.onnx", "folder_as_file/1/model.onnx", "pipe_as_config/1/model.onnx"):
+        (models / name).parent.mkdir(parents=True)
+    os.mkfifo(models / "pipe" / "1" / "model.onnx")
+    (models / "folder_as_file" / "1" / "model.onnx").mkdir()
+    put(models, "pipe_as_config", 1)
+    os.mkfifo(models / "pipe_as_config" / "config.pbtxt")
     with serving(models=models, model_control=True) as server, control(server) as stub:
         for name in ("folder", "version", "file", "config"):
             with pytest.raises(grpc.RpcError) as caught:
@@ -263,6 +272,13 @@ def test_names_and_links_stay_in_the_folder(models: Path, tmp_path: Path) -> Non
             with pytest.raises(grpc.RpcError) as caught:
                 load(stub, "m", version)
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND, version
+        assert {
+            key[0]: each.error.rpartition(": ")[2] for key, each in listed(stub).items() if "pipe" in each.error
+        } == {
+            "pipe": "is not a regular file",
+            "pipe_as_config": "is not a regular file",
+        }
+        assert "Is a directory" in listed(stub)["folder_as_file", "1"].error
         assert load(stub, "inside").model.state == pb.MODEL_STATE_READY, "a link that stays inside is taken"
 
 
