@@ -36,6 +36,10 @@ Reading one:
 
 Adopting anybody's file:
     adopting.adopt         a file in, an artifact out, proved; as adopting.options say what cannot be found out
+    adopting.work          the file on its way
+    adopting.told          what was said of it, done to its graph
+    adopting.finding       which states it has, and what a step takes and gives
+    adopting.comparing     what it is compared with, set up
     adopting.reading       the file, with adopting.external and adopting.layout_one
     adopting.states        a state of its graph, found by adopting.dataflow (adopting.slots, adopting.views)
     adopting.equations     cells written out, and caches
@@ -44,7 +48,7 @@ Adopting anybody's file:
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
     adopting.by_running    and those that only show when the graph is run, by adopting.running
     adopting.preparing     what the file's caller had to keep: context, constants of a session
-    adopting.axes          which axis is whose, in an adopting.signature
+    adopting.axes          which axis is whose, in an adopting.signature: adopting.axis_choices, adopting.axis_trials
     adopting.convolutions  those of few positions, as one product for all rows
     adopting.normalise     the graph in normal form; adopting.naming, names for what is added
     adopting.lean          what need not be computed in every run, by adopting.sizes in symbols

@@ -4,13 +4,19 @@ from collections.abc import Iterator
 from math import prod
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from gatestream.export.adopting.growth import Growth, growth
 from gatestream.export.adopting.over_time import shape_of
-from gatestream.export.adopting.slots import describe, is_fixed
+from gatestream.export.adopting.probing import Probe
+from gatestream.export.adopting.signature import Signature
+from gatestream.export.adopting.slots import describe, is_fixed, is_recurrent
+from gatestream.export.adopting.work import Work
+from gatestream.export.errors import NotStreamableError
 from gatestream.export.graph.flow import integer
 from gatestream.export.graph.initializers import integers
+from gatestream.export.proof.streamed import sample
 
 _BY_NUMBER: Final = frozenset({"Gather", "Slice", "Split", "SplitToSequence"})
 
@@ -118,3 +124,31 @@ def _axes(values: list[ir.Value], grown: Growth) -> Iterator[tuple[ir.Value, int
     for value in values:
         for axis in range(len(grown.first.get(value, ()))):
             yield value, axis
+
+
+def check_steps(work: Work, signature: Signature) -> None:
+    """A file without a time axis takes one step a run, unless it was said that a step is a window of several.
+
+    Args:
+        work: the file.
+        signature: of its graph, its axes known.
+
+    Raises:
+        NotStreamableError: a recurrent operator goes through several steps in every run.
+    """
+    ends = signature.inputs
+    told = work.options.time.keys() | work.options.windows.keys() | work.options.context.keys()
+    layers = [node for node in work.model.graph if is_recurrent(node)]
+    if not layers or any(end.time is not None for end in ends) or told & {end.name for end in ends}:
+        return
+    rng = np.random.default_rng(0)
+    probe = Probe(work.model, [value for node in layers if (value := node.inputs[0]) is not None])
+    found = probe.run({end.name: sample(end.dtype, end.limit, end.base, rng) for end in signature.fed})
+    for node in layers:
+        assert node.inputs[0] is not None
+        if (steps := len(found[node.inputs[0].name or ""])) > 1:
+            raise NotStreamableError(
+                f"time is frozen inside: {node.op_type} '{node.name}' goes through {steps} steps in every run, and no "
+                f"other number of them runs; export it with a time axis of any size, or, where what it takes in a run "
+                f"is one step of yours, say so: --time {ends[0].name}:none"
+            )
