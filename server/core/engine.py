@@ -24,6 +24,7 @@ from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.answers import Answers
+from gatestream.server.core.apart import Apart
 from gatestream.server.core.batches import Batch, Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
@@ -123,6 +124,7 @@ class Engine:
         self._alone_runs = 0
         # On the thread.
         self._running = False
+        self._apart = Apart(layout.name, capacity, clock)
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
         self._runs: list[Any] = []
@@ -149,7 +151,14 @@ class Engine:
 
     def check(self) -> list[str]:
         """What does not add up, of an engine that has nothing to do; nothing of one that has."""
-        if self._queues or self._running or self._leaving or self._intake.steps or self._intake.message is not None:
+        if (
+            self._queues
+            or self._running
+            or self._apart
+            or self._leaving
+            or self._intake.steps
+            or self._intake.message is not None
+        ):
             return []
         pending = [f"{self.admission.rows} rows are pending, none are queued"] if self.admission.rows else []
         return [*pending, *self._scheduler.check(), *self.sessions.check()]
@@ -301,21 +310,27 @@ class Engine:
         self.take_in()
         more = self._controls.run()
         run = self._plan_queued()
-        if run is None:
+        if run is not None:
+            await self._make(run)
+        elif not self._apart:
             if more:
                 await asyncio.sleep(0)
             return more
+        if self._apart:
+            await self._make(self._apart.take())
+            self._free()
+        return True
+
+    async def _make(self, run: Run) -> None:
         if run.where == "thread":
             await self._step_on_thread(run)
-        elif not self._step(run):
-            await self._step_on_thread(*run.halves())
-        else:
-            # What came meanwhile is to be in the next run. To read it takes the loop some turns; where a single step
-            # may be among it, no chunk's run comes in between.
-            waits = run.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
-            for _ in range(1 if waits else _READING_TURNS):
-                await asyncio.sleep(0)
-        return True
+            return
+        self._step(run)
+        # What came meanwhile is to be in the next run. To read it takes the loop some turns; where a single step
+        # may be among it, no chunk's run comes in between.
+        waits = run.steps == 1 or self._scheduler.calm or self._scheduler.singles_wait
+        for _ in range(1 if waits else _READING_TURNS):
+            await asyncio.sleep(0)
 
     def _call(self) -> None:
         # Not now: what else has arrived is read first.
@@ -326,54 +341,35 @@ class Engine:
     def _at_once(self) -> None:
         """Step what has just come; where it has to be queued, `_turn` will."""
         self._called = False
-        if (run := self._plan()) is not None and not self._step(run):
-            # As if it had been queued: what is wrong with which of its steps takes more than one run to find out.
-            ((batch, _, _),) = run.parts
-            self._queues.add(batch)
+        if (run := self._plan()) is not None:
+            self._step(run)
 
-    def _step(self, run: Run) -> bool:
-        """Make a run on the event loop, and tell those whose steps it has; False: one of several members failed."""
+    def _step(self, run: Run) -> None:
+        """Make a run on the event loop, and tell those whose steps it has."""
         try:
             outputs, gates = self._compute(run)
         except Exception as error:
-            if run.members > 1:
-                self.stats.failed(0)
-                return False
-            self._fail(run, error)
-            _log.error("a step failed", model=self.layout.name, exc_info=error)
+            self._not_made(run, error)
         else:
             self._complete(run, outputs, gates)
-        return True
 
-    async def _step_on_thread(self, *runs: Run) -> None:
-        """As `_step`, while the event loop goes on.
-
-        A run that fails is made again in halves, until those whose own steps fail are alone: of n members in fewer than
-        2n runs. No row of state has changed before, and none is anybody else's until all are through.
-        """
+    async def _step_on_thread(self, run: Run) -> None:
+        """As `_step`, while the event loop goes on."""
         self._running = True
-        left, failed, last = list(runs), 0, None
         try:
-            while left:
-                run = left.pop(0)
-                try:
-                    outputs, gates = await self._on_thread(run)
-                except Exception as error:
-                    if run.members > 1:
-                        self.stats.failed(0)
-                        left[:0] = run.halves()
-                        continue
-                    self._fail(run, error)
-                    failed, last = failed + 1, error
-                else:
-                    self._complete(run, outputs, gates)
+            outputs, gates = await self._on_thread(run)
+        except Exception as error:
+            self._not_made(run, error)
+        else:
+            self._complete(run, outputs, gates)
         finally:
-            if failed:
-                # Once for all, and the latest of what was raised: there may be hundreds.
-                _log.error("steps failed", model=self.layout.name, sessions=failed, exc_info=last)
             self._running = False
-            while self._leaving:
-                self.sessions.free(self._leaving.pop())
+            self._free()
+
+    def _free(self) -> None:
+        """Let others have the rows of sessions that have ended, if no run will still write them."""
+        while self._leaving and not self._running and not self._apart:
+            self.sessions.free(self._leaving.pop())
 
     # ---- Plan, run, complete ------------------------------------------------------------------
 
@@ -388,7 +384,7 @@ class Engine:
         batch = self._intake.take()
         if batch is None:
             return None
-        if self._queues.blocks(batch.sessions) or not self._brief(batch):
+        if self._queues.blocks(batch.sessions) or not self._brief(batch) or self._apart.mixes(batch.sessions):
             self._queues.add(batch)
             return None
         return Run.whole(batch, self.sessions.slot[batch.sessions])
@@ -441,7 +437,7 @@ class Engine:
             return None
         parts: list[tuple[Any, int, int]] = [(self._queues[work], start, stop) for work, start, stop in tick.parts]
         steps = tick.steps
-        return Run(
+        run = Run(
             tick.sessions,
             self.sessions.slot[tick.sessions],
             tick.lengths,
@@ -456,6 +452,7 @@ class Engine:
             tick.offsets,
             tick,
         )
+        return self._apart.without_suspects(run)
 
     def _compute(self, run: Run) -> _Results:
         inputs = run.gathered(len(self.layout.inputs)) if run.inputs is None else run.inputs
@@ -503,11 +500,23 @@ class Engine:
                 self._answers.complete(batch, entries, first[members], tick.lengths[members], *got)
                 self._queues.count_off(batch, int(finished[members].sum()))
 
+    def _not_made(self, run: Run, error: Exception) -> None:
+        """A run failed, and no state has changed: have it made again in parts, or refuse its one member's steps."""
+        self.stats.failed(int(run.members == 1))
+        if run.members == 1:
+            self._fail(run, error)
+        elif run.tick is not None:
+            self._apart.halve(run)
+        else:
+            # As if it had been queued.
+            ((batch, _, _),) = run.parts
+            self._queues.add(batch)
+
     def _fail(self, run: Run, error: Exception) -> None:
-        """Refuse the steps of a run of one member, and what stands behind them: no state has changed."""
+        """Refuse the steps of a run of one member, and what stands behind them."""
+        self._apart.failed(int(np.asarray(run.sessions).item()), error)
         # What came meanwhile stands behind these steps.
         self.take_in()
-        self.stats.failed(1)
         reason = StepFailed(f"the model failed on these steps, no state has changed: {error}")
         if run.tick is None:
             ((batch, _, _),) = run.parts
@@ -530,11 +539,9 @@ class Engine:
         closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
         self._answers.refuse(self._queues.places(self._scheduler.drop(sessions)), lambda _: closed)
         self.sessions.remove(sessions)
-        if not self._running:
-            self.sessions.free(sessions)
-        else:
-            # A running tick will still write its members' rows: nobody else may have them before.
-            self._leaving.append(sessions)
+        # A run that is under way, or is to be made again, will still write its members' rows.
+        self._leaving.append(sessions)
+        self._free()
 
     def refuse_behind(self, session: int, why: Refused) -> None:
         """Refuse the steps that stand in a session's queue behind the control that has its turn."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.batches import GATES, Batch, OneEntry, gather
@@ -79,17 +80,18 @@ class Run(NamedTuple):
 
     def halves(self) -> tuple["Run", "Run"]:
         """Two runs that together compute the same, of a run of several queued entries."""
-        middle = self.members // 2
-        return self._part(0, middle), self._part(middle, self.members)
+        first = np.arange(self.members) < self.members // 2
+        return self.part(first), self.part(~first)
 
-    def _part(self, start: int, stop: int) -> "Run":
+    def part(self, which: npt.NDArray[np.bool_]) -> "Run":
+        """A run of some of the members of a queued run, [members]."""
         assert self.tick is not None, "what was never queued is, before it is cut"
-        tick, parts = self.tick.part(start, stop), within(self.parts, start, stop)
+        tick, parts = self.tick.part(which), within(self.parts, which)
         return self._replace(
             sessions=tick.sessions,
-            slots=np.asarray(self.slots)[start:stop],
+            slots=np.asarray(self.slots)[which],
             lengths=tick.lengths,
-            members=stop - start,
+            members=len(tick.sessions),
             steps=tick.steps,
             rows=int(tick.lengths.sum()),
             gates=any(batch.gates for batch, _, _ in parts),

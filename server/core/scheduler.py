@@ -62,11 +62,11 @@ class Tick:
         """The longest member's steps: the run's time axis."""
         return int(self.lengths.max())
 
-    def part(self, start: int, stop: int) -> "Tick":
-        """Of the members start..stop-1 alone. A tick is completed, or abandoned, whole or in such parts."""
+    def part(self, which: npt.NDArray[np.bool_]) -> "Tick":
+        """Of some of the members, [members]. A tick is completed, or abandoned, whole or in such parts."""
         columns = self.ids, self.sessions, self.lengths, self.offsets, self.entries
-        ids, sessions, lengths, offsets, entries = (column[start:stop] for column in columns)
-        return Tick(ids, sessions, lengths, offsets, entries, within(self.parts, start, stop))
+        ids, sessions, lengths, offsets, entries = (column[which] for column in columns)
+        return Tick(ids, sessions, lengths, offsets, entries, within(self.parts, which))
 
 
 class Turn(NamedTuple):
@@ -333,13 +333,11 @@ class Scheduler:
         self._controls.push(ids[left == 0])
 
 
-def within(parts: Iterable[tuple[_T, int, int]], start: int, stop: int) -> list[tuple[_T, int, int]]:
-    """Those of (whose, begin, end) that reach into start..stop-1, as far as they do, counted from `start`."""
-    return [
-        (whose, max(begin, start) - start, min(end, stop) - start)
-        for whose, begin, end in parts
-        if begin < stop and end > start
-    ]
+def within(parts: Iterable[tuple[_T, int, int]], which: npt.NDArray[np.bool_]) -> list[tuple[_T, int, int]]:
+    """Where (whose, start, stop) lie among some of the members; those of whom none is among them are left out."""
+    before = np.concatenate(([0], np.cumsum(which))).tolist()
+    found = [(whose, before[start], before[stop]) for whose, start, stop in parts]
+    return [part for part in found if part[1] < part[2]]
 
 
 def _fullest(left: Ints) -> int:

@@ -245,7 +245,12 @@ async def test_what_came_while_a_run_failed_is_behind_the_step_that_failed(
         assert b.engine.sessions.accepted[slots].tolist() == b.engine.sessions.position[slots].tolist() == [2, 0]
         b.steps(owner, [0, 1], slots, [[3], [4]])
         await b.engine.quiet()
-        assert owner.take() == [("results", [0, 1], [2, 0], [1, 1], [9, 4])]
+        # Whose step failed shares no run with others for a while.
+        assert owner.take() == [("results", [0], [2], [1], [9]), ("results", [1], [0], [1], [4])]
+        b.now += 11
+        b.steps(owner, [0, 1], slots, [[3], [4]])
+        await b.engine.quiet()
+        assert owner.take() == [("results", [0, 1], [3, 1], [1, 1], [12, 8])]
         assert owner.rows == 0
 
 
@@ -297,3 +302,25 @@ async def test_no_row_is_given_away_while_a_failed_run_is_made_apart(accumulator
         await b.engine.quiet()
         assert other.take()[-1] == ("results", [0], [0], [1], [7])
         assert b.engine.sessions.position[slots[:4]].tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("long", [False, True])
+async def test_nobody_waits_until_it_is_found_out_whose_steps_fail(accumulator_path: Path, long: bool) -> None:
+    async with bench(accumulator_path, sessions=9) as b:
+        if long:
+            expect_long_runs(b.engine)
+        owner, other = Recorder(), Recorder()
+        slots = [b.open(owner, handle) for handle in range(8)]
+        neighbour = b.open(other, 0)
+        for begin in range(2):
+            owner.take()
+            b.steps(owner, list(range(8)), slots, [[POISON]] * 8)
+            b.steps(other, [0], [neighbour], [[1]])
+            while not any(heard[0] == "results" for heard in other.take()):
+                await asyncio.sleep(0)
+            refused = sum(heard[0] == "STEP_FAILED" for heard in owner.heard)
+            await b.engine.quiet()
+            assert [heard[0] for heard in owner.heard] == ["STEP_FAILED"] * 8
+            # Since they failed before, it shared no run with them.
+            assert begin == 0 or refused <= 1
+        assert b.engine.sessions.position[slots].tolist() == [0] * 8
