@@ -124,12 +124,15 @@ class Loader:
     async def retire(self, model: Model, seconds: float) -> None:
         """Open no more sessions of a model, let those there are end, and give back what it holds.
 
-        Of one that is being retired already this can only bring the end forward; it then returns at once.
+        Of one that is being retired already this can only bring the end forward, and of one that is unloaded it does
+        nothing; it then returns at once.
 
         Args:
             model: which.
             seconds: that its sessions may go on; then they are ended, and their owners hear `closed`.
         """
+        if model.state is ModelState.UNLOADED:
+            return
         name, version, until = model.name, model.version, time.monotonic() + seconds
         if model in self._until:
             self._until[model] = min(until, self._until[model])

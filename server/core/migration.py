@@ -15,7 +15,7 @@ import structlog
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.batches import GATES
-from gatestream.server.core.catalog import Model
+from gatestream.server.core.catalog import Model, ModelState
 from gatestream.server.core.controls import Then
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.transitions import Phase
@@ -62,10 +62,15 @@ async def migrate(before: Model, after: Model) -> int:
         How many were moved. Sessions that are opened meanwhile are among them.
 
     Raises:
-        NotLoaded: a session asks for gates that the other version does not show, or there is no room for all.
+        NotLoaded: a session asks for gates that the other version does not show, there is no room for all, or the other
+            version takes no sessions, or no more.
     """
     moved = 0
     while len(sessions := _movable(before)):
+        if after.state is not ModelState.READY:
+            raise NotLoaded(
+                f"version {after.version!r} of model {after.name!r} takes no sessions: it is {after.state.value}"
+            )
         _check(before, after, sessions)
         moved += _move_some(before, after, sessions[:_PIECE])
         await asyncio.sleep(0)

@@ -206,29 +206,42 @@ class Repository:
 
     async def migrate(self, name: str, before: str = "", after: str = "") -> int:
         """As `ModelControl`."""
-        target = self._catalog.find(name, after)
+        # Nobody moves them back meanwhile, and nothing takes the place of what they are moved to.
+        async with self._one:
+            target = self._catalog.find(name, after)
+            moved = 0
+            for model in self._fitting(target, before):
+                moved += await migrate(model, target)
+        _log.info("sessions moved", model=target.name, to=target.version, sessions=moved)
+        return moved
+
+    def _fitting(self, target: Model, before: str) -> list[Model]:
+        """The versions whose sessions can be moved to one of the same model.
+
+        Args:
+            target: that one.
+            before: the version that is asked for; empty: any.
+
+        Raises:
+            NotFound: there is no such version.
+            NotLoaded: none fits.
+        """
         where = f"version {target.version!r} of model {target.name!r}"
         if target.state is not ModelState.READY:
             raise NotLoaded(f"{where} takes no sessions: it is {target.state.value}")
-        others = [model for model in self._catalog.versions(name) if model is not target]
+        others = [model for model in self._catalog.versions(target.name) if model is not target]
         if before:
             others = [model for model in others if model.version == before]
             if not others and before != target.version:
                 # There is none, and this says so.
-                self._catalog.find(name, before)
+                self._catalog.find(target.name, before)
         obstacles = {model: obstacle(model.layout, target.layout) for model in others}
         fitting = [model for model, why in obstacles.items() if not why]
         if not fitting:
             for model, why in obstacles.items():
                 if before or model.engine.sessions.taken:
                     raise NotLoaded(f"sessions of version {model.version!r} mean nothing to {where}: {why}")
-        moved = 0
-        # Nobody moves them back meanwhile.
-        async with self._one:
-            for model in fitting:
-                moved += await migrate(model, target)
-        _log.info("sessions moved", model=target.name, to=target.version, sessions=moved)
-        return moved
+        return fitting
 
     # ---- When files change --------------------------------------------------------------------
 

@@ -134,6 +134,16 @@ async def test_nothing_of_it_is_kept(made: Callable[[str], Path]) -> None:
             gc.unfreeze()
 
 
+async def test_what_is_unloaded_stays_so(made: Callable[[str], Path]) -> None:
+    """Who asked for it when it was being unloaded may come when it is."""
+    async with serving(made("first"), made("second")) as (catalog, loader):
+        model = catalog.find("second")
+        await loader.retire(model, 0.0)
+        await loader.retire(model, 60.0)
+        assert model.state is ModelState.UNLOADED
+        assert [each.name for each in catalog] == ["first"]
+
+
 async def test_a_name_is_taken_once(made: Callable[[str], Path], tmp_path: Path) -> None:
     async with serving(made("first")) as (catalog, loader):
         with pytest.raises(ConfigError, match="a second model named 'first' of version '1' was to be loaded"):

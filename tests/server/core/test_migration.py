@@ -114,6 +114,21 @@ async def test_a_stream_is_moved_in_pieces_and_its_messages_are_for_both_version
         assert await moving == many
 
 
+async def test_a_version_that_is_unloaded_meanwhile_gets_no_more(tmp_path: Path) -> None:
+    async with versions(tmp_path, limits=MANY) as catalog:
+        client = Client(catalog, MANY)
+        for handle in range(40):
+            await client.open(handle, version="1")
+        moving = asyncio.ensure_future(moved(catalog))
+        await asyncio.sleep(0)
+        catalog.find("m", "2").drain("it is being unloaded")
+        with pytest.raises(NotLoaded, match="version '2' of model 'm' takes no sessions: it is draining"):
+            await moving
+        assert 0 < len(catalog.find("m", "1").engine.sessions) < 40
+        for handle in range(40):
+            assert await client.step(handle, 1.0) == 1001
+
+
 async def test_a_message_for_versions_with_unlike_inputs_is_refused_in_part(tmp_path: Path) -> None:
     paths = [accumulator(tmp_path / f"{k}.onnx", features=k, name="m", version=str(k)) for k in (1, 2)]
     async with serving_here(*paths, limits=LIMITS) as catalog:
