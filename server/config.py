@@ -14,6 +14,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 LogFormat = Literal["auto", "json", "text"]
 Threads = int | Literal["auto"]
 Share = int | Literal["auto"]
+Durability = Literal["off", "behind", "before-answer"]
 Tuning = Literal["grpc-poller", "grpc-reader", "busy-poll", "switch-interval", "allocator", "protobuf-trim", "garbage"]
 
 TUNINGS: Final[tuple[Tuning, ...]] = get_args(Tuning)
@@ -83,6 +84,12 @@ class Limits:
     )
     sequence_timeout: float = _setting(
         "The same for a sequence of the Open Inference Protocol.", 60.0, least=0, most=10**9
+    )
+    park_timeout: float = _setting(
+        "Seconds without an answer after which a session ends that is parked since its stream was lost; 0: never.",
+        3600.0,
+        least=0,
+        most=10**9,
     )
     idle_stream_timeout: float = _setting(
         "Seconds without any message, either way, after which a stream that holds no session ends; 0: never.",
@@ -214,6 +221,17 @@ class ServerConfig:
     )
     tenant_unary_calls: Share = _setting(
         "The same of one tenant; auto: all for a tenant that is alone, else half.", "auto", least=1, most=10_000_000
+    )
+    store: str = _setting(
+        "Where sessions are kept that outlive their stream: memory (they end with the process), or sqlite:PATH, a file "
+        "that the workers and servers of one machine share.",
+        "memory",
+    )
+    durability: Durability = _setting(
+        "When they are written there: never; behind their answers, where a client that sends again loses nothing; or "
+        "before each answer, for clients that cannot send again.",
+        "behind",
+        choices=("off", "behind", "before-answer"),
     )
     drain_seconds: float = _setting("Longest time from the first signal to stop to the end.", 8.0, least=0, most=86_400)
     tokens: Path | None = _setting(

@@ -8,6 +8,7 @@ import numpy as np
 
 from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Meaning, Store, Writes
 from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.durability.sqlite import SqliteStore
 
 MEANING = Meaning("weights" * 9, "layout" * 9, "3")
 WIDTH = 16
@@ -16,6 +17,7 @@ FOREVER = 10_000.0
 Open = Callable[[Path, float], Store]
 OPEN: dict[str, Open] = {
     "memory": lambda _, silence: MemoryStore(silence),
+    "sqlite": lambda folder, silence: SqliteStore(folder / "sessions.db", silence=silence),
 }
 
 
@@ -26,8 +28,7 @@ async def opened(kind: str, folder: Path, silence: float = FOREVER) -> AsyncIter
     for owner in ("a", "b"):
         await store.beat(owner)
     yield store
-    for owner in ("a", "b"):
-        await store.close_store(owner)
+    await store.close_store("a")
 
 
 def key(name: str, tenant: str = "t", model: str = "m") -> Key:

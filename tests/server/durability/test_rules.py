@@ -229,8 +229,8 @@ def test_a_store_keeps_the_rules(kind: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100 if kind == "memory" else 25,
-            stateful_step_count=40,
+            max_examples=60 if kind == "memory" else 25,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
