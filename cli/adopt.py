@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from gatestream.cli.called import Called
 from gatestream.cli.extras import ADOPTING, needing
 from gatestream.cli.outcome import Outcome
 from gatestream.cli.values import Value, split
@@ -91,12 +92,16 @@ class _State(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     help="gates: every LSTM and GRU as its equations, with the gates' activations as outputs. fused: as ONNX "
     "operators. Otherwise as the file has them.",
 )
-@click.option("--name", default="", help="What the model is called; else as the file.")
-@click.option("--model-version", default="1", show_default=True, help="What the server calls this version.")
+@click.option("--name", type=Called(), help="What the model is called; else as the file.")
+@click.option(
+    "--model-version", type=Called(), default="1", show_default=True, help="What the server calls this version."
+)
 @click.option("--stateless", is_flag=True, help="Take a file that carries nothing from one step to the next.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was verified there, as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
-def command(model: Path, output: Path, report: Path | None, force: bool, model_version: str, **flags: Any) -> None:
+def command(
+    model: Path, output: Path, report: Path | None, force: bool, name: str | None, model_version: str, **flags: Any
+) -> None:
     """Turn MODEL, any recurrent ONNX file, into an artifact that can be served, and prove that it is the same model.
 
     Its states, the sessions' axis and the time axis of every tensor are found by data flow and by running it, and
@@ -119,8 +124,8 @@ def command(model: Path, output: Path, report: Path | None, force: bool, model_v
         from gatestream.export.errors import ArtifactError
         from gatestream.export.proof.report import VerificationError
 
-    named: dict[str, Any] = {name: dict(value) if isinstance(value, tuple) else value for name, value in flags.items()}
-    options = Options(**named, version=model_version)
+    named: dict[str, Any] = {flag: dict(value) if isinstance(value, tuple) else value for flag, value in flags.items()}
+    options = Options(**named, name=name or "", version=model_version)
     try:
         adopted = adopt(model, output, options)
         if report is not None:
@@ -134,4 +139,5 @@ def command(model: Path, output: Path, report: Path | None, force: bool, model_v
         raise click.ClickException(text if text.startswith(str(model)) else f"{model}: {text}") from error
     for line in table.lines(adopted.spec, adopted.report):
         click.echo(line)
-    click.echo(f"{shown(output)} is {shown(model)}: proved")
+    given = ", ".join(f"'{shown(state.input)}'" for state in table.unproved(adopted.spec))
+    click.echo(f"{shown(output)} is {shown(model)}: proved" + (f", but for what becomes of {given}" if given else ""))

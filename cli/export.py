@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 import click
 
+from gatestream.cli.called import Called
 from gatestream.cli.extras import EXPORTING, needing
 from gatestream.cli.numbers import Number
 from gatestream.cli.outcome import Outcome
@@ -73,8 +74,10 @@ _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*
     "--length", default="", metavar="NAME", help="The parameter of forward that takes each row's number of steps."
 )
 @click.option("--output-name", "names", multiple=True, help="What an output of the module is called; one for each.")
-@click.option("--name", default="", help="What the server calls a module; without it, the name of the file at -o.")
-@click.option("--model-version", default="1", show_default=True, help="What the server calls this version.")
+@click.option("--name", type=Called(), help="What the server calls a module; without it, the name of the file at -o.")
+@click.option(
+    "--model-version", type=Called(), default="1", show_default=True, help="What the server calls this version."
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write what was verified there, as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
 def command(
@@ -110,7 +113,16 @@ def command(
 
         # As `python -m` finds it.
         sys.path.insert(0, "")
-        export_module(source, output, weights, model_version, report, form=form, force=force, **of_module)
+        export_module(
+            source,
+            output,
+            weights,
+            model_version,
+            report,
+            form=form,
+            force=force,
+            **of_module | {"name": of_module["name"] or ""},
+        )
         return
     if wrong := next((name for name, value in of_module.items() if value), None):
         flag = {"inputs": "input", "states": "state", "names": "output-name", "constants": "constant"}.get(wrong, wrong)

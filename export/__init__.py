@@ -47,6 +47,7 @@ Adopting anybody's file:
     adopting.explaining    the first node whose steps do not add up to the whole
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
     adopting.by_running    and those that only show when the graph is run, by adopting.running
+    adopting.given         whether it contradicts those that were given
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature: adopting.axis_choices, adopting.axis_trials
     adopting.convolutions  those of few positions, as one product for all rows
@@ -67,5 +68,6 @@ The proof:
     proof.int8_parity      the same for int8 weights, against proof.int8_oracle
     proof.accuracy         how far weights in fewer bits are from the network, and what they save
     proof.streaming        of any recurrent model, run by proof.streamed, as near as proof.loss allows
+    proof.needed           and that each of its states matters
     errors                 what can be wrong
 """

@@ -194,6 +194,12 @@ def _log_model(model: Model) -> None:
             "a session's numbers depend on those that run beside it: its spec does not promise rows_independent",
             model=model.spec.name,
         )
+    if model.spec.promises.unproved_states:
+        _log.warning(
+            "states are carried as they were given when the model was adopted: its proof could not tell",
+            model=model.spec.name,
+            states=list(model.spec.promises.unproved_states),
+        )
     _log.info(
         "loaded",
         model=model.spec.name,

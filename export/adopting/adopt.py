@@ -1,5 +1,6 @@
 """From anybody's ONNX file to an artifact, proved against the file itself."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from gatestream.export import artifact
-from gatestream.export.adopting import convolutions, lean, reading, told
+from gatestream.export.adopting import convolutions, given, lean, reading, refusals, told
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.comparing import source_of
 from gatestream.export.adopting.describe import cells_of, describe
@@ -21,6 +22,7 @@ from gatestream.export.adopting.naming import shorten
 from gatestream.export.adopting.normalise import normalise
 from gatestream.export.adopting.options import Options
 from gatestream.export.adopting.probing import ProbeError
+from gatestream.export.adopting.reference import Source
 from gatestream.export.adopting.running import Array, Runner
 from gatestream.export.adopting.signature import End, Signature
 from gatestream.export.adopting.work import Work
@@ -67,11 +69,13 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
         OSError: the artifact cannot be written.
     """
     path, options = Path(path), options or Options()
-    model = reading.read(path)
+    digest = hashlib.sha256()
+    model = reading.read(path, digest)
     opset = model.opset_imports[""]
     work = Work.of(path, model, options)
     if work.origin.source.opset != opset:
         work.said.append(f"opset {work.origin.source.opset} converted to {opset}")
+    refusals.check_types(model)
     told.check_names(work)
     told.fold(work)
     told.prepare(work)
@@ -79,10 +83,12 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     shorten(model)
     find_states(work)
     signature = signature_of(work)
-    find_axes(Runner.of(model), signature, options, work.tolerance, partial(_explained, work))
+    runner = Runner.of(model)
+    find_axes(runner, signature, options, work.tolerance, partial(_explained, work))
     check_steps(work, signature)
     cells = cells_of(model, work.pairs)
-    reference = source_of(path, work, signature)
+    reference = source_of(path, digest.hexdigest(), work, signature)
+    unproved = _unproved(work, reference, runner, signature)
     _note(work, signature)
     if count := convolutions.multiply_out(model, signature):
         work.said.append(f"convolutions of few positions as one product for all rows: {count}")
@@ -106,13 +112,22 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
         reform(model, spec, options.form)
     with replacing(Path(output)) as draft:
         artifact.save(model, spec, draft)
-        proof = prove(draft, reference, rows_may_differ=work.rounds_by_range)
+        proof = prove(draft, reference, rows_may_differ=work.rounds_by_range, given=options.states)
         proof.report.raise_for_failure()
         spec.parity.extend(proof.report.parity())
         spec.promises.rows_independent = proof.rows_independent
         spec.promises.replay_bit_equal = proof.replay_bit_equal
+        spec.promises.unproved_states.extend([*unproved, *(name for name in proof.unheard if name not in unproved)])
         artifact.save(model, spec, draft)
     return Adopted(Path(output), spec, proof.report)
+
+
+def _unproved(work: Work, reference: Source, runner: Runner, signature: Signature) -> list[str]:
+    """States that are paired as they were given, and as nothing else shows: a source of one step a run has no say."""
+    if reference.many or not work.unshown:
+        return []
+    shown = given.shown_by_running(runner, signature, work.unshown)
+    return [name for name in work.unshown if name not in shown]
 
 
 def _explained(work: Work, feed: Mapping[str, Array], time: Mapping[str, int]) -> str:

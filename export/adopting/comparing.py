@@ -13,11 +13,12 @@ from gatestream.export.adopting.work import Work
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
-def source_of(path: Path, work: Work, signature: Signature) -> Source:
+def source_of(path: Path, sha256: str, work: Work, signature: Signature) -> Source:
     """The file, run by its own conventions.
 
     Args:
         path: of the file.
+        sha256: of it and the weights beside it, as they were read, in hexadecimal.
         work: the same on its way; its graph is not in normal form yet.
         signature: of the graph, its axes known.
     """
@@ -41,7 +42,7 @@ def source_of(path: Path, work: Work, signature: Signature) -> Source:
         runner, hidden = Runner.of(work.model), False
         states = [_carries(state) for state in signature.states if state.pair.role != pb.STATE_ROLE_CONSTANT]
     else:
-        runner, hidden = source_runner(path, work.origin.source.sha256), bool(work.hidden)
+        runner, hidden = source_runner(path, sha256), bool(work.hidden)
     return Source(
         runner=runner,
         inputs=tuple(Plan.of(end) for end in signature.inputs),

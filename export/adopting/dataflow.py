@@ -32,29 +32,34 @@ def pairs(model: ir.Model, settled: Collection[str] = ()) -> list[Pair]:
     Raises:
         AmbiguousError: one input has several outputs, and nothing tells which is its successor.
     """
+    found = []
+    for value, ways in candidates(model, settled).items():
+        if len(ways) > 1:
+            named = ", ".join(f"'{pair.output.name}'" for pair in ways)
+            raise AmbiguousError(
+                f"input '{value.name}' is where {ways[0].found} starts, and {named} all hold what becomes of it; "
+                f"choose one with --state {value.name}={ways[0].output.name}"
+            )
+        found += ways
+    order = {value: k for k, value in enumerate(model.graph.inputs)}
+    return sorted(found, key=lambda pair: order[pair.input])
+
+
+def candidates(model: ir.Model, settled: Collection[str] = ()) -> dict[ir.Value, list[Pair]]:
+    """By input, every way to pair it that `pairs` can see: several where outputs hold the same tensors."""
     carried = slots(model)
     started = _started(model, carried)
     ended = _ended(model, carried)
-    found = []
+    found: dict[ir.Value, list[Pair]] = {}
     for value in model.graph.inputs:
         held = started.get(value)
         if held is None or value.name in settled:
             continue
-        ends = [
-            output for output in ended if ended[output] == held and _alike(value, output) and output.name not in settled
-        ]
-        if len(ends) > 1:
-            candidates = ", ".join(f"'{output.name}'" for output in ends)
-            raise AmbiguousError(
-                f"input '{value.name}' is where {_said(held)} starts, and {candidates} all hold what becomes of it; "
-                f"choose one with --state {value.name}={ends[0].name}"
-            )
-        if ends:
-            found.append(_pair(value, ends[0], held))
+        for output in ended:
+            if ended[output] == held and _alike(value, output) and output.name not in settled:
+                found.setdefault(value, []).append(_pair(value, output, held))
     known = {name_of(value) for value in (*started, *ended)} | set(settled)
-    found += written_out(model, known, _alike)
-    order = {value: k for k, value in enumerate(model.graph.inputs)}
-    return sorted(found, key=lambda pair: order[pair.input])
+    return found | {pair.input: [pair] for pair in written_out(model, known, _alike)}
 
 
 def starts_from(slot: Slot) -> list[ir.Value]:

@@ -1,6 +1,7 @@
 """Weights that stand beside a file: taken into it, from its own folder and from nowhere else."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from gatestream.export.errors import SourceError
 from gatestream.protos.bounds import LARGEST_FILE
 
 
-def take_in(model: onnx.ModelProto, folder: Path, source: str) -> None:
+def take_in(model: onnx.ModelProto, folder: Path, source: str, digest: "hashlib._Hash | None" = None) -> None:
     """Replace every reference to another file by the bytes that it refers to.
 
     Args:
         model: changed.
         folder: that the model's file stands in.
         source: what to call the file in an error.
+        digest: takes all that is read.
 
     Raises:
         SourceError: a reference leads out of the folder, through a symbolic link, or past the end of a file; the
@@ -55,6 +57,8 @@ def take_in(model: onnx.ModelProto, folder: Path, source: str) -> None:
                 ) from error
             except ValueError as error:
                 raise SourceError(f"{where} refers to no place in {location[:100]!r}: {error}") from error
+            if digest is not None:
+                digest.update(data)
             tensor.raw_data = data
             tensor.ClearField("external_data")
             tensor.data_location = onnx.TensorProto.DEFAULT

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from gatestream.export.adopting import dataflow, preparing
 from gatestream.export.adopting.by_running import pairs_by_running
 from gatestream.export.adopting.expose import expose
+from gatestream.export.adopting.given import shown_by_flow
 from gatestream.export.adopting.running import Runner
 from gatestream.export.adopting.signature import Carried, Dim, End, Signature, dims_of
 from gatestream.export.adopting.states import Pair
@@ -22,7 +23,7 @@ def find_states(work: Work) -> None:
     """Find the states: as was said, by data flow, in what the file keeps to itself, and by running it.
 
     Args:
-        work: `pairs`, `hidden`, `starts` and `said` become what was found.
+        work: `pairs`, `unshown`, `hidden`, `starts` and `said` become what was found.
 
     Raises:
         AmbiguousError: what becomes of an input cannot be found out.
@@ -33,9 +34,10 @@ def find_states(work: Work) -> None:
     graph = model.graph
     inputs = {value.name or "": value for value in graph.inputs}
     outputs = {value.name or "": value for value in graph.outputs}
-    work.pairs += [
-        Pair(inputs[name], outputs[output], "--state") for name, output in options.states.items() if name in inputs
-    ]
+    told = {name: output for name, output in options.states.items() if name in inputs}
+    shown = shown_by_flow(model, told, _settled(work.pairs))
+    work.unshown = {name: output for name, output in told.items() if name not in shown}
+    work.pairs += [Pair(inputs[name], outputs[output], "--state") for name, output in told.items()]
     settled = _settled(work.pairs) | options.time.keys() | options.windows.keys() | options.context.keys()
     work.pairs += dataflow.pairs(model, settled)
     settled |= _settled(work.pairs)

@@ -16,6 +16,8 @@ from gatestream.export.graph.initializers import constant, integers, store
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _MOVES = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Flatten", "Slice", "Concat"})
+_COMPARES = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+_MOST_COMPARED = 4
 
 
 def constant_of_session(model: ir.Model, value: ir.Value) -> Pair:
@@ -120,6 +122,27 @@ def embedding_limit(value: ir.Value) -> int:
             elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
                 waiting += node.outputs
     return min(limits, default=0)
+
+
+def compared_with(value: ir.Value) -> list[int]:
+    """The whole numbers that an input is compared with, each with the next: where what it says may change."""
+    found: dict[int, None] = {}
+    seen: set[ir.Value] = set()
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for node, place in current.uses():
+            if node.domain == "" and node.op_type in _COMPARES:
+                numbers = constant(node.inputs[1 - place])
+                for number in () if numbers is None else numbers.ravel()[:_MOST_COMPARED].tolist():
+                    if abs(number) < np.iinfo(np.int32).max:
+                        found |= dict.fromkeys((int(number), int(number) + 1))
+            elif node.domain == "" and (node.op_type in _MOVES or node.op_type == "Cast") and place == 0:
+                waiting += node.outputs
+    return list(found)
 
 
 def is_multiplied_away(value: ir.Value) -> bool:

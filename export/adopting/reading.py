@@ -1,5 +1,7 @@
 """Somebody's ONNX file, brought to the opset of the contract, with nothing in it that onnxruntime does not have."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +31,7 @@ _DOMAINS: Final = frozenset({"", "ai.onnx.ml", "com.microsoft"})
 """Whose operators onnxruntime has."""
 
 
-def read(path: Path | str) -> ir.Model:
+def read(path: Path | str, digest: "hashlib._Hash | None" = None) -> ir.Model:
     """Read a file, whoever made it.
 
     Its functions are inlined, its weights taken in from beside it, its constants are initializers, every node and
@@ -38,6 +40,7 @@ def read(path: Path | str) -> ir.Model:
 
     Args:
         path: of the file; weights beside it are read from its folder and from nowhere else.
+        digest: takes the bytes of the file, and those beside it that were read.
 
     Returns:
         The model at opset `OPSET`.
@@ -47,8 +50,8 @@ def read(path: Path | str) -> ir.Model:
             cannot be converted.
     """
     source = str(path)
-    model = _parsed(Path(path), source)
-    take_in(model, Path(path).parent, source)
+    model = _parsed(Path(path), source, digest)
+    take_in(model, Path(path).parent, source, digest)
     try:
         check_bounds(model, source)
     except BoundsError as error:
@@ -59,6 +62,7 @@ def read(path: Path | str) -> ir.Model:
     if model.functions:
         model = _inlined(model, source)
     _check_valid(model, source)
+    _check_names(model, source)
     model = _converted(model, source)
     try:
         graph = ir.from_proto(model)
@@ -93,9 +97,12 @@ def fold(model: ir.Model, constants: Mapping[str, NDArray[Any]]) -> None:
     _tidy(model)
 
 
-def _parsed(path: Path, source: str) -> onnx.ModelProto:
+def _parsed(path: Path, source: str, digest: "hashlib._Hash | None") -> onnx.ModelProto:
     try:
-        model = onnx.load_model_from_string(read_bytes(path, LARGEST_FILE))
+        data = read_bytes(path, LARGEST_FILE)
+        if digest is not None:
+            digest.update(data)
+        model = onnx.load_model_from_string(data)
     except OSError as error:
         raise SourceError(f"{source}: cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's own classes have no common base but this
@@ -179,6 +186,16 @@ def _check_valid(model: onnx.ModelProto, source: str) -> None:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, and what C++ says of a field that is not there
         raise SourceError(f"{source}: not a valid graph: {_one_line(error)}") from error
+
+
+def _check_names(model: onnx.ModelProto, source: str) -> None:
+    """The checker lets outputs of one name pass."""
+    for what, values in (("inputs", model.graph.input), ("outputs", model.graph.output)):
+        names = Counter(value.name for value in values)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise SourceError(
+                f"{source}: {names[twice[0]]} {what} are called {twice[0]!r}; each needs a name of its own"
+            )
 
 
 def _converted(model: onnx.ModelProto, source: str) -> onnx.ModelProto:

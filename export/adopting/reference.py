@@ -183,17 +183,22 @@ def source_runner(path: Path, sha256: str) -> Runner:
 
     Args:
         path: of the file; weights beside it are read too.
-        sha256: of the file that was read to make the artifact of, in hexadecimal.
+        sha256: of the file that was read to make the artifact of, and of the weights beside it, in hexadecimal.
 
     Raises:
         ArtifactError: onnxruntime refuses it.
-        SourceError: the file is another by now, or weights beside it cannot be read.
+        SourceError: the file or what stands beside it is another by now, or cannot be read.
     """
+    changed = SourceError(f"{path}: changed while it was adopted; adopt it again when it is whole")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise SourceError(f"{path}: changed while it was adopted; adopt it again when it is whole")
-    proto = onnx.load_model_from_string(data)
-    take_in(proto, path.parent, str(path))
+    digest = hashlib.sha256(data)
+    try:
+        proto = onnx.load_model_from_string(data)
+        take_in(proto, path.parent, str(path), digest)
+    except Exception as error:  # what was whole when it was read first
+        raise changed from error
+    if digest.hexdigest() != sha256:
+        raise changed
     return Runner(proto)
 
 

@@ -49,6 +49,27 @@ def check(model: ir.Model, context: Collection[str] = ()) -> None:
         _refuse(reason(node, grown, time, bool(context)))
 
 
+def check_types(model: ir.Model) -> None:
+    """Refuse a graph that takes or gives anything but tensors of numbers.
+
+    Raises:
+        AmbiguousError: an input or an output is a sequence, optional, sparse, or of texts.
+    """
+    for what, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in values:
+            if not isinstance(value.type, ir.TensorType | None):
+                kind = type(value.type).__name__.removesuffix("Type").lower()
+                kind = {"sequence": "a sequence", "optional": "optional", "sparsetensor": "a sparse tensor"}[kind]
+            elif value.dtype == ir.DataType.STRING:
+                kind = "a tensor of texts"
+            else:
+                continue
+            raise AmbiguousError(
+                f"{what} '{value.name}' is {kind}, and no flag makes it a tensor of numbers, which is all that a model "
+                "can be served with; export the model with tensors"
+            )
+
+
 def _refuse(why: str | None) -> None:
     if why is not None:
         raise NotStreamableError(why)

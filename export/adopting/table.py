@@ -23,6 +23,10 @@ def lines(spec: pb.ModelSpec, report: Report) -> list[str]:
     found = _aligned(rows)
     found += [f"rewritten  {shown(line)}" for line in source.rewritten] or ["rewritten  nothing"]
     found += [f"proved     {check.name}: {shown(check.detail)}" for check in report.checks]
+    found += [
+        f"unproved   '{shown(state.input)}' -> '{shown(state.output)}': as --state says, and nothing else shows it"
+        for state in unproved(spec)
+    ]
     worst = max(report.figures, key=lambda figure: figure.max_abs_difference, default=None)
     if worst is not None:
         found.append(
@@ -30,6 +34,11 @@ def lines(spec: pb.ModelSpec, report: Report) -> list[str]:
             f"{worst.reference} {worst.case}"
         )
     return found
+
+
+def unproved(spec: pb.ModelSpec) -> list[pb.StateSpec]:
+    """The states whose pairing was given, and told by nothing in the proof."""
+    return [state for state in spec.states if state.input in spec.promises.unproved_states]
 
 
 def _row(spec: pb.ModelSpec, tensor: pb.SourceTensor) -> tuple[str, ...]:

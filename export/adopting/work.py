@@ -32,6 +32,7 @@ class Work:
         context: by input, samples and their axis in the file.
         ignored: inputs that nothing reads.
         starts: inputs that were nothing but what states start from, and are zeros for a new session.
+        unshown: states by the output that --state gave them, of which data flow says nothing.
         said: what was rewritten.
     """
 
@@ -45,6 +46,7 @@ class Work:
     context: dict[str, tuple[int, int]] = field(default_factory=dict)
     ignored: list[ir.Value] = field(default_factory=list)
     starts: list[ir.Value] = field(default_factory=list)
+    unshown: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     @classmethod

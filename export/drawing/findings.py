@@ -89,7 +89,8 @@ def _checked(artifact: Artifact) -> Findings:
     checks.check("contract", lambda: check_any_contract(artifact))
     checks.check("gates", lambda: check_claims(artifact.model, spec))
     checks.report(spec).raise_for_failure()
-    report = prove(artifact.path, rows_may_differ=not spec.promises.rows_independent).report
+    promises = spec.promises
+    report = prove(artifact.path, rows_may_differ=not promises.rows_independent, given=promises.unproved_states).report
     report.raise_for_failure()
     cells = survey(artifact.model, [state.input for state in spec.states])
     return Findings(artifact.path, artifact.size, artifact.model, spec, cells, (*checks.made, *report.checks[2:]))

@@ -19,6 +19,10 @@ Named = Mapping[str, Array]
 _LOUD = 2000
 """Of samples that are whole numbers without a limit: their standard deviation, that of clear speech in 16 bits."""
 
+_SMALL = 0.25
+_SWITCH = 4
+"""Of the same, how many are below this."""
+
 
 class Streamed:
     """An artifact on one thread of the CPU.
@@ -180,7 +184,9 @@ def sample(dtype: np.dtype[Any], limit: int, shape: tuple[int, ...], rng: np.ran
     if limit:
         return np.asarray(rng.integers(limit, size=shape)).astype(dtype)
     info = np.iinfo(dtype)
-    return np.asarray(np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max)).astype(dtype)
+    numbers = np.clip(np.rint(_LOUD * rng.standard_normal(shape)), info.min, info.max)
+    # It may as well be a switch: some are small.
+    return np.where(rng.random(shape) < _SMALL, rng.integers(_SWITCH, size=shape), numbers).astype(dtype)
 
 
 def _check(name: str, found: Array, shape: tuple[int, ...]) -> None:

@@ -1,10 +1,9 @@
 """The proof of any recurrent model: however it is run, a session's numbers are the same, and those of its source."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, combinations, cycle, pairwise, takewhile
+from itertools import accumulate, cycle, pairwise, takewhile
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,20 +14,18 @@ from gatestream.export.errors import ParityError
 from gatestream.export.proof.comparison import DifferenceError, Figure, Pair, compare, summary
 from gatestream.export.proof.contract import check_any_contract, check_model
 from gatestream.export.proof.loss import allowed, least, within_a_step
+from gatestream.export.proof.needed import Needs
 from gatestream.export.proof.parity import CHUNKS
 from gatestream.export.proof.report import Checks, Report
-from gatestream.export.proof.rounding import RUNS
 from gatestream.export.proof.streamed import (
     Array,
     Named,
     Streamed,
-    changing,
     cut,
     rows_of,
     sample_constants,
     sample_inputs,
 )
-from gatestream.protos.layout import State
 
 MOST_STEPS: Final = 1024
 LEAST_STEPS: Final = 64
@@ -36,9 +33,7 @@ _SECONDS: Final = 4.0
 """That the carried steps take, about: a model whose step is dear is carried through fewer."""
 
 _ROWS: Final = 2
-_STATE_STEPS: Final = 48
 _LOUD: Final = 1000
-_MOST_EXCHANGES: Final = 500
 """How many times as large a neighbour's inputs are: a model that rounds all rows by one range shows it."""
 
 
@@ -77,14 +72,22 @@ class Proof:
         report: every check, in order, up to the first that failed.
         rows_independent: a row's numbers do not depend on the rows beside it.
         replay_bit_equal: run again, the model gives the same bits.
+        unheard: states that were given, and that changed nothing when they were lost.
     """
 
     report: Report
     rows_independent: bool
     replay_bit_equal: bool
+    unheard: Sequence[str] = ()
 
 
-def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bool = False) -> Proof:
+def prove(
+    path: Path,
+    reference: Reference | None = None,
+    *,
+    rows_may_differ: bool = False,
+    given: Collection[str] | None = None,
+) -> Proof:
     """Prove that an artifact of contract 2 can be stepped, and computes what its source does.
 
     Args:
@@ -92,6 +95,8 @@ def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bo
         reference: its source.
         rows_may_differ: an operator that rounds all rows and steps of a run by one range is in it. Then what
             depends on how a run is made up is measured and not judged.
+        given: inputs of states that somebody named as such: one of which nothing is heard is said and not judged; None:
+            nobody can.
 
     Returns:
         What was found; it does not raise for a file that fails, see `Report.raise_for_failure`.
@@ -100,7 +105,7 @@ def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bo
         FileNotFoundError: there is no file.
         SpecError: the file has no spec that this version can read.
     """
-    run = _Run(load(path), reference, rows_may_differ)
+    run = _Run(load(path), reference, rows_may_differ, given)
     run.check("model", lambda: check_model(run.artifact))
     run.check("contract", lambda: check_any_contract(run.artifact))
     run.check("replay", run.replay)
@@ -109,17 +114,21 @@ def prove(path: Path, reference: Reference | None = None, *, rows_may_differ: bo
     run.check("chunks", run.chunks)
     run.check("rows of unlike length", run.ragged)
     run.check("states", run.states)
-    return Proof(run.report(run.artifact.spec), run.independent, run.bit_equal)
+    return Proof(run.report(run.artifact.spec), run.independent, run.bit_equal, run.unheard)
 
 
 class _Run(Checks):
     """Of any recurrent model."""
 
-    def __init__(self, artifact: Artifact, reference: Reference | None, rows_may_differ: bool) -> None:
+    def __init__(
+        self, artifact: Artifact, reference: Reference | None, rows_may_differ: bool, given: Collection[str] | None
+    ) -> None:
         super().__init__()
         self.artifact = artifact
         self.independent = True
         self.bit_equal = False
+        self.unheard: Sequence[str] = ()
+        self._given = given
         self._reference = reference
         self._may_differ = rows_may_differ
         self._rng = np.random.default_rng(0)
@@ -287,34 +296,10 @@ class _Run(Checks):
 
     def states(self) -> str:
         """Each state changes something when it is lost, and when it is exchanged for another of its shape."""
-        steps = min(self._steps, _STATE_STEPS)
-        inputs = cut(self._inputs, 0, steps)
-        right = cut(self._outputs, 0, steps)
-        moving = changing(self._layout)
-        details = []
-        for state in moving:
-            found = self._meddled(inputs, partial(_lost, name=state.name, start=self._start))
-            if not _differ(found, right):
-                raise ParityError(
-                    f"state '{state.name}': losing it after every step changes no output within {steps} steps; "
-                    "it is no state of this model, or it is paired with the wrong output"
-                )
-            details.append(f"{state.name} {_apart(found, right):.2g}")
-        alike = []
-        pairs, left = _exchanges(moving)
-        for a, b in pairs:
-            found = self._meddled(inputs, partial(_exchanged, a=a.name, b=b.name))
-            if not _differ(found, right):
-                alike.append(f"'{a.name}' and '{b.name}' cannot be told apart")
-        if left:
-            alike.append(f"each exchanged with the next of its shape, {left} other pairs not tried")
-        for constant in self._layout.constants:
-            if constant.dtype.kind == "f":
-                other = {**self._start, constant.name: self._start[constant.name] + 1}
-                if not _differ(self._model.walk(inputs, other)[0], right):
-                    raise ParityError(f"constant '{constant.name}': another value changes no output")
-        lost = f"losing any of them changes what comes out: {', '.join(details)}" if details else "it has none"
-        return "; ".join([lost, *alike])
+        needs = Needs(self._model, self.artifact.spec, self._inputs, self._start, self._given)
+        said = needs.check()
+        self.unheard = needs.unheard
+        return said
 
     # ---- What they are made of ----------------------------------------------------------------
 
@@ -330,24 +315,14 @@ class _Run(Checks):
 
     def _affordable(self) -> int:
         """How many steps the carried ones are: as many as there is time for."""
-        inputs = sample_inputs(self.artifact.spec, _ROWS * RUNS, 1, np.random.default_rng(1))
-        start = self._model.start(_ROWS * RUNS, sample_constants(self._layout, _ROWS * RUNS, np.random.default_rng(1)))
-        self._model.run(inputs, start)
+        rng, steps = np.random.default_rng(1), 4
+        inputs = sample_inputs(self.artifact.spec, _ROWS, steps, rng)
+        start = self._model.start(_ROWS, sample_constants(self._layout, _ROWS, rng))
+        allowed(self._model, cut(inputs, 0, 1), start)
         began = time.perf_counter()
-        for _ in range(3):
-            self._model.run(inputs, start)
-        seconds = (time.perf_counter() - began) / 3
+        allowed(self._model, inputs, start)
+        seconds = (time.perf_counter() - began) / steps
         return int(np.clip(_SECONDS / max(seconds, 1e-6) / 3, LEAST_STEPS, MOST_STEPS))
-
-    def _meddled(self, inputs: Named, meddle: Callable[[Named], Named]) -> Named:
-        """The outputs where something is done to the states after every step."""
-        states: Named = self._start
-        parts = []
-        for t in range(next(iter(inputs.values())).shape[1]):
-            found, after = self._model.run(cut(inputs, t, t + 1), states)
-            states = meddle(after)
-            parts.append(found)
-        return {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
 
 def _pair(tensor: str, row: int, found: Array, expected: Array, bound: Array, first: int = 0) -> Pair:
@@ -364,24 +339,6 @@ def _pair(tensor: str, row: int, found: Array, expected: Array, bound: Array, fi
     )
 
 
-def _exchanges(states: Sequence[State]) -> tuple[list[tuple[State, State]], int]:
-    """The pairs of one shape to exchange, and how many are left out: all pairs of hundreds of states take an hour."""
-    pairs = [(a, b) for a, b in combinations(states, 2) if (a.dtype, a.shape) == (b.dtype, b.shape)]
-    if len(pairs) <= _MOST_EXCHANGES:
-        return pairs, 0
-    following = dict(reversed(pairs))  # of each state the next one of its shape
-    neighbours = [(a, b) for a, b in pairs if following[a] is b]
-    return neighbours, len(pairs) - len(neighbours)
-
-
-def _lost(after: Named, name: str, start: Named) -> Named:
-    return {**after, name: start[name]}
-
-
-def _exchanged(after: Named, a: str, b: str) -> Named:
-    return {**after, a: after[b], b: after[a]}
-
-
 def _louder(inputs: Named, row: int) -> dict[str, Array]:
     """The same inputs, those of one row that are floats `_LOUD` times as large."""
     found = {name: values.copy() for name, values in inputs.items()}
@@ -394,13 +351,3 @@ def _louder(inputs: Named, row: int) -> dict[str, Array]:
 def _same_names(name: str, expected: Named, found: Named) -> None:
     if not expected or not expected.keys() <= found.keys():
         raise ParityError(f"the {name} gives {sorted(expected)}, the file {sorted(found)}")
-
-
-def _differ(found: Named, right: Named) -> bool:
-    return any(not np.array_equal(found[name], values) for name, values in right.items())
-
-
-def _apart(found: Named, right: Named) -> float:
-    return max(
-        float(np.abs(found[k].astype(np.float64) - v.astype(np.float64)).max(initial=0)) for k, v in right.items()
-    )

@@ -79,3 +79,13 @@ def test_a_file_of_the_users_is_not_overwritten(tmp_path: Path) -> None:
     assert "--force" in said
     code, said = run(path, "-o", path)
     assert "is the same file as MODEL" in said
+
+
+@pytest.mark.parametrize("flag", ["--name", "--model-version"])
+@pytest.mark.parametrize("text", ["", " ", "two\nlines"])
+def test_a_model_and_a_version_are_called_something(flag: str, text: str, tmp_path: Path) -> None:
+    path, output = ADOPTED["lstm_exposed"](tmp_path).path, tmp_path / "mine.onnx"
+    code, said = run(path, "-o", output, flag, text)
+    assert code == 2
+    assert said.splitlines()[-1].endswith("; expected a name of printable characters, which is not empty")
+    assert not output.exists()

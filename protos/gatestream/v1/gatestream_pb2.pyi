@@ -818,12 +818,14 @@ class SourceTensor(_message.Message):
     def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., batch_axis: _Optional[int] = ..., time_axis: _Optional[int] = ..., becomes: _Optional[str] = ..., found: _Optional[str] = ...) -> None: ...
 
 class Promises(_message.Message):
-    __slots__ = ("rows_independent", "replay_bit_equal")
+    __slots__ = ("rows_independent", "replay_bit_equal", "unproved_states")
     ROWS_INDEPENDENT_FIELD_NUMBER: _ClassVar[int]
     REPLAY_BIT_EQUAL_FIELD_NUMBER: _ClassVar[int]
+    UNPROVED_STATES_FIELD_NUMBER: _ClassVar[int]
     rows_independent: bool
     replay_bit_equal: bool
-    def __init__(self, rows_independent: _Optional[bool] = ..., replay_bit_equal: _Optional[bool] = ...) -> None: ...
+    unproved_states: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rows_independent: _Optional[bool] = ..., replay_bit_equal: _Optional[bool] = ..., unproved_states: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ParityFigure(_message.Message):
     __slots__ = ("reference", "tensor", "max_abs_difference", "steps", "exact")

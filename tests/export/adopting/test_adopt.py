@@ -386,3 +386,27 @@ def test_a_file_that_changes_while_it_is_adopted_is_refused(tmp_path: Path, monk
     with pytest.raises(SourceError, match="changed while it was adopted; adopt it again"):
         adopt(path, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_weights_beside_a_file_that_change_while_it_is_adopted_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = ADOPTED["external_data"](tmp_path)
+    beside = {
+        item.value
+        for tensor in onnx.load(stranger.path, load_external_data=False).graph.initializer
+        for item in tensor.external_data
+        if item.key == "location"
+    }
+    [weights] = [stranger.path.parent / name for name in beside]
+    fold = reading.fold
+
+    def replaced(*arguments: Any) -> None:
+        fold(*arguments)
+        data = np.frombuffer(weights.read_bytes(), np.float32)
+        weights.write_bytes((data * 2).tobytes())
+
+    monkeypatch.setattr(reading, "fold", replaced)
+    with pytest.raises(SourceError, match="changed while it was adopted; adopt it again"):
+        adopt(stranger.path, tmp_path / "out.onnx", told(stranger))
+    assert not (tmp_path / "out.onnx").exists()

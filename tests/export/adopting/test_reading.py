@@ -312,3 +312,11 @@ def test_a_constant_that_does_not_fit(name: str, value: np.ndarray, said: str, t
     with pytest.raises(SourceError) as caught:
         fold(model, {name: value})
     assert said in str(caught.value)
+
+
+def test_outputs_of_one_name_are_refused_by_that_name(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    ends = [graphs.tensor("y", ["batch", 3]) for _ in range(2)]
+    path = graphs.saved(graphs.model([node], [graphs.tensor("x", ["batch", 3])], ends), tmp_path)
+    with pytest.raises(SourceError, match="2 outputs are called 'y'; each needs a name of its own"):
+        reading.read(path)

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from gatestream.export.proof.needed import _exchanges
 from gatestream.export.proof.report import Report, VerificationError
 from gatestream.export.proof.streamed import Named
-from gatestream.export.proof.streaming import Proof, _exchanges, prove
+from gatestream.export.proof.streaming import Proof, prove
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import State
 from tests.support.artifacts import save
