@@ -97,6 +97,8 @@ class _Rewriting:
         first = [_BATCH] if signature.batch else []
         before, steps_in = self._adapted_inputs(signature.inputs, first)
         after, steps_out = self._adapted_outputs(signature.outputs, first)
+        for value, end in zip(steps_out, signature.outputs, strict=True):
+            value.shape = ir.Shape([*first, *end.shape])
         states_in = [state.pair.input for state in signature.states]
         states_out = [state.pair.output for state in signature.states]
         body = ir.Graph(
@@ -153,6 +155,10 @@ class _Rewriting:
         self, body: ir.Graph, states: int, axis: int, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
     ) -> ir.Node:
         scanned, collected = len(inputs) - states, len(outputs) - states
+        for state, value in zip(self._signature.states, body.outputs[:states], strict=False):
+            # onnxruntime wants to know it, and cannot find it out where a Loop or an If is behind it.
+            sizes = enumerate(state.end.base)
+            value.shape = ir.Shape([_BATCH if axis == state.end.batch else size for axis, size in sizes])
         outside = [self._value(value, value.name or "") for value in inputs]
         return ir.node(
             "Scan",

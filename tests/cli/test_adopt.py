@@ -87,5 +87,5 @@ def test_a_model_and_a_version_are_called_something(flag: str, text: str, tmp_pa
     path, output = ADOPTED["lstm_exposed"](tmp_path).path, tmp_path / "mine.onnx"
     code, said = run(path, "-o", output, flag, text)
     assert code == 2
-    assert said.splitlines()[-1].endswith("; expected a name of printable characters, which is not empty")
+    assert "; expected a name of printable characters, which is not empty" in said.splitlines()[-1]
     assert not output.exists()
