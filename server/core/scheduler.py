@@ -112,7 +112,10 @@ class Scheduler:
         self._even = even
         self._ids = Slots(entries)
         # Columns of the entries, by id. A dropped entry that still waits in a ring or a tick has the session _NONE.
-        self._session, self._left, self._offset, self._entry, self._work, self._next = np.empty((6, entries), np.int64)
+        # One array for each: of a large one NumPy asks for huge pages, and one entry would take 2 MiB of each column.
+        self._session, self._left, self._offset, self._entry, self._work, self._next = (
+            np.empty(entries, np.int64) for _ in range(6)
+        )
         # Ends of each session's queue; both _NONE when it is empty.
         self._first = np.full(sessions, _NONE, np.int32)
         self._last = np.full(sessions, _NONE, np.int32)
