@@ -15,7 +15,9 @@ from gatestream.server.background import carry_on
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.drain import drain
+from gatestream.server.durability.opening import open_store
 from gatestream.server.errors import ServerError
 from gatestream.server.loader import Loader
 from gatestream.server.monitoring import watched
@@ -87,14 +89,16 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
         tasks[-1].add_done_callback(tasks.remove)
         return tasks[-1]
 
+    durability = config.durability
+    checkpointer = None if durability == "off" else Checkpointer(open_store(config.store, durability))
     leases, threads = (None, None) if worker is None else (worker.leases, worker.threads)
-    loader = Loader(models, config, spawn, leases, threads)
+    loader = Loader(models, config, spawn, leases, threads, checkpointer)
     adopting = None if cache is None else Adopting(config, cache)
     repository = Repository(config, models, loader, adopting, spawn)
     shared = repository if worker is None else SharedControl(repository, worker)
     control = GuardedControl(shared, allowed=config.model_control)
     services = [
-        native_calls.Service(models, config.limits, streams).definition(),
+        native_calls.Service(models, config, streams).definition(),
         model_calls.ModelControlService(control).definition(),
         oip_calls.OpenInferenceService(models, config.limits, streams, control).definition(),
         health.definition(),
@@ -118,6 +122,11 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
         def run_behind(name: str, task: Callable[[], Awaitable[None]]) -> None:
             spawn(carry_on(name, task))
 
+        if checkpointer is not None:
+            # Before the first claim.
+            await checkpointer.beat_once()
+            run_behind("the beat of an owner of sessions", checkpointer.beat)
+            run_behind("the writing of checkpoints", checkpointer.run)
         for path in config.artifacts:
             await loader.load(path if adopting is None else await adopting.artifact_of(path))
         wanted = None if worker is None else worker.wanted
@@ -170,6 +179,8 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             await health_socket.stop()
         for task in tasks:
             task.cancel()
+    if checkpointer is not None:
+        await checkpointer.store.close_store(checkpointer.owner)
     _log.info("stopped")
 
 

@@ -86,7 +86,7 @@ class Limits:
         "The same for a sequence of the Open Inference Protocol.", 60.0, least=0, most=10**9
     )
     park_timeout: float = _setting(
-        "Seconds without an answer after which a session ends that is parked since its stream was lost; 0: never.",
+        "Seconds without an answer after which a session that no stream holds is closed; 0: never.",
         3600.0,
         least=0,
         most=10**9,

@@ -17,6 +17,7 @@ from gatestream.server.backend.threads import Measured
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, Model, ModelState, build
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.durability.leases import Leases
 from gatestream.server.errors import ConfigError, ServerError
@@ -38,6 +39,7 @@ class Loader:
         spawn: begins a task that lives as long as the server.
         leases: on sessions, where other workers serve the same models.
         threads: of a run, by the name and version of a model, where another worker has measured already.
+        checkpointer: of the server; None: every session ends with its stream.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Loader:
         spawn: Spawn,
         leases: Leases | None = None,
         threads: Mapping[tuple[str, str], int] | None = None,
+        checkpointer: Checkpointer | None = None,
     ):
         self._catalog = catalog
         self._config = config
         self._spawn = spawn
         self._leases = leases
         self._threads = threads or {}
+        self._checkpointer = checkpointer
         self._loops: dict[Model, asyncio.Task[None]] = {}
         # When the sessions of those that are being retired are ended.
         self._until: dict[Model, float] = {}
@@ -95,7 +99,14 @@ class Loader:
             threads = self._threads.get((name, version))
         try:
             model = await asyncio.to_thread(
-                build, artifact, number, config, self._catalog.accounts, self._leases, threads
+                build,
+                artifact,
+                number,
+                config,
+                self._catalog.accounts,
+                self._leases,
+                threads,
+                self._checkpointer,
             )
             self._loops[model] = self._spawn(model.engine.run())
             try:
@@ -110,6 +121,8 @@ class Loader:
         model.engine.count_anew()
         model.state = ModelState.READY
         self._catalog.add(model)
+        if self._checkpointer is not None and model.lifecycle.kept is not None:
+            self._checkpointer.add(model.lifecycle.kept)
         _log_model(model)
         return model
 
@@ -150,6 +163,8 @@ class Loader:
         await model.lifecycle.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)
+        if self._checkpointer is not None and model.lifecycle.kept is not None:
+            self._checkpointer.remove(model.lifecycle.kept)
         del self._until[model]
         await self._stop(model)
         _log.info("unloaded", model=name, version=version, sessions_ended=ended)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
@@ -33,6 +34,7 @@ class StateRows:
         self._clock = clock
         # Their state is the initial one, whatever the row holds: it is set by the first run that they are in.
         self._fresh = np.zeros(count, np.bool_)
+        self._states = layout.states
         self._initial = [state.first()[None] for state in layout.states]
         # Where constants stand among the states; and by slot their rows, which are in the initial state of each.
         self._constant = [(k, state) for k, state in enumerate(layout.states) if state.constant]
@@ -62,6 +64,28 @@ class StateRows:
         if self._fresh[slot]:
             return self._first(np.array([slot]))
         return self.runner.read(np.array([slot]))
+
+    def packed(self, slots: Ints) -> npt.NDArray[np.uint8]:
+        """Copies of many rows, [slots, bytes], of each state one after another in the layout's order."""
+        columns = self.runner.read(slots)
+        if (fresh := self._fresh[slots]).any():
+            for column, first in zip(columns, self._first(slots[fresh]), strict=True):
+                column[fresh] = first
+        parts = [np.ascontiguousarray(column).reshape(len(slots), -1).view(np.uint8) for column in columns]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def unpacked(self, state: bytes) -> list[Array]:
+        """A row, as `write` takes it, of bytes as `packed` gives them.
+
+        Raises:
+            ValueError: they are more or fewer than a row has.
+        """
+        sizes = [each.row_bytes for each in self._states]
+        if len(state) != sum(sizes):
+            raise ValueError(f"a state has {len(state)} bytes; expected {sum(sizes)}")
+        ends = np.cumsum(sizes).tolist()
+        pairs = zip(self._states, sizes, ends, strict=True)
+        return [each.rows(state[end - size : end]) for each, size, end in pairs]
 
     def write(self, slot: int, state: Sequence[Array]) -> None:
         """Set a row; shapes as `read` gives them."""

@@ -15,7 +15,7 @@ from gatestream.server.core.batches import Batch, OneEntry
 from gatestream.server.core.controls import Control
 from gatestream.server.core.reply_sink import Refusals, refuse_one
 from gatestream.server.core.session_queues import Place, SessionQueues
-from gatestream.server.core.sessions import SessionTable
+from gatestream.server.core.sessions import UNKNOWN, SessionTable
 from gatestream.server.errors import Refused
 
 
@@ -75,7 +75,8 @@ class Answers:
         refusals = Refusals()
         for session, mine in groupby(places, lambda place: place.session):
             position = first = int(self._sessions.position[session])
-            self._sessions.accepted[session] = position
+            # Not of one that waits to be told where it stands.
+            self._sessions.accepted[session] = position if self._sessions.accepted[session] >= 0 else UNKNOWN
             for place in mine:
                 _, item, entry, left = place
                 if not isinstance(item, Control):
@@ -93,6 +94,12 @@ class Answers:
                     self.done(item, 1)
                     item.fail(why(place), item.owner, np.array([session]), item.handles[[entry]])
         refusals.send()
+
+    def shorten(self, places: Iterable[Place]) -> None:
+        """Give back what was reserved for the last steps of entries that are under way, which nobody waits for."""
+        for place in places:
+            owner, _, reply_mask = place.item.entry(place.entry)
+            self._admission.withdrawn(owner, place.left, reply_mask)
 
     def refuse_one(self, one: OneEntry, error: Refused, accepted: int, meant: int) -> None:
         """Refuse a message of one entry, before it is queued.

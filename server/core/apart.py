@@ -6,7 +6,7 @@ steps of others are made; and for a while those who failed share no run with oth
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -44,6 +44,9 @@ class Apart:
 
     def __len__(self) -> int:
         return len(self._left)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._left)
 
     def take(self) -> Run:
         """The next part of a run that has failed."""

@@ -15,6 +15,7 @@ from gatestream.server.backend.runner import CPU, HostRunner, Runner, load_runne
 from gatestream.server.backend.threads import Measured, measure
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.cpus import cpus_available
@@ -325,6 +326,7 @@ def build(
     accounts: Accounts,
     leases: Leases | None = None,
     threads: int | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> Model:
     """Put a model onto its execution provider, with a step loop that does not run yet.
 
@@ -335,6 +337,7 @@ def build(
         accounts: of its tenants.
         leases: on sessions, where other workers serve the same models.
         threads: of a run, where another worker has measured already.
+        checkpointer: of the server; None: every session ends with its stream.
 
     Raises:
         ArtifactError: the graph cannot be run.
@@ -343,7 +346,8 @@ def build(
     """
     runner, measured = _runner(artifact, config, threads)
     engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic, straight=config.straight_path)
-    return Model(number, artifact.spec, engine, Lifecycle(engine, config.limits, accounts, leases), measured)
+    lifecycle = Lifecycle(engine, config.limits, accounts, leases, checkpointer, artifact.spec.version)
+    return Model(number, artifact.spec, engine, lifecycle, measured)
 
 
 def _runner(artifact: Artifact, config: ServerConfig, known: int | None) -> tuple[Runner, Measured]:

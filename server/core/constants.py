@@ -88,6 +88,10 @@ class Constants:
                 )
         return tuple(given.get(name, constant.first().tobytes()) for name, constant in self._constants.items())
 
+    def initial(self) -> Values:
+        """Those of a session of which nothing is known yet."""
+        return tuple(constant.first().tobytes() for constant in self._constants.values())
+
     def check_same(self, session: int, given: dict[str, bytes]) -> None:
         """Check that a session has what is given again.
 

@@ -124,11 +124,14 @@ class Engine:
         self._alone_runs = 0
         # On the thread.
         self._running = False
+        self._thread_run: Run | None = None
         self._apart = Apart(layout.name, capacity, clock)
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
         self._runs: list[Any] = []
         self._leaving: list[Ints] = []
+        # To be done when no run is under way.
+        self._between: list[Callable[[], None]] = []
         self._ended = False
         self._thread = ThreadPoolExecutor(1, f"tick-{layout.name}")
 
@@ -254,7 +257,9 @@ class Engine:
         handles = sessions if handles is None else handles
         self._control(Control(do, fail, owner, holder, handles, must, len(sessions)), sessions, unlimited=unlimited)
 
-    def wait_for(self, session: int, wait: Await, fail: Fail, holder: Holder, *, must: bool = False) -> None:
+    def wait_for(
+        self, session: int, wait: Await, fail: Fail, holder: Holder, *, must: bool = False, unlimited: bool = False
+    ) -> None:
         """Put something to wait for into a session's queue; what stands behind it waits too.
 
         Args:
@@ -262,13 +267,14 @@ class Engine:
             wait: as in `Control`.
             fail: answers whoever asked, when it will not be done, or could not be.
             holder: whose row it is.
-            must: it comes first in the queue, and is taken however much is pending; at most one such stands in a queue.
+            must: do it even when what stands before it in the queue fails.
+            unlimited: take it however much is pending; at most one such stands in a queue.
 
         Raises:
             Exhausted: too much is pending.
         """
         sessions = np.array([session])
-        self._control(Control(None, fail, None, holder, sessions, must, 1, wait), sessions, unlimited=must)
+        self._control(Control(None, fail, None, holder, sessions, must, 1, wait), sessions, unlimited=unlimited)
 
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
         self.take_in()
@@ -356,6 +362,7 @@ class Engine:
     async def _step_on_thread(self, run: Run) -> None:
         """As `_step`, while the event loop goes on."""
         self._running = True
+        self._thread_run = run
         try:
             outputs, gates = await self._on_thread(run)
         except Exception as error:
@@ -364,7 +371,11 @@ class Engine:
             self._complete(run, outputs, gates)
         finally:
             self._running = False
+            self._thread_run = None
             self._free()
+            between, self._between = self._between, []
+            for do in between:
+                do()
 
     def _free(self) -> None:
         """Let others have the rows of sessions that have ended, if no run will still write them."""
@@ -543,12 +554,34 @@ class Engine:
         self._leaving.append(sessions)
         self._free()
 
+    def cut_off(self, sessions: Ints) -> None:
+        """Refuse the steps that stand in the queues of sessions and are not under way; what must be done is done."""
+        self.take_in()
+        closed = OutOfStep("the session's stream ended before this step's turn came", Reason.SESSION_CLOSED)
+        running: dict[int, int] = {}
+        for run in (self._thread_run, *self._apart):
+            if run is not None and run.tick is not None:
+                running.update(zip(run.tick.ids.tolist(), run.tick.lengths.tolist(), strict=True))
+        dropped, cut, left = self._scheduler.drop_steps(sessions, running)
+        self._answers.refuse(self._queues.places(dropped), lambda _: closed)
+        self._answers.shorten(self._queues.places(cut))
+        for session, steps in left.items():
+            if self.sessions.accepted[session] >= 0:
+                self.sessions.accepted[session] = self.sessions.position[session] + steps
+
     def refuse_behind(self, session: int, why: Refused) -> None:
         """Refuse the steps that stand in a session's queue behind the control that has its turn."""
         self.take_in()
         first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
         self._answers.done(first.item, 1)
         self._answers.refuse(behind, lambda _: why, keep_musts=True)
+
+    def between_runs(self, do: Callable[[], None]) -> None:
+        """Do something now, or as soon as no run is under way: then rows of state and positions belong together."""
+        if self._running:
+            self._between.append(do)
+        else:
+            do()
 
     @property
     def running(self) -> bool:

@@ -233,6 +233,9 @@ def faults(
 
 
 def _out_of_step(meant: int, accepted: int) -> OutOfStep:
+    if accepted < 0:
+        text = f"first is {meant}; where the session stands is being asked: wait for Opened, or leave first out"
+        return OutOfStep(text, Reason.POSITION_MISMATCH)
     return OutOfStep(f"first is {meant}; the session's next step is {accepted}", Reason.POSITION_MISMATCH)
 
 

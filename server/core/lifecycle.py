@@ -4,24 +4,37 @@ Whatever concerns a session that may have steps pending is a control in its queu
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.batches import GATES, OUTPUTS
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.constants import Constants, Given, Values, check_numbers
+from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.parking import Parking
+from gatestream.server.core.kept import NO_WISH, KeptSessions, Wish
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.leases import Alone, Leases
-from gatestream.server.durability.store import SessionState, Store
-from gatestream.server.errors import Draining, Elsewhere, Exhausted, InvalidRequest, NotFound, Reason, Refused
+from gatestream.server.errors import (
+    Draining,
+    Elsewhere,
+    EpochStale,
+    Exhausted,
+    InvalidRequest,
+    NotFound,
+    OutOfStep,
+    Reason,
+    Refused,
+)
 from gatestream.server.sequence_ids import sequence_shown
 from gatestream.server.telemetry import DISCONNECTED
 
@@ -36,6 +49,24 @@ _ROOM: Final = 16
 _LOOK_AGAIN_SECONDS: Final = 0.05
 _T = TypeVar("_T")
 
+_STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST}
+"""Why a session ends here that the store goes on knowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session has come to, to be kept, or put into another.
+
+    Attributes:
+        weights_fingerprint: of the model; for other weights it means nothing.
+        position: steps that led to it.
+        rows: for each of the model's states the bytes of its row.
+    """
+
+    weights_fingerprint: str
+    position: int
+    rows: Sequence[bytes]
+
 
 class Lifecycle:
     """Who has which session of one model.
@@ -45,10 +76,11 @@ class Lifecycle:
         limits: of the server.
         accounts: of the tenants.
         leases: who may have which session, of all who serve it.
-        store: of the sessions that are parked; None: none can be.
+        checkpointer: of the server; None: every session ends with its stream.
+        version: of the model.
 
     Attributes:
-        parking: of these sessions.
+        kept: of these sessions, those that the store knows; None: there is no store.
         sequence_timeout: seconds without an answer after which a sequence may be ended; infinity: none.
         closed_for: why no more sessions are opened; empty: they are.
         check_free: raises AlreadyExists where another version of the model has a tenant's session of this id.
@@ -60,12 +92,14 @@ class Lifecycle:
         limits: Limits,
         accounts: Accounts,
         leases: Leases | None = None,
-        store: Store | None = None,
+        checkpointer: Checkpointer | None = None,
+        version: str = "",
     ):
         self._engine = engine
         self._table = engine.sessions
         self._accounts = accounts
-        self.parking = Parking(engine, accounts, store)
+        self._checkpointer = checkpointer
+        self.kept = None if checkpointer is None else KeptSessions(engine, version, checkpointer, self._end)
         self._constants = Constants(engine.layout, len(self._table.position))
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
@@ -90,6 +124,7 @@ class Lifecycle:
         resume: bool,
         reply_mask: int,
         constants: Given = (),
+        wish: Wish = NO_WISH,
     ) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
 
@@ -106,12 +141,15 @@ class Lifecycle:
             reply_mask: OUTPUTS and GATES, of its steps.
             constants: that a new session is to have, where it is not to have the model's own; one that is there has
                 the same.
+            wish: how it is to be opened, where the store may know it.
 
         Returns:
-            The session. Steps may be submitted at once.
+            The session. Steps may be submitted at once. Where the store is to be asked, the owner hears `opened` or
+            `not_opened` when it has answered.
 
         Raises:
-            InvalidRequest, NotFound, AlreadyExists, Elsewhere, OutOfStep, Exhausted, Draining: nothing has changed.
+            InvalidRequest, NotFound, AlreadyExists, Elsewhere, OutOfStep, Exhausted, Draining, EpochStale: nothing has
+                changed.
         """
         engine, table = self._engine, self._table
         if reply_mask & GATES and not engine.layout.gates:
@@ -121,61 +159,218 @@ class Lifecycle:
                 Reason.NO_GATES,
             )
         given = self._constants.read(constants)
+        # A store that all who serve share knows who has a session; else another worker may.
+        asks = self.kept is not None and (wish.of_store or not create)
         session = None
-        if not create:
+        if not create and not (asks and session_id):
             session = self._find(tenant, session_id)
         elif resume and session_id:
             session = table.get(tenant, session_id)
         if session is None:
             if self.closed_for:
                 raise Draining(f"{self.closed_for}; open the session on another server")
+            if asks:
+                return self._open_from_store(
+                    owner, tenant, session_id, handle, wish, given, reply_mask, create=create, resume=resume
+                )
             session = self._create(tenant, session_id, self._constants.complete(given))
+            table.epoch[session] = table.proposed[session] = wish.epoch or 1
             table.attach(session, owner, handle)
-            tell(owner, owner.opened, handle, table.session_id(session), 0, True)
+            tell(owner, owner.opened, handle, table.session_id(session), table.stands(session), True)
         else:
             self._constants.check_same(session, given)
+            self._check_epoch(session, wish.epoch)
             before, before_handle = table.owner[session], int(table.handle[session])
-            self.parking.bring_back(session, self._end)
-            self._take_over(session, owner, handle)
+            self._take_over(session, owner, handle, wish)
             table.attach(session, owner, handle)
             if before is not None:
                 tell(before, before.lost, before_handle)
         engine.reply_mask[session] = reply_mask
         return session
 
-    def _take_over(self, session: int, owner: ReplySink, handle: int) -> None:
+    def _check_epoch(self, session: int, epoch: int) -> None:
+        """Check that an Open's epoch is higher than that of a session that is here.
+
+        Raises:
+            EpochStale: it is not.
+        """
+        has = int(self._table.proposed[session])
+        if 0 < epoch <= has:
+            raise EpochStale(f"open.epoch is {epoch}; the session has {has}: expected a higher one", has)
+
+    def _open_from_store(
+        self,
+        owner: ReplySink,
+        tenant: str,
+        session_id: str,
+        handle: int,
+        wish: Wish,
+        given: dict[str, bytes],
+        reply_mask: int,
+        *,
+        create: bool,
+        resume: bool,
+    ) -> int:
+        """As `open`, of a session that is not here; the store may know it."""
+        assert self.kept is not None, "there is a store"
+        table = self._table
+        missing: Refused | None = None
+        try:
+            values = self._constants.complete(given)
+        except InvalidRequest as error:
+            # One that is in the store has its own.
+            if not resume:
+                raise
+            missing, values = error, self._constants.initial()
+        session = self._create(tenant, session_id, values)
+        table.attach(session, owner, handle)
+        table.parks[session] = wish.parks
+        self._engine.reply_mask[session] = reply_mask
+        name = table.session_id(session)
+
+        def ready(created: bool) -> None:
+            if not created:
+                self.keep_constants(session)
+                try:
+                    self._constants.check_same(session, given)
+                except Refused as error:
+                    self._not_opened(owner, handle, session, error)
+                    return
+            self._tell_opened(owner, handle, session, name, created)
+
+        def failed(error: Refused) -> None:
+            why = missing if missing is not None and isinstance(error, NotFound) else error
+            self._not_opened(owner, handle, session, why)
+            self._engine.stats.opened -= 1
+            self._remove(np.array([session]))
+
+        table.proposed[session] = wish.epoch
+        self.kept.claim(
+            session,
+            owner,
+            wish,
+            new=True,
+            create=create and missing is None,
+            resume=resume,
+            ready=ready,
+            failed=failed,
+            ended=lambda: None,
+        )
+        return session
+
+    def _not_opened(self, owner: ReplySink, handle: int, session: int, error: Refused) -> None:
+        """Tell an owner that a session is not its own; unless another has opened it since, nobody's."""
+        table = self._table
+        if table.owner[session] is owner and table.handle[session] == handle:
+            tell(owner, owner.not_opened, handle, error)
+            self._detach(np.array([session]))
+
+    def _tell_opened(self, owner: ReplySink, handle: int, session: int, name: str, created: bool) -> None:
+        table = self._table
+        table.answered_at[session] = self._engine.clock()
+        # Another may have opened it since.
+        if table.owner[session] is owner and table.handle[session] == handle:
+            tell(owner, owner.opened, handle, name, table.stands(session), created)
+
+    def _take_over(self, session: int, owner: ReplySink, handle: int, wish: Wish) -> None:
         table = self._table
         session_id = table.session_id(session)
         before, before_handle = table.owner[session], int(table.handle[session])
+        asks = self.kept is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
 
-        def leave() -> int:
+        def leave() -> None:
             table.answered_at[session] = self._engine.clock()
-            position = int(table.position[session])
             if before is not None:
-                gone = np.array([before_handle]), np.array([position])
+                gone = np.array([before_handle]), table.position[[session]]
                 tell(before, before.closed, *gone, CloseReason.TAKEN_OVER)
-            return position
 
         def run(*_: Any) -> None:
-            tell(owner, owner.opened, handle, session_id, leave(), False)
+            leave()
+            tell(owner, owner.opened, handle, session_id, table.stands(session), False)
 
         def fail(error: Refused, *_: Any) -> None:
             leave()
             tell(owner, owner.refused, error, np.array([handle]), _NONE, _NONE, _NONE)
 
-        self._engine.control(np.array([session]), run, fail, owner, must=True)
+        def ready(_created: bool) -> None:
+            leave()
+            self._tell_opened(owner, handle, session, session_id, False)
 
-    def reset(self, owner: ReplySink, sessions: Ints, handles: Ints) -> None:
+        def failed(error: Refused) -> None:
+            leave()
+            self._not_opened(owner, handle, session, error)
+
+        epoch = wish.epoch or int(table.proposed[session]) + 1
+        if asks:
+            assert self.kept is not None, "it is asked"
+            self.kept.claim(
+                session, owner, wish, new=False, create=True, resume=False, ready=ready, failed=failed, ended=leave
+            )
+            table.parks[session] = wish.parks
+        else:
+            self._engine.control(np.array([session]), run, fail, owner, must=True)
+            table.epoch[session] = epoch
+        table.proposed[session] = epoch
+
+    def reset(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints | None = None) -> None:
         """Back to the initial state, each in its order; the owner hears `reset_done`.
+
+        Args:
+            owner: who holds the sessions.
+            sessions: which.
+            handles: what the owner calls them.
+            sequences: that each is meant for; None: wherever it stands.
 
         Raises:
             Exhausted: too much is pending.
         """
-        self._engine.control(sessions, self._restart, self._not_restarted, owner, handles)
+        if sequences is None:
+            self._engine.control(sessions, self._restart, self._not_restarted, owner, handles)
+            return
+        meant = dict(zip(sessions.tolist(), sequences.tolist(), strict=True))
+
+        def restart(owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
+            expected = np.array([meant[session] for session in sessions.tolist()])
+            good = self._standing(owner, sessions, handles, expected, "reset")
+            self._table.acknowledged[sessions[good]] = expected[good]
+            if good.any():
+                self._restart(owner, sessions[good], handles[good])
+
+        self._engine.control(sessions, restart, self._not_restarted, owner, handles)
+
+    def _standing(
+        self, owner: ReplySink | None, sessions: Ints, handles: Ints, expected: Ints, kind: str
+    ) -> npt.NDArray[np.bool_]:
+        """Which sessions stand at the sequences that something is meant for; the owner hears of the others."""
+        table = self._table
+        stands = table.sequences(sessions)
+        good: npt.NDArray[np.bool_] = stands == expected
+        if owner is not None and not good.all():
+            first = int((~good).argmax())
+            error = OutOfStep(
+                f"{kind}.sequence of handle {handles[first]} is {expected[first]}; it stands at {stands[first]}",
+                Reason.POSITION_MISMATCH,
+            )
+            tell(owner, owner.refused, error, handles[~good], table.position[sessions[~good]], _NONE, _NONE)
+        return good
+
+    def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
+        """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
+
+        Args:
+            owner: who holds the sessions.
+            sessions: which.
+            handles: what the owner calls them.
+            sequences: that each is meant for.
+        """
+        idle = np.isin(sessions, self._engine.idle(sessions))
+        # What is queued will have moved it on.
+        return self._standing(owner, sessions, handles, np.where(idle, sequences, -1), "close")
 
     def _restart(self, owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
         engine, table = self._engine, self._table
         engine.rows.make_fresh(table.slot[sessions])
+        table.offset[sessions] += 1
         table.answered_at[sessions] = engine.clock()
         if owner is not None:
             tell(owner, owner.reset_done, handles, table.position[sessions])
@@ -190,9 +385,29 @@ class Lifecycle:
         sessions = sessions[self._table.phase[sessions] != Phase.CLOSING]
         if not len(sessions):
             return
-        self._engine.control(sessions, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
+        known = self._table.kept[sessions] | (self._table.claiming[sessions] > 0)
+        if len(others := sessions[~known]):
+            self._engine.control(others, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
+        for session in sessions[known].tolist():
+            self._close_kept(holder, session)
         self._table.leave(sessions)
         self._release(sessions)
+
+    def _close_kept(self, holder: Holder, session: int) -> None:
+        """End a session in its order, in the store first."""
+        kept, checkpointer, table = self.kept, self._checkpointer, self._table
+        assert kept is not None, "the store knows it"
+        assert checkpointer is not None, "there is a store"
+
+        async def close() -> Then:
+            await checkpointer.close([kept.key(session)], table.epoch[[session]])
+            return end
+
+        def end() -> None:
+            table.kept[session] = False
+            self._end(np.array([session]), CloseReason.REQUESTED)
+
+        self._engine.wait_for(session, close, self._not_closed, holder, must=True, unlimited=True)
 
     def _close(self, _owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
         self._end(sessions, CloseReason.REQUESTED)
@@ -201,13 +416,48 @@ class Lifecycle:
         """They have ended already, and their owner has heard so."""
 
     def detach(self, owner: ReplySink, sessions: Ints) -> None:
-        """End those of the sessions that are still the owner's, who has gone: some now, others as the loop has time."""
+        """End or leave those of the sessions that are still the owner's, who has gone: some now, others soon."""
+        table = self._table
         some, others = sessions[:_PIECE], sessions[_PIECE:]
-        some = some[self._table.owner[some] == owner]
-        self._engine.stats.ended[DISCONNECTED] += len(some)
-        self._remove(some)
+        some = some[table.owner[some] == owner]
+        stays = table.parks[some] & (table.phase[some] != Phase.CLOSING)
+        self._detach(some[stays])
+        ends = some[~stays]
+        self._engine.stats.ended[DISCONNECTED] += len(ends)
+        self._remove(ends)
         if len(others):
             asyncio.get_running_loop().call_soon(self.detach, owner, others)
+
+    def leave_behind(self, owner: ReplySink, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Have an owner who says nothing more lose those of its sessions that are to stay, each in its order.
+
+        Args:
+            owner: who holds the sessions, and hears `closed` of these.
+            sessions: which.
+
+        Returns:
+            Which of the sessions are to stay.
+        """
+        stays = self._table.parks[sessions]
+
+        def leave(_owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
+            table = self._table
+            mine = sessions[table.owner[sessions] == owner]
+            handles, positions = table.handle[mine].astype(np.int64), table.position[mine]
+            self._detach(mine)
+            if len(mine):
+                tell(owner, owner.closed, handles, positions, CloseReason.PARKED)
+
+        if stays.any():
+            self._engine.control(sessions[stays], leave, self._not_closed, holder=owner, must=True, unlimited=True)
+        return stays
+
+    def _detach(self, sessions: Ints) -> None:
+        """Have no stream hold sessions that stay; what they have queued and is not under way is not done."""
+        if len(sessions):
+            self._engine.cut_off(sessions)
+            self._table.detach(sessions)
+            self._table.answered_at[sessions] = self._engine.clock()
 
     # ---- For the Open Inference Protocol ------------------------------------------------------
 
@@ -249,12 +499,9 @@ class Lifecycle:
             table.detach(session)
             self._engine.reply_mask[session] = OUTPUTS
         elif start:
-            values = self._constants.complete(given)
-            self.parking.bring_back(session, self._end)
-            self._start_again(holder, session, values)
+            self._start_again(holder, session, self._constants.complete(given))
         else:
             self._constants.check_same(session, given)
-            self.parking.bring_back(session, self._end)
         table.sequence[session] = table.owner[session] is None
         return session
 
@@ -358,7 +605,12 @@ class Lifecycle:
 
     async def state(self, tenant: str, session_id: str) -> SessionState:
         """A copy of a session's state, after all steps accepted so far."""
-        return await self._in_line(tenant, session_id, self.parking.copy)
+        return await self._in_line(tenant, session_id, self._copy)
+
+    def _copy(self, session: int) -> SessionState:
+        engine, table = self._engine, self._table
+        rows = [row.tobytes() for row in engine.rows.read(int(table.slot[session]))]
+        return SessionState(engine.layout.fingerprint, int(table.position[session]), rows)
 
     async def set_state(self, tenant: str, session_id: str, state: SessionState) -> int:
         """Put a session into a state and at its position; the position.
@@ -388,6 +640,7 @@ class Lifecycle:
 
         def put(session: int) -> int:
             self._engine.rows.write(int(table.slot[session]), rows)
+            table.offset[session] += table.position[session] + 1 - state.position
             table.position[session] = state.position
             return state.position
 
@@ -416,7 +669,6 @@ class Lifecycle:
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         session = self._find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self.parking.bring_back(session, self._end)
         if self._engine.at_rest(session):
             # A control in an empty queue would be done next, some turns of the loop later.
             answer.set_result(do(session))
@@ -453,7 +705,7 @@ class Lifecycle:
                 told.append((owner, table.handle[mine], table.position[mine]))
         self._engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
         # What is still queued is answered first, then the owner hears that the session is closed.
-        self._remove(sessions)
+        self._remove(sessions, stays=reason in _STAYS)
         for owner, handles, positions in told:
             tell(owner, owner.closed, handles, positions, reason)
 
@@ -483,8 +735,14 @@ class Lifecycle:
             raise
         return session
 
-    def _remove(self, sessions: Ints) -> None:
-        self.parking.forget(sessions)
+    def _remove(self, sessions: Ints, *, stays: bool = False) -> None:
+        """Forget sessions here; the store does too, unless they are to stay in it."""
+        known = sessions[self._table.kept[sessions]]
+        if len(known) and not stays:
+            assert self.kept is not None, "the store knows some"
+            assert self._checkpointer is not None, "there is a store"
+            keys = [self.kept.key(session) for session in known.tolist()]
+            self._checkpointer.close(keys, self._table.epoch[known])
         self._engine.remove(sessions)
         self._constants.forget(sessions)
         self._release(sessions)

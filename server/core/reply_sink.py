@@ -9,6 +9,7 @@ import numpy as np
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.accounts import Account
 from gatestream.server.core.send_queue import SendQueue
+from gatestream.server.core.sessions import Stands
 from gatestream.server.errors import Refused
 
 
@@ -42,8 +43,21 @@ class Holder(Protocol):
 class ReplySink(Holder, Protocol):
     """The owner of sessions, who is told what becomes of them. All calls come on the event loop and return at once."""
 
-    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
-        """A session is this owner's."""
+    def opened(self, handle: int, session_id: str, stands: Stands, created: bool) -> None:
+        """A session is this owner's.
+
+        Args:
+            handle: what it calls it.
+            session_id: of the session.
+            stands: where it does.
+            created: it is new.
+        """
+
+    def not_opened(self, handle: int, error: Refused) -> None:
+        """A session that steps could already be submitted of is not this owner's."""
+
+    def durable(self, handles: Ints, sequences: Ints) -> None:
+        """Sessions will not go back to before these sequences, [handles]."""
 
     def lost(self, handle: int) -> None:
         """Another owner has asked for this session: nothing more is taken from this one; `closed` will follow."""

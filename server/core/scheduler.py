@@ -13,7 +13,7 @@ one of two rings, of single steps and of chunks, and go to its end again after e
 No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
@@ -279,6 +279,47 @@ class Scheduler:
         self._ids.give_back(np.array(behind, np.int64))
         self._first[sessions] = self._last[sessions] = _NONE
         return dropped
+
+    def drop_steps(
+        self, sessions: Ints, running: Mapping[int, int]
+    ) -> tuple[list[Dropped], list[Dropped], dict[int, int]]:
+        """Take the steps out of these sessions' queues, but for those of the running tick; controls stay.
+
+        Args:
+            sessions: which.
+            running: by id, the steps of each entry of the running tick.
+
+        Returns:
+            What is dropped, queue by queue, in order; what is cut from entries that run; and by session, where any of
+            its steps stay, how many.
+        """
+        dropped, cut = [], []
+        left: dict[int, int] = {}
+        for session in sessions[~self.idle(sessions)].tolist():
+            first = entry = int(self._first[session])
+            stay = []
+            while entry != _NONE:
+                item = Dropped(session, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry]))
+                following = int(self._next[entry])
+                if item.left and entry not in running:
+                    dropped.append(item)
+                    self._session[entry] = _NONE
+                    # The first one is in a ring, and given back when it comes out.
+                    if entry != first:
+                        self._ids.give_back(np.array([entry]))
+                else:
+                    stay.append(entry)
+                    if item.left > (most := running.get(entry, item.left)):
+                        cut.append(item._replace(left=item.left - most))
+                        self._left[entry] = most
+                    left[session] = left.get(session, 0) + int(self._left[entry])
+                entry = following
+            self._first[session], self._last[session] = (stay[0], stay[-1]) if stay else (_NONE, _NONE)
+            for before, behind in pairwise([*stay, _NONE]):
+                self._next[before] = behind
+            if stay and stay[0] != first:
+                self._make_ready(np.array(stay[:1]))
+        return dropped, cut, left
 
     @property
     def ready(self) -> bool:

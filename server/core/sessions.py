@@ -4,7 +4,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Container
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,26 @@ from gatestream.server.sequence_ids import SEQUENCE_SESSION
 _ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,128}}|{SEQUENCE_SESSION}")
 _NOBODY: Final = -1
 _NO_SLOT: Final = -1
+_NEVER: Final = -1
+
+UNKNOWN: Final = -(2**62)
+"""What stands in `accepted` while nobody knows where a session will stand; steps that are accepted count from there."""
+
+
+class Stands(NamedTuple):
+    """Where a session stands.
+
+    Attributes:
+        position: steps consumed.
+        epoch: how often it was opened.
+        sequence: steps and resets consumed, and states that were set.
+        durable: the sequence that it can go back to.
+    """
+
+    position: int
+    epoch: int
+    sequence: int
+    durable: int
 
 
 class _Tenant:
@@ -64,6 +84,19 @@ class SessionTable:
         owner: None for a session that no stream holds.
         sequence: whether it is one of the Open Inference Protocol, held by no stream.
         serial: how many sessions its tenant had had before it.
+        birth: how many sessions there had been before it: no other has the same.
+        epoch: how often it was opened, as those count who open it.
+        proposed: the same with the Opens that wait for the store.
+        offset: its sequence is its position and this.
+
+    And of those that a store knows:
+        kept: whether it does.
+        parks: whether the session stays when its stream ends.
+        claiming: how many Opens wait for the store.
+        acknowledged: sequence of the first answer that the client lacks, as it says.
+        written: sequence of the latest checkpoint that is confirmed.
+        tip: sequence of the newest that is stored; the session may have gone back behind it.
+        durable: sequence of the one that the session can go back to.
     """
 
     def __init__(self, slots: int, parked: int = 0):
@@ -86,6 +119,18 @@ class SessionTable:
         self.owner: npt.NDArray[np.object_] = np.full(capacity, None, object)
         self.sequence = np.zeros(capacity, np.bool_)
         self.serial = np.zeros(capacity, np.int64)
+        self.birth = np.full(capacity, _NEVER, np.int64)
+        self.epoch = np.zeros(capacity, np.int64)
+        self.proposed = np.zeros(capacity, np.int64)
+        self.offset = np.zeros(capacity, np.int64)
+        self.kept = np.zeros(capacity, np.bool_)
+        self.parks = np.zeros(capacity, np.bool_)
+        self.claiming = np.zeros(capacity, np.int32)
+        self.acknowledged = np.zeros(capacity, np.int64)
+        self.written = np.full(capacity, _NEVER, np.int64)
+        self.tip = np.full(capacity, _NEVER, np.int64)
+        self.durable = np.zeros(capacity, np.int64)
+        self._births = itertools.count()
 
     def __len__(self) -> int:
         return sum(len(tenant.session_of) for tenant in self._tenants.values())
@@ -166,7 +211,9 @@ class SessionTable:
         self._tenant[session] = mine.number
         self.serial[session] = mine.created
         mine.created += 1
-        self.position[session] = self.accepted[session] = 0
+        self.position[session] = self.accepted[session] = self.offset[session] = 0
+        self.birth[session] = next(self._births)
+        self.epoch[session] = self.proposed[session] = 0
         self.answered_at[session] = now
         return session
 
@@ -231,9 +278,12 @@ class SessionTable:
             self._tenants[number].sessions -= int(gone)
         self._id[sessions] = None
         self._tenant[sessions] = _NOBODY
-        self.sequence[sessions] = False
+        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
+        self.birth[sessions] = _NEVER
+        self.claiming[sessions] = self.acknowledged[sessions] = 0
+        self.written[sessions] = self.tip[sessions] = _NEVER
 
     def free(self, sessions: Ints) -> None:
         """Let new sessions have the slots of removed ones."""
@@ -285,6 +335,36 @@ class SessionTable:
         for name, tenant in list(self._by_name.items()):
             if name not in known and tenant.sessions == 0:
                 del self._by_name[name], self._tenants[tenant.number]
+
+    def sequences(self, sessions: int | Ints) -> Any:
+        """Steps and resets that sessions have consumed, and states that were set."""
+        return self.position[sessions] + self.offset[sessions]
+
+    def acknowledge(self, session: int, first: int, acknowledged: int) -> None:
+        """Note what a message of steps says that its client has.
+
+        Args:
+            session: which.
+            first: position of the first step; -1: not sent.
+            acknowledged: sequence of the first answer that the client lacks; -1: that of `first`.
+        """
+        if acknowledged >= 0:
+            self.acknowledged[session] = acknowledged
+        elif first >= 0:
+            self.acknowledged[session] = first + self.offset[session]
+
+    def acknowledge_all(self, sessions: Ints, first: Ints | None, acknowledged: Ints | None) -> None:
+        """As `acknowledge`, each [sessions]; None: not sent."""
+        if acknowledged is not None:
+            self.acknowledged[sessions] = acknowledged
+        elif first is not None:
+            self.acknowledged[sessions] = first + self.offset[sessions]
+
+    def stands(self, session: int) -> Stands:
+        """Where a session stands."""
+        sequence = int(self.sequences(session))
+        durable = int(self.durable[session]) if self.kept[session] and self.parks[session] else sequence
+        return Stands(int(self.position[session]), int(self.epoch[session]), sequence, durable)
 
     def session_id(self, session: int) -> str:
         """What the client calls the session."""

@@ -14,7 +14,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.errors import InvalidRequest, Malformed, Refused
+from gatestream.server.core.sessions import Stands
+from gatestream.server.errors import EpochStale, InvalidRequest, Malformed, Refused
 from gatestream.server.transport.large_steps import large_steps
 from gatestream.server.transport.messages import (
     Chunk,
@@ -51,8 +52,8 @@ _NOTHING: Final = np.empty(0, np.int64)
 
 _OPEN_FIELDS: Final = 4096
 _OPEN, _STEPS = (pb.ClientMessage.DESCRIPTOR.fields_by_name[name].number for name in ("open", "steps"))
-_HANDLE, _LENGTH, _FIRST, _INPUT = (
-    pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input")
+_HANDLE, _LENGTH, _FIRST, _INPUT, _ACKNOWLEDGED = (
+    pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input", "acknowledged")
 )
 
 
@@ -65,9 +66,12 @@ class _ChunkTemplate(NamedTuple):
     Attributes:
         chunk: that every such message is; it holds the columns of the latest.
         prefix: what stands before the position.
-        infix: what stands between the position and the column, which is the message's end.
+        infix: what stands between the position and the column.
         stop: where the position ends.
         size: bytes of a message.
+        suffix: what stands between the column and what is acknowledged, which is the message's end; empty: the column
+            is.
+        end: where the column ends.
     """
 
     chunk: Chunk
@@ -75,6 +79,8 @@ class _ChunkTemplate(NamedTuple):
     infix: bytes
     stop: int
     size: int
+    suffix: bytes
+    end: int
 
     @classmethod
     def of(cls, chunk: Chunk, message: bytes) -> Self | None:
@@ -94,15 +100,18 @@ class _ChunkTemplate(NamedTuple):
         if position:
             prefix += head(_FIRST, len(position))
         infix = head(_INPUT, len(column))
-        size = len(prefix) + len(position) + len(infix) + len(column)
+        acknowledged = b"" if chunk.acknowledged < 0 else varint(chunk.acknowledged)
+        suffix = head(_ACKNOWLEDGED, len(acknowledged)) if acknowledged else b""
+        size = sum(map(len, (prefix, position, infix, column, suffix, acknowledged)))
         prefix = head(_STEPS, size) + prefix
-        if message != b"".join((prefix, position, infix, column)):
+        if message != b"".join((prefix, position, infix, column, suffix, acknowledged)):
             return None
-        return cls(chunk, prefix, infix, len(prefix) + len(position), len(message))
+        stop = len(prefix) + len(position)
+        return cls(chunk, prefix, infix, stop, len(message), suffix, stop + len(infix) + len(column))
 
     def match(self, message: bytes) -> Chunk | None:
         """What a message asks that is like the template's; None: it is not."""
-        chunk, prefix, infix, stop, size = self
+        chunk, prefix, infix, stop, size, suffix, end = self
         if len(message) != size or not message.startswith(prefix) or not message.startswith(infix, stop):
             return None
         start = len(prefix)
@@ -111,7 +120,12 @@ class _ChunkTemplate(NamedTuple):
             if first is None:
                 return None
             chunk.first = first
-        chunk.columns = (message[stop + len(infix) :],)
+        if suffix:
+            acknowledged = number(message[end + len(suffix) :]) if message.startswith(suffix, end) else None
+            if acknowledged is None:
+                return None
+            chunk.acknowledged = acknowledged
+        chunk.columns = (message[stop + len(infix) : end],)
         return chunk
 
 
@@ -150,6 +164,7 @@ class _StepsTemplate(NamedTuple):
         at += len(prefix)
         whole = memoryview(message)
         first: Ints | None = None
+        acknowledged: Ints | None = None
         columns: list[Column] = []
         while at < stop:
             kind, start, at = field(message, at)
@@ -161,9 +176,13 @@ class _StepsTemplate(NamedTuple):
                 first = numbers(message[start:at])
                 if first is None or len(first) != len(handles):
                     return None
+            elif kind == _ACKNOWLEDGED and acknowledged is None:
+                acknowledged = numbers(message[start:at])
+                if acknowledged is None or len(acknowledged) != len(handles):
+                    return None
             else:
                 return None
-        return Steps(handles, lengths, first, columns)
+        return Steps(handles, lengths, first, columns, acknowledged)
 
 
 # ---- The codec --------------------------------------------------------------------------------
@@ -207,32 +226,38 @@ class Codec:
         if kind == "steps":
             sent = asked.steps
             return self._chunk_of(sent, message) or self._steps_of(
-                sent.handle, sent.length, sent.first, tuple(sent.input), message
+                sent.handle, sent.length, sent.first, sent.acknowledged, tuple(sent.input), message
             )
         if kind == "open":
             return _open(asked.open)
         if kind == "reset":
-            return self._too_many("reset", asked.reset.handle) or Reset(_array(asked.reset.handle))
+            return self._too_many(kind, asked.reset.handle) or _meant(Reset, kind, asked.reset)
         if kind == "close":
-            return self._too_many("close", asked.close.handle) or Close(_array(asked.close.handle))
+            return self._too_many(kind, asked.close.handle) or _meant(Close, kind, asked.close)
         return Invalid(InvalidRequest("the message is empty; expected open, steps, reset or close"))
 
     def _chunk_of(self, sent: pb.Steps, message: bytes) -> Chunk | None:
         """What was sent, as a chunk; None: it is none."""
-        handle, length, first = sent.handle, sent.length, sent.first
-        if len(handle) != 1 or len(length) > 1 or len(first) > 1 or len(message) >= _LARGE or not self._templates:
+        handle, length, first, acknowledged = sent.handle, sent.length, sent.first, sent.acknowledged
+        if len(handle) != 1 or max(map(len, (length, first, acknowledged))) > 1 or len(message) >= _LARGE:
             return None
-        position = first[0] if first else -1
-        if position >= 2**63:
+        position, lacks = (column[0] if column else -1 for column in (first, acknowledged))
+        if max(position, lacks) >= 2**63 or not self._templates:
             return None
-        chunk = Chunk(handle[0], length[0] if length else None, position, tuple(sent.input))
+        chunk = Chunk(handle[0], length[0] if length else None, position, tuple(sent.input), lacks)
         latest, self._latest = self._latest, (chunk.handle, len(message))
         if latest == self._latest and len(message) <= _KEPT:
             self._chunk = _ChunkTemplate.of(chunk, message)
         return chunk
 
     def _steps_of(
-        self, handles: Numbers, lengths: Numbers, first: Numbers, columns: Sequence[Column], message: bytes
+        self,
+        handles: Numbers,
+        lengths: Numbers,
+        first: Numbers,
+        acknowledged: Numbers,
+        columns: Sequence[Column],
+        message: bytes,
     ) -> Steps | Invalid:
         """What was sent, in columns."""
         if (invalid := self._too_many("steps", handles)) is not None:
@@ -246,6 +271,7 @@ class Codec:
                 _column(lengths, "steps.length", count),
                 _column(first, "steps.first", count),
                 columns,
+                _column(acknowledged, "steps.acknowledged", count),
             )
         except InvalidRequest as error:
             return Invalid(error, handles, *(column if len(column) == count else () for column in (first, lengths)))
@@ -261,7 +287,7 @@ class Codec:
             raise
         except InvalidRequest as error:
             return Invalid(error)
-        return self._steps_of(*columns, message)
+        return self._steps_of(*columns, message=message)
 
     @staticmethod
     def _large_open(message: bytes) -> Open | Invalid:
@@ -311,7 +337,7 @@ class Codec:
 
     @staticmethod
     def opened(
-        handle: int, session_id: str, *, model: str, version: str, position: int, idle_timeout: float, created: bool
+        handle: int, session_id: str, *, model: str, version: str, stands: Stands, idle_timeout: float, created: bool
     ) -> bytes:
         """Opened.
 
@@ -320,7 +346,7 @@ class Codec:
             session_id: of the session.
             model: its name.
             version: of the model.
-            position: of the session's next step.
+            stands: where the session does.
             idle_timeout: seconds without an answer after which the session is closed; 0: never.
             created: the session is new.
         """
@@ -329,11 +355,19 @@ class Codec:
             session_id=session_id,
             model=model,
             version=version,
-            position=position,
+            position=stands.position,
             idle_timeout_s=idle_timeout,
             created=created,
+            epoch=stands.epoch,
+            sequence=stands.sequence,
+            durable=stands.durable,
         )
         return pb.ServerMessage(opened=opened).SerializeToString()
+
+    @staticmethod
+    def durable(handles: Ints, sequences: Ints) -> bytes:
+        """Durable of sessions, [entries], and what none of them will go back behind, [entries]."""
+        return with_columns(pb.Durable(), handle=handles, sequence=sequences)
 
     @staticmethod
     def reset_done(handles: Ints, positions: Ints) -> bytes:
@@ -366,6 +400,8 @@ class Codec:
             lengths: [entries], steps of each; empty in the same cases.
         """
         said = pb.Error(reason=error.reason, message=str(error), retry_after_ms=int(np.ceil(1000 * error.retry_after)))
+        if isinstance(error, EpochStale):
+            said.epoch = error.epoch
         columns = {"handle": handles, "position": positions, "first": first, "length": lengths}
         arrays = {}
         for name, column in columns.items():
@@ -383,10 +419,14 @@ class Codec:
 
 
 def _open(asked: pb.Open) -> Open | Invalid:
-    for name, kind in (("mode", pb.OpenMode), ("outputs", pb.Outputs)):
+    for name, kind in (("mode", pb.OpenMode), ("outputs", pb.Outputs), ("on_disconnect", pb.OnDisconnect)):
         if (value := getattr(asked, name)) not in kind.values():
             expected = ", ".join(kind.keys())
             return Invalid(InvalidRequest(f"open.{name} is {value}; expected one of {expected}"), [asked.handle])
+    acknowledged = asked.acknowledged if asked.HasField("acknowledged") else None
+    for name, value in (("epoch", asked.epoch), ("acknowledged", acknowledged or 0)):
+        if value >= 2**62:
+            return Invalid(InvalidRequest(f"open.{name} is {value}; expected less than 2^62"), [asked.handle])
     return Open(
         asked.handle,
         asked.session_id,
@@ -397,7 +437,18 @@ def _open(asked: pb.Open) -> Open | Invalid:
         outputs=asked.outputs == pb.OUTPUTS_EVERY_STEP,
         gates=asked.gates,
         constants=tuple((each.name, each.value) for each in asked.constant),
+        parks=asked.on_disconnect == pb.ON_DISCONNECT_PARK,
+        epoch=asked.epoch,
+        acknowledged=acknowledged,
     )
+
+
+def _meant(record: type[Reset | Close], kind: str, asked: pb.Reset | pb.Close) -> Request:
+    """A Reset or a Close, with the sequences that they are meant for."""
+    try:
+        return record(_array(asked.handle), _column(asked.sequence, f"{kind}.sequence", len(asked.handle)))
+    except InvalidRequest as error:
+        return Invalid(error, asked.handle)
 
 
 # ---- Columns ----------------------------------------------------------------------------------
@@ -416,7 +467,8 @@ def _column(values: Numbers, name: str, entries: int) -> Ints | None:
     if len(values) == 0:
         return None
     if len(values) != entries:
-        raise InvalidRequest(f"{name} has {len(values)} elements, steps.handle {entries}; expected as many, or none")
+        handle = f"{name.split('.')[0]}.handle"
+        raise InvalidRequest(f"{name} has {len(values)} elements, {handle} {entries}; expected as many, or none")
     if not isinstance(values, np.ndarray) and (greatest := max(values)) >= 2**63:
         raise InvalidRequest(f"{name} holds {greatest}; expected less than 2^63")
     return _array(values)

@@ -11,17 +11,17 @@ from gatestream.server.transport.parsing import malformed
 from gatestream.server.transport.wire import field, numbers, varint_at
 
 _STEPS: Final = pb.ClientMessage.DESCRIPTOR.fields_by_name["steps"].number
-_HANDLE, _LENGTH, _FIRST, _INPUT = (
-    pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input")
+_HANDLE, _LENGTH, _FIRST, _INPUT, _ACKNOWLEDGED = (
+    pb.Steps.DESCRIPTOR.fields_by_name[name].number for name in ("handle", "length", "first", "input", "acknowledged")
 )
-_NAMES: Final = {_HANDLE: "handle", _LENGTH: "length", _FIRST: "first"}
+_NAMES: Final = {_HANDLE: "handle", _LENGTH: "length", _FIRST: "first", _ACKNOWLEDGED: "acknowledged"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Of a message that has its numbers in columns, as protobuf writes them, these are many.
 _MOST_FIELDS: Final = 256
 _LONGEST_VARINT: Final = 10
 
 
-def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[memoryview]]:
+def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, Ints, list[memoryview]]:
     """The columns of a ClientMessage with Steps, as they were sent.
 
     Args:
@@ -29,7 +29,8 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[me
         entries: that it may have.
 
     Returns:
-        Handles, lengths, first positions, each [entries] or empty; and the inputs, in the message.
+        Handles, lengths, first positions, acknowledged sequences, each [entries] or empty; and the inputs, in the
+        message.
 
     Raises:
         InvalidRequest: it has more entries, is no Steps, or is not written in columns.
@@ -39,7 +40,7 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[me
     if number != _STEPS or stop != len(message):
         raise InvalidRequest(f"a message of {len(message)} bytes is not one Steps message; no other is so large")
     whole = memoryview(message)
-    columns: dict[int, list[memoryview]] = {_HANDLE: [], _LENGTH: [], _FIRST: []}
+    columns: dict[int, list[memoryview]] = {_HANDLE: [], _LENGTH: [], _FIRST: [], _ACKNOWLEDGED: []}
     sizes = dict.fromkeys(columns, 0)
     inputs: list[memoryview] = []
     for _ in range(_MOST_FIELDS):
@@ -62,9 +63,9 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, list[me
             f"steps has over {_MOST_FIELDS} fields; expected packed columns, as protobuf writes them, and one column "
             "for each of the inputs"
         )
-    handles, lengths, first = (_numbers(number, b"".join(pieces)) for number, pieces in columns.items())
+    handles, lengths, first, acknowledged = (_numbers(number, b"".join(pieces)) for number, pieces in columns.items())
     # As protobuf reads what is too long for a uint32.
-    return handles & 0xFFFFFFFF, lengths & 0xFFFFFFFF, first, inputs
+    return handles & 0xFFFFFFFF, lengths & 0xFFFFFFFF, first, acknowledged, inputs
 
 
 def _field(message: bytes, at: int) -> tuple[int, int, int, int]:

@@ -27,12 +27,14 @@ class Chunk:
         length: steps, of any number; None: not sent, which is 1.
         first: position of the first step; -1: not sent.
         columns: bytes of each input.
+        acknowledged: sequence of the first answer that the client lacks; -1: not sent.
     """
 
     handle: int
     length: int | None
     first: int
     columns: Sequence[bytes]
+    acknowledged: int = -1
 
     def steps(self) -> "Steps":
         """The same, in columns."""
@@ -41,6 +43,7 @@ class Chunk:
             None if self.length is None else np.array([self.length]),
             None if self.first < 0 else np.array([self.first]),
             self.columns,
+            None if self.acknowledged < 0 else np.array([self.acknowledged]),
         )
 
 
@@ -53,12 +56,14 @@ class Steps:
         lengths: [entries], steps of each, of any number; None: not sent, which is 1 of each.
         first: [entries], position of each one's first step; None: not sent.
         columns: bytes of each input, where they lie in the message.
+        acknowledged: [entries], sequence of the first answer of each one that the client lacks; None: not sent.
     """
 
     handles: Ints
     lengths: Ints | None
     first: Ints | None
     columns: Sequence[Column]
+    acknowledged: Ints | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +80,9 @@ class Open:
         outputs: they are to come back.
         gates: so are they.
         constants: names and bytes.
+        parks: the session is to stay when the stream ends.
+        epoch: that the session is to have; 0: one more than it has.
+        acknowledged: sequence of the first answer that the client lacks; None: not sent.
     """
 
     handle: int
@@ -86,20 +94,35 @@ class Open:
     outputs: bool
     gates: bool
     constants: Sequence[tuple[str, bytes]] = ()
+    parks: bool = False
+    epoch: int = 0
+    acknowledged: int | None = None
 
 
 @dataclass(slots=True)
 class Reset:
-    """The sessions of some handles, [entries], are to go back to their initial state."""
+    """The sessions of some handles, [entries], are to go back to their initial state.
+
+    Attributes:
+        handles: which.
+        sequences: [entries], that each is meant for; None: whatever that is.
+    """
 
     handles: Ints
+    sequences: Ints | None = None
 
 
 @dataclass(slots=True)
 class Close:
-    """The sessions of some handles, [entries], are to be closed."""
+    """The sessions of some handles, [entries], are to be closed.
+
+    Attributes:
+        handles: which.
+        sequences: as in `Reset`.
+    """
 
     handles: Ints
+    sequences: Ints | None = None
 
 
 @dataclass(slots=True)

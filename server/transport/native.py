@@ -13,8 +13,10 @@ from gatestream.server.core.batches import GATES, OUTPUTS, Entries
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
+from gatestream.server.core.kept import Wish
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue
+from gatestream.server.core.sessions import Stands
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
@@ -22,9 +24,10 @@ from gatestream.server.transport.messages import Chunk, Close, Invalid, Numbers,
 
 _NOTHING: Final = np.empty(0, np.int64)
 
-_KnownChunk = tuple[Chunk, int, Engine, int, int, int, int]
-"""A chunk with nothing wrong, the generation of the handles in which that was so, and the arguments of
-`Engine.submit_one` besides its position and columns. A plain tuple, since one is made for each new chunk."""
+_KnownChunk = tuple[Chunk, int, Engine, int, int, int, int, bool]
+"""A chunk with nothing wrong, the generation of the handles in which that was so, the arguments of `Engine.submit_one`
+besides its position and columns, and whether the session stays when the stream ends. A plain tuple, since one is made
+for each new chunk."""
 
 
 class _KnownSteps(NamedTuple):
@@ -34,11 +37,13 @@ class _KnownSteps(NamedTuple):
         generation: of the handles, in which nothing was wrong with any entry.
         entries: of the message.
         engine: of its sessions.
+        kept: whether any of them is.
     """
 
     generation: int
     entries: Entries
     engine: Engine
+    kept: bool
 
 
 class ClientStream:
@@ -81,21 +86,25 @@ class ClientStream:
                 self._submit_steps(steps)
             case Open() as asked:
                 self._open(asked)
-            case Reset(handles):
-                self._reset(self._held_of(handles))
-            case Close(handles):
-                self._close(self._held_of(handles))
+            case Reset(handles, sequences):
+                good = self._held_of(handles)
+                self._reset(handles[good], None if sequences is None else sequences[good])
+            case Close(handles, sequences):
+                good = self._held_of(handles)
+                self._close_at(handles[good], None if sequences is None else sequences[good])
             case Invalid(error, handles, first, lengths):
                 self._refuse(error, handles, first=first, lengths=lengths)
 
     def half_close(self) -> None:
-        """Nothing more comes: close what is open when it has been answered, then end."""
+        """Nothing more comes: let go of what is open when it has been answered, then end."""
         self._ending = True
-        self._close(self._handles.held())
+        for number, some, sessions in self._handles.by_model(self._handles.held()):
+            stays = self._models[number].lifecycle.leave_behind(self, sessions)
+            self._close(some[~stays])
         self._end_when_done()
 
     def disconnect(self) -> None:
-        """The client has gone: end its sessions, without the steps that are pending."""
+        """The client has gone: end its sessions, or leave them behind, without the steps that are pending."""
         self._gone = True
         if self._held:
             for number, _, sessions in self._handles.by_model(self._handles.held(closing=True)):
@@ -142,22 +151,34 @@ class ClientStream:
                 resume=asked.resume,
                 reply_mask=OUTPUTS * asked.outputs + GATES * asked.gates,
                 constants=asked.constants,
+                wish=Wish(asked.parks, asked.epoch, asked.acknowledged),
             )
             self._handles.mark(handle, session)
             self._held += 1
         except Refused as error:
             self._refuse(error, [handle])
 
-    def _held_of(self, handles: Ints) -> Ints:
-        """The handles that have a session; of the others those that are refused for one reason are refused as one."""
-        return handles[self._only_good(self._handles.faults(handles, self._handles.sessions(handles)), handles)]
+    def _held_of(self, handles: Ints) -> npt.NDArray[np.bool_]:
+        """Which handles have a session; of the others those that are refused for one reason are refused as one."""
+        return self._only_good(self._handles.faults(handles, self._handles.sessions(handles)), handles)
 
-    def _reset(self, handles: Ints) -> None:
+    def _reset(self, handles: Ints, sequences: Ints | None) -> None:
         for number, some, sessions in self._handles.by_model(handles):
+            meant = None if sequences is None else sequences[np.isin(handles, some)]
             try:
-                self._models[number].lifecycle.reset(self, sessions, some)
+                self._models[number].lifecycle.reset(self, sessions, some, meant)
             except Refused as error:
                 self._refuse(error, some)
+
+    def _close_at(self, handles: Ints, sequences: Ints | None) -> None:
+        """Close sessions, of those that are meant for a sequence the ones that stand there and have nothing queued."""
+        if sequences is None:
+            self._close(handles)
+            return
+        for number, some, sessions in self._handles.by_model(handles):
+            meant = sequences[np.isin(handles, some)]
+            good = self._models[number].lifecycle.closable(self, sessions, some, meant)
+            self._close(some[good])
 
     def _close(self, handles: Ints) -> None:
         by_model = self._handles.by_model(handles)
@@ -173,7 +194,9 @@ class ClientStream:
             if known is None:
                 self._submit_steps(chunk.steps())
                 return
-        _, _, engine, handle, session, length, reply_mask = known
+        _, _, engine, handle, session, length, reply_mask, kept = known
+        if kept:
+            engine.sessions.acknowledge(session, chunk.first, chunk.acknowledged)
         engine.submit_one(self, handle, session, length, chunk.first, chunk.columns, reply_mask)
 
     def _look_up(self, chunk: Chunk) -> _KnownChunk | None:
@@ -187,7 +210,8 @@ class ClientStream:
             check_columns(engine.layout, chunk.columns, length)
         except InvalidRequest:
             return None
-        return chunk, self._handles.generation, engine, handle, session, length, int(engine.reply_mask[session])
+        kept = bool(engine.sessions.parks[session])
+        return chunk, self._handles.generation, engine, handle, session, length, int(engine.reply_mask[session]), kept
 
     def _submit_steps(self, steps: Steps) -> None:
         """Submit steps; what cannot be done of them is answered by an Error."""
@@ -195,11 +219,13 @@ class ClientStream:
         if known is None or known.entries.handles is not steps.handles or known.generation != self._handles.generation:
             self._submit_new_steps(steps)
         elif (inputs := self._inputs(steps, known.engine.layout, known.entries.rows)) is not None:
+            if known.kept:
+                known.engine.sessions.acknowledge_all(known.entries.sessions, steps.first, steps.acknowledged)
             known.engine.submit(self, known.entries, steps.first, inputs)
 
     def _submit_new_steps(self, steps: Steps) -> None:
         """Submit steps whose handles are to be looked up."""
-        handles, first = steps.handles, steps.first
+        handles, first, acknowledged = steps.handles, steps.first, steps.acknowledged
         lengths = np.ones(len(handles), np.int64) if steps.lengths is None else steps.lengths
         try:
             sessions, number = self._handles.look_up(handles)
@@ -222,10 +248,15 @@ class ClientStream:
             for other, which in self._handles.split(handles, np.flatnonzero(good)):
                 engine, some = self._models[other].engine, sessions[which]
                 entries = Entries.of(handles[which], some, lengths[which], offsets[which], engine.reply_mask[some])
-                engine.submit(self, entries, None if first is None else first[which], inputs)
+                meant, lacks = (None if column is None else column[which] for column in (first, acknowledged))
+                engine.sessions.acknowledge_all(some, meant, lacks)
+                engine.submit(self, entries, meant, inputs)
             return
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
-        self._known_steps = _KnownSteps(self._handles.generation, entries, engine)
+        kept = bool(engine.sessions.parks[sessions].any())
+        self._known_steps = _KnownSteps(self._handles.generation, entries, engine, kept)
+        if kept:
+            engine.sessions.acknowledge_all(sessions, first, acknowledged)
         engine.submit(self, entries, first, inputs)
 
     def _taking_the_same(self, number: int) -> list[int]:
@@ -290,7 +321,7 @@ class ClientStream:
 
     # ---- From the engine ----------------------------------------------------------------------
 
-    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
+    def opened(self, handle: int, session_id: str, stands: Stands, created: bool) -> None:
         """As `ReplySink`."""
         spec = self._models[self._handles.model(handle)].spec
         self.send_queue.put(
@@ -299,11 +330,23 @@ class ClientStream:
                 session_id,
                 model=spec.name,
                 version=spec.version,
-                position=position,
+                stands=stands,
                 idle_timeout=self._limits.idle_timeout,
                 created=created,
             )
         )
+
+    def not_opened(self, handle: int, error: Refused) -> None:
+        """As `ReplySink`."""
+        self._handles.mark(handle, FREE)
+        self._held -= 1
+        if not self._gone:
+            self._refuse(error, [handle])
+        self._end_when_done()
+
+    def durable(self, handles: Ints, sequences: Ints) -> None:
+        """As `ReplySink`."""
+        self.send_queue.put(self._codec.durable(handles, sequences))
 
     def lost(self, handle: int) -> None:
         """As `ReplySink`."""
@@ -324,8 +367,12 @@ class ClientStream:
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
-        if not self._gone:
-            self._tell(error, handles, positions, first, lengths)
+        if self._gone:
+            return
+        if len(positions) and positions.min() < 0:
+            # Where some session stands is being asked.
+            positions, first = _NOTHING, _NOTHING if len(first) and first.min() < 0 else first
+        self._tell(error, handles, positions, first, lengths)
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `ReplySink`."""

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.config import Limits
+from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.durability.store import SessionState
+from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
@@ -18,6 +18,11 @@ from gatestream.server.transport.native import ClientStream
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
+_DURABILITY: Final[dict[str, Any]] = {
+    "off": pb.DURABILITY_OFF,
+    "behind": pb.DURABILITY_BEHIND,
+    "before-answer": pb.DURABILITY_BEFORE_ANSWER,
+}
 
 
 DESCRIPTOR: Final[Any] = pb.DESCRIPTOR.services_by_name["Gatestream"]
@@ -28,13 +33,15 @@ class Service:
 
     Args:
         models: what is served.
-        limits: of the server.
+        config: of the server.
         streams: where open streams are kept.
     """
 
-    def __init__(self, models: Catalog, limits: Limits, streams: Streams):
+    def __init__(self, models: Catalog, config: ServerConfig, streams: Streams):
         self._models = models
-        self._limits = limits
+        self._limits = limits = config.limits
+        self._durability = config.durability
+        self._store = "" if config.durability == "off" else config.store.partition(":")[0]
         # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
         self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
 
@@ -71,6 +78,9 @@ class Service:
                 tenant_reply_bytes=most.reply_bytes,
                 sequence_timeout_s=limits.sequence_timeout,
                 idle_stream_timeout_s=limits.idle_stream_timeout,
+                park_timeout_s=limits.park_timeout,
+                durability=_DURABILITY[self._durability],
+                store=self._store,
             ),
             server_version=gatestream.__version__,
         )

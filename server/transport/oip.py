@@ -168,7 +168,7 @@ class _Requests(ABC):
         """As `ReplySink`: sequences are nobody's."""
         raise AssertionError("a sequence has no owner. This is a bug.")
 
-    lost = moved = reset_done = closed = opened
+    not_opened = durable = lost = moved = reset_done = closed = opened
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""

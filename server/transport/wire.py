@@ -170,7 +170,7 @@ def varints(numbers: Ints) -> bytes:
     return bytes(octets[exists])
 
 
-def with_columns(message: pb.Error | pb.ResetDone | pb.Closed, **columns: Ints) -> bytes:
+def with_columns(message: pb.Error | pb.ResetDone | pb.Closed | pb.Durable, **columns: Ints) -> bytes:
     """A ServerMessage with a message and columns of it, whose numbers protobuf takes one by one: that pays for few.
 
     Args:

@@ -16,11 +16,14 @@ from gatestream.server.backend.runner import HostRunner
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.accounts import Account, Accounts
 from gatestream.server.core.batches import OUTPUTS, Entries
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.engine import Engine
+from gatestream.server.core.kept import NO_WISH, Wish
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue
-from gatestream.server.durability.store import Store
+from gatestream.server.core.sessions import Stands
+from gatestream.server.durability.checkpoints import Store
 from gatestream.server.errors import Refused
 
 
@@ -35,8 +38,15 @@ class Recorder:
     def __post_init__(self) -> None:
         self.send_queue = SendQueue(self.account)
 
-    def opened(self, handle: int, session_id: str, position: int, created: bool) -> None:
-        self.heard.append(("opened", handle, position, created))
+    def opened(self, handle: int, session_id: str, stands: Stands, created: bool) -> None:
+        self.heard.append(("opened", handle, stands.position, created))
+        self.stands = stands
+
+    def not_opened(self, handle: int, error: Refused) -> None:
+        self.heard.append(("not opened", handle, error.reason.name))
+
+    def durable(self, handles: Ints, sequences: Ints) -> None:
+        self.heard.append(("durable", handles.tolist(), sequences.tolist()))
 
     def lost(self, handle: int) -> None:
         self.heard.append(("lost", handle))
@@ -84,10 +94,15 @@ class Bench:
 
     engine: Engine
     lifecycle: Lifecycle
+    checkpointer: Checkpointer | None = None
     now: float = 0.0
 
-    def open(self, owner: Recorder, handle: int, session_id: str = "", *, create: bool = True) -> int:
-        return self.lifecycle.open(owner, "", session_id, handle, create=create, resume=True, reply_mask=OUTPUTS)
+    def open(
+        self, owner: Recorder, handle: int, session_id: str = "", *, create: bool = True, wish: Wish = NO_WISH
+    ) -> int:
+        return self.lifecycle.open(
+            owner, "", session_id, handle, create=create, resume=True, reply_mask=OUTPUTS, wish=wish
+        )
 
     def steps(self, owner: Recorder, handles: list[int], slots: list[int], values: list[list[float]]) -> None:
         lengths = np.array([len(chunk) for chunk in values])
@@ -99,14 +114,19 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    path: Path, *, idle_timeout: float = 0.0, parked: int = 0, store: Store | None = None, **limits: Any
+    path: Path, *, idle_timeout: float = 0.0, store: Store | None = None, **limits: Any
 ) -> AsyncIterator[Bench]:
     artifact = Artifact.load(path)
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
-    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now, parked=parked)
-    holder.append(Bench(engine, Lifecycle(engine, bounds, Accounts(bounds), store=store)))
+    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
+    checkpointer = None if store is None else Checkpointer(store)
+    lifecycle = Lifecycle(engine, bounds, Accounts(bounds), checkpointer=checkpointer)
+    holder.append(Bench(engine, lifecycle, checkpointer))
+    if checkpointer is not None and lifecycle.kept is not None:
+        await checkpointer.beat_once()
+        checkpointer.add(lifecycle.kept)
     task = asyncio.create_task(engine.run())
     try:
         yield holder[0]

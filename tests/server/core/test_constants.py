@@ -10,9 +10,10 @@ import pytest
 
 from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.constants import Given
-from gatestream.server.durability.store import SessionState
+from gatestream.server.core.kept import Wish
+from gatestream.server.core.lifecycle import SessionState
+from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import InvalidRequest, OutOfStep, Reason
-from tests.server.core.test_parking import SlowStore
 from tests.support.any_models import RATES, spoken, with_constants
 from tests.support.engine import Bench, Recorder, bench
 
@@ -36,7 +37,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def b(path: Path) -> AsyncIterator[Bench]:
-    async with bench(path, parked=4, store=SlowStore()) as bench_:
+    async with bench(path, store=MemoryStore()) as bench_:
         yield bench_
 
 
@@ -44,8 +45,8 @@ def given(**values: Any) -> Given:
     return [(name, np.asarray(value, "<f4").tobytes()) for name, value in values.items()]
 
 
-def open_(b: Bench, name: str, constants: Given = (), owner: Recorder | None = None, **fields: bool) -> int:
-    how = {"create": True, "resume": True, **fields}
+def open_(b: Bench, name: str, constants: Given = (), owner: Recorder | None = None, **fields: Any) -> int:
+    how: dict[str, Any] = {"create": True, "resume": True, **fields}
     return b.lifecycle.open(owner or Listener(), "", name, 0, reply_mask=OUTPUTS, constants=constants, **how)
 
 
@@ -80,16 +81,21 @@ async def test_a_reset_keeps_them_and_so_does_a_copy(b: Bench) -> None:
 
 
 async def test_a_session_that_comes_back_from_a_store_has_its_own(b: Bench) -> None:
-    session = open_(b, "s", given(speaker=OTHER))
-    await b.lifecycle.fork("", "s", "parked")
-    session = b.engine.sessions.find("", "parked")
-    assert await b.lifecycle.parking.park("", "parked")
+    session = open_(b, "s", given(speaker=OTHER), wish=Wish(parks=True))
+    await b.engine.quiet()
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
+    assert b.checkpointer is not None
+    await b.checkpointer.round()
+    assert b.engine.sessions.get("", "s") is None
     # Another session has its slot meanwhile.
     for k in range(6):
         open_(b, f"other-{k}", given(speaker=SPEAKER))
-    with pytest.raises(OutOfStep):
-        open_(b, "parked", given(speaker=SPEAKER))
-    open_(b, "parked", given(speaker=OTHER, rate=RATES))
+    listener = Listener()
+    open_(b, "s", given(speaker=SPEAKER), listener, wish=Wish(parks=True))
+    await b.engine.quiet()
+    assert listener.take() == [("not opened", 0, "CONSTANT_MISMATCH")]
+    session = open_(b, "s", given(speaker=OTHER, rate=RATES), wish=Wish(parks=True))
     await b.engine.quiet()
     np.testing.assert_array_equal(await steps(b, session, X), spoken(X, OTHER))
     b.lifecycle.reset(Listener(), np.array([session]), np.array([0]))

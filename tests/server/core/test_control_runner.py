@@ -18,7 +18,7 @@ from tests.support.engine import Bench, Recorder, bench, expect_long_runs
 
 @pytest.fixture
 async def b(accumulator_path: Path) -> AsyncIterator[Bench]:
-    async with bench(accumulator_path, parked=1) as made:
+    async with bench(accumulator_path) as made:
         yield made
 
 

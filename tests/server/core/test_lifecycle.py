@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gatestream.server.core.batches import GATES, OUTPUTS
+from gatestream.server.core.lifecycle import SessionState
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.durability.store import SessionState
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Refused
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.core.sessions import Stands
 from gatestream.server.errors import Exhausted, InvalidRequest, Malformed, Reason
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.messages import Chunk, Close, Invalid, Open, Reset, Steps
@@ -553,9 +554,20 @@ def test_an_error_repeats_positions_of_64_bits() -> None:
 
 
 def test_what_is_said_of_a_session_and_of_the_server() -> None:
-    data = Codec.opened(3, "mine", model="m", version="1", position=2**40, idle_timeout=1.5, created=True)
+    data = Codec.opened(
+        3, "mine", model="m", version="1", stands=Stands(2**40, 3, 2**41, 5), idle_timeout=1.5, created=True
+    )
     opened = pb.Opened(
-        handle=3, session_id="mine", model="m", version="1", position=2**40, idle_timeout_s=1.5, created=True
+        handle=3,
+        session_id="mine",
+        model="m",
+        version="1",
+        position=2**40,
+        idle_timeout_s=1.5,
+        created=True,
+        epoch=3,
+        sequence=2**41,
+        durable=5,
     )
     assert pb.ServerMessage.FromString(data) == pb.ServerMessage(opened=opened)
     going = pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=2500))

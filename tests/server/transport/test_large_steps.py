@@ -28,16 +28,21 @@ def message(steps: bytes) -> bytes:
     return head(2, len(steps)) + steps
 
 
-def read(data: bytes, entries: int = 10_000) -> tuple[list[int], list[int], list[int], list[bytes]]:
-    handles, lengths, first, inputs = large_steps(data, entries)
-    return handles.tolist(), lengths.tolist(), first.tolist(), [bytes(item) for item in inputs]
+def read(data: bytes, entries: int = 10_000) -> tuple[list[int], list[int], list[int], list[int], list[bytes]]:
+    *columns, inputs = large_steps(data, entries)
+    handles, lengths, first, acknowledged = (column.tolist() for column in columns)
+    return handles, lengths, first, acknowledged, [bytes(item) for item in inputs]
+
+
+def columns(steps: pb.Steps) -> tuple[list[int], list[int], list[int], list[int], list[bytes]]:
+    return list(steps.handle), list(steps.length), list(steps.first), list(steps.acknowledged), list(steps.input)
 
 
 @given(pieces)
 def test_it_says_what_protobuf_reads(some: list[bytes]) -> None:
     data = message(b"".join(some))
     steps = pb.ClientMessage.FromString(data).steps
-    assert read(data) == (list(steps.handle), list(steps.length), list(steps.first), list(steps.input))
+    assert read(data) == columns(steps)
 
 
 @given(pieces, st.data())
@@ -51,7 +56,7 @@ def test_of_any_bytes_it_says_what_protobuf_reads_or_nothing(some: list[bytes], 
     except InvalidRequest:
         return
     steps = pb.ClientMessage.FromString(cut).steps
-    assert got == (list(steps.handle), list(steps.length), list(steps.first), list(steps.input))
+    assert got == columns(steps)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ CONTROL = GuardedControl(
 def service(name: str) -> ServiceDefinition:
     streams = Streams(MODELS, Limits(), Tenants(None))
     offered = [
-        native_calls.Service(MODELS, Limits(), streams).definition(),
+        native_calls.Service(MODELS, CONFIG, streams).definition(),
         model_calls.ModelControlService(CONTROL).definition(),
         oip_calls.OpenInferenceService(MODELS, Limits(), streams, CONTROL).definition(),
         Health().definition(),

@@ -1,0 +1,169 @@
+"""Sessions that outlive their stream: opened again, gone back, handed over; the store is the real one in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gatestream.server.core.kept import Wish
+from gatestream.server.core.transitions import Phase
+from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import EpochStale
+from tests.support.engine import Bench, Recorder, bench
+
+PARKS = Wish(parks=True)
+
+
+@pytest.fixture
+async def b(accumulator_path: Path) -> AsyncIterator[Bench]:
+    async with bench(accumulator_path, sessions=3, store=MemoryStore()) as made:
+        yield made
+
+
+async def opened(b: Bench, name: str = "s", wish: Wish = PARKS, owner: Recorder | None = None) -> tuple[Recorder, int]:
+    owner = owner or Recorder()
+    session = b.open(owner, 7, name, wish=wish)
+    await b.engine.quiet()
+    return owner, session
+
+
+async def stepped(b: Bench, owner: Recorder, session: int, *values: float) -> list[Any]:
+    b.steps(owner, [7], [session], [list(values)])
+    await b.engine.quiet()
+    return [y for heard in owner.take() if heard[0] == "results" for y in heard[4]]
+
+
+async def round_(b: Bench) -> None:
+    assert b.checkpointer is not None
+    await b.checkpointer.round()
+
+
+def leave(b: Bench, owner: Recorder, session: int) -> None:
+    b.lifecycle.detach(owner, np.array([session]))
+
+
+async def test_a_session_stays_when_its_stream_ends_and_stands_where_it_stood(b: Bench) -> None:
+    owner, session = await opened(b)
+    assert owner.take() == [("opened", 7, 0, True)]
+    assert owner.stands == (0, 1, 0, 0)
+    assert await stepped(b, owner, session, 1, 2) == [1, 3]
+    leave(b, owner, session)
+    assert b.engine.sessions.phase[session] == Phase.DETACHED
+    again, same = await opened(b)
+    assert same == session
+    assert again.take() == [("opened", 7, 2, False)]
+    assert again.stands == (2, 2, 2, 2)
+    assert await stepped(b, again, session, 4) == [7]
+
+
+async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1, 2)
+    b.engine.sessions.acknowledge(session, 0, -1)
+    await round_(b)
+    await stepped(b, owner, session, 3, 4)
+    b.engine.sessions.acknowledge(session, -1, 3)
+    await round_(b)
+    assert owner.take() == [("durable", [7], [2])]
+    leave(b, owner, session)
+    again, session = await opened(b, wish=Wish(parks=True, epoch=5, acknowledged=3))
+    assert again.take() == [("opened", 7, 2, False)]
+    assert again.stands == (2, 5, 2, 2)
+    assert await stepped(b, again, session, 3, 4, 5) == [6, 10, 15]
+
+
+async def test_it_stays_where_it_stands_if_its_client_lacks_nothing(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1, 2, 3)
+    leave(b, owner, session)
+    again, session = await opened(b, wish=Wish(parks=True, epoch=2, acknowledged=3))
+    assert again.stands == (3, 2, 3, 0)
+
+
+async def test_resets_count_in_the_sequence_and_not_in_the_position(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1)
+    b.lifecycle.reset(owner, np.array([session]), np.array([7]), np.array([1]))
+    b.lifecycle.reset(owner, np.array([session]), np.array([7]), np.array([1]))
+    await b.engine.quiet()
+    assert owner.take() == [("reset", [7], [1]), ("POSITION_MISMATCH", [7], [1], [], [])]
+    await round_(b)
+    leave(b, owner, session)
+    again, session = await opened(b)
+    assert again.stands == (1, 2, 2, 2)
+    assert await stepped(b, again, session, 5) == [5]
+
+
+async def test_an_epoch_that_is_not_higher_changes_nothing(b: Bench) -> None:
+    owner, session = await opened(b, wish=Wish(parks=True, epoch=3))
+    for epoch in (1, 3):
+        with pytest.raises(EpochStale, match="the session has 3") as caught:
+            b.open(Recorder(), 1, "s", wish=Wish(parks=True, epoch=epoch))
+        assert caught.value.epoch == 3
+    owner.take()
+    assert await stepped(b, owner, session, 1) == [1]
+
+
+async def test_of_two_that_open_it_at_once_the_later_has_it(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1)
+    one, two = Recorder(), Recorder()
+    b.open(one, 1, "s", wish=Wish(parks=True, epoch=2, acknowledged=1))
+    b.open(two, 2, "s", wish=Wish(parks=True, epoch=3, acknowledged=1))
+    b.steps(two, [2], [session], [[5.0]])
+    await b.engine.quiet()
+    assert owner.take() == [("lost", 7), ("closed", "TAKEN_OVER", [7], [1])]
+    assert one.take() == [("lost", 1), ("closed", "TAKEN_OVER", [1], [1])]
+    assert two.take() == [("opened", 2, 1, False), ("results", [2], [1], [1], [6])]
+
+
+async def test_what_is_queued_is_dropped_with_its_stream(b: Bench) -> None:
+    owner, session = await opened(b)
+    b.steps(owner, [7], [session], [[1.0] * 100])
+    b.steps(owner, [7], [session], [[1.0] * 100])
+    leave(b, owner, session)
+    again = Recorder()
+    b.open(again, 1, "s", wish=Wish(parks=True, epoch=2, acknowledged=0))
+    await b.engine.quiet()
+    assert again.take() == [("opened", 1, 0, False)]
+
+
+async def test_steps_that_name_a_position_wait_for_opened(b: Bench) -> None:
+    owner = Recorder()
+    session = b.open(owner, 7, "s", wish=PARKS)
+    column = (np.ones(2, np.float32).tobytes(),)
+    b.engine.submit_one(owner, 7, session, 1, 0, column, 1)
+    b.engine.submit_one(owner, 7, session, 1, -1, column, 1)
+    await b.engine.quiet()
+    refused, *heard = owner.take()
+    assert refused[0] == "POSITION_MISMATCH"
+    assert heard == [("opened", 7, 0, True), ("results", [7], [0], [1], [1])]
+
+
+async def test_one_that_is_handed_over_is_told_so_and_goes_on_from_the_store(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1, 2)
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
+    await round_(b)
+    assert owner.take() == [("lost", 7), ("closed", "PARKED", [7], [2])]
+    assert b.engine.sessions.get("", "s") is None
+    again, session = await opened(b)
+    assert again.stands == (2, 2, 2, 2)
+    assert await stepped(b, again, session, 3) == [6]
+
+
+async def test_a_closed_one_is_there_no_more(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1)
+    closing = asyncio.create_task(b.checkpointer.run()) if b.checkpointer else None
+    b.lifecycle.close(owner, np.array([session]))
+    await b.engine.quiet()
+    assert owner.take() == [("closed", "REQUESTED", [7], [1])]
+    again, _ = await opened(b, wish=Wish(parks=True, epoch=9, acknowledged=1))
+    assert again.take() == [("opened", 7, 0, True)]
+    assert closing is not None
+    closing.cancel()
