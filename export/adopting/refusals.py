@@ -27,12 +27,13 @@ def check(model: ir.Model, context: Collection[str] = ()) -> None:
         context: inputs that are given samples of the steps before; a convolution may then give fewer than it reads.
 
     Raises:
-        NotStreamableError: a layer reads backwards, a convolution or pooling pads time inside the graph, something
-            adds up or normalises over time, or how many steps there are is frozen inside.
+        NotStreamableError: a layer reads backwards or computes in float64, a convolution or pooling pads time inside
+            the graph, something adds up or normalises over time, or how many steps there are is frozen inside.
         AmbiguousError: a layer stands in a branch that an input decides on.
     """
     for node in model.graph.all_nodes():
         _check_direction(node)
+        _check_precision(node)
     for node in model.graph:
         if node.domain == "" and node.op_type == "If":
             _check_branches(node)
@@ -73,6 +74,14 @@ def check_types(model: ir.Model) -> None:
 def _refuse(why: str | None) -> None:
     if why is not None:
         raise NotStreamableError(why)
+
+
+def _check_precision(node: ir.Node) -> None:
+    weights = node.inputs[1] if is_recurrent(node) else None
+    if weights is not None and weights.dtype == ir.DataType.DOUBLE:
+        raise NotStreamableError(
+            f"{node.op_type} '{node.name}' computes in float64, which onnxruntime does not: export the model in float32"
+        )
 
 
 def _check_direction(node: ir.Node) -> None:
