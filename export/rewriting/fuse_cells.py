@@ -49,7 +49,7 @@ def fuse_cell(model: ir.Model, cell: FoundCell, name: str) -> str:
 
 class _Operator:
     def __init__(self, model: ir.Model, cell: FoundCell, name: str) -> None:
-        self._cell, self._name = cell, name
+        self._model, self._cell, self._name = model, cell, name
         self._names = Names(model, name)
         self._weights = model.graph
         self._tensors = _packed(cell)
@@ -81,7 +81,7 @@ class _Operator:
         node, states = end.producer(), [value for value in (cell.h, cell.c) if value is not None]
         assert node is not None  # as above
         for value in (cell.x, *states):
-            rank = None if value.shape is None else len(value.shape)
+            rank = self._rank(value)
             if rank != 2 or value.graph not in (cell.graph, self._weights):
                 raise StructureError(
                     f"{cell.kind} '{self._name}' takes {label(value)} of {rank or 'unknown many'} "
@@ -93,6 +93,14 @@ class _Operator:
         for old, value in zip((cell.h_next, cell.c_next), left, strict=False):
             assert old is not None  # one for each state
             replace(old, write("Squeeze", [value, self._axis(0)], "left"))
+
+    def _rank(self, value: ir.Value) -> int | None:
+        """How many axes a tensor has; of what a Loop carries, whose shape nobody infers, as many as it starts with."""
+        scopes = Scopes(self._model)
+        current: ir.Value | None = value
+        while current is not None and current.shape is None:
+            current = scopes.initial(current)
+        return None if current is None or current.shape is None else len(current.shape)
 
     def _write(
         self, write: "_Before", x: ir.Value, states: Sequence[ir.Value], length: ir.Value | None

@@ -5,17 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from gatestream.export import artifact
 from gatestream.export.adopting.adopt import adopt
+from gatestream.export.adopting.options import Options
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.claims import check_claims
 from gatestream.export.proof import streaming
 from gatestream.export.rewriting.reform import Form, reform
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.export.adopting import graphs
 from tests.export.adopting.test_adopt import told
 from tests.support.strangers.generators import ADOPTED
 
@@ -122,3 +126,44 @@ def test_what_has_no_gates_to_show(adopted: Any, name: str, message: str) -> Non
     found = artifact.load(path)
     with pytest.raises(StructureError, match=message):
         reform(found.model, found.spec, "gates")
+
+
+def test_a_cell_in_a_loop_that_says_nothing_of_shapes_becomes_an_operator(tmp_path: Path) -> None:
+    """As torch.jit.script writes an LSTMCell in a loop: the shapes of what a Loop carries are inferred by nobody."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "W": rng.normal(0, 0.4, (3, 16)).astype(np.float32),
+        "R": rng.normal(0, 0.4, (4, 16)).astype(np.float32),
+        "first": np.array(0),
+        "true": np.array(True),
+    }
+    steps = """Gather xs count > x; MatMul x W > wx; MatMul h R > rh; Add wx rh > sum; Split sum > i f g o;
+        Sigmoid i > si; Sigmoid f > sf; Tanh g > tg; Sigmoid o > so; Mul sf c > kept; Mul si tg > new;
+        Add kept new > c2; Tanh c2 > tc; Mul so tc > h2; Identity h2 > each; Identity on > on2"""
+    nodes = []
+    for line in steps.split(";"):
+        (operator, *taken), given = (part.split() for part in line.split(">"))
+        nodes.append(helper.make_node(operator, taken, given))
+        if operator == "Split":
+            nodes[-1].attribute.append(helper.make_attribute("axis", 1))
+    count = graphs.tensor("count", [], TensorProto.INT64)
+    on, on2 = (graphs.tensor(name, [], TensorProto.BOOL) for name in ("on", "on2"))
+    carried, ends = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+        for names in (("h", "c"), ("h2", "c2", "each"))
+    )
+    body = helper.make_graph(nodes, "body", [count, on, *carried], [on2, *ends])
+    outer = [
+        helper.make_node("Shape", ["xs"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "first"], ["steps"]),
+        helper.make_node("Loop", ["steps", "true", "h0", "c0"], ["hn", "cn", "y"], body=body),
+    ]
+    made = graphs.model(
+        outer,
+        [graphs.tensor("xs", ["time", "batch", 3]), *(graphs.tensor(name, ["batch", 4]) for name in ("h0", "c0"))],
+        [graphs.tensor("y", ["time", "batch", 4]), *(graphs.tensor(name, ["batch", 4]) for name in ("hn", "cn"))],
+        constants,
+    )
+    found = adopt(graphs.saved(made, tmp_path), tmp_path / "out.onnx", Options(form="fused"))
+    assert found.spec.source.rewritten[-1].endswith("to the operator")
+    assert "LSTM" in [node.op_type for node in ir.load(tmp_path / "out.onnx").graph.all_nodes()]
