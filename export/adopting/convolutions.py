@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
+from gatestream.export.adopting.lean import fold
 from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.signature import Signature
 from gatestream.export.graph.edit import replace
@@ -80,10 +81,13 @@ def multiply_out(model: ir.Model, signature: Signature) -> int:
         How many there were.
     """
     graph = model.graph
-    convolutions = [node for node in graph if node.domain == "" and node.op_type == "Conv"]
-    if not convolutions:
+    if not any(node.op_type == "Conv" for node in graph):
         return 0
-    _infer(model, signature)
+    # Pads depend on constants alone; sizes follow from pads, and on sizes there may be an `If`.
+    for _ in range(2):
+        fold(model)
+        _infer(model, signature)
+    convolutions = [node for node in graph if node.domain == "" and node.op_type == "Conv"]
     found = {node: geometry for node in convolutions if (geometry := _geometry(node)) is not None}
     rewriting = _Rewriting(model)
     for node, geometry in found.items():

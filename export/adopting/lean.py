@@ -28,7 +28,7 @@ _WIDENERS: Final = frozenset({"Cast", "CastLike", "DequantizeLinear"})
 """They make numbers of more bits."""
 
 _SMALL: Final = 8192
-"""Numbers that are widened beforehand."""
+"""Numbers that are widened, or filled in, beforehand."""
 
 _VIEWS: Final = frozenset({"Transpose", "Squeeze", "Unsqueeze", "Reshape", "Slice"})
 
@@ -55,9 +55,10 @@ def fold(model: ir.Model, *, everything: bool = False) -> None:
 
 
 def _may_fold(node: ir.Node) -> bool | None:
-    """Whether a node of constants is computed; None: as usual."""
+    """Whether a node of constants is computed; None: as onnxscript has it, which leaves ConstantOfShape."""
     if node.op_type in _FILLERS:
-        return False
+        sizes = constant(node.inputs[0]) if node.op_type == "ConstantOfShape" else None
+        return sizes is not None and bool(sizes.prod() <= _SMALL)
     if node.op_type in _WIDENERS:
         arrays = (constant(value) for value in node.inputs)
         return False if any(array is not None and array.size > _SMALL for array in arrays) else None

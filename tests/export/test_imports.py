@@ -14,7 +14,8 @@ MODULES = {
     ".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in FOLDER.rglob("*.py") if path.stem != "__init__"
 }
 TORCH_HALF = {"exporter", *(module for module in MODULES if module.startswith("sources."))}
-EXPORTER_HALF = TORCH_HALF | {"graph.passes", *(f"adopting.{name}" for name in ("reading", "told", "lean", "adopt"))}
+FOLDING = {f"adopting.{name}" for name in ("reading", "told", "lean", "convolutions", "adopt")}
+EXPORTER_HALF = TORCH_HALF | {"graph.passes", *FOLDING}
 
 
 def python(code: str) -> set[str]:

@@ -119,10 +119,11 @@ def test_other_convolutions_are_left(shape: list[int | str], weight: Array, attr
 def test_a_kernel_that_is_computed_is_left() -> None:
     """There is nothing to put in another order."""
     made, signature = convolving(["batch", 4, 16], kernel(4, 16))
-    stored = made.graph.initializers["weight"]
-    twice = ir.node("Add", [stored, stored])
-    made.graph.insert_before(made.graph[0], twice)
-    made.graph[1].replace_input_with(1, twice.outputs[0])
+    conv = made.graph[0]
+    loudest = ir.node("ReduceMax", [made.graph.inputs[0]])
+    louder = ir.node("Mul", [made.graph.initializers["weight"], loudest.outputs[0]])
+    made.graph.insert_before(conv, [loudest, louder])
+    conv.replace_input_with(1, louder.outputs[0])
     assert multiply_out(made, signature) == 0
 
 
@@ -131,3 +132,25 @@ def test_sessions_and_steps_along_the_axis_are_no_positions() -> None:
     made, signature = convolving([4, 4, 16], kernel(4, 16))
     signature.inputs[0].batch = 2
     assert multiply_out(made, signature) == 0
+
+
+def test_pads_that_an_exporter_leaves_to_be_computed_are_known() -> None:
+    """Torch's script exporter makes them of a ConstantOfShape, and so no size behind them is known."""
+    constants = {
+        "weight": kernel(4, 16),
+        "missing": np.array([4], np.int64),
+        "given": np.array([0, 8], np.int64),
+    }
+    nodes = [
+        node("ConstantOfShape", ["missing"], ["zeros"], value=helper.make_tensor("", onnx.TensorProto.INT64, [1], [0])),
+        node("Concat", ["zeros", "given"], ["pads"], axis=0),
+        node("Pad", ["x", "pads"], ["padded"]),
+        node("Conv", ["padded", "weight"], ["y"], strides=[8]),
+    ]
+    made = ir.from_proto(
+        model(nodes, [tensor("x", ["batch", 4, 24])], [tensor("y", ["batch", OUTPUTS, None])], constants, opset=20)
+    )
+    x = End.of(made.graph.inputs[0])
+    x.base, x.batch = (1, 4, 24), 0
+    assert multiply_out(made, Signature([x], [], batch=True)) == 1
+    assert {each.op_type for each in made.graph} == {"Pad", "Transpose", "Reshape", "Gather", "Gemm"}
