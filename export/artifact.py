@@ -60,20 +60,47 @@ def load(path: Path | str) -> Artifact:
         SpecError: it has no spec that this version can read.
     """
     path = Path(path)
+    return of(*parse(path), path)
+
+
+def parse(path: Path) -> tuple[onnx.ModelProto, int]:
+    """What is in an ONNX file, whoever made it, and its size in bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ArtifactError: it is not an ONNX file.
+    """
     try:
         data = read(path, LARGEST_FILE)
-        proto = onnx.load_model_from_string(data)
-        check_bounds(proto, str(path))
-        model = ir.from_proto(proto)
+        return onnx.load_model_from_string(data), len(data)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; make one with `gatestream export`") from None
-    except BoundsError as error:
-        raise ArtifactError(str(error)) from error
     except OSError:
         raise
-    except Exception as error:  # protobuf and onnx_ir raise whatever the bytes lead them to
+    except Exception as error:  # protobuf raises whatever the bytes lead it to
         raise ArtifactError(f"{path}: not an ONNX model: {error}") from error
-    return Artifact(path, model, specs.from_metadata(model.metadata_props, str(path)), len(data))
+
+
+def of(proto: onnx.ModelProto, size: int, path: Path) -> Artifact:
+    """The artifact that a file holds.
+
+    Args:
+        proto: what is in the file.
+        size: of the file, bytes.
+        path: of the file.
+
+    Raises:
+        ArtifactError: it has parts that are too large, or no graph that can be read.
+        SpecError: it has no spec that this version can read.
+    """
+    try:
+        check_bounds(proto, str(path))
+        model = ir.from_proto(proto)
+    except BoundsError as error:
+        raise ArtifactError(str(error)) from error
+    except Exception as error:  # onnx_ir raises whatever the bytes lead it to
+        raise ArtifactError(f"{path}: not an ONNX model: {error}") from error
+    return Artifact(path, model, specs.from_metadata(model.metadata_props, str(path)), size)
 
 
 def save(model: ir.Model, spec: pb.ModelSpec, path: Path) -> None:

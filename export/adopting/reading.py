@@ -49,9 +49,25 @@ def read(path: Path | str, digest: "hashlib._Hash | None" = None) -> ir.Model:
         SourceError: it cannot be read, is not valid, has too many nodes, needs operators that are not there, or
             cannot be converted.
     """
+    path = Path(path)
+    return put_in_order(_parsed(path, str(path), digest), path, digest)
+
+
+def put_in_order(model: onnx.ModelProto, path: Path, digest: "hashlib._Hash | None" = None) -> ir.Model:
+    """As `read`, of a file that was parsed.
+
+    Args:
+        model: what is in the file; it is changed.
+        path: of the file.
+        digest: as of `read`, which has taken in the file itself.
+
+    Raises:
+        SourceError: as of `read`.
+    """
     source = str(path)
-    model = _parsed(Path(path), source, digest)
-    take_in(model, Path(path).parent, source, digest)
+    if not model.graph.node:
+        raise SourceError(f"{source}: not an ONNX file, or one without a graph")
+    take_in(model, path.parent, source, digest)
     try:
         check_bounds(model, source)
     except BoundsError as error:
@@ -102,14 +118,11 @@ def _parsed(path: Path, source: str, digest: "hashlib._Hash | None") -> onnx.Mod
         data = read_bytes(path, LARGEST_FILE)
         if digest is not None:
             digest.update(data)
-        model = onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data)
     except OSError as error:
         raise SourceError(f"{source}: cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's own classes have no common base but this
         raise SourceError(f"{source}: not an ONNX file: {_one_line(error)}") from error
-    if not model.graph.node:
-        raise SourceError(f"{source}: not an ONNX file, or one without a graph")
-    return model
 
 
 def _check_tensors(model: onnx.ModelProto, source: str) -> None:

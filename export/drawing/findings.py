@@ -4,22 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
-from gatestream.export.artifact import Artifact, load
-from gatestream.export.drawing.inspection import Inspection, inspect
-from gatestream.export.errors import ArtifactError
+from gatestream.export.artifact import Artifact, of, parse
+from gatestream.export.drawing.inspection import Inspection, inspect_artifact
 from gatestream.export.finder.cells import FoundCell
 from gatestream.export.finder.claims import check_claims
 from gatestream.export.finder.scopes import Scopes
 from gatestream.export.finder.survey import survey
-from gatestream.export.proof.contract import check_any_contract, check_model
-from gatestream.export.proof.report import Check, Checks
-from gatestream.export.proof.streaming import prove
-from gatestream.files.reading import read
+from gatestream.export.proof.report import Check
+from gatestream.export.proof.streaming import prove_artifact
 from gatestream.protos import spec as specs
-from gatestream.protos.bounds import LARGEST_FILE
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 
@@ -64,33 +59,26 @@ def look(path: Path | str) -> Inspection | Findings:
         VerificationError: it is not what its spec says; the message names the check and what was found.
     """
     path = Path(path)
-    try:
-        metadata = onnx.load_model_from_string(read(path, LARGEST_FILE)).metadata_props
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; make one with `gatestream export`") from None
-    except OSError:
-        raise
-    except Exception as error:  # protobuf raises whatever the bytes lead it to
-        raise ArtifactError(f"{path}: not an ONNX model: {error}") from error
-    if all(entry.key != specs.KEY for entry in metadata):
+    proto, size = parse(path)
+    if all(entry.key != specs.KEY for entry in proto.metadata_props):
         from gatestream.export.adopting import reading  # needs onnxscript, which what reads artifacts does without
 
-        model = reading.read(path)
-        return Findings(path, path.stat().st_size, model, None, survey(model))
-    artifact = load(path)
-    return inspect(path) if artifact.spec.contract == specs.CONTRACT else _checked(artifact)
+        model = reading.put_in_order(proto, path)
+        return Findings(path, size, model, None, survey(model))
+    artifact = of(proto, size, path)
+    return inspect_artifact(artifact) if artifact.spec.contract == specs.CONTRACT else _checked(artifact)
 
 
 def _checked(artifact: Artifact) -> Findings:
     """An artifact of contract 2."""
     spec = artifact.spec
-    checks = Checks()
-    checks.check("model", lambda: check_model(artifact))
-    checks.check("contract", lambda: check_any_contract(artifact))
-    checks.check("gates", lambda: check_claims(artifact.model, spec))
-    checks.report(spec).raise_for_failure()
     promises = spec.promises
-    report = prove(artifact.path, rows_may_differ=not promises.rows_independent, given=promises.unproved_states).report
+    report = prove_artifact(
+        artifact,
+        rows_may_differ=not promises.rows_independent,
+        given=promises.unproved_states,
+        gates=lambda: check_claims(artifact.model, spec),
+    ).report
     report.raise_for_failure()
     cells = survey(artifact.model, [state.input for state in spec.states])
-    return Findings(artifact.path, artifact.size, artifact.model, spec, cells, (*checks.made, *report.checks[2:]))
+    return Findings(artifact.path, artifact.size, artifact.model, spec, cells, report.checks)

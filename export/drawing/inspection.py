@@ -35,7 +35,15 @@ def inspect(path: Path | str) -> Inspection:
         SpecError: it has no spec that this version can read.
         VerificationError: it is not what its spec says; the message names the check and what was found.
     """
-    artifact = load(path)
+    return inspect_artifact(load(path))
+
+
+def inspect_artifact(artifact: Artifact) -> Inspection:
+    """As `inspect`, of a file that was read.
+
+    Raises:
+        VerificationError: it is not what its spec says; the message names the check and what was found.
+    """
     structure, report = examine(artifact)
     report.raise_for_failure()
     assert structure is not None  # a check that passed found it

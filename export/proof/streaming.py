@@ -1,7 +1,7 @@
 """The proof of any recurrent model: however it is run, a session's numbers are the same, and those of its source."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, pairwise, takewhile
 from pathlib import Path
@@ -105,9 +105,31 @@ def prove(
         FileNotFoundError: there is no file.
         SpecError: the file has no spec that this version can read.
     """
-    run = _Run(load(path), reference, rows_may_differ, given)
+    return prove_artifact(load(path), reference, rows_may_differ=rows_may_differ, given=given)
+
+
+def prove_artifact(
+    artifact: Artifact,
+    reference: Reference | None = None,
+    *,
+    rows_may_differ: bool = False,
+    given: Collection[str] | None = None,
+    gates: Callable[[], str] | None = None,
+) -> Proof:
+    """As `prove`, of a file that was read.
+
+    Args:
+        artifact: the file.
+        reference: as of `prove`.
+        rows_may_differ: as of `prove`.
+        given: as of `prove`.
+        gates: a check of what its spec says of its gates, made before it is run.
+    """
+    run = _Run(artifact, reference, rows_may_differ, given)
     run.check("model", lambda: check_model(run.artifact))
     run.check("contract", lambda: check_any_contract(run.artifact))
+    if gates is not None:
+        run.check("gates", gates)
     run.check("replay", run.replay)
     run.check("rows together", run.together)
     run.check("carried steps", run.carried)
