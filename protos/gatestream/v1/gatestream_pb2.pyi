@@ -208,16 +208,18 @@ STATE_ROLE_CONTEXT: StateRole
 STATE_ROLE_CONSTANT: StateRole
 
 class ClientMessage(_message.Message):
-    __slots__ = ("open", "steps", "reset", "close")
+    __slots__ = ("open", "steps", "reset", "close", "acknowledge")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
     open: Open
     steps: Steps
     reset: Reset
     close: Close
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., steps: _Optional[_Union[Steps, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
+    acknowledge: Acknowledge
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., steps: _Optional[_Union[Steps, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., acknowledge: _Optional[_Union[Acknowledge, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("handle", "session_id", "model", "version", "mode", "outputs", "gates", "constant", "on_disconnect", "epoch", "acknowledged")
@@ -276,6 +278,14 @@ class Reset(_message.Message):
     def __init__(self, handle: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Close(_message.Message):
+    __slots__ = ("handle", "sequence")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    handle: _containers.RepeatedScalarFieldContainer[int]
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Acknowledge(_message.Message):
     __slots__ = ("handle", "sequence")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
