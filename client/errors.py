@@ -309,9 +309,21 @@ class CheckpointUnfitError(SessionError):
 
 
 class StoreUnavailableError(GatestreamError):
-    """The server's store of checkpoints does not answer; what needs it was not done."""
+    """The server's store of checkpoints does not answer; what needs it was not done.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
 
     reason = pb.REASON_STORE_UNAVAILABLE
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+Retried = ExhaustedError | StoreUnavailableError
+"""Refusals that pass by themselves: asked again, later, within a call's timeout."""
 
 
 class StepError(GatestreamError):
@@ -341,9 +353,18 @@ BY_REASON: dict[pb.Reason, type[GatestreamError]] = {
 }
 
 
-def from_reason(reason: pb.Reason, message: str, retry_after: float = 0.0) -> GatestreamError:
-    """The error for what a server refused; a reason newer than this client is a `RefusedError`."""
+def from_reason(reason: pb.Reason, message: str, retry_after: float = 0.0, epoch: int = 0) -> GatestreamError:
+    """The error for what a server refused; a reason newer than this client is a `RefusedError`.
+
+    Args:
+        reason: the server's.
+        message: the server's.
+        retry_after: seconds, for what is to be tried again.
+        epoch: that the session has, for one that is stale.
+    """
     kind = BY_REASON.get(reason, RefusedError)
-    if issubclass(kind, ExhaustedError):
+    if issubclass(kind, Retried):
         return kind(message, retry_after)
+    if issubclass(kind, EpochStaleError):
+        return kind(message, epoch)
     return kind(message if kind is not RefusedError else f"{message} (reason {reason})")

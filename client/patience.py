@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 
-from gatestream.client.errors import DeadlineExceededError, ExhaustedError
+from gatestream.client.errors import DeadlineExceededError, Retried
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control
 from gatestream.client.protocol.stream import Multiplexer
@@ -11,7 +11,7 @@ from gatestream.client.protocol.stream import Multiplexer
 _LEAST_PAUSE = 0.005
 
 
-def pause(refusal: ExhaustedError, refusals: int) -> float:
+def pause(refusal: Retried, refusals: int) -> float:
     """Seconds to wait before asking again: what the server says, longer each time, spread at random."""
     return max(refusal.retry_after, _LEAST_PAUSE) * min(2.0 ** (refusals - 1), 16.0) * random.uniform(1.0, 1.5)
 

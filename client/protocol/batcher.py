@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatestream.client.columns import Array, Layout
-from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError, SessionClosedError
+from gatestream.client.errors import GatestreamError, ProtocolError, Retried, SessionClosedError, SessionError
 from gatestream.client.protocol.codec import Whole, frame, head, message
 from gatestream.client.protocol.in_flight import InFlight
 from gatestream.client.protocol.queue import SessionQueue
@@ -85,7 +85,7 @@ class Batcher:
         """Put work behind what the queue was asked for before."""
         session_queue.waiting.append(work)
         if session_queue.in_flight is None:
-            self._mark(session_queue)
+            self.mark(session_queue)
 
     def again(self, session_queue: SessionQueue) -> None:
         """Send what was refused for lack of room once more."""
@@ -93,17 +93,17 @@ class Batcher:
             session_queue.in_flight.due = True
             for work in session_queue.in_flight.works:
                 work.refusal = None
-            self._mark(session_queue)
+            self.mark(session_queue)
 
     def withdraw(self, session_queue: SessionQueue, work: Chunk | Control, error: GatestreamError) -> None:
         """The caller waits no longer: give it `error`."""
         session_queue.withdraw(work, error)
-        self._mark(session_queue)
+        self.mark(session_queue)
 
     def resume(self, session_queue: SessionQueue) -> None:
         """End the pause that the queue is in."""
         session_queue.in_flight = None
-        self._mark(session_queue)
+        self.mark(session_queue)
 
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
@@ -136,7 +136,7 @@ class Batcher:
                 session_queue.positions[in_flight.members] = after
             session_queue.settle()
             if session_queue.waiting:
-                self._mark(session_queue)
+                self.mark(session_queue)
         self._count(parcel.cargo[0][0], -begin)
 
     def taken(
@@ -188,7 +188,7 @@ class Batcher:
             self._end(session_queue, in_flight, rows, error)
         self._settle(session_queue)
 
-    def closed(self, session_queue: SessionQueue, members: Ints, error: SessionClosedError, *, requested: bool) -> Ints:
+    def closed(self, session_queue: SessionQueue, members: Ints, error: SessionError, *, requested: bool) -> Ints:
         """Sessions are closed, whether that was asked for or not.
 
         Returns:
@@ -210,6 +210,42 @@ class Batcher:
         self._settle(session_queue)
         return crossing
 
+    def away(self, session_queue: SessionQueue, members: Ints) -> Ints:
+        """The server let go of sessions that may be taken up again: what it had not answered will leave once more.
+
+        Returns:
+            Those of the members for which a message was on its way that the server had not yet seen.
+        """
+        session_queue.away |= set(members.tolist())
+        in_flight = session_queue.in_flight
+        crossing: Ints = np.empty(0, np.int64)
+        if in_flight is not None and not in_flight.paused:
+            rows = np.flatnonzero(np.isin(in_flight.members, members) & in_flight.open)
+            crossing = in_flight.members[rows]
+            if in_flight.control is None:
+                self._count(session_queue, -in_flight.left(rows))
+            self._hear(session_queue, in_flight)
+            in_flight.put_back(rows)
+        self.mark(session_queue)
+        return crossing
+
+    def once_more(self, session_queue: SessionQueue, members: Ints) -> None:
+        """What was asked for these members was refused, and leaves again, changed."""
+        in_flight = session_queue.in_flight
+        if in_flight is None or in_flight.control is None:
+            raise ProtocolError("the server refused what was not sent")
+        in_flight.put_back(in_flight.rows_of(members))
+        self.mark(session_queue)
+
+    def back(self, session_queue: SessionQueue) -> None:
+        """All members are on a stream again: go on."""
+        in_flight = session_queue.in_flight
+        if in_flight is not None and not in_flight.paused:
+            in_flight.due = bool(in_flight.again.any())
+            for work in in_flight.works:
+                work.refusal = None
+        self._settle(session_queue)
+
     def lost(self, session_queues: Iterable[SessionQueue], reason: Callable[[], GatestreamError]) -> None:
         """The stream is gone: nothing will be answered any more.
 
@@ -220,7 +256,10 @@ class Batcher:
         for waiting in (self._unheard, self._controls, self._steps):
             waiting.clear()
         for session_queue in session_queues:
-            works = [*(session_queue.in_flight.works if session_queue.in_flight else []), *session_queue.waiting]
+            in_flight = session_queue.in_flight
+            works = [*(in_flight.works if in_flight else []), *session_queue.waiting]
+            if session_queue.log is not None and in_flight is not None:
+                session_queue.log.budget.used -= in_flight.logged
             session_queue.in_flight = None
             session_queue.waiting.clear()
             for work in works:
@@ -235,23 +274,30 @@ class Batcher:
     def _end(self, session_queue: SessionQueue, in_flight: InFlight, rows: Ints, error: GatestreamError) -> None:
         if in_flight.control is None:
             self._count(session_queue, -in_flight.left(rows))
-        if self._retry and isinstance(error, ExhaustedError):
+        if (self._retry or session_queue.patient) and isinstance(error, Retried):
             in_flight.refuse(rows, error)
         else:
             in_flight.fail(rows, error)
 
     def _settle(self, session_queue: SessionQueue) -> None:
-        if session_queue.in_flight is not None and session_queue.in_flight.parcel is not None:
-            if self._unheard.get(session_queue.layout.key) is session_queue.in_flight.parcel:
-                del self._unheard[session_queue.layout.key]
-            session_queue.in_flight.parcel = None
+        if session_queue.in_flight is not None:
+            self._hear(session_queue, session_queue.in_flight)
         session_queue.settle()
-        self._mark(session_queue)
+        self.mark(session_queue)
 
-    def _mark(self, session_queue: SessionQueue) -> None:
+    def _hear(self, session_queue: SessionQueue, in_flight: InFlight) -> None:
+        """Something was heard of the message that it left in."""
+        if in_flight.parcel is not None:
+            if self._unheard.get(session_queue.layout.key) is in_flight.parcel:
+                del self._unheard[session_queue.layout.key]
+            in_flight.parcel = None
+
+    def mark(self, session_queue: SessionQueue) -> None:
         """Note whether the queue has something to send."""
         head: Chunk | Control | None = None
-        if session_queue.in_flight is None:
+        if session_queue.away:
+            pass
+        elif session_queue.in_flight is None:
             head = session_queue.head()
         elif session_queue.in_flight.due:
             head = session_queue.in_flight.works[0]
@@ -265,25 +311,32 @@ class Batcher:
             self._controls[session_queue] = None
 
     def _take_controls(self) -> list[bytes]:
-        opens: list[pb.Open] = []
-        handles: dict[Kind, list[int]] = {Kind.RESET: [], Kind.CLOSE: []}
+        messages: list[pb.ClientMessage] = []
+        # By whether the sequences that they are meant for are known.
+        resets: dict[bool, pb.Reset] = {}
+        closes: dict[bool, pb.Close] = {}
         for session_queue in self._controls:
             in_flight = session_queue.in_flight or session_queue.start_control()
             rows = in_flight.send()
             control = in_flight.control
             assert control is not None
             if control.kind is Kind.OPEN:
-                opens += [control.opens[row] for row in rows]
-            elif control.kind is Kind.PAUSE:
+                messages += [pb.ClientMessage(open=control.opens[row]) for row in rows]
+                continue
+            if control.kind is Kind.PAUSE:
                 control.finish()
-            else:
-                handles[control.kind] += session_queue.handles[in_flight.members[rows]].tolist()
+                continue
+            members = in_flight.members[rows]
+            offsets = session_queue.offsets
+            known = offsets is not None
+            reset = control.kind is Kind.RESET
+            asked = resets.setdefault(known, pb.Reset()) if reset else closes.setdefault(known, pb.Close())
+            asked.handle.extend(session_queue.handles[members].tolist())
+            if offsets is not None:
+                asked.sequence.extend((session_queue.positions[members] + offsets[members]).tolist())
         self._controls.clear()
-        messages = [pb.ClientMessage(open=each) for each in opens]
-        if handles[Kind.RESET]:
-            messages.append(pb.ClientMessage(reset=pb.Reset(handle=handles[Kind.RESET])))
-        if handles[Kind.CLOSE]:
-            messages.append(pb.ClientMessage(close=pb.Close(handle=handles[Kind.CLOSE])))
+        messages += [pb.ClientMessage(reset=each) for each in resets.values()]
+        messages += [pb.ClientMessage(close=each) for each in closes.values()]
         return [each.SerializeToString() for each in messages]
 
     def _take_steps(self, model: str, ready: dict[SessionQueue, None]) -> list[bytes]:
@@ -298,6 +351,8 @@ class Batcher:
         longest = rows = 0
         usual = True
         for session_queue in ready:
+            if session_queue.in_flight is None and session_queue.full:
+                continue
             in_flight = session_queue.in_flight or session_queue.start_steps(room - rows)
             steps = in_flight.sendable_steps if in_flight is not None else 0
             if in_flight is None or steps > room - rows:

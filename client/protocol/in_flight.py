@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.client.columns import Array
-from gatestream.client.errors import ExhaustedError, GatestreamError, ProtocolError
+from gatestream.client.errors import GatestreamError, ProtocolError, Retried
 from gatestream.client.protocol.codec import varint, varints
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 
@@ -32,7 +32,8 @@ class InFlight:
         steps: of all rows.
         parcel: the message that it left in, while nothing was heard of it.
         waiting: rows that still lack an answer.
-        due: the caller wants those sent again that were refused.
+        due: those rows are to leave again that were refused, or were on their way when a stream ended.
+        logged: the bytes that it counts for in the queue's log, if the queue has one.
         failures: by member, why it gets no more.
         results: per column (outputs, then gates), [rows, length, ...]; zero where not taken.
     """
@@ -67,7 +68,8 @@ class InFlight:
         self.waiting = len(base)
         self.parcel: object | None = None
         self.due = False
-        self.refusal: ExhaustedError | None = None
+        self.logged = 0
+        self.refusal: Retried | None = None
         self.failures: dict[int, GatestreamError] = {}
         self.results: list[Array] | None = None
 
@@ -90,7 +92,7 @@ class InFlight:
 
     @cached_property
     def again(self) -> Bools:
-        """Rows that were refused for lack of room."""
+        """Rows that have to leave again."""
         return np.zeros(len(self.base), np.bool_)
 
     @property
@@ -226,6 +228,7 @@ class InFlight:
     def acknowledge(self, rows: Ints) -> None:
         """A control was carried out for these rows."""
         self.taken[rows] = 1
+        self.again[rows] = False
         self._shut(rows)
 
     def fail(self, rows: Ints, error: GatestreamError) -> None:
@@ -235,11 +238,17 @@ class InFlight:
             self.again[rows] = False
             self.failures |= dict.fromkeys(self.members[rows].tolist(), error)
 
-    def refuse(self, rows: Ints, refusal: ExhaustedError) -> None:
+    def refuse(self, rows: Ints, refusal: Retried) -> None:
         """There was no room for these rows; they may be sent again later."""
         self._shut(rows)
         self.again[rows] = True
         self.refusal = refusal
+
+    def put_back(self, rows: Ints) -> None:
+        """Nothing will be heard of these rows any more: what they lack leaves once more."""
+        self._shut(rows)
+        self.again[rows] = True
+        self.due = True
 
     def _empty(self, columns: list[Array]) -> list[Array]:
         return [np.zeros((len(self.base), self.length, *each.shape[1:]), each.dtype) for each in columns]

@@ -4,14 +4,16 @@ A session queue is the unit of order: at most one message of it is on its way, a
 step together; a session is a queue of one member. No asyncio, no gRPC, no clock: arrays go in and come out.
 """
 
+import copy
 from collections import deque
 
 import numpy as np
 
 from gatestream.client.columns import Array, Layout
-from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError
+from gatestream.client.errors import GatestreamError, PrecedingFailedError, SessionClosedError, SessionError
 from gatestream.client.protocol.codec import varints
 from gatestream.client.protocol.in_flight import InFlight
+from gatestream.client.protocol.log import Log
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
 
 
@@ -28,21 +30,56 @@ class SessionQueue:
         unopened: members that the server refused to open, until their handles are given back.
         waiting: what has not left, or not wholly.
         in_flight: what is on its way, or was refused and waits for its caller to try again.
+        offsets: sequence less position of each member's next step, [n]: a reset and a state that is set change it, and
+            no step does. Replaced when it changes, never written to. None: the sequences are not known.
+        log: what is kept of it, to be sent again; None: it ends with its stream.
+        away: members that no stream holds, until they are resumed; while there are any, nothing leaves.
+        patient: what is refused for lack of room waits here, whatever the client's callers want.
     """
 
-    def __init__(self, layout: Layout, handles: Ints, chunk_length: int) -> None:
+    def __init__(self, layout: Layout, handles: Ints, chunk_length: int, *, patient: bool = False) -> None:
         self.layout = layout
-        self.handles = handles
-        self._handle_bytes = varints(handles)
+        self.move_to(handles, chunk_length)
         self.members: Ints = np.arange(len(handles))
         self.positions: Ints = np.zeros(len(handles), np.int64)
         self.ids = [""] * len(handles)
         self.versions: set[str] = set()
-        self.closed: dict[int, SessionClosedError] = {}
+        self.closed: dict[int, SessionError] = {}
         self.unopened: Ints = np.empty(0, np.int64)
         self.waiting: deque[Chunk | Control] = deque()
         self.in_flight: InFlight | None = None
+        self.offsets: Ints | None = None
+        self.log: Log | None = None
+        self.away: set[int] = set()
+        self.patient = patient
+
+    def move_to(self, handles: Ints, chunk_length: int) -> None:
+        """Have other handles, and leave in messages of at most so many steps."""
+        self.handles = handles
+        self._handle_bytes = varints(handles)
         self._chunk_length = chunk_length
+
+    def stands(self, member: int, sequence: int, position: int) -> None:
+        """A server said where a member stands."""
+        offsets = np.zeros(len(self.members), np.int64) if self.offsets is None else self.offsets.copy()
+        offsets[member] = sequence - position
+        self.offsets = offsets
+        self.positions = self.positions.copy()
+        self.positions[member] = position
+
+    def was_reset(self, members: Ints, positions: Ints) -> None:
+        """Members are in their initial state again."""
+        self.positions[members] = positions
+        if self.offsets is not None:
+            if self.log is not None:
+                self.log.was_reset(members, positions, self.offsets)
+            self.offsets = self.offsets.copy()
+            self.offsets[members] += 1
+
+    @property
+    def full(self) -> bool:
+        """Whether its next steps have to wait until there is room for them in the log."""
+        return self.log is not None and self.log.budget.full
 
     def handle_bytes(self, members: Ints) -> bytes:
         """The members' handles, as the wire has them."""
@@ -66,10 +103,9 @@ class SessionQueue:
                 self._fail(work, self.why_closed(work.members[gone]), work.members[gone])
         return self.waiting[0] if self.waiting else None
 
-    def why_closed(self, members: Ints) -> SessionClosedError:
+    def why_closed(self, members: Ints) -> SessionError:
         """The error for a caller who asks for something of closed members."""
-        first = self.closed[int(members[0])]
-        return SessionClosedError(str(first), first.close_reason)
+        return copy.copy(self.closed[int(members[0])])
 
     def start_control(self) -> InFlight:
         """Put the control at the head of the queue on its way."""
@@ -114,8 +150,13 @@ class SessionQueue:
         columns = (
             pieces[0] if len(pieces) == 1 else [np.concatenate(each, axis=1) for each in zip(*pieces, strict=True)]
         )
-        self.in_flight = InFlight(chunks, ends, members, base, columns)
-        return self.in_flight
+        return self._leave(InFlight(chunks, ends, members, base, columns), own=len(pieces) > 1)
+
+    def _leave(self, in_flight: InFlight, *, own: bool) -> InFlight:
+        if self.log is not None:
+            in_flight.columns, in_flight.logged = self.log.leaving(in_flight.columns, own=own)
+        self.in_flight = in_flight
+        return in_flight
 
     def _start_ragged(self, chunk: Chunk, lengths: Ints, room: int) -> InFlight:
         """Members with fewer steps than the piece begins at take no part in it."""
@@ -125,13 +166,14 @@ class SessionQueue:
         part = np.flatnonzero(lengths > begin)
         members = chunk.members[part]
         columns = [column[part, begin:end] for column in chunk.columns]
-        self.in_flight = InFlight(
-            [chunk], [end - begin], members, self.positions[members], columns, np.minimum(lengths[part], end) - begin
-        )
         chunk.sent = end
         if end == chunk.length:
             self.waiting.popleft()
-        return self.in_flight
+        counts = np.minimum(lengths[part], end) - begin
+        # Chosen by index, the columns are copies.
+        return self._leave(
+            InFlight([chunk], [end - begin], members, self.positions[members], columns, counts), own=True
+        )
 
     def settle(self) -> None:
         """Give the callers their answers, once nothing that is on its way waits for the server."""
@@ -145,6 +187,9 @@ class SessionQueue:
                 return
             in_flight.fail(np.flatnonzero(in_flight.again), in_flight.refusal)
         self.in_flight = None
+        if self.log is not None and in_flight.logged:
+            assert self.offsets is not None
+            self.log.answered(in_flight, self.offsets)
         if in_flight.failures:
             self._settle_failed(in_flight)
         else:

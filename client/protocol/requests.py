@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatestream.client.columns import Array
-from gatestream.client.errors import ExhaustedError, GatestreamError
+from gatestream.client.errors import GatestreamError, Retried
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Ints = NDArray[np.int64]
@@ -26,7 +26,7 @@ class Work:
     Attributes:
         members: which members of the queue it is for, strictly increasing.
         wake: called when `done` or `refusal` is set.
-        refusal: the server has no room; the caller waits and calls `Batcher.again`, or withdraws.
+        refusal: the server has no room, or not now; the caller waits and calls `Batcher.again`, or withdraws.
         refusals: how often that happened.
     """
 
@@ -34,7 +34,7 @@ class Work:
     wake: Callable[[], None] = _nobody
     done: bool = False
     error: GatestreamError | None = None
-    refusal: ExhaustedError | None = None
+    refusal: Retried | None = None
     refusals: int = 0
 
     def finish(self, error: GatestreamError | None = None) -> None:
@@ -43,7 +43,7 @@ class Work:
             self.done, self.error = True, error
             self.wake()
 
-    def refuse(self, refusal: ExhaustedError) -> None:
+    def refuse(self, refusal: Retried) -> None:
         """Let the caller decide whether to try again."""
         self.refusal = refusal
         self.refusals += 1

@@ -3,8 +3,8 @@
 No asyncio, no gRPC, no clock: `sync` and `aio` move the messages and wait.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from gatestream.client.columns import Layout
 from gatestream.client.errors import (
     DrainingError,
+    EpochStaleError,
     GatestreamError,
     HandleUnknownError,
     ProtocolError,
@@ -20,50 +21,52 @@ from gatestream.client.errors import (
     from_reason,
 )
 from gatestream.client.protocol.batcher import Batcher, Bounds
+from gatestream.client.protocol.handles import Handles, ints
+from gatestream.client.protocol.keeping import acknowledgement, keeping, present, why_closed
+from gatestream.client.protocol.log import Budget, Log
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
+from gatestream.client.protocol.resuming import RETURNING, learn
+from gatestream.client.protocol.returning import Returning
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 # What a Steps message needs besides its entries.
 _MESSAGE_BYTES = 64
 _NONE: Ints = np.empty(0, np.int64)
-_CLOSE_REASONS = {
-    pb.CLOSE_REASON_REQUESTED: "as was asked",
-    pb.CLOSE_REASON_ADMINISTERED: "by a CloseSession call",
-    pb.CLOSE_REASON_IDLE: "since it was idle for longer than the server allows",
-    pb.CLOSE_REASON_TAKEN_OVER: "since another stream opened it",
-    pb.CLOSE_REASON_DRAINED: "since the server is stopping",
-}
 
 
 class Multiplexer:
     """Gives each session a handle, and each answer to the work that waits for it."""
 
-    def __init__(self, limits: pb.Limits, *, retry: bool) -> None:
+    def __init__(self, limits: pb.Limits, *, retry: bool, budget: Budget | None = None) -> None:
         """Start with no session.
 
         Args:
             limits: the server's.
             retry: keep what is refused for lack of room, for the caller to send again.
+            budget: of the logs, from which sessions are resumed on another stream; None: they end with this one.
         """
+        self._retry = retry
+        self._budget = budget
+        self._lost: Callable[[], GatestreamError] | None = None
+        # Queues that no stream holds, until there is one.
+        self._apart: dict[SessionQueue, None] = {}
+        self._parted: tuple[Callable[[], GatestreamError], float] | None = None
+        self._ending = False
+        self._begin(limits)
+
+    def _begin(self, limits: pb.Limits) -> None:
+        """On a stream on which nothing was said yet."""
         self._limits = limits
         self._bounds = Bounds(
             rows=limits.rows_per_stream,
             reply_bytes=limits.reply_bytes_per_stream,
             request_bytes=limits.message_bytes - _MESSAGE_BYTES,
         )
-        self._batcher = Batcher(self._bounds, retry=retry)
-        self._free: list[int] = []
-        self._next_handle = 0
-        # By handle: the queue's number, or -1, and the member's.
-        self._queue_of: Ints = np.full(limits.sessions_per_stream, -1)
-        self._member_of: Ints = np.zeros(limits.sessions_per_stream, np.int64)
-        self._queues: dict[int, SessionQueue] = {}
-        self._next_queue = 0
-        # Handles whose session the server closed while a message of ours was on its way to it: that message will
-        # be refused, and until then the handle cannot be used again.
-        self._crossed: set[int] = set()
-        self._lost: Callable[[], GatestreamError] | None = None
+        self._batcher = Batcher(self._bounds, retry=self._retry)
+        self._handles = Handles(limits.sessions_per_stream)
+        self._attached: dict[SessionQueue, None] = {}
+        self._returning = Returning(self._handles, self._batcher, limits.chunk_length)
         self._going_away = False
 
     @property
@@ -73,13 +76,18 @@ class Multiplexer:
 
     @property
     def lost(self) -> bool:
-        """Whether the stream is gone."""
+        """Whether the stream is gone, and will have no successor."""
         return self._lost is not None
 
     @property
     def over(self) -> bool:
-        """Whether the server is stopping and nothing is left to do here: time to end the stream."""
-        return self._going_away and not self._queues
+        """Whether nothing is left to do on this stream, and it is to end: the server is stopping, or the client is."""
+        return (self._going_away or self._ending) and not self._attached
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds after which to call `retry`, once for each number."""
+        return self._returning.retry_in()
 
     def open(self, layout: Layout, opens: Sequence[pb.Open]) -> tuple[SessionQueue, Control]:
         """A queue for sessions that step together, one for each of `opens`, and the work that opens them.
@@ -90,27 +98,37 @@ class Multiplexer:
         """
         if self._going_away:
             raise DrainingError("the server is stopping, and opens no sessions; connect again, or to another")
-        free = len(self._free) + self._limits.sessions_per_stream - self._next_handle
+        free = self._handles.free - sum(len(each.members) for each in self._apart)
         if len(opens) > free:
             raise SessionsExhaustedError(
                 f"{len(opens)} sessions more than this connection has were asked for; the server allows "
                 f"{self._limits.sessions_per_stream} on one, and {free} are free: connect once more"
             )
-        handles = [self._free.pop() if self._free else self._new_handle() for _ in opens]
-        session_queue = SessionQueue(layout, np.array(handles, np.int64), self._limits.chunk_length)
         rows = self._bounds.room(layout)
-        if len(handles) > rows:
-            self._free += handles
+        if len(opens) > rows:
             raise SessionsExhaustedError(
-                f"a group of {len(handles)} sessions: the server takes steps of {rows} at once; make groups of that"
+                f"a group of {len(opens)} sessions: the server takes steps of {rows} at once; make groups of that"
             )
-        self._queues[self._next_queue] = session_queue
-        self._queue_of[session_queue.handles] = self._next_queue
-        self._member_of[session_queue.handles] = session_queue.members
-        self._next_queue += 1
-        for handle, each in zip(handles, opens, strict=True):
-            each.handle = handle
+        kept = self._budget is not None and self._limits.durability != pb.DURABILITY_OFF
+        if self._parted is None:
+            session_queue = SessionQueue(layout, self._handles.take(len(opens)), self._limits.chunk_length)
+        else:
+            session_queue = SessionQueue(layout, np.full(len(opens), -1), self._limits.chunk_length)
+        if self._budget is not None and kept:
+            session_queue.log = Log(self._budget, [keeping(each) for each in opens])
+        if self._parted is None:
+            self._attach(session_queue, opens)
+        else:
+            self._apart[session_queue] = None
+            session_queue.away = set(session_queue.members.tolist())
         return session_queue, Control(kind=Kind.OPEN, members=session_queue.members, opens=list(opens))
+
+    def _attach(self, session_queue: SessionQueue, opens: Sequence[pb.Open]) -> None:
+        """Its handles are this stream's."""
+        self._attached[session_queue] = None
+        self._handles.assign(session_queue.handles, session_queue, session_queue.members)
+        for handle, each in zip(session_queue.handles.tolist(), opens, strict=True):
+            each.handle = handle
 
     def add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         """Put work behind what the queue was asked for before."""
@@ -137,7 +155,10 @@ class Multiplexer:
 
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
-        return self._batcher.take()
+        messages = self._batcher.take()
+        if self._budget is not None and self._budget.full:
+            messages += acknowledgement(self._attached)
+        return messages
 
     def receive(self, data: bytes) -> None:
         """Take what the server says.
@@ -149,6 +170,8 @@ class Multiplexer:
             ProtocolError: the protocol does not allow it; the stream is of no more use.
         """
         if self._batcher.taken_whole(data):
+            if self._returning:
+                self._go_on()
             return
         try:
             message = pb.ServerMessage.FromString(data)
@@ -163,29 +186,139 @@ class Multiplexer:
             self._error(message.error)
         elif kind == "reset_done":
             done = message.reset_done
-            for session_queue, members, part in self._runs(done.handle):
-                session_queue.positions[members] = _ints(done.position)[part]
+            for session_queue, members, part in self._handles.runs(done.handle):
+                session_queue.was_reset(members, ints(done.position)[part])
                 self._batcher.acknowledged(session_queue, members, Kind.RESET)
         elif kind == "closed":
             self._closed(message.closed)
+        elif kind == "durable":
+            self._durable(message.durable)
         elif kind == "going_away":
             self._going_away = True
         # Of a kind that a later server may know and this client does not: nothing that was asked for.
+        if self._returning:
+            self._go_on()
+
+    # ---- From one stream to the next -----------------------------------------------------------
+
+    def suspend(self, reason: Callable[[], GatestreamError], now: float) -> bool:
+        """The stream is gone, and another may take its place: sessions that are kept wait for it, others end.
+
+        Args:
+            reason: makes the error, one for each caller.
+            now: seconds, of the clock that `parted` is asked by.
+
+        Returns:
+            Whether there are any that wait.
+        """
+        self._batcher.lost([each for each in self._attached if each.log is None], reason)
+        for session_queue in self._attached:
+            if session_queue.log is not None:
+                self._batcher.away(session_queue, present(session_queue))
+                self._apart[session_queue] = None
+        if self._parted is None:
+            self._parted = reason, now
+        self._begin(self._limits)
+        return bool(self._apart)
+
+    def parted(self, now: float) -> tuple[GatestreamError, float] | None:
+        """Why there is no stream, and for how many seconds there has been none; None: there is one."""
+        return None if self._parted is None else (self._parted[0](), now - self._parted[1])
+
+    def reattach(self, limits: pb.Limits) -> None:
+        """There is another stream: open on it what waits for one.
+
+        Args:
+            limits: of the server that it leads to.
+        """
+        self._begin(limits)
+        self._parted = None
+        apart, self._apart = self._apart, {}
+        for session_queue in apart:
+            log = session_queue.log
+            assert log is not None
+            opening = session_queue.waiting[0] if session_queue.waiting else None
+            unsent = session_queue.in_flight is None and not log.opened
+            if unsent and not (isinstance(opening, Control) and opening.kind is Kind.OPEN):
+                # Its caller gave up before it had been asked for.
+                continue
+            if len(session_queue.members) > self._handles.free:
+                allowed = f"the server allows {limits.sessions_per_stream} sessions on a connection, and this had more"
+                self._batcher.lost([session_queue], partial(SessionsExhaustedError, allowed))
+                log.gone(session_queue.members)
+                continue
+            session_queue.move_to(self._handles.take(len(session_queue.members)), limits.chunk_length)
+            if unsent:
+                session_queue.away.clear()
+                self._attach(session_queue, log.opens)
+                self._batcher.back(session_queue)
+            else:
+                self._attached[session_queue] = None
+                self._returning.begin(session_queue, sorted(session_queue.away))
+                self._handles.give_back(session_queue.handles[sorted(session_queue.closed)])
+        self._go_on()
+
+    def retry(self) -> None:
+        """Ask once more what was refused for a while to sessions on their way back."""
+        self._returning.retry()
+
+    def finish(self) -> None:
+        """Close what is open, as soon as what was asked for is answered; then it is `over`."""
+        self._ending = True
+        for session_queue in list(self._attached):
+            if len(session_queue.closed) < len(session_queue.members):
+                self._batcher.add(session_queue, Control(kind=Kind.CLOSE, members=session_queue.members))
 
     def end(self, reason: Callable[[], GatestreamError]) -> None:
-        """The stream is gone: whoever waits gets an error, and whoever asks for more.
+        """The stream is gone for good: whoever waits gets an error, and whoever asks for more.
 
         Args:
             reason: makes the error, one for each caller.
         """
         if self._lost is None:
             self._lost = reason
-            self._batcher.lost(self._queues.values(), reason)
-            self._queues.clear()
+            queues = [*self._attached, *self._apart]
+            self._batcher.lost(queues, reason)
+            for session_queue in queues:
+                if session_queue.log is not None:
+                    session_queue.log.gone(session_queue.members)
+            self._attached.clear()
+            self._apart.clear()
+
+    def _go_on(self) -> None:
+        """See to sessions that are on their way back."""
+        for session_queue in self._returning.go_on():
+            self._release_unopened(session_queue)
+            self._forget_if_closed(session_queue)
+        if self._returning.refused:
+            # The server opens nothing more, before it has said so by itself.
+            self._going_away = True
+        if self._going_away:
+            for session_queue in [each for each in self._attached if each.away]:
+                self._set_apart(session_queue)
+
+    def _set_apart(self, session_queue: SessionQueue) -> None:
+        """It waits for another stream, once none of its members is on this one or on its way to it."""
+        gone = len(session_queue.away | set(session_queue.closed)) == len(session_queue.members)
+        if gone and not self._returning.any_of(session_queue):
+            del self._attached[session_queue]
+            self._handles.forget(session_queue)
+            self._apart[session_queue] = None
+
+    # ---- What the server says ---------------------------------------------------------------------
+
+    def _durable(self, durable: pb.Durable) -> None:
+        handles, sequences = ints(durable.handle), ints(durable.sequence)
+        # It may cross the end of a session.
+        known = self._handles.known(handles)
+        for session_queue, members, part in self._handles.runs(handles[known]):
+            owner, owned = self._returning.owner(session_queue, members)
+            if owner.log is not None:
+                owner.log.is_durable(owned, sequences[known][part])
 
     def _results(self, results: pb.Results) -> None:
-        firsts = _ints(results.first)
-        lengths = _ints(results.length) if results.length else np.ones(len(results.handle), np.int64)
+        firsts = ints(results.first)
+        lengths = ints(results.length) if results.length else np.ones(len(results.handle), np.int64)
         if not len(results.handle) == len(firsts) == len(lengths):
             raise ProtocolError(
                 f"results of {len(results.handle)} sessions came with {len(firsts)} positions "
@@ -193,7 +326,7 @@ class Multiplexer:
             )
         ends = np.cumsum(lengths)
         columns = layout = None
-        for session_queue, members, part in self._runs(results.handle):
+        for session_queue, members, part in self._handles.runs(results.handle):
             if columns is None:
                 layout = session_queue.layout
                 columns = layout.decode(results.output, results.gate, int(ends[-1]))
@@ -203,45 +336,75 @@ class Multiplexer:
             self._batcher.taken(session_queue, members, lengths[part], firsts[part], [each[rows] for each in columns])
 
     def _opened(self, opened: pb.Opened) -> None:
-        for session_queue, members, _ in self._runs([opened.handle]):
-            session_queue.ids[int(members[0])] = opened.session_id
-            session_queue.positions[members] = opened.position
-            session_queue.versions.add(opened.version)
+        for session_queue, members, _ in self._handles.runs([opened.handle]):
+            if not self._returning.opened(session_queue, opened):
+                learn(session_queue, int(members[0]), opened, stands=True)
             self._batcher.acknowledged(session_queue, members, Kind.OPEN)
 
     def _error(self, error: pb.Error) -> None:
         if not error.handle:
             raise from_reason(error.reason, error.message, error.retry_after_ms / 1000)
-        handles = _ints(error.handle)
-        positions = _ints(error.position)
-        if self._crossed:
-            crossed = np.isin(handles, list(self._crossed))
-            self._crossed.difference_update(handles[crossed].tolist())
-            self._free += handles[crossed].tolist()
-            positions = positions[~crossed] if len(positions) else positions
-            handles = handles[~crossed]
-        for session_queue, members, part in self._runs(handles):
+        every = ints(error.handle)
+        there = self._handles.refused(every)
+        positions = ints(error.position)
+        if len(positions):
+            positions = positions[there]
+        for session_queue, members, part in self._handles.runs(every[there]):
             if len(positions):
                 session_queue.positions[members] = positions[part]
-            failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000)
+            failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
+            if isinstance(failure, EpochStaleError) and self._open_higher(session_queue, members, failure):
+                continue
+            if isinstance(failure, DrainingError) and session_queue.log is not None:
+                # Nothing is left to be done for it on this stream.
+                self._going_away = True
+                self._batcher.away(session_queue, members)
+                self._handles.release(session_queue, members, _NONE)
+                self._set_apart(session_queue)
+                continue
             if isinstance(failure, HandleUnknownError):
                 # It was opened, so it was closed or taken over since, and Closed is on its way.
                 failure = SessionClosedError(f"the session is closed, or another stream opened it: {failure}")
             self._batcher.refused(session_queue, members, failure)
             self._release_unopened(session_queue)
 
+    def _open_higher(self, session_queue: SessionQueue, members: Ints, stale: EpochStaleError) -> bool:
+        """Open with a higher epoch what was refused for its epoch, unless it is another client's."""
+        resumption = self._returning.of(session_queue)
+        if resumption is not None:
+            if not resumption.raise_epoch(stale):
+                return False
+        elif session_queue.log is None:
+            return False
+        else:
+            for member in members.tolist():
+                request = session_queue.log.opens[member]
+                request.epoch = max(request.epoch, stale.epoch) + 1
+        self._batcher.once_more(session_queue, members)
+        return True
+
     def _closed(self, closed: pb.Closed) -> None:
-        for session_queue, members, part in self._runs(closed.handle):
-            session_queue.positions[members] = _ints(closed.position)[part]
-            why = _CLOSE_REASONS.get(closed.reason, "without a reason")
-            name = session_queue.ids[int(members[0])]
-            more = f" and {len(members) - 1} more" if len(members) > 1 else ""
-            error = SessionClosedError(f"session '{name}'{more} was closed {why}", closed.reason)
-            crossing = self._batcher.closed(
-                session_queue, members, error, requested=closed.reason == pb.CLOSE_REASON_REQUESTED
-            )
-            self._crossed.update(session_queue.handles[crossing].tolist())
+        for session_queue, members, part in self._handles.runs(closed.handle):
+            if closed.reason in RETURNING and session_queue.log is not None:
+                self._let_go(session_queue, members)
+                continue
+            session_queue.positions[members] = ints(closed.position)[part]
+            error = why_closed(session_queue.ids[int(members[0])], len(members), closed.reason)
+            requested = closed.reason == pb.CLOSE_REASON_REQUESTED
+            crossing = self._batcher.closed(session_queue, members, error, requested=requested)
             self._release(session_queue, members, crossing)
+
+    def _let_go(self, session_queue: SessionQueue, members: Ints) -> None:
+        """The server let go of sessions that can be opened again: here at once, or by the next stream."""
+        crossing = self._batcher.away(session_queue, members)
+        self._handles.release(session_queue, members, crossing)
+        if self._going_away:
+            self._set_apart(session_queue)
+            return
+        handles = session_queue.handles.copy()
+        handles[members] = self._handles.take(len(members))
+        session_queue.move_to(handles, self._limits.chunk_length)
+        self._returning.begin(session_queue, members.tolist())
 
     def _release_unopened(self, session_queue: SessionQueue) -> None:
         members, session_queue.unopened = session_queue.unopened, _NONE
@@ -250,34 +413,14 @@ class Multiplexer:
 
     def _release(self, session_queue: SessionQueue, members: Ints, crossing: Ints) -> None:
         """The members are gone; their handles are free again, save for the crossing ones."""
-        number = int(self._queue_of[session_queue.handles[members[0]]])
-        self._queue_of[session_queue.handles[members]] = -1
-        self._free += session_queue.handles[np.setdiff1d(members, crossing)].tolist()
-        if not (self._queue_of[session_queue.handles] == number).any():
-            del self._queues[number]
+        self._handles.release(session_queue, members, crossing)
+        if session_queue.log is not None:
+            session_queue.log.gone(members)
+        self._forget_if_closed(session_queue)
 
-    def _new_handle(self) -> int:
-        self._next_handle += 1
-        return self._next_handle - 1
-
-    def _runs(self, handles: Sequence[int] | Ints) -> Iterator[tuple[SessionQueue, Ints, slice]]:
-        """Neighbouring entries of one queue: the queue, its members, where they stand in the message."""
-        array = _ints(handles)
-        if len(array) == 1 and array[0] < len(self._queue_of) and self._queue_of[array[0]] >= 0:
-            # One session a message, the quick way.
-            yield self._queues[int(self._queue_of[array[0]])], self._member_of[array], slice(0, 1)
-            return
-        if not len(array):
-            return
-        numbers = self._queue_of[array] if array.max() < len(self._queue_of) else np.array([-1])
-        if numbers.min() < 0:
-            raise ProtocolError(f"an answer came for handles {array.tolist()[:8]}, not all of which are open")
-        members = self._member_of[array]
-        cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(array)]
-        for begin, end in itertools.pairwise(cuts):
-            yield self._queues[int(numbers[begin])], members[begin:end], slice(begin, end)
-
-
-def _ints(values: Sequence[int] | Ints) -> Ints:
-    # Both are right; which is quick differs by a factor of ten, either way.
-    return np.fromiter(values, np.int64, len(values)) if len(values) < 8 else np.array(values, np.int64)
+    def _forget_if_closed(self, session_queue: SessionQueue) -> None:
+        if len(session_queue.closed) == len(session_queue.members):
+            self._attached.pop(session_queue, None)
+            self._handles.forget(session_queue)
+            if session_queue.log is not None:
+                session_queue.log.trim()

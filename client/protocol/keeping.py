@@ -1,0 +1,84 @@
+"""What sessions that outlive their stream are asked for besides steps, and what is said of them."""
+
+from collections.abc import Iterable
+from secrets import token_hex
+
+import numpy as np
+
+from gatestream.client.errors import SessionClosedError
+from gatestream.client.protocol.queue import SessionQueue
+from gatestream.client.protocol.requests import Ints
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+_CLOSE_REASONS = {
+    pb.CLOSE_REASON_REQUESTED: "as was asked",
+    pb.CLOSE_REASON_ADMINISTERED: "by a CloseSession call",
+    pb.CLOSE_REASON_IDLE: "since it was idle for longer than the server allows",
+    pb.CLOSE_REASON_TAKEN_OVER: "since another stream opened it",
+    pb.CLOSE_REASON_DRAINED: "since the server is stopping",
+    pb.CLOSE_REASON_PARKED: "and can be opened again, from the server's store",
+    pb.CLOSE_REASON_FENCED: "since another server has claimed it",
+    pb.CLOSE_REASON_LOST: "since what the server has stored of it cannot be read",
+}
+
+
+def why_closed(name: str, sessions: int, reason: pb.CloseReason) -> SessionClosedError:
+    """What callers hear of sessions that the server has closed, the first of them by its name."""
+    more = f" and {sessions - 1} more" if sessions > 1 else ""
+    why = _CLOSE_REASONS.get(reason, "without a reason")
+    return SessionClosedError(f"session '{name}'{more} was closed {why}", reason)
+
+
+def keeping(request: pb.Open) -> pb.Open:
+    """The same request, for a session that outlives its stream: it has an epoch, and an id to ask for it by."""
+    request.on_disconnect = pb.ON_DISCONNECT_PARK
+    request.epoch = 1
+    if not request.session_id and request.mode != pb.OPEN_MODE_RESUME:
+        request.session_id = token_hex(16)
+        # Nobody else knows it: if it is there, it was made by this request, whose answer was lost.
+        request.mode = pb.OPEN_MODE_EITHER
+    return request
+
+
+def present(session_queue: SessionQueue) -> Ints:
+    """The members that are not closed."""
+    return np.setdiff1d(session_queue.members, list(session_queue.closed))
+
+
+def acknowledgement(session_queues: Iterable[SessionQueue]) -> list[bytes]:
+    """The logs are full: say what was answered, also of sessions that have nothing to send."""
+    told = pb.Acknowledge()
+    for session_queue in session_queues:
+        log, offsets = session_queue.log, session_queue.offsets
+        if log is None or offsets is None or session_queue.away or session_queue.in_flight is not None:
+            continue
+        sequences = log.untold(session_queue.positions + offsets)
+        if sequences is not None:
+            members = present(session_queue)
+            told.handle.extend(session_queue.handles[members].tolist())
+            told.sequence.extend(sequences[members].tolist())
+    return [pb.ClientMessage(acknowledge=told).SerializeToString()] if told.handle else []
+
+
+def setting(session_queue: SessionQueue) -> None:
+    """A session's state is being set: until the answer is known, nobody can say where it stands."""
+    if session_queue.log is not None:
+        session_queue.log.unsettled = True
+
+
+def was_set(session_queue: SessionQueue, position: int) -> None:
+    """A session's state was set, and it stands at this position."""
+    log, offsets = session_queue.log, session_queue.offsets
+    if log is None or offsets is None:
+        session_queue.positions[0] = position
+        return
+    log.unsettled = False
+    sequence = int(session_queue.positions[0]) + int(offsets[0]) + 1
+    session_queue.stands(0, sequence, position)
+    log.is_durable(session_queue.members, np.array([sequence]))
+
+
+def was_not_set(session_queue: SessionQueue) -> None:
+    """The server refused to: the session stands where it stood."""
+    if session_queue.log is not None:
+        session_queue.log.unsettled = False

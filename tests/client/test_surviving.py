@@ -1,0 +1,303 @@
+"""Whatever dies, in whatever order: each result once, in order, and the one that an undisturbed run gives."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from gatestream.client.errors import ConnectionLostError, DeadlineExceededError
+from gatestream.client.models import opens
+from gatestream.client.protocol.log import Budget
+from gatestream.client.protocol.queue import SessionQueue
+from gatestream.client.protocol.requests import Chunk, Control, Kind
+from gatestream.client.protocol.stream import Multiplexer
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.client.reference_server import Connection, Server, Stored, after
+from tests.client.simulated import LIMITS, SPEC, layout
+
+KEPT = pb.Limits()
+KEPT.CopyFrom(LIMITS)
+KEPT.durability = pb.DURABILITY_BEHIND
+KEPT.message_bytes = 900
+
+
+class Network:
+    """A client, two servers with one store, and what is between them."""
+
+    def __init__(self, replay_bytes: int = 1 << 20) -> None:
+        self.store: dict[str, Stored] = {}
+        self.servers = [Server(self.store, KEPT), Server(self.store, KEPT)]
+        self.servers[0].peers, self.servers[1].peers = [self.servers[1]], [self.servers[0]]
+        self.budget = Budget(replay_bytes)
+        self.multiplexer = Multiplexer(KEPT, retry=True, budget=self.budget)
+        self.layout = layout()
+        self.connection: Connection | None = Connection(self.servers[0])
+        self.late: list[Connection] = []
+
+    def flush(self) -> None:
+        messages = self.multiplexer.take()
+        if self.connection is not None:
+            self.connection.sent.extend(pb.ClientMessage.FromString(each) for each in messages)
+            if self.multiplexer.over:
+                self.cut()
+        else:
+            assert not messages
+
+    def open(self, members: int) -> tuple[SessionQueue, Control]:
+        requests = opens(SPEC, [""] * members, "either", outputs=True, gates=False)
+        session_queue, work = self.multiplexer.open(self.layout, requests)
+        self.add(session_queue, work)
+        return session_queue, work
+
+    def add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
+        self.multiplexer.add(session_queue, work)
+        self.flush()
+
+    def arrive(self) -> None:
+        """One message at the server."""
+        if self.connection is not None and self.connection.sent:
+            self.connection.server.take(self.connection)
+
+    def hear(self) -> None:
+        """One message at the client."""
+        if self.connection is not None and self.connection.told:
+            self.multiplexer.receive(self.connection.told.popleft().SerializeToString())
+            self.flush()
+
+    def cut(self, *, late: bool = False) -> None:
+        """The connection is gone; what is on its way is lost, or, if late, comes to the server yet."""
+        if self.connection is not None:
+            if late:
+                self.late.append(self.connection)
+            else:
+                self.connection.server.lose(self.connection)
+            self.connection = None
+            self.multiplexer.suspend(lambda: ConnectionLostError("gone"), 0.0)
+            self.flush()
+
+    def connect(self, server: int) -> None:
+        if self.connection is None:
+            self.connection = Connection(self.servers[server])
+            self.multiplexer.reattach(KEPT)
+            self.flush()
+
+    def kill(self, server: int) -> None:
+        if self.connection is not None and self.connection.server is self.servers[server]:
+            self.cut()
+        self.late = [each for each in self.late if each.server is not self.servers[server]]
+        self.servers[server].die()
+
+    def come_late(self) -> None:
+        """What an old connection still had on its way."""
+        for connection in self.late:
+            while connection.sent:
+                connection.server.take(connection)
+            connection.server.lose(connection)
+        self.late.clear()
+
+    def settle(self) -> None:
+        """Nothing goes wrong any more: everything is answered."""
+        self.come_late()
+        for server in self.servers:
+            server.going_away = False
+        for _ in range(2_000):
+            self.connect(0)
+            assert self.connection is not None
+            server = self.connection.server
+            if self.connection.sent:
+                self.arrive()
+            elif self.connection.told:
+                self.hear()
+            elif busy := server.busy():
+                server.answer(busy[0], 100)
+            else:
+                before = self.budget.used
+                for name in list(server.resident):
+                    server.checkpoint(name)
+                while self.connection is not None and self.connection.told:
+                    self.hear()
+                quiet = self.connection is not None and not self.connection.sent
+                if quiet and not server.busy() and before == self.budget.used:
+                    return
+        raise AssertionError("it never settles")
+
+
+class Expected:
+    """Where a session may stand, as its caller sees it: after steps that nobody waited for there are several."""
+
+    def __init__(self) -> None:
+        self.may_be = {(0, 0)}
+
+    def given_up(self, xs: list[int]) -> None:
+        """Any number of these were taken."""
+        for x in xs:
+            self.may_be |= {(position + 1, after(state, x)) for position, state in self.may_be}
+
+    def answered(self, first: int, xs: list[int], ys: list[int]) -> None:
+        left = set()
+        for position, start in self.may_be:
+            state, states = start, []
+            for x in xs:
+                state = after(state, x)
+                states.append(state)
+            if position == first and states == ys:
+                left.add((position + len(xs), state))
+        assert left, f"from {self.may_be}: {ys} came for {xs} at {first}"
+        self.may_be = left
+
+    def reset(self, *, surely: bool) -> None:
+        back = {(position, 0) for position, _ in self.may_be}
+        self.may_be = back if surely else self.may_be | back
+
+
+class Surviving(RuleBasedStateMachine):
+    """What callers ask, what servers do, and what goes wrong, in any order."""
+
+    replay_bytes = 1 << 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Network(self.replay_bytes)
+        self.queues: list[SessionQueue] = []
+        self.works: list[tuple[SessionQueue, Chunk | Control, list[list[int]]]] = []
+        self.asked = 0
+
+    @initialize(sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    def begin(self, sizes: list[int]) -> None:
+        for size in sizes:
+            session_queue, work = self.network.open(size)
+            self.queues.append(session_queue)
+            self.works.append((session_queue, work, []))
+
+    @rule(data=st.data(), length=st.integers(1, 9), ragged=st.booleans())
+    def step(self, data: st.DataObject, length: int, ragged: bool) -> None:
+        session_queue = data.draw(st.sampled_from(self.queues))
+        members = sorted(data.draw(st.sets(st.sampled_from(session_queue.members.tolist()), min_size=1)))
+        xs = [[self.asked + k * length + t for t in range(length)] for k in range(len(members))]
+        self.asked += length * len(members)
+        column = np.array(xs, "<i8")
+        chunk = Chunk(members=np.array(members), columns=[column], length=length)
+        if ragged:
+            lengths = [data.draw(st.integers(1, length)) for _ in members]
+            chunk.lengths, chunk.length = np.array(lengths), max(lengths)
+            chunk.padding = length - chunk.length
+            xs = [row[:count] for row, count in zip(xs, lengths, strict=True)]
+        self.works.append((session_queue, chunk, xs))
+        self.network.add(session_queue, chunk)
+
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        session_queue = data.draw(st.sampled_from(self.queues))
+        work = Control(kind=Kind.RESET, members=session_queue.members)
+        self.works.append((session_queue, work, []))
+        self.network.add(session_queue, work)
+
+    @precondition(lambda self: any(not work.done for _, work, _ in self.works))
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        waiting = [each for each in self.works if not each[1].done and each[1] is not self.opening(each[0])]
+        if waiting:
+            session_queue, work, _ = data.draw(st.sampled_from(waiting))
+            self.network.multiplexer.withdraw(session_queue, work, DeadlineExceededError("late"))
+            self.network.flush()
+
+    def opening(self, session_queue: SessionQueue) -> Chunk | Control:
+        return next(work for each, work, _ in self.works if each is session_queue)
+
+    @rule(steps=st.integers(1, 3))
+    def arrive(self, steps: int) -> None:
+        for _ in range(steps):
+            self.network.arrive()
+
+    @rule(steps=st.integers(1, 5))
+    def hear(self, steps: int) -> None:
+        for _ in range(steps):
+            self.network.hear()
+
+    @rule(data=st.data(), server=st.integers(0, 1), steps=st.integers(1, 4))
+    def answer(self, data: st.DataObject, server: int, steps: int) -> None:
+        if busy := self.network.servers[server].busy():
+            self.network.servers[server].answer(data.draw(st.sampled_from(busy)), steps)
+
+    @rule(data=st.data(), server=st.integers(0, 1))
+    def checkpoint(self, data: st.DataObject, server: int) -> None:
+        if names := sorted(self.network.servers[server].resident):
+            for name in data.draw(st.sets(st.sampled_from(names), min_size=1)):
+                self.network.servers[server].checkpoint(name)
+
+    @rule(data=st.data(), server=st.integers(0, 1))
+    def park(self, data: st.DataObject, server: int) -> None:
+        of = self.network.servers[server]
+        if names := sorted(name for name, each in of.resident.items() if not each.busy):
+            of.park(data.draw(st.sampled_from(names)))
+
+    @rule()
+    def go_away(self) -> None:
+        if (connection := self.network.connection) is not None and not connection.server.going_away:
+            connection.server.going_away = True
+            connection.tell(going_away=pb.GoingAway(deadline_ms=1))
+
+    @rule(late=st.booleans())
+    def cut(self, late: bool) -> None:
+        self.network.cut(late=late)
+
+    @rule(server=st.integers(0, 1))
+    def kill(self, server: int) -> None:
+        self.network.kill(server)
+
+    @rule(server=st.integers(0, 1))
+    def connect(self, server: int) -> None:
+        self.network.connect(server)
+
+    @rule()
+    def come_late(self) -> None:
+        self.network.come_late()
+
+    def teardown(self) -> None:
+        for server in self.network.servers:
+            if server.going_away:
+                self.network.kill(self.network.servers.index(server))
+        self.network.settle()
+        expected: dict[tuple[int, int], Expected] = {}
+        for session_queue, work, xs in self.works:
+            assert work.done
+            late = isinstance(work.error, DeadlineExceededError)
+            # A chunk behind one that was given up is refused, so that none is taken out of order.
+            assert work.error is None or late or type(work.error).__name__ == "PrecedingFailedError", work.error
+            for row, member in enumerate(work.members.tolist()):
+                session = expected.setdefault((id(session_queue), member), Expected())
+                if isinstance(work, Control):
+                    if work.kind is Kind.RESET:
+                        session.reset(surely=work.error is None)
+                elif work.error is None:
+                    ys = work.results()[0][row].tolist()
+                    session.answered(int(work.first[row]), xs[row], ys[: len(xs[row])])
+                    assert not any(ys[len(xs[row]) :])
+                elif late:
+                    session.given_up(xs[row])
+        for session_queue in self.queues:
+            for member, name in enumerate(session_queue.ids):
+                stands = [
+                    (each.position, each.state)
+                    for each in (server.resident.get(name) for server in self.network.servers)
+                    if each is not None and each.epoch == self.network.store[name].epoch
+                ]
+                assert len(stands) == 1
+                assert stands[0] in expected.get((id(session_queue), member), Expected()).may_be
+                assert session_queue.positions[member] == stands[0][0]
+        logs = [each.log for each in self.queues if each.log is not None]
+        assert self.network.budget.used == sum(each.bytes for each in logs)
+
+
+class Narrow(Surviving):
+    """The same with logs that are full after a message or two."""
+
+    replay_bytes = 700
+
+
+TestSurviving = Surviving.TestCase
+TestSurviving.settings = settings(max_examples=40, stateful_step_count=40)
+TestNarrow: Any = Narrow.TestCase
+TestNarrow.settings = settings(max_examples=20, stateful_step_count=40)
