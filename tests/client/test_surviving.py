@@ -227,6 +227,22 @@ class Surviving(RuleBasedStateMachine):
             for name in data.draw(st.sets(st.sampled_from(names), min_size=1)):
                 self.network.servers[server].checkpoint(name)
 
+    @rule(data=st.data(), turns=st.integers(1, 6))
+    def go_on(self, data: st.DataObject, turns: int) -> None:
+        """A while in which nothing goes wrong."""
+        for _ in range(turns):
+            if (connection := self.network.connection) is None:
+                return
+            while self.network.connection is connection and connection.sent:
+                self.network.arrive()
+            for name in connection.server.busy():
+                connection.server.answer(name, data.draw(st.integers(1, 4)))
+            for name in sorted(connection.server.resident):
+                if data.draw(st.booleans()):
+                    connection.server.checkpoint(name)
+            while self.network.connection is connection and connection.told:
+                self.network.hear()
+
     @rule(data=st.data(), server=st.integers(0, 1))
     def park(self, data: st.DataObject, server: int) -> None:
         of = self.network.servers[server]
