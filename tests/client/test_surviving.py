@@ -243,6 +243,29 @@ class Surviving(RuleBasedStateMachine):
             while self.network.connection is connection and connection.told:
                 self.network.hear()
 
+    @rule(
+        data=st.data(), how=st.sampled_from(["cut", "late", "kill"]), heard=st.integers(0, 3), server=st.integers(0, 1)
+    )
+    def disaster(self, data: st.DataObject, how: str, heard: int, server: int) -> None:
+        """Steps were taken, perhaps written, and their answers are lost."""
+        if (connection := self.network.connection) is None:
+            return
+        of = connection.server
+        while self.network.connection is connection and connection.sent:
+            self.network.arrive()
+        for name in of.busy():
+            of.answer(name, data.draw(st.integers(1, 3)))
+        for name in sorted(of.resident):
+            if data.draw(st.booleans()):
+                of.checkpoint(name)
+        for _ in range(heard):
+            self.network.hear()
+        if how == "kill":
+            self.network.kill(self.network.servers.index(of))
+        else:
+            self.network.cut(late=how == "late")
+        self.network.connect(server)
+
     @rule(data=st.data(), server=st.integers(0, 1))
     def park(self, data: st.DataObject, server: int) -> None:
         of = self.network.servers[server]
