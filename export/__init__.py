@@ -5,11 +5,13 @@ Making an artifact; only `exporter` and `sources` import torch:
     sources.checkpoint     torch to ONNX: the network's cells in a Scan
     sources.module         anybody's module of torch to ONNX: sources.factory makes it, sources.weights loads it,
                            sources.signature (sources.ports, sources.arguments) says how it is called,
-                           sources.recurrent what is recurrent in it,
+                           sources.recurrent what is recurrent in it, sources.chains which calls go on from each
+                           other, sources.looped what a loop hands on,
                            sources.streamed carries its states (sources.kept, sources.returned), sources.unexposed finds
                            those that nobody carries, and
                            sources.tracing writes it, with sources.operators and sources.stand_ins
     graph.over_time        a graph of one step put into a Scan
+    graph.picked           one part of what was put side by side
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators

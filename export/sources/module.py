@@ -23,7 +23,7 @@ from gatestream.export.sources import unexposed
 from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET
 from gatestream.export.sources.ports import Port
-from gatestream.export.sources.recurrent import Recurrent, kind
+from gatestream.export.sources.recurrent import Recurrent, called, kind
 from gatestream.export.sources.streamed import Streamed
 from gatestream.export.sources.tracing import after, trace
 from gatestream.files.writing import replacing
@@ -103,13 +103,19 @@ def export_module(
             f"{described(module)} is TorchScript, which torch.export does not take: make the class that it was "
             "scripted from, or have torch.onnx.export(..., dynamo=False) write it and `gatestream adopt` that file"
         )
+    for part, each in module.named_modules():
+        if type(each).__module__.startswith("torch.ao.nn.quantized"):
+            raise SourceError(
+                f"{called(part, each)} is quantised, and torch.export cannot trace it: export the module as it is "
+                "before quantize_dynamic"
+            )
     module.eval()
     streamed = Streamed(module, signatures.read(module, inputs, states, length, constants), outputs)
     if len(streamed.states) == len(streamed.signature.constants) and not stateless:
         raise StatelessError(
             f"{described(module)} has no state: forward takes and gives back none, and there is no recurrent layer in "
-            "it that starts anew at each call; say those that forward takes with --state, or export it as it is with "
-            "--stateless"
+            "it that starts anew at each call; say those that forward takes with --state, make what it hands on in a "
+            "loop of its own an argument and a result of it, or export it as it is with --stateless"
         )
     unexposed.check(streamed)
     made = trace(streamed)
@@ -124,6 +130,11 @@ def export_module(
         try:
             proof.report.raise_for_failure()
         except VerificationError as error:
+            if length and "differs from torch" in str(error):
+                raise SourceError(
+                    f"{described(module)}: {error}; where forward sorts the rows by '{length}', they are parted from "
+                    "their states: pack them as they come, with enforce_sorted=False"
+                ) from error
             if not made.rows_frozen:
                 raise
             raise SourceError(
@@ -192,6 +203,7 @@ def _spec(streamed: Streamed, name: str, version: str, source: str, rewritten: S
         states=[
             *(_state(port) for port in streamed.signature.states),
             *(_state(port, role) for each in streamed.recurrents for port, role in _roles(each)),
+            *(_state(port) for each in streamed.loops for port in each.states),
             *(_state(port, pb.STATE_ROLE_CONSTANT) for port in streamed.signature.constants),
         ],
         opset=OPSET,
@@ -255,8 +267,11 @@ def _tensors(streamed: Streamed) -> list[pb.SourceTensor]:
     ]
     for each in streamed.recurrents:
         layer = f"{type(each.layer).__name__} '{each.name}'" if each.name else f"the {type(each.layer).__name__}"
-        called = f"of {layer}, which starts anew at each call"
-        found += [_tensor(port, "state", port.name, called) for port in each.states]
+        how = f"of {layer}, which starts anew at each call"
+        found += [_tensor(port, "state", port.name, how) for port in each.states]
+    for loop in streamed.loops:
+        how = f"what a loop in forward gives {called(loop.name, loop.module)} for the next step"
+        found += [_tensor(port, "state", port.name, how) for port in loop.states]
     found += [
         _tensor(port, "constant", port.name, "what a session is given once") for port in streamed.signature.constants
     ]

@@ -97,7 +97,8 @@ def parsed(text: str, *, time: bool) -> Port:
     name, dtype, limit, dims = found.groups()
     dtype = dtype or "float32"
     if dtype not in DTYPES:
-        raise SourceError(f"'{text}': no type '{dtype}'; one of {', '.join(DTYPES)}")
+        pairs = "; pass pairs of numbers, and make them complex by torch.view_as_complex" * dtype.startswith("complex")
+        raise SourceError(f"'{text}': no type '{dtype}'; one of {', '.join(DTYPES)}{pairs}")
     axes = [each for each in dims.split(",") if each]
     if "batch" not in axes and "time" not in axes:
         axes = ["batch", *(["time"] if time else []), *axes]

@@ -1,9 +1,9 @@
 """Recurrent layers inside a module: which there are, how they are called, and carrying their states from outside."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -46,17 +46,28 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Recurrent:
-    """A recurrent layer whose states nobody carries.
+    """A recurrent layer whose states nobody carries; of one that runs several times a step, one of its runs.
 
     Attributes:
-        name: of the submodule; empty: it is the module itself.
+        name: of the submodule; empty: it is the module itself; "gru_2" of its second run.
         layer: the submodule.
         states: what is to be carried; of a layer of several, all of them in one: [layers, size].
+        place: which of the layer's runs it is, from 0.
+        of: how many there are; where it is one, all of the layer's calls in a step go on from each other.
+        looped: the layer is called for each step.
     """
 
     name: str
     layer: nn.Module
     states: tuple[Port, ...]
+    place: int
+    of: int
+    looped: bool
+
+
+def numbered(name: str, place: int) -> str:
+    """The name of one of several of a name."""
+    return f"{name}_{place + 1}" if place else name
 
 
 def kind(layer: nn.Module) -> pb.CellKind:
@@ -140,7 +151,8 @@ class Carrying:
     """
 
     def __init__(self, recurrents: Sequence[Recurrent], names: Mapping[nn.Module, str] | None = None) -> None:
-        self._recurrents = {each.layer: each for each in recurrents}
+        self._recurrents = {(each.layer, each.place): each for each in recurrents}
+        self._several = {each.layer for each in recurrents if each.of > 1}
         self._names = names
 
     @contextmanager
@@ -154,13 +166,16 @@ class Carrying:
             The states after a run of the module; complete when that is over.
         """
         after: dict[str, States] = {}
+        calls: Counter[nn.Module] = Counter()
 
         def handler(original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> Any:
-            carried = self._recurrents.get(layer)
+            call = calls[layer]
+            calls[layer] += 1
+            carried = self._recurrents.get((layer, call if layer in self._several else 0))
             if carried is not None and carried.name not in after:
                 ports = zip(carried.states, before[carried.name], strict=True)
                 given = tuple(port.laid_out(state).contiguous() for port, state in ports)
-            returned, states = self._run(original, layer, xs, given)
+            returned, states = self._run(original, layer, call, xs, given)
             if carried is not None:
                 ports = zip(carried.states, states, strict=True)
                 after[carried.name] = tuple(port.normal(state) for port, state in ports)
@@ -169,86 +184,16 @@ class Carrying:
         with intercepted(handler):
             yield after
 
-    def _run(self, original: Callable[..., Any], layer: nn.Module, xs: Any, given: States | None) -> tuple[Any, States]:
+    def _run(
+        self, original: Callable[..., Any], layer: nn.Module, call: int, xs: Any, given: States | None
+    ) -> tuple[Any, States]:
         if not isinstance(xs, Unpacked):
             if self._names is None or given is None or not isinstance(layer, nn.RNNBase):
                 return run(original, layer, xs, given)
-            ys, after = traced(layer, self._names[layer], xs, given)
+            ys, after = traced(layer, numbered(self._names[layer], call), xs, given)
             return (ys, after), (after,) if isinstance(after, Tensor) else after
         # Its own batch_first says nothing of what comes packed.
         straight = xs.tensor if xs.batch_first == layer.batch_first else xs.tensor.transpose(0, 1)
-        (ys, hx), states = self._run(original, layer, straight, given)
+        (ys, hx), states = self._run(original, layer, call, straight, given)
         ys = ys if xs.batch_first == layer.batch_first else ys.transpose(0, 1)
         return (Unpacked(ys, xs.batch_first), hx), states
-
-
-def uncarried(
-    module: nn.Module, runs: Sequence[tuple[dict[nn.Module, list[Call]], int, int]], *, explicit: bool
-) -> list[Recurrent]:
-    """The recurrent layers whose states have to be carried from outside.
-
-    Args:
-        module: that has them.
-        runs: two calls of the module with other inputs and states: the calls of layers in it, and its rows and steps.
-        explicit: `forward` takes states, and so a layer may be given one of them.
-
-    Raises:
-        NotStreamableError: a layer is bidirectional, runs more than once a step, starts from what is no fixed state, or
-            what becomes of its state is not what the next step starts from.
-    """
-    found = []
-    for name, layer in layers(module).items():
-        calls = [(made.get(layer, []), batch, time) for made, batch, time in runs]
-        if not any(each for each, _, _ in calls):
-            continue
-        firsts = [each[0].given for each, _, _ in calls]
-        axis = 0 if isinstance(layer, nn.RNNCellBase) else 1
-        starts = _starts(firsts, axis)
-        if starts is None:
-            if explicit:
-                continue
-            raise NotStreamableError(
-                f"{called(name, layer)} starts from a state that is computed from the input, or at random: only a "
-                "fixed start can be that of a session; make the state an argument and a result of forward"
-            )
-        for each, _, time in calls:
-            if len(each) not in (1, time):
-                raise NotStreamableError(
-                    f"{called(name, layer)} runs {len(each)} times in {time} steps: its states cannot be told "
-                    "apart; make them arguments and results of forward"
-                )
-            for former, latter in pairwise(each):
-                if latter.given is None or not all(map(torch.equal, former.returned, latter.given)):
-                    raise NotStreamableError(
-                        f"{called(name, layer)} goes on from another state than the one it returned: what is carried "
-                        "is computed outside of it; make it an argument and a result of forward"
-                    )
-        returned = calls[0][0][0].returned
-        symbols = ("h", "c")[: len(returned)]
-        found.append(Recurrent(name, layer, tuple(map(_port, _names(name, symbols), returned, starts, [axis] * 2))))
-    return found
-
-
-def _names(name: str, symbols: Sequence[str]) -> list[str]:
-    return [f"{name}.{symbol}" if name else symbol for symbol in symbols]
-
-
-def _port(name: str, state: Tensor, start: Tensor | None, axis: int) -> Port:
-    shape = tuple(size for k, size in enumerate(state.shape) if k != axis)
-    return Port(name, state.dtype, shape, axis, None, initial=start)
-
-
-def _starts(firsts: Sequence[States | None], axis: int) -> tuple[Tensor | None, ...] | None:
-    """What a layer's states start from, None for zeros; None: it is not the same in all rows and calls."""
-    given = [states for states in firsts if states is not None]
-    if not given:
-        return None, None
-    if len(given) < len(firsts):
-        return None
-    found: list[Tensor | None] = []
-    for states in zip(*given, strict=True):
-        rows = torch.cat([state.movedim(axis, 0) for state in states])
-        if not torch.equal(rows, rows[:1].expand_as(rows)):
-            return None
-        found.append(rows[0].clone() if rows[0].any() else None)
-    return tuple(found)

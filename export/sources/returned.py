@@ -1,7 +1,7 @@
 """What a module's `forward` returns: which of it are outputs, which are states, and which of their axes is time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,13 @@ class Output:
     port: Port
 
 
+def plain(returned: Any) -> Any:
+    """What `forward` returned, a dataclass that torch does not take apart as a dict of its fields."""
+    if is_dataclass(returned) and not isinstance(returned, type) and pytree.tree_is_leaf(returned):
+        return {each.name: plain(getattr(returned, each.name)) for each in fields(returned)}
+    return returned
+
+
 def leaves(returned: Any) -> list[Leaf]:
     """The tensors in what `forward` returned."""
     found = pytree.tree_flatten_with_path(returned)[0]
@@ -78,7 +85,8 @@ def successors(found: Sequence[Leaf], states: Sequence[Port], batch: int) -> lis
             dtype = str(leaf.tensor.dtype).removeprefix("torch.")
             raise SourceError(
                 f"state {port} comes back as {dtype} {list(leaf.tensor.shape)}, expected {expected}: forward returns "
-                f"its outputs and then the states in the order in which it takes them, of a fixed size: {said}"
+                f"its outputs and then the states in the order in which it takes them, of a fixed size: {said}; of "
+                "what grows with the steps keep the last (cache[:, -N:], or a ring)"
             )
     return last
 

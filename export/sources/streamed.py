@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # what torch.export takes results apart with
 
 from gatestream.export.errors import NotStreamableError, SourceError
+from gatestream.export.sources import looped
 from gatestream.export.sources import returned as found
 from gatestream.export.sources.arguments import described
+from gatestream.export.sources.chains import BrokenChainError, uncarried
 from gatestream.export.sources.kept import kept, unlike_itself
-from gatestream.export.sources.recurrent import Call, Carrying, called, layers, record, uncarried
+from gatestream.export.sources.looped import Loop
+from gatestream.export.sources.recurrent import Call, Carrying, Recurrent, called, layers, record
 from gatestream.export.sources.signature import Signature
 
 _BATCH, _TIME = 3, 5
@@ -20,6 +24,21 @@ _BATCH, _TIME = 3, 5
 
 _LONGER = 13
 """Steps of another: so many more that a module shows it that gives one for several."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A call of the module.
+
+    Attributes:
+        returned: by it.
+        calls: of recurrent layers in it.
+        given: to its submodules.
+    """
+
+    returned: Any
+    calls: dict[nn.Module, list[Call]]
+    given: looped.Calls
 
 
 class Streamed(nn.Module):
@@ -34,8 +53,9 @@ class Streamed(nn.Module):
         module: the user's.
         signature: what it takes.
         recurrents: layers in it whose states nobody carries.
+        loops: submodules that a loop in `forward` gives states for each step; then they have all of `recurrents`' too.
         outputs: what it gives each step.
-        states: the signature's, then those of `recurrents`, then constants, which no step changes.
+        states: the signature's, then those of `recurrents` and `loops`, then constants, which no step changes.
         timed: each of its outputs has a time axis.
         stepwise: it can only be called with one step at a time: it has no time axis, gives its last step alone, or
             runs cells in a loop.
@@ -53,30 +73,37 @@ class Streamed(nn.Module):
         layers(module)  # none of which runs backwards
         before = kept(module)
         runs = [self._recorded(*sizes[0], 0)]
-        if not all(map(torch.equal, *(found.tensors(self._recorded(*sizes[0], 0)[0]), found.tensors(runs[0][0])))):
+        again = found.tensors(self._recorded(*sizes[0], 0).returned)
+        if not all(map(torch.equal, again, found.tensors(runs[0].returned))):
             raise NotStreamableError(unlike_itself(module, before))
         runs += [self._recorded(*size, seed) for seed, size in enumerate(sizes[1:], start=1)]
-        calls = [(calls, *size) for (_, calls), size in zip(runs, sizes, strict=True)]
-        self.recurrents = uncarried(module, calls, explicit=bool(signature.states))
+        calls = [(run.calls, *size) for run, size in zip(runs, sizes, strict=True)]
+        given = [(run.given, time) for run, (_, time) in zip(runs, sizes, strict=True)]
+        self.loops = looped.find(module, given) if signature.has_time and not signature.states else []
+        self.recurrents = self._uncarried(calls)
         if self.recurrents and not signature.has_time:
             raise NotStreamableError(
                 f"{called(self.recurrents[0].name, self.recurrents[0].layer)} begins anew at each call, and no input "
                 f"has a time axis: make its state an argument and a result of forward, or say where time is, as in "
                 f"{next(iter(signature.inputs)).name}:float32[batch,time,...]"
             )
-        leaves = [found.leaves(returned) for returned, _ in runs]
+        leaves = [found.leaves(run.returned) for run in runs]
         self._successors = [leaf.index for leaf in found.successors(leaves[0], signature.states, _BATCH)]
-        hidden = [port for each in self.recurrents for port in each.states]
+        hidden = [port for each in self._keepers for port in each.states]
         self.states = (*signature.states, *hidden, *signature.constants)
         results = [
-            found.results([leaf for leaf in each if leaf.index not in self._successors], calls, self.recurrents)
-            for each, (_, calls) in zip(leaves, runs, strict=True)
+            found.results([leaf for leaf in each if leaf.index not in self._successors], run.calls, self.recurrents)
+            for each, run in zip(leaves, runs, strict=True)
         ]
         taken = [port.name for port in (*signature.inputs, *self.states)]
         self.outputs = found.outputs(results, sizes, names, taken)
-        loops = any(len(calls[0][0][each.layer]) > 1 for each in self.recurrents)
+        loops = self.loops or any(each.looped for each in self.recurrents)
         self.timed = all(output.port.time_axis is not None for output in self.outputs)
-        self.stepwise = loops or not self.timed
+        self.stepwise = bool(loops) or not self.timed
+
+    @property
+    def _keepers(self) -> list[Recurrent | Loop]:
+        return [*self.recurrents, *self.loops]
 
     def start(self, constants: Sequence[Tensor], batch: int) -> list[Tensor]:
         """The states of sessions that have seen nothing, each [batch, *shape].
@@ -148,14 +175,16 @@ class Streamed(nn.Module):
         """One call of the module, with several steps; as `run`."""
         count, last = len(self.signature.states), len(states) - len(self.signature.constants)
         explicit, hidden, constants = states[:count], list(states[count:last]), states[last:]
-        before = {each.name: tuple(hidden.pop(0) for _ in each.states) for each in self.recurrents}
+        before = {each.name: tuple(hidden.pop(0) for _ in each.states) for each in self._keepers}
         names = {layer: name or type(layer).__name__.lower() for name, layer in layers(self.module).items()}
-        with Carrying(self.recurrents, names if traced else None).states(before) as after:
+        carrying = Carrying(self.recurrents, names if traced else None)
+        with carrying.states(before) as of_layers, looped.carried(self.loops, before) as of_loops:
             leaves = self._call(inputs, (*explicit, *constants))
+        after = {**of_layers, **of_loops}
         results = [output.port.normal(leaves[output.index]) for output in self.outputs]
         ports = zip(self.signature.states, self._successors, strict=True)
         successors = [port.normal(leaves[index]) for port, index in ports]
-        found_after = [state for each in self.recurrents for state in after[each.name]]
+        found_after = [state for each in self._keepers for state in after.get(each.name, ())]
         return results, [*successors, *found_after, *constants]
 
     def step(
@@ -164,9 +193,12 @@ class Streamed(nn.Module):
         """One call of the module, with one step: as `run`, but inputs and outputs are [batch, *shape]."""
         if self.signature.has_time:
             inputs = [x.unsqueeze(1) for x in inputs]
-        results, states = self.chunk(inputs, states, traced=traced)
+        results, after = self.chunk(inputs, states, traced=traced)
+        if self.loops:
+            # The second step shows what the first came to.
+            _, after = self.chunk([torch.cat([x, x], dim=1) for x in inputs], states, traced=traced)
         timed = [output.port.time_axis is not None for output in self.outputs]
-        return [y.squeeze(1) if has_time else y for y, has_time in zip(results, timed, strict=True)], states
+        return [y.squeeze(1) if has_time else y for y, has_time in zip(results, timed, strict=True)], after
 
     def _results(self, inputs: Sequence[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
         leaves = self._call(inputs, states)
@@ -180,8 +212,22 @@ class Streamed(nn.Module):
         args, kwargs = self.signature.call(tensors, batch, time)
         return pytree.tree_leaves(self._answer(args, kwargs, tensors))
 
-    def _recorded(self, batch: int, time: int, seed: int) -> tuple[Any, dict[nn.Module, list[Call]]]:
-        """What the module returns for some inputs and some states, and the recurrent layers' calls in it."""
+    def _uncarried(self, runs: Sequence[tuple[dict[nn.Module, list[Call]], int, int]]) -> list[Recurrent]:
+        """The recurrent layers that are carried by themselves: all, and then `loops` is empty, or none."""
+        own = {each for loop in self.loops for each in loop.module.modules()}
+        try:
+            recurrents = uncarried(self.module, runs, explicit=bool(self.signature.states))
+        except BrokenChainError:
+            if not set(layers(self.module).values()) <= own:
+                raise
+            return []
+        beside = [loop for loop in self.loops if not set(loop.module.modules()) & {each.layer for each in recurrents}]
+        if recurrents and (not beside or not all(each.looped and each.layer in own for each in recurrents)):
+            self.loops = []
+        return [] if self.loops else recurrents
+
+    def _recorded(self, batch: int, time: int, seed: int) -> "_Run":
+        """What the module does with some inputs and some states."""
         inputs = self.signature.sample(batch, time, seed)
         if not self.signature.has_time:
             inputs = [x[:, 0] for x in inputs]
@@ -193,16 +239,18 @@ class Streamed(nn.Module):
         ports = self.signature.ports
         tensors = [port.laid_out(tensor) for port, tensor in zip(ports, (*inputs, *states), strict=True)]
         args, kwargs = self.signature.call(tensors, batch, time)
-        return record(lambda: self._answer(args, kwargs, tensors))
+        with looped.recorded(self.module) as given:
+            returned, calls = record(lambda: self._answer(args, kwargs, tensors))
+        return _Run(returned, calls, given)
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> Any:
         """What the user's code returns, and what it raises in one line."""
         if torch.compiler.is_exporting():
-            return self.module(*args, **kwargs)
+            return found.plain(self.module(*args, **kwargs))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what it warns of is between the user and torch
-                return self.module(*args, **kwargs)
+                return found.plain(self.module(*args, **kwargs))
         except SourceError:
             raise
         except Exception as error:  # whatever the user's code raises

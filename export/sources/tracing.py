@@ -12,6 +12,7 @@ from gatestream.export.errors import SourceError
 from gatestream.export.graph.edit import keep
 from gatestream.export.graph.over_time import over_time
 from gatestream.export.graph.passes import simplify
+from gatestream.export.graph.picked import pick
 from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET, quiet
 from gatestream.export.sources.operators import name_layers, written
@@ -122,6 +123,8 @@ def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.
         raise SourceError(
             f"{described(streamed.module)}: what torch wrote cannot be put in order: {_line(error)}"
         ) from error
+    if streamed.loops:
+        pick(model)
     name_layers(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter notes stack traces there
     _annotate(model, streamed, stepwise=stepwise)

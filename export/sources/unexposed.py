@@ -70,6 +70,12 @@ def check(streamed: Streamed) -> None:
         steps_of = slice(start, start + steps)
         (given, after), found = _traced(module, partial(streamed.run, [x[:, steps_of] for x in inputs], states))
         if difference := _difference([y[:, steps_of] for y in whole], given, [each[steps_of] for each in allowed]):
+            if start == 0 and streamed.loops:
+                raise NotStreamableError(
+                    f"{called(streamed.loops[0].name, streamed.loops[0].module)} is given for each step what is "
+                    f"computed of the state with the step's own inputs ({difference}); make the state an argument and "
+                    "a result of forward"
+                )
             name = _first(trace, found, time, 1 if streamed.stepwise else steps, start)
             raise NotStreamableError(
                 f"{name} gives other numbers when a chunk begins at step {start} "

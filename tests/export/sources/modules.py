@@ -1,5 +1,7 @@
 """Modules as users have them, small."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -310,6 +312,113 @@ class Decoder(nn.Module):
         return found
 
 
+class TwoPasses(nn.Module):
+    """Reads the sequence again, knowing how it ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, last = self.gru(x)
+        found: Tensor = self.gru(x, last)[0]
+        return found
+
+
+class Shared(nn.Module):
+    """One cell for two layers, each with its own state, in a loop; another that takes two steps for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.twice = nn.LSTMCell(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = high = h = c = x.new_zeros(len(x), 4)
+        ys = []
+        for step in x.unbind(1):
+            low = self.cell(step, low)
+            high = self.cell(low, high)
+            for _ in range(2):
+                h, c = self.twice(high, (h, c))
+            ys.append(h)
+        return torch.stack(ys, dim=1)
+
+
+class OwnCell(nn.Module):
+    """A cell that torch does not have: an LSTM whose cell state is normalised. Without a state it starts from zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = nn.Linear(4, 24)
+        self.R = nn.Linear(6, 24, bias=False)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        h, c = (x.new_zeros(len(x), 6),) * 2 if state is None else state
+        i, f, g, o = (self.W(x) + self.R(h)).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * self.norm(c).tanh(), c
+
+
+class OwnLoop(nn.Module):
+    """Such a cell behind one of torch's, in a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.GRUCell(4, 4)
+        self.cell = OwnCell()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, state, ys = torch.ones(x.shape[0], 4), None, []
+        for t in range(x.shape[1]):
+            h = self.below(x[:, t], h)
+            state = self.cell(h, state)
+            ys.append(state[0])
+        return torch.stack(ys, dim=1)
+
+
+@dataclass
+class Decayed:
+    """What a module of another library returns."""
+
+    y: Tensor
+    h: Tensor
+
+
+class Decaying(nn.Module):
+    """As GRU-D: the state decays by how long the step took, before the cell sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = nn.Linear(4, 6)
+        self.cell = nn.GRUCell(4, 6)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor | Decayed:
+        state = x.new_zeros(len(x), 6) if h is None else h
+        hs = []
+        for step in x.unbind(1):
+            state = self.cell(step, state * torch.exp(-self.decay(step).relu()))
+            hs.append(state)
+        ys = torch.stack(hs, dim=1)
+        return ys if h is None else Decayed(ys, state)
+
+
+class Sorting(nn.Module):
+    """Sorts the rows by their lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        lengths, order = lengths.sort(descending=True)
+        packed = pack_padded_sequence(x[order], lengths, batch_first=True)
+        ys, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        found: Tensor = ys[order.sort()[1]]
+        return found
+
+
 class Twice(nn.Module):
     """Runs one layer twice."""
 
@@ -325,8 +434,9 @@ class Twice(nn.Module):
 class Normalised(nn.Module):
     """Normalises the state between two steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: bool = False) -> None:
         super().__init__()
+        self.last = last
         self.cell = nn.GRUCell(4, 6)
         self.norm = nn.LayerNorm(6)
 
@@ -336,7 +446,7 @@ class Normalised(nn.Module):
         for step in x.unbind(1):
             h = self.norm(self.cell(step, h))
             hs.append(h)
-        return torch.stack(hs, dim=1)
+        return hs[-1] if self.last else torch.stack(hs, dim=1)
 
 
 class Rows(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -60,12 +60,24 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[ArtifactE
         NotStreamableError,
         "'decoder' (GRU) starts from a state that is computed",
     ),
-    "one layer twice": (modules.Twice, X, NotStreamableError, "'gru' (GRU) runs 2 times in 5 steps"),
-    "a state changed outside": (
-        modules.Normalised,
+    "one layer twice": (modules.TwoPasses, X, NotStreamableError, "'gru' (GRU) runs 2 times in 5 steps"),
+    "a state that decays by the step's input": (
+        modules.Decaying,
         X,
         NotStreamableError,
-        "'cell' (GRUCell) goes on from another state",
+        "'cell' (GRUCell) is given for each step what is computed of the state with the step's own inputs",
+    ),
+    "rows that are sorted": (
+        modules.Sorting,
+        {**X, "length": "lengths"},
+        SourceError,
+        "pack them as they come, with enforce_sorted=False",
+    ),
+    "complex numbers": (
+        modules.MinGRU,
+        {**X, "states": ["h:complex64[6]"]},
+        SourceError,
+        "pass pairs of numbers, and make them complex by torch.view_as_complex",
     ),
     "no time": (
         lambda: nn.LSTMCell(4, 6),
@@ -129,3 +141,11 @@ def test_what_carries_nothing_is_taken_when_asked(tmp_path: Path) -> None:
     made = export_module(nn.Linear(4, 3), tmp_path / "mine.onnx", inputs=["input[4]"], stateless=True)
     assert made.report.passed
     assert not made.spec.states
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_layers_are_refused(tmp_path: Path) -> None:
+    quantize = cast(Callable[..., nn.Module], torch.ao.quantization.quantize_dynamic)
+    made = quantize(modules.Hidden(), {nn.LSTM}, dtype=torch.qint8)
+    with pytest.raises(SourceError, match=r"'lstm' \(LSTM\) is quantised, .*: export the module as it is before"):
+        export_module(made, tmp_path / "mine.onnx", inputs=["x[4]"])

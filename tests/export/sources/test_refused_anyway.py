@@ -75,7 +75,7 @@ def test_chunks_of_what_is_taken_are_the_whole(make: Callable[[], nn.Module]) ->
         "counting from the chunk's start",
         "a start from the input",
         "one layer twice",
-        "a state changed outside",
+        "a state that decays by the step's input",
     ],
 )
 @torch.no_grad()
