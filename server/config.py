@@ -223,8 +223,9 @@ class ServerConfig:
         "The same of one tenant; auto: all for a tenant that is alone, else half.", "auto", least=1, most=10_000_000
     )
     store: str = _setting(
-        "Where sessions are kept that outlive their stream: memory (they end with the process), or sqlite:PATH, a file "
-        "that the workers and servers of one machine share.",
+        "Where sessions are kept that outlive their stream: memory (they end with the process); sqlite:PATH, a file "
+        "that the workers and servers of one machine share; or valkey://HOST:PORT/DB, as redis://, or valkeys:// and "
+        "rediss:// by TLS, with ?password-file=PATH and ca-file=PATH: a server that replicas share.",
         "memory",
     )
     durability: Durability = _setting(

@@ -124,6 +124,8 @@ class Database:
     def _opened(self) -> tuple[sqlite3.Connection, Presence, tuple[int, int]]:
         uri = f"file:{quote(str(self.path.absolute()))}?mode={'rwc' if self._create else 'rw'}"
         connection = sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+        # Of a damaged name something is read, and it is no session's.
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
         try:
             self._prepare(connection)
             inode = _inode(self.path)

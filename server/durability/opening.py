@@ -1,14 +1,15 @@
 """The store that the text of `--store` names."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from gatestream.server.durability.checkpoints import Store
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.durability.sqlite import SqliteStore
 from gatestream.server.errors import ConfigError, cut
 
-_EXPECTED = "expected memory, or sqlite:PATH"
+_EXPECTED: Final = "expected memory, sqlite:PATH, or valkey://HOST:PORT/DB"
+_SCHEMES: Final = ("valkey", "redis", "valkeys", "rediss")
 
 
 def open_store(text: str, durability: Literal["behind", "before-answer"] = "behind", *, create: bool = True) -> Store:
@@ -20,7 +21,7 @@ def open_store(text: str, durability: Literal["behind", "before-answer"] = "behi
         create: a SQLite file that is not there is made.
 
     Raises:
-        ConfigError: the text names none, or what it names cannot be there.
+        ConfigError: the text names none, what it names cannot be there, or what it needs is not installed.
     """
     kind, colon, rest = text.partition(":")
     if text == "memory":
@@ -28,6 +29,16 @@ def open_store(text: str, durability: Literal["behind", "before-answer"] = "behi
     if kind == "sqlite" and colon:
         path = _sqlite_path(text, rest, create)
         return SqliteStore(path, create=create, synchronous="FULL" if durability == "before-answer" else "NORMAL")
+    if kind in _SCHEMES and rest.startswith("//"):
+        # The client's package is an extra, and takes its time to be imported.
+        try:
+            from gatestream.server.durability.valkey import ValkeyStore
+            from gatestream.server.durability.valkey_url import connect
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise ConfigError(f"store {kind}:// needs a package: pip install 'gatestream[valkey]'") from error
+        return ValkeyStore(*connect(text))
     raise ConfigError(f"store is {cut(text)!r}; {_EXPECTED}")
 
 

@@ -20,7 +20,8 @@ _NEVER: Final = -1e12
 
 _READ: Final = """
 select s.id, s.epoch, coalesce(o.name, ''), s.wanted, s.written, s.zero, s.one, m.fingerprint, m.states,
-  m.version, z.sequence, z.position, z.state, z.checksum, y.sequence, y.position, y.state, y.checksum
+  m.version, z.sequence, z.position, cast(z.state as blob), z.checksum, y.sequence, y.position,
+  cast(y.state as blob), y.checksum
 from sessions s left join owners o on o.id = s.owner left join meanings m on m.id = s.meaning
   left join checkpoints z on z.id = 2 * s.id left join checkpoints y on y.id = 2 * s.id + 1
 where s.tenant = ? and s.model = ? and s.name = ?

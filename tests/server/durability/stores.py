@@ -9,6 +9,9 @@ import numpy as np
 from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Meaning, Store, Writes
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.durability.sqlite import SqliteStore
+from gatestream.server.durability.valkey import ValkeyStore
+from gatestream.server.durability.valkey_url import connect
+from tests.server.durability.valkey_server import SERVER
 
 MEANING = Meaning("weights" * 9, "layout" * 9, "3")
 WIDTH = 16
@@ -17,6 +20,7 @@ FOREVER = 10_000.0
 Open = Callable[[Path, float], Store]
 OPEN: dict[str, Open] = {
     "memory": lambda _, silence: MemoryStore(silence),
+    "valkey": lambda _, silence: ValkeyStore(*connect(SERVER.emptied()), silence),
     "sqlite": lambda folder, silence: SqliteStore(folder / "sessions.db", silence=silence),
 }
 
