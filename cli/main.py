@@ -21,6 +21,7 @@ class _LazyGroup(OutcomeGroup):
         "serve": "Serve artifacts over gRPC.",
         "health": "Ask a server whether it serves.",
         "models": "List a server's models, load and unload them, move sessions between versions.",
+        "sessions": "List, show, export, import, delete and prune the sessions in a store.",
         "stream": "Stream rows from a file or standard input through a served model.",
         "demo": "Train, export, serve and stream, and show what came of it.",
     }

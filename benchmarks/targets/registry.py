@@ -22,6 +22,7 @@ from benchmarks.targets import (
     sequences,
     single,
     start,
+    stores,
     streams,
     weights,
 )
@@ -57,5 +58,6 @@ TARGETS: Final = {
     "weights": Target(0, weights.measure),
     "deterministic": Target(0, deterministic.measure),
     "adopted": Target(0, adopted.measure),
+    "stores": Target(0, stores.measure),
     "curves": Target(0, curves.measure),
 }

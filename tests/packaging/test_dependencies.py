@@ -56,7 +56,11 @@ def test_what_serving_and_inspecting_add(extra: str) -> None:
         "structlog",
     }
     assert asked(extra) - asked() <= imported("server", "export")
-    assert imported("server") <= asked(extra)
+    assert imported("server") <= asked(extra, "valkey")
+
+
+def test_what_a_store_in_a_server_adds() -> None:
+    assert asked("valkey") - asked() == {"redis"} <= imported("server")
 
 
 def test_what_training_adds() -> None:
@@ -66,7 +70,7 @@ def test_what_training_adds() -> None:
 
 
 def test_nothing_is_imported_that_no_extra_has() -> None:
-    assert imported(*CLIENT, "model", "export", "server") == asked("cpu", "train")
+    assert imported(*CLIENT, "model", "export", "server") == asked("cpu", "train", "valkey")
 
 
 def test_what_tests_and_benchmarks_import_is_what_developing_adds() -> None:
