@@ -1,15 +1,18 @@
 """The store in a Valkey or Redis server, which replicas on any machines share."""
 
+import asyncio
 import json
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gatestream.server.arrays import Ints
 from gatestream.server.durability import rules
@@ -36,6 +39,7 @@ _log = structlog.get_logger(__name__)
 # Sessions, and bytes of their states, in one script: it holds this loop, and the server, for less than 2 ms.
 _PIECE: Final = 200
 _PIECE_BYTES: Final = 2**20
+_CONNECTIONS: Final = 16
 # Of a page that is filtered.
 _LOOKED_AT: Final = 1000
 # Times that a session may change between its being read and its being claimed.
@@ -54,11 +58,14 @@ class ValkeyStore:
     kind = "valkey"
     shared = True
 
-    def __init__(self, pool: BlockingConnectionPool, shown: str, silence: float = SILENCE_SECONDS):
+    def __init__(self, pool: ConnectionPool, shown: str, silence: float = SILENCE_SECONDS):
         self._server = Redis(connection_pool=pool)
         self._shown = shown
         self._silence = silence
+        # Its connections are made when they are needed, and no call waits for one against the clock.
+        self._room = asyncio.Semaphore(_CONNECTIONS)
         self._reason: str | None = None
+        self._failed = 0.0
         register = self._server.register_script
         names = ("READ", "KEEP", "WANT", "WRITE", "RELEASE", "END", "BEAT", "DEAD", "PRUNE")
         self._scripts = {name: register(getattr(scripts, name)) for name in names}
@@ -141,8 +148,8 @@ class ValkeyStore:
         if behind is not None:
             low = max(low, b"(" + _member(behind), key=lambda end: end[1:])
         while len(found) < size:
-            asked = self._server.zrangebylex(f"{scripts.PREFIX}index", low, high, 0, _LOOKED_AT)
-            members: list[bytes] = await self._ask(asked)
+            index = f"{scripts.PREFIX}index"
+            members: list[bytes] = await self._ask(self._server.zrangebylex, index, low, high, 0, _LOOKED_AT)
             keys = [Key(*member.decode().split("\0")) for member in members]
             for key in keys:
                 if model in (None, key.model) and len(found) < size:
@@ -180,8 +187,7 @@ class ValkeyStore:
     async def usage(self, tenant: str) -> tuple[int, int]:
         """As `Store`."""
         found = [
-            await self._ask(cast(Awaitable[Any], self._server.hget(f"{scripts.PREFIX}{what}", tenant)))
-            for what in ("sessions", "bytes")
+            await self._ask(self._server.hget, f"{scripts.PREFIX}{what}", tenant) for what in ("sessions", "bytes")
         ]
         return int(found[0] or 0), int(found[1] or 0)
 
@@ -202,11 +208,11 @@ class ValkeyStore:
     async def _let_go(self, owner: str) -> None:
         """Have an owner have nothing, and forget it."""
         owned = f"{scripts.PREFIX}owned:{owner}"
-        while members := await self._ask(cast(Awaitable[Any], self._server.srandmember(owned, _PIECE))):
+        while members := await self._ask(self._server.srandmember, owned, _PIECE):
             keys = [scripts.PREFIX.encode() + b"s:" + member for member in members]
             await self._run("RELEASE", keys, [owner, *(item for member in members for item in ("", member))])
-        await self._ask(cast(Awaitable[Any], self._server.zrem(f"{scripts.PREFIX}beats", owner)))
-        await self._ask(cast(Awaitable[Any], self._server.srem(f"{scripts.PREFIX}owners", owner)))
+        await self._ask(self._server.zrem, f"{scripts.PREFIX}beats", owner)
+        await self._ask(self._server.srem, f"{scripts.PREFIX}owners", owner)
 
     async def _end(self, keys: Sequence[Key], rows: list[Any]) -> list[int]:
         found: list[int] = await self._run(
@@ -251,13 +257,20 @@ class ValkeyStore:
         return bool(await self._run("KEEP", [_key(key)], arguments))
 
     async def _run(self, name: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        return await self._ask(self._scripts[name](keys=keys, args=arguments))
+        return await self._ask(self._scripts[name], keys=keys, args=arguments)
 
-    async def _ask(self, asked: Awaitable[Any]) -> Any:
-        try:
-            answer = await asked
-        except (RedisError, OSError, TimeoutError) as error:
-            raise self._unavailable(f"{type(error).__name__}: {error}") from error
+    async def _ask(self, command: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        began = time.monotonic()
+        async with self._room:
+            if self._failed > began:
+                # It would take its time to fail too.
+                raise self._unavailable(self._reason or "it did not answer")
+            try:
+                answer = await command(*arguments, **named)
+            except (RedisError, OSError, TimeoutError) as error:
+                if isinstance(error, OSError | TimeoutError | RedisConnectionError | RedisTimeoutError):
+                    self._failed = time.monotonic()
+                raise self._unavailable(f"{type(error).__name__}: {error}") from error
         if self._reason is not None:
             _log.info("the store is there again", server=self._shown)
             self._reason = None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, SSLConnection
+from redis.asyncio import ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
@@ -15,7 +15,6 @@ EXPECTED: Final = (
     "valkey://[[USER]:PASSWORD@]HOST[:PORT][/DB][?password-file=PATH] (valkeys:// by TLS, with ca-file=PATH)"
 )
 _PORT: Final = 6379
-_CONNECTIONS: Final = 16
 # Seconds until a server that does not answer counts as gone.
 _PATIENCE: Final = 2.0
 
@@ -33,7 +32,7 @@ class _PasswordFile(CredentialProvider):
         return (password,) if self._user is None else (self._user, password)
 
 
-def connect(url: str) -> tuple[BlockingConnectionPool, str]:
+def connect(url: str) -> tuple[ConnectionPool, str]:
     """Connections to a server, none of which is made yet, and what it is called without secrets.
 
     Raises:
@@ -56,9 +55,7 @@ def connect(url: str) -> tuple[BlockingConnectionPool, str]:
         settings |= {"connection_class": SSLConnection, "ssl_ca_certs": options.get("ca-file")}
     elif "ca-file" in options:
         raise ConfigError(f"store {shown!r} has a ca-file without TLS; expected valkeys:// or rediss://")
-    pool = BlockingConnectionPool(
-        max_connections=_CONNECTIONS,
-        timeout=_PATIENCE,
+    pool = ConnectionPool(
         host=parts.hostname,
         port=port,
         db=int(database),

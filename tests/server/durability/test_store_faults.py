@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from gatestream.server.durability.checkpoints import Owned
 from gatestream.server.durability.sqlite import SqliteStore
@@ -240,6 +241,28 @@ async def test_a_server_that_is_away_for_a_while() -> None:
     assert list((await store.read(S)).checkpoints) == [at(0), at(4)]
     await store.close_store("a")
     server.end()
+
+
+async def test_many_calls_wait_for_their_turn_and_fail_together() -> None:
+    server = Server()
+    server.start()
+    store = ValkeyStore(*connect(server.url))
+    keys = [key(f"{k}") for k in range(3000)]
+    assert all(item.created for item in await asyncio.gather(*(store.claim(each, claim(first=at(0))) for each in keys)))
+    # It says nothing, for longer than a call waits: each is told so, and none waits behind another's wait.
+    asleep = asyncio.create_task(asyncio.to_thread(_sleep, server))
+    await asyncio.sleep(0.1)
+    done = await asyncio.gather(*(store.read(each) for each in keys), return_exceptions=True)
+    assert all(isinstance(item, StoreUnavailable) for item in done)
+    await asleep
+    assert (await store.read(keys[0])).checkpoints
+    await store.close_store("a")
+    server.end()
+
+
+def _sleep(server: Server) -> None:
+    with redis.Redis(port=server.port) as client:
+        client.execute_command("DEBUG", "SLEEP", "3")
 
 
 async def test_a_server_that_has_no_room() -> None:
