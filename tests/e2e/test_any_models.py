@@ -1,6 +1,7 @@
 """Models that are none of gatestream's own, on a real server, through the Python client."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,11 +193,15 @@ def test_ragged_chunks_of_20_sessions_without_lengths_in_the_graph(
         np.testing.assert_array_equal(np.concatenate(given[k]), summed(np.concatenate(chunks[k])))
 
 
-def test_a_model_whose_rows_depend_on_each_other_is_served_and_said(tmp_path: Path) -> None:
-    path = sums(tmp_path / "sums.onnx", promises=pb.Promises(replay_bit_equal=True))
+def test_what_a_model_does_not_promise_is_served_and_said(tmp_path: Path) -> None:
+    promises = pb.Promises(replay_bit_equal=True, unproved_states=["s"])
+    path = sums(tmp_path / "sums.onnx", promises=promises)
     with serving(path) as server, connect(server.address) as gs, gs.session() as session:
         np.testing.assert_array_equal(session.step([1, 2]), [1, 2])
-        assert "does not promise rows_independent" in server.log.read_text()
+        log = server.log.read_text()
+        assert "does not promise rows_independent" in log
+        [said] = [line for line in log.splitlines() if "its proof could not tell" in line]
+        assert json.loads(said)["states"] == ["s"]
     with pytest.raises(RuntimeError, match=r"with --deterministic: its spec does not promise") as caught:
         serving(path, deterministic=True).__enter__()
     assert "Traceback" not in str(caught.value)
