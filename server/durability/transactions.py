@@ -114,6 +114,7 @@ class Transactions:
         """Do calls in one transaction; how it went. Each has its result then, or its error."""
         try:
             use = Use(*self._database.use())
+            changes = use.connection.total_changes
             use.connection.execute("begin immediate")
             for call in calls:
                 call.error = None
@@ -130,7 +131,8 @@ class Transactions:
             _log.exception("a transaction of the store failed")
             self._fail(calls, error)
             return _ONE_AT_FAULT
-        if self._reason is not None:
+        # What only reads goes on where the disk is full, and says nothing of that.
+        if self._reason is not None and use.connection.total_changes > changes:
             _log.info("the store is there again", path=str(self._database.path))
             self._reason = None
         return _COMMITTED

@@ -257,7 +257,12 @@ class ValkeyStore:
         return bool(await self._run("KEEP", [_key(key)], arguments))
 
     async def _run(self, name: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        return await self._ask(self._scripts[name], keys=keys, args=arguments)
+        answer = await self._ask(self._scripts[name], keys=keys, args=arguments)
+        # What only reads goes on where there is no room, and says nothing of that.
+        if self._reason is not None and name != "READ":
+            _log.info("the store is there again", server=self._shown)
+            self._reason = None
+        return answer
 
     async def _ask(self, command: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         began = time.monotonic()
@@ -266,15 +271,11 @@ class ValkeyStore:
                 # It would take its time to fail too.
                 raise self._unavailable(self._reason or "it did not answer")
             try:
-                answer = await command(*arguments, **named)
+                return await command(*arguments, **named)
             except (RedisError, OSError, TimeoutError) as error:
                 if isinstance(error, OSError | TimeoutError | RedisConnectionError | RedisTimeoutError):
                     self._failed = time.monotonic()
                 raise self._unavailable(f"{type(error).__name__}: {error}") from error
-        if self._reason is not None:
-            _log.info("the store is there again", server=self._shown)
-            self._reason = None
-        return answer
 
     def _unavailable(self, reason: str) -> StoreUnavailable:
         if reason != self._reason:

@@ -6,12 +6,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import redis
+from structlog.testing import capture_logs
 
 from gatestream.server.durability.checkpoints import Owned
 from gatestream.server.durability.sqlite import SqliteStore
@@ -157,7 +158,11 @@ async def test_a_full_disk_is_told_and_gone_on_after(tmp_path: Path) -> None:
     [pages] = await store._transactions.do(lambda use: use.connection.execute("pragma page_count").fetchone())
     await store._transactions.do(lambda use: use.connection.execute(f"pragma max_page_count = {pages}").fetchone())
     many = [key(f"{k}") for k in range(400)]
-    done = await asyncio.gather(*(store.claim(each, claim(first=at(0))) for each in many), return_exceptions=True)
+    with capture_logs() as logs:
+        done = await asyncio.gather(*(store.claim(each, claim(first=at(0))) for each in many), return_exceptions=True)
+        assert (await store.read(OTHER)).checkpoints[-1] == at(3)
+    # What fits in is taken, and the rest is told of once.
+    assert [line["event"] for line in logs][-1] == "the store cannot be used"
     full = [error for error in done if isinstance(error, StoreUnavailable)]
     assert full
     assert all("full" in str(error) for error in full)
@@ -250,19 +255,15 @@ async def test_many_calls_wait_for_their_turn_and_fail_together() -> None:
     keys = [key(f"{k}") for k in range(3000)]
     assert all(item.created for item in await asyncio.gather(*(store.claim(each, claim(first=at(0))) for each in keys)))
     # It says nothing, for longer than a call waits: each is told so, and none waits behind another's wait.
-    asleep = asyncio.create_task(asyncio.to_thread(_sleep, server))
-    await asyncio.sleep(0.1)
+    with server.client() as client:
+        client.client_pause(3000)
+    began = time.monotonic()
     done = await asyncio.gather(*(store.read(each) for each in keys), return_exceptions=True)
     assert all(isinstance(item, StoreUnavailable) for item in done)
-    await asleep
+    await asyncio.sleep(max(0.0, 3.1 - (time.monotonic() - began)))
     assert (await store.read(keys[0])).checkpoints
     await store.close_store("a")
     server.end()
-
-
-def _sleep(server: Server) -> None:
-    with redis.Redis(port=server.port) as client:
-        client.execute_command("DEBUG", "SLEEP", "3")
 
 
 async def test_a_server_that_has_no_room() -> None:
