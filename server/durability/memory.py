@@ -27,7 +27,7 @@ from gatestream.server.durability.checkpoints import (
 from gatestream.server.durability.rules import Record
 
 # Sessions that are done before the event loop has its turn: less than 2 ms.
-_AT_ONCE: Final = 500
+_AT_ONCE: Final = 200
 
 
 class MemoryStore:

@@ -92,10 +92,8 @@ class ValkeyStore:
         columns = (writes.epochs, writes.sequences, writes.positions, acknowledged)
         for piece in _pieces(n, min(_PIECE, _PIECE_BYTES // max(1, writes.states.shape[1]))):
             keys = writes.keys[piece]
-            arguments: list[Any] = [writes.owner, time.time()]
-            numbers = (column[piece].tolist() for column in columns)
-            for *row, state in zip(*numbers, seals(keys, writes, piece), writes.states[piece], strict=True):
-                arguments += (*row, state.tobytes())
+            numbers = np.stack([*(column[piece] for column in columns), seals(keys, writes, piece)], 1).astype("<i8")
+            arguments = [writes.owner, time.time(), numbers.tobytes(), writes.states[piece].tobytes()]
             rows = await self._run("WRITE", [_key(key) for key in keys], arguments)
             durable = np.array(rows[0::2], np.int64)
             result.taken[piece] = durable >= 0

@@ -107,12 +107,13 @@ return 1
 
 WRITE: Final = """
 local call = redis.call
+local width = #ARGV[4] / math.max(#KEYS, 1)
+local function text(number) return string.format('%.0f', number) end
 local out = {}
 for i = 1, #KEYS do
-  local at = 2 + (i - 1) * 6
+  local epoch, sequence, position, acknowledged, checksum = struct.unpack('<i8i8i8i8i8', ARGV[3], 40 * (i - 1) + 1)
   local has = call('HMGET', KEYS[i], 'owner', 'epoch', 'live', 'wanted', '0', '1')
-  if ARGV[1] ~= '' and has[1] == ARGV[1] and has[2] == ARGV[at + 1] and has[3] == '1' then
-    local sequence, acknowledged = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 4])
+  if ARGV[1] ~= '' and has[1] == ARGV[1] and has[2] == text(epoch) and has[3] == '1' then
     local zero, one = has[5] and tonumber(has[5]), has[6] and tonumber(has[6])
     local tip = math.max(zero or -1, one or -1)
     -- Where it goes, and whether it alone stays: as rules.written.
@@ -127,9 +128,9 @@ for i = 1, #KEYS do
     end
     local stay = {[0] = has[5], [1] = has[6]}
     if slot then
-      call('HSET', KEYS[i], slot, ARGV[at + 2], 'p' .. slot, ARGV[at + 3], 'c' .. slot, ARGV[at + 5],
-        's' .. slot, ARGV[at + 6])
-      stay[slot] = ARGV[at + 2]
+      stay[slot] = text(sequence)
+      call('HSET', KEYS[i], slot, stay[slot], 'p' .. slot, text(position), 'c' .. slot, text(checksum),
+        's' .. slot, string.sub(ARGV[4], width * (i - 1) + 1, width * i))
       if only then
         local other = 1 - slot
         call('HDEL', KEYS[i], other, 'p' .. other, 'c' .. other, 's' .. other)
@@ -147,8 +148,9 @@ for i = 1, #KEYS do
 end
 return out
 """
-"""KEYS: sessions. ARGV: the owner, the time, and for each its epoch, sequence, position, what is acknowledged,
-checksum and state. For each its durable sequence, -1 where it was not taken, and whether another owner asks for it."""
+"""KEYS: sessions. ARGV: the owner, the time, for each as five integers of 64 bits its epoch, sequence, position, what
+is acknowledged and checksum, and all states. For each its durable sequence, -1 where it was not taken, and whether
+another owner asks for it."""
 
 RELEASE: Final = (
     _COMMON
