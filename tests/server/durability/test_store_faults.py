@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from gatestream.server.durability.valkey_url import connect
 from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 from tests.server.durability.stores import OPEN, at, claim, key, opened, writes
 from tests.server.durability.valkey_server import Server
+from tests.support.tls import Files
 
 S, OTHER = key("s"), key("other")
 
@@ -296,6 +298,35 @@ async def test_a_password_from_the_url_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         await wrong.beat("a")
     await wrong.close_store("a")
+    server.end()
+
+
+async def test_a_server_is_reached_by_tls(tmp_path: Path) -> None:
+    """Behind a proxy of TLS: whatever the server was built with."""
+    server = Server()
+    server.start()
+    files = Files(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files.issue("server"))
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(2**16):
+            sink.write(data)
+        sink.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, ahead = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(carry(reader, ahead), carry(behind, writer), return_exceptions=True)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        store = ValkeyStore(*connect(f"rediss://127.0.0.1:{port}/0?ca-file={files.ca}"))
+        assert (await store.claim(S, claim(first=at(0)))).created
+        await store.close_store("a")
+        stranger = ValkeyStore(*connect(f"valkeys://127.0.0.1:{port}/0"))
+        with pytest.raises(StoreUnavailable):
+            await stranger.beat("a")
+        await stranger.close_store("a")
     server.end()
 
 
