@@ -8,7 +8,7 @@ FLOOR_VENV := .venv-floors
 MODELS_VENV := .venv-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers test-models protos clean
+.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers test-model test-models protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ test-proofs: install  ## the long proofs: exports of any size and in fewer bits,
 
 test-untuned: install  ## the tests with real servers again, with nothing done to the process and to gRPC for speed
 	GATESTREAM_TUNING=none $(BIN)/pytest -n 3 --dist loadfile tests/e2e tests/faults
+
+test-model: install  ## the model of the protocol by which sessions survive, searched far (docs/sessions.md): some twenty minutes
+	$(BIN)/python -m tests.resume $(ARGS)
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some twenty minutes
 	$(BIN)/python -m tests.hostile $(ARGS)

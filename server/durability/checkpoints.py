@@ -17,6 +17,8 @@ SILENCE_SECONDS: Final = 5.0
 """After its last beat an owner counts as dead: it beats once a second."""
 CLOSED_SECONDS: Final = 3600.0
 """So long the epoch of a closed session is remembered, at least: longer than any late write lives."""
+TERM: Final = 2**20
+"""So far the sequence of a session that is taken up moves on: further than a client may lack answers."""
 
 
 class Owned(Exception):
@@ -182,8 +184,9 @@ class Store(Protocol):
     async def claim(self, key: Key, claim: Claim) -> Claimed:
         """Have a session: the newest checkpoint at or before `acknowledged` where it is given, else the newest of all.
 
-        A resident one is kept where the store's epoch was its own and, with `acknowledged`, it stands there; without,
-        where nothing newer is stored: it then becomes the only checkpoint. A new session gets its first checkpoint.
+        A resident one is kept where the store's epoch was its own and, with `acknowledged`, it stands there. Without,
+        where nothing newer is stored, it becomes the only checkpoint, as the newest of all does else, and its sequence
+        moves on by `TERM`: `Claimed.checkpoint` has it. A new session gets its first checkpoint.
 
         Raises:
             NotFound: it is not there, or was closed, and must be there.

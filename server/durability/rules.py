@@ -7,7 +7,7 @@ again by the stores that write many sessions at once, each in the words of its d
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from gatestream.server.durability.checkpoints import Checkpoint, Claim, Claimed, Key, Meaning, Owned, Stored
+from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Claimed, Key, Meaning, Owned, Stored
 from gatestream.server.errors import (
     AlreadyExists,
     CheckpointUnfit,
@@ -89,7 +89,8 @@ def claimed(
     if claim.acknowledged is None:
         kept = resident is not None and resident.sequence >= stored[-1].sequence
         only = resident if kept and resident is not None else stored[-1]
-        stored, anchor = (only,), only
+        anchor = only._replace(sequence=only.sequence + TERM)
+        stored, kept = (anchor,), False
     else:
         below = [item for item in stored if item.sequence <= claim.acknowledged]
         if not below:

@@ -554,12 +554,16 @@ class SessionState(_message.Message):
     def __init__(self, model: _Optional[str] = ..., weights_fingerprint: _Optional[str] = ..., position: _Optional[int] = ..., state: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SetStateRequest(_message.Message):
-    __slots__ = ("session_id", "state")
+    __slots__ = ("session_id", "state", "sequence", "epoch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     state: SessionState
-    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[SessionState, _Mapping]] = ...) -> None: ...
+    sequence: int
+    epoch: int
+    def __init__(self, session_id: _Optional[str] = ..., state: _Optional[_Union[SessionState, _Mapping]] = ..., sequence: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class SetStateResponse(_message.Message):
     __slots__ = ("position",)

@@ -10,6 +10,7 @@ import pytest
 
 from gatestream.server.core.kept import Wish
 from gatestream.server.core.transitions import Phase
+from gatestream.server.durability.checkpoints import TERM
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import EpochStale
 from tests.support.engine import Bench, Recorder, bench
@@ -55,7 +56,7 @@ async def test_a_session_stays_when_its_stream_ends_and_stands_where_it_stood(b:
     again, same = await opened(b)
     assert same == session
     assert again.take() == [("opened", 7, 2, False)]
-    assert again.stands == (2, 2, 2, 2)
+    assert again.stands == (2, 2, TERM + 2, TERM + 2)
     assert await stepped(b, again, session, 4) == [7]
 
 
@@ -93,7 +94,7 @@ async def test_resets_count_in_the_sequence_and_not_in_the_position(b: Bench) ->
     await round_(b)
     leave(b, owner, session)
     again, session = await opened(b)
-    assert again.stands == (1, 2, 2, 2)
+    assert again.stands == (1, 2, TERM + 2, TERM + 2)
     assert await stepped(b, again, session, 5) == [5]
 
 
@@ -152,7 +153,7 @@ async def test_one_that_is_handed_over_is_told_so_and_goes_on_from_the_store(b: 
     assert owner.take() == [("lost", 7), ("closed", "PARKED", [7], [2])]
     assert b.engine.sessions.get("", "s") is None
     again, session = await opened(b)
-    assert again.stands == (2, 2, 2, 2)
+    assert again.stands == (2, 2, TERM + 2, TERM + 2)
     assert await stepped(b, again, session, 3) == [6]
 
 

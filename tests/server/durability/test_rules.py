@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Owned, Stored
+from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Key, Owned, Stored
 from gatestream.server.errors import AlreadyExists, EpochStale, NotFound, NotReplayable
 from tests.server.durability.stores import MEANING, OPEN, at, key, opened, writes
 
@@ -125,7 +125,8 @@ class Rules(RuleBasedStateMachine):
         else:
             kept = own is not None and own.sequence >= max(has)
             only = own if own is not None and kept else has[max(has)]
-            assert got.checkpoint == (None if kept else only)
+            only = only._replace(sequence=only.sequence + TERM)
+            assert got.checkpoint == only
             session.checkpoints = {only.sequence: only}
             assert got.durable == only.sequence
         assert (got.epoch, got.created, got.tip) == (raised_to, False, max(session.checkpoints))

@@ -66,7 +66,7 @@ async def test_a_damaged_checkpoint_is_refused_and_the_others_are_not(which: str
         await store.claim(damaged, claim())
     with pytest.raises(CheckpointUnfit, match=refused):
         await store.read(damaged)
-    assert (await store.claim(OTHER, claim())).checkpoint == at(3)
+    assert (await store.claim(OTHER, claim(acknowledged=3))).checkpoint == at(3)
     # Who has it writes on, and what is written is well.
     if which not in ("another's", "sequence"):
         assert (await store.write(writes("a", [(S, 1, at(9), 9)]))).taken.all()
@@ -87,7 +87,7 @@ async def test_a_damaged_checkpoint_in_a_server_is_refused(field: str) -> None:
         client.hset("gatestream:s:t\0m\0s", field, "1")
     with pytest.raises(CheckpointUnfit, match="damaged"):
         await store.claim(S, claim())
-    assert (await store.claim(OTHER, claim())).checkpoint == at(3)
+    assert (await store.claim(OTHER, claim(acknowledged=3))).checkpoint == at(3)
     await store.close_store("a")
     server.end()
 
@@ -125,7 +125,7 @@ async def test_a_damaged_file_is_not_used_until_it_is_mended(damage: str, tmp_pa
     good.replace(path)
     for stale in ("x.db-wal", "x.db-shm"):
         (tmp_path / stale).unlink(missing_ok=True)
-    assert (await store.claim(S, claim())).checkpoint == at(3)
+    assert (await store.claim(S, claim(acknowledged=3))).checkpoint == at(3)
     await store.close_store("a")
 
 
@@ -227,7 +227,7 @@ async def test_the_sessions_of_a_killed_process_are_to_be_had_at_once(tmp_path: 
             await store.claim(S, claim())
         process.kill()
         process.wait()
-        assert (await store.claim(S, claim())).checkpoint == at(0)
+        assert (await store.claim(S, claim(acknowledged=0))).checkpoint == at(0)
     await store.close_store("a")
 
 

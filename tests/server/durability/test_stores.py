@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.server.durability.checkpoints import Checkpoint, Key, Meaning, Owned, Store, Stored
+from gatestream.server.durability.checkpoints import TERM, Checkpoint, Key, Meaning, Owned, Store, Stored
 from gatestream.server.errors import (
     AlreadyExists,
     CheckpointUnfit,
@@ -90,7 +90,7 @@ async def test_the_highest_epoch_and_sequence_are_kept_exactly(store: Store) -> 
     high = Checkpoint(most, most - 1, at(0).state)
     done = await store.write(writes("a", [(S, most - 1, high, most)]))
     assert (done.taken.tolist(), done.durable.tolist()) == ([True], [most])
-    assert (await store.claim(S, claim(epoch=most))).checkpoint == high
+    assert (await store.claim(S, claim(epoch=most, acknowledged=most))).checkpoint == high
 
 
 async def test_the_anchor_and_the_tip_stay(store: Store) -> None:
@@ -150,14 +150,26 @@ async def test_the_state_in_a_slot_is_kept_where_it_is_what_is_asked_for(store: 
 async def test_without_a_log_the_newest_becomes_the_only_checkpoint(store: Store) -> None:
     await make(store, 5)
     answer = await store.claim(S, claim())
-    assert (answer.checkpoint, answer.durable, await stored(store)) == (at(5), 5, [5])
-    answer = await store.claim(S, claim(resident=(2, at(7))))
-    assert (answer.checkpoint, answer.durable, await stored(store)) == (None, 7, [7])
+    newest = at(5)._replace(sequence=TERM + 5)
+    assert (answer.checkpoint, answer.durable, await stored(store)) == (newest, TERM + 5, [TERM + 5])
+    resident = at(7)._replace(sequence=TERM + 7)
+    answer = await store.claim(S, claim(resident=(2, resident)))
+    newest = at(7)._replace(sequence=2 * TERM + 7)
+    assert (answer.checkpoint, answer.durable, await stored(store)) == (newest, 2 * TERM + 7, [2 * TERM + 7])
     # A slot that has gone back is not the newest, and one of an earlier epoch is nobody's.
     answer = await store.claim(S, claim(resident=(3, at(6))))
-    assert (answer.checkpoint, await stored(store)) == (at(7), [7])
-    answer = await store.claim(S, claim(resident=(3, at(9))))
-    assert (answer.checkpoint, await stored(store)) == (at(7), [7])
+    assert answer.checkpoint == at(7)._replace(sequence=3 * TERM + 7)
+    answer = await store.claim(S, claim(resident=(3, at(9)._replace(sequence=9 * TERM))))
+    assert answer.checkpoint == at(7)._replace(sequence=4 * TERM + 7)
+
+
+async def test_a_log_of_before_a_session_was_taken_up_fits_it_no_more(store: Store) -> None:
+    # Its owner was killed before its client's answers were stored: the other client goes on from further back.
+    await make(store, 5)
+    await store.claim(S, claim())
+    await store.write(writes("a", [(S, 2, at(TERM + 6), TERM + 6)]))
+    with pytest.raises(NotReplayable, match="acknowledged is 7"):
+        await store.claim(S, claim(acknowledged=7))
 
 
 async def test_a_living_owner_is_asked_to_hand_over(store: Store) -> None:
@@ -174,7 +186,7 @@ async def test_a_living_owner_is_asked_to_hand_over(store: Store) -> None:
     with pytest.raises(Owned):
         await store.claim(S, claim("b"))
     await store.release("a", [S], np.array([1]))
-    assert (await store.claim(S, claim("b"))).checkpoint == at(1)
+    assert (await store.claim(S, claim("b", acknowledged=1))).checkpoint == at(1)
     assert list(await store.beat("a")) == []
 
 
@@ -196,13 +208,13 @@ async def test_a_silent_owner_is_fenced(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, silence=0.3) as store:
         await make(store, 3)
         await asyncio.sleep(0.4)
-        assert (await store.claim(S, claim("b"))).epoch == 2
+        assert (await store.claim(S, claim("b", acknowledged=3))).epoch == 2
         await store.beat("a")
         done = await store.write(writes("a", [(S, 1, at(4), 0)]))
         assert (done.taken.tolist(), done.wanted.tolist()) == ([False], [False])
         assert not await store.replace(S, "a", 1, at(4))
         assert not (await store.close([S], np.array([1]))).any()
-        assert list((await store.read(S)).checkpoints) == [at(3)]
+        assert list((await store.read(S)).checkpoints)[-1:] == [at(3)]
 
 
 async def test_an_owner_that_beats_is_not(kind: str, tmp_path: Path) -> None:
