@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,23 @@ async def test_of_many_writes_each_is_answered_for_itself(store: Store) -> None:
     for k in range(0, len(keys), 97):
         if taken[k]:
             assert (await store.read(keys[k])).checkpoints[-1] == at(k + 1)
+
+
+async def test_what_stays_in_every_small_case(store: Store) -> None:
+    pairs = [(tip,) for tip in range(3)] + list(combinations(range(4), 2))
+    cases = [(has, new, ack) for has in pairs for new in range(5) for ack in range(6)]
+    keys = [key(f"{k:03}") for k in range(len(cases))]
+    for which, (has, _, _) in zip(keys, cases, strict=True):
+        await store.put(Stored(which, 0, "", MEANING, tuple(map(at, has))))
+        # It goes back to its anchor, or nowhere: both stay.
+        await store.claim(which, claim(epoch=9, acknowledged=has[0]))
+    rows = [(which, 9, at(new, seed=1), ack) for which, (_, new, ack) in zip(keys, cases, strict=True)]
+    done = await store.write(writes("a", rows))
+    for k, (has, new, ack) in enumerate(cases):
+        known = {sequence: at(sequence) for sequence in has} | {new: at(new, seed=1)}
+        anchor = max((each for each in known if each <= ack and each <= new), default=min(known))
+        assert list((await store.read(keys[k])).checkpoints) == [known[each] for each in sorted({anchor, max(known)})]
+        assert done.durable[k] == anchor, cases[k]
 
 
 async def test_nothing_is_written(store: Store) -> None:
