@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import stat
 import sys
@@ -47,6 +48,12 @@ _FORM = click.Choice(["csv", "jsonl", "text"])
 @click.option("--unknown", metavar="TOKEN", help="Text: the token to take for a character that is none.")
 @table_options(columns="CSV columns or JSON keys to use, in the order of the model's inputs; by default its own names.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on when the connection is lost or the server is restarted, as far as the server keeps the session.",
+)
 @tls_options
 @click.option("--token", envvar="GATESTREAM_TOKEN", show_envvar=True, help="Bearer token to show to the server.")
 def command(
@@ -60,10 +67,11 @@ def command(
     unknown: str | None,
     table: "TableOptions",
     timeout: float,
+    resume: bool,
     token: str | None,
     **tls: Any,
 ) -> None:
-    """Stream the rows of FILE through a new session of the server at ADDRESS (HOST:PORT).
+    """Stream the rows of FILE through a new session of the server at ADDRESS (HOST:PORT; several, between commas).
 
     Without FILE, or with -, rows come from standard input. A row that comes while nothing is on its way is stepped
     at once; rows that come meanwhile are stepped together. Each answer is written as it comes.
@@ -90,7 +98,7 @@ def command(
 
     try:
         with (
-            _connected(address, timeout, token, tls) as gs,
+            _connected(address, timeout, token, tls, resume=resume) as gs,
             _opened(file) as (pieces, live),
             gs.session(model, gates=gates, constants=_constants(constants)) as session,
         ):
@@ -127,11 +135,26 @@ def _stream(session: "Session", reader: "Reader", pieces: Iterator[bytes], write
 
 
 @contextlib.contextmanager
-def _connected(address: str, timeout: float, token: str | None, tls: dict[str, Any]) -> "Iterator[Client]":
+def _connected(
+    address: str, timeout: float, token: str | None, tls: dict[str, Any], *, resume: bool
+) -> "Iterator[Client]":
     from gatestream.client import connect
 
-    with connect(address, credentials=credentials(**tls), token=token, timeout=timeout) as gs:
+    _tell_of_reconnecting()
+    with connect(address, credentials=credentials(**tls), token=token, timeout=timeout, resume=resume) as gs:
         yield gs
+
+
+def _tell_of_reconnecting() -> None:
+    """What the client logs, as lines on standard error."""
+
+    class Saying(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    log = logging.getLogger("gatestream.client")
+    log.setLevel(logging.INFO)
+    log.handlers = [Saying()]
 
 
 @contextlib.contextmanager

@@ -15,11 +15,6 @@ class CallsView:
         self._models = models
 
     @property
-    def address(self) -> str:
-        """The server's."""
-        return self._settings.address
-
-    @property
     def models(self) -> dict[str, pb.ModelSpec]:
         """What the server had when it was last asked, by name: the newest version of each. Printed, a line for each."""
         return Specs(self._models.specs)
@@ -28,6 +23,14 @@ class CallsView:
     def limits(self) -> pb.Limits:
         """The server's limits."""
         return self._models.limits
+
+    def spec(self, model: str) -> pb.ModelSpec:
+        """The newest version of a model; without a name, of the only one.
+
+        Raises:
+            ModelUnknownError: no such model, or no name where there are several.
+        """
+        return self._models.find(model)
 
     def seconds(self, timeout: float | None, steps: int = 1) -> float:
         """The timeout, or, where none is given, the client's for each message that so many steps need.

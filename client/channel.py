@@ -1,5 +1,6 @@
 """What both clients say to gRPC, and what its errors mean."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any, cast
 
 import grpc
 
+from gatestream.client.addresses import Address, addresses_of
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -18,10 +20,18 @@ from gatestream.client.errors import (
 )
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
+log = logging.getLogger("gatestream.client")
+"""Where both clients say that they have connected again."""
+
 # More than a server lets one stream have on its way (Limits.reply_bytes_per_stream is 64 MiB by default).
 _RECEIVE_BYTES = 256 << 20
 
 OPTIONS = (
+    # Each channel has a connection of its own: another one may lead to another worker, or around what is broken.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A server that vanished without a word is found out within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_receive_message_length", _RECEIVE_BYTES),
     # The server's limit comes with Describe, and the packer keeps to it.
     ("grpc.max_send_message_length", -1),
@@ -30,27 +40,39 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to talk to one server.
+    """How to talk to a server.
 
     Attributes:
-        address: as gRPC takes it; "host:port".
+        address: as gRPC takes it, "host:port"; or several.
         credentials: for TLS; None: in clear.
         token: sent with every call as "authorization: Bearer TOKEN".
         timeout: seconds that a call may take unless it says otherwise; math.inf: no limit.
         connect_timeout: seconds to wait for the server when connecting.
         retry: try again, within the timeout, what was refused for lack of room.
+        resume: go on with sessions when their connection is lost.
+        replay_bytes: of what was sent that are kept for that, at most.
     """
 
-    address: str
+    address: Address
     credentials: grpc.ChannelCredentials | None = None
     token: str | None = None
     timeout: float = 30.0
     connect_timeout: float = 5.0
     retry: bool = True
+    resume: bool = True
+    replay_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
+        addresses_of(self.address)
+        if self.replay_bytes < 1:
+            raise InputError(f"replay_bytes: {self.replay_bytes!r} came; a number of bytes, 1 or more, was expected")
         check_timeout("timeout", self.timeout)
         check_timeout("connect_timeout", self.connect_timeout)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Each of them."""
+        return addresses_of(self.address)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -29,7 +29,6 @@ class Models:
     """The models that a server has."""
 
     def __init__(self, described: pb.DescribeResponse) -> None:
-        self.limits = described.limits
         self.specs = Specs()
         self._versions: dict[tuple[str, str], pb.ModelSpec] = {}
         self._layouts: dict[tuple[str, bool, bool], Layout] = {}
@@ -37,6 +36,7 @@ class Models:
 
     def learn(self, described: pb.DescribeResponse) -> None:
         """Know what the server has now. What is known of versions that it has no more is kept."""
+        self.limits = described.limits
         # Of the versions of a model the last one is that which new sessions go to.
         self.specs = Specs({served.spec.name: served.spec for served in described.models})
         for served in described.models:

@@ -1,14 +1,15 @@
 """The calls beside the stream: what each asks, and what its answer means."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from secrets import token_hex
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
 from gatestream.client.columns import Array, array_of, layout_of
-from gatestream.client.errors import InputError, ProtocolError, StateMismatchError
+from gatestream.client.errors import GatestreamError, InputError, ProtocolError, SessionExistsError, StateMismatchError
 from gatestream.client.numbers import shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout
@@ -35,11 +36,35 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """One unary call."""
+    """One unary call.
+
+    Attributes:
+        rpc: its method.
+        request: its message.
+        read: what the answer means.
+        lost: how often it was asked without hearing the answer.
+        repeated: what a refusal means then: that it was done before, or, by raising it, nothing of the kind.
+    """
 
     rpc: str
     request: Message
     read: Callable[[Any], R]
+    repeated: Callable[[GatestreamError], R] | None = None
+    lost: int = 0
+
+    def refused(self, error: GatestreamError) -> R:
+        """The answer to a call that may have been done before, and is refused now.
+
+        Raises:
+            GatestreamError: the refusal.
+        """
+        if self.repeated is None or not self.lost:
+            raise error
+        return self.repeated(error)
+
+    def once_more(self) -> "Call[R]":
+        """The same call, after one whose answer was not heard."""
+        return replace(self, lost=self.lost + 1)
 
 
 def describe() -> Call[pb.DescribeResponse]:
@@ -131,6 +156,16 @@ def set_state(spec: pb.ModelSpec, session_id: str, state: State) -> Call[int]:
 
 
 def fork(spec: pb.ModelSpec, session_id: str, new_id: str) -> Call[str]:
-    """Copy a session; the id of the copy."""
-    request = pb.ForkRequest(model=spec.name, session_id=session_id, new_session_id=new_id)
-    return Call("Fork", request, lambda answer: str(answer.session_id))
+    """Copy a session; the id of the copy: chosen here where the caller has none, so that a repeat is known for one."""
+    if new_id:
+        request = pb.ForkRequest(model=spec.name, session_id=session_id, new_session_id=new_id)
+        return Call("Fork", request, lambda answer: str(answer.session_id))
+    chosen = token_hex(16)
+
+    def repeated(error: GatestreamError) -> str:
+        if isinstance(error, SessionExistsError):
+            return chosen
+        raise error
+
+    request = pb.ForkRequest(model=spec.name, session_id=session_id, new_session_id=chosen)
+    return Call("Fork", request, lambda answer: str(answer.session_id), repeated)

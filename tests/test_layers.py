@@ -177,6 +177,7 @@ LAYERS = {
     "client": [
         "results",
         "errors",
+        "addresses",
         "channel numbers",
         "columns",
         "models protocol unary",

@@ -4,34 +4,45 @@
 # ruff: noqa: ASYNC109
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 import grpc
 
+from gatestream.client.addresses import Address
 from gatestream.client.aio.calls import Calls
 from gatestream.client.aio.entering import Entering
 from gatestream.client.aio.link import Link
+from gatestream.client.aio.network import Network
 from gatestream.client.aio.session import Group, Session
-from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.channel import Settings
 from gatestream.client.columns import Constants
-from gatestream.client.errors import ConnectionLostError, ModelUnknownError, StreamsExhaustedError
-from gatestream.client.models import Models, OpenMode, member_ids, opens, unlike
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DrainingError,
+    GatestreamError,
+    ModelUnknownError,
+    StreamsExhaustedError,
+)
+from gatestream.client.models import OpenMode, member_ids, opens, unlike
 from gatestream.client.patience import pause
+from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 
 
 def connect(
-    address: str,
+    address: Address,
     *,
     credentials: grpc.ChannelCredentials | None = None,
     token: str | None = None,
     timeout: float = 30.0,
     connect_timeout: float = 5.0,
     retry: bool = True,
+    resume: bool = True,
+    replay_bytes: int = 64 << 20,
 ) -> Entering["Client"]:
     """Connect to a server, and ask it what it has: `await` it, or `async with` it.
 
@@ -44,25 +55,12 @@ def connect(
         timeout=timeout,
         connect_timeout=connect_timeout,
         retry=retry,
+        resume=resume,
+        replay_bytes=replay_bytes,
     )
 
     async def make() -> Client:
-        channel = (
-            grpc.aio.secure_channel(address, credentials, OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(address, OPTIONS)
-        )
-        try:
-            stub: pb_grpc.GatestreamAsyncStub = pb_grpc.GatestreamStub(channel)
-            seconds = rpc_timeout(connect_timeout)
-            described = await stub.Describe(pb.DescribeRequest(), timeout=seconds, metadata=settings.metadata)
-        except grpc.aio.AioRpcError as error:
-            await channel.close()
-            raise from_connecting(error, address, connect_timeout) from None
-        except BaseException:
-            await channel.close()
-            raise
-        return Client(channel, stub, settings, Models(described))
+        return Client(await Network.made(settings))
 
     return Entering(make)
 
@@ -70,12 +68,10 @@ def connect(
 class Client(Calls):
     """A connection: sessions on one stream, and the calls beside it."""
 
-    def __init__(
-        self, channel: grpc.aio.Channel, stub: "pb_grpc.GatestreamAsyncStub", settings: Settings, models: Models
-    ) -> None:
-        super().__init__(stub, settings, models)
-        self._channel = channel
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
         self._links: list[Link] = []
+        self._budget = Budget(network.settings.replay_bytes) if network.settings.resume else None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -126,12 +122,12 @@ class Client(Calls):
         return Entering(make)
 
     async def close(self) -> None:
-        """End the connection. The server closes the sessions that are open on it."""
+        """End the connection. The sessions that are open on it are closed."""
         self._closed = True
         links, self._links = self._links, []
         for link in links:
             await link.close()
-        await self._channel.close()
+        await self._network.close()
 
     async def _open(
         self,
@@ -151,14 +147,16 @@ class Client(Calls):
         deadline = clock() + seconds
         refusals = 0
         while True:
-            link = self._link()
+            link = await self._link()
             try:
                 requests = opens(spec, ids, mode, outputs=outputs, gates=gates, version=version, constants=constants)
                 session_queue = await link.open(layout, requests, seconds)
                 if session_queue.versions != {spec.version}:
                     await self._on_another_version(link, session_queue, spec.name, outputs=outputs, gates=gates)
                 return link, session_queue
-            except StreamsExhaustedError as refusal:
+            except (StreamsExhaustedError, DrainingError) as refusal:
+                if isinstance(refusal, DrainingError) and len(self._settings.addresses) == 1:
+                    raise
                 refusals += 1
                 delay = pause(refusal, refusals)
                 seconds = deadline - clock() - delay
@@ -188,11 +186,15 @@ class Client(Calls):
             raise
         session_queue.layout = self._models.layout(spec, outputs=outputs, gates=gates)
 
-    def _link(self) -> Link:
+    async def _link(self) -> Link:
         """A stream on which sessions can be opened."""
         if self._closed:
             raise ConnectionLostError(f"this client of {self.address} is closed; connect again")
         self._links = [link for link in self._links if not link.lost]
+        if self._links and self._links[-1].going_away and self._settings.resume:
+            # Where nobody else answers, the server says itself that it opens nothing more.
+            with contextlib.suppress(GatestreamError):
+                await self._network.renew(self._links[-1].connection, elsewhere=True)
         if not self._links or not self._links[-1].usable:
-            self._links.append(Link(self._channel, self._settings, self._models.limits))
+            self._links.append(Link(self._network, self._budget))
         return self._links[-1]

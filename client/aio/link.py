@@ -1,4 +1,4 @@
-"""One `Stream` of the asyncio client: a task that reads, a task that writes, and callers that wait."""
+"""One `Stream` of the asyncio client, and its successors: a task that reads, one that writes, and callers that wait."""
 
 # A timeout here is not asyncio.timeout: it also decides how long refusals are retried, and which error comes.
 # ruff: noqa: ASYNC109
@@ -7,40 +7,62 @@ import asyncio
 import contextlib
 import copy
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
-from gatestream.client.channel import Settings, from_stream, stream_method
+from gatestream.client.addresses import delays, passes
+from gatestream.client.aio.network import Connection, Network
+from gatestream.client.channel import from_stream, log, stream_method
 from gatestream.client.columns import Layout
-from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
-from gatestream.client.patience import waits
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    DrainingError,
+    GatestreamError,
+    ProtocolError,
+)
+from gatestream.client.patience import left_of, waits
+from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind, Work
 from gatestream.client.protocol.stream import Multiplexer
+from gatestream.client.unary import Call
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
+R = TypeVar("R")
 _SECONDS_TO_PART = 2.0
 
 
 class Link:
     """Belongs to the loop that made it."""
 
-    def __init__(self, channel: grpc.aio.Channel, settings: Settings, limits: pb.Limits) -> None:
+    def __init__(self, network: Network, budget: Budget | None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._address = settings.address
-        self._multiplexer = Multiplexer(limits, retry=settings.retry)
-        self._send_queue: deque[bytes] = deque()
-        self._filled = asyncio.Event()
+        self._network = network
+        self._multiplexer = Multiplexer(network.current.limits, retry=network.settings.retry, budget=budget)
         # Who waits, and until when; one alarm for all, for the first of them or earlier.
         self._waiting: dict[Work, float] = {}
         self._alarm: asyncio.TimerHandle | None = None
-        stream: Any = channel.stream_stream(stream_method())
-        self._call = stream(metadata=settings.metadata)
-        self._reader = asyncio.create_task(self._read(), name=f"gatestream reader {settings.address}")
-        self._writer = asyncio.create_task(self._write(), name=f"gatestream writer {settings.address}")
+        self._closing = asyncio.Event()
+        self._connect(network.use(network.current))
+        self._reader = asyncio.create_task(self._run(), name=f"gatestream reader {self._connection.address}")
+
+    def _connect(self, connection: Connection) -> None:
+        """Begin a stream."""
+        self._connection = connection
+        self._send_queue: deque[bytes] = deque()
+        self._filled = asyncio.Event()
+        stream: Any = connection.channel.stream_stream(stream_method())
+        self._call = stream(metadata=self._network.settings.metadata)
+        self._writer = asyncio.create_task(self._write(), name=f"gatestream writer {connection.address}")
+
+    @property
+    def connection(self) -> Connection:
+        """That the stream is on."""
+        return self._connection
 
     @property
     def usable(self) -> bool:
@@ -48,8 +70,13 @@ class Link:
         return self._multiplexer.usable
 
     @property
+    def going_away(self) -> bool:
+        """Whether the server has said that it will stop."""
+        return self._multiplexer.going_away
+
+    @property
     def lost(self) -> bool:
-        """Whether the stream is gone."""
+        """Whether the stream is gone, and none will follow."""
         return self._multiplexer.lost
 
     async def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
@@ -125,24 +152,55 @@ class Link:
             self._multiplexer.resume(session_queue)
             self._flush()
 
+    async def call(self, session_queue: SessionQueue, call: Call[R], timeout: float) -> R:
+        """Ask about a session that is paused, of the server that has it, and of the next where that one is lost.
+
+        Raises:
+            GatestreamError: it was refused, or there was no answer.
+        """
+        deadline = self._loop.time() + timeout
+        for seconds in left_of(self._multiplexer, session_queue, deadline, timeout, self._loop.time):
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+                continue
+            connection = self._network.use(self._connection)
+            try:
+                return await connection.ask(call, max(deadline - self._loop.time(), 0.001))
+            except GatestreamError as error:
+                if session_queue.log is None or not passes(error, begun=True):
+                    return call.refused(error)
+                call = call.once_more()
+            finally:
+                await self._network.release(connection)
+        raise AssertionError("it ends by an answer or an error")
+
+    def part(self, session_queue: SessionQueue) -> None:
+        """Give the stream up, for the next one to say where a session stands that outlives it."""
+        if session_queue.log is not None:
+            self._call.cancel()
+
     async def close(self) -> None:
-        """End the stream. The server closes its sessions when it has answered what is on its way."""
-        self._set_alarm(float("inf"))
-        self._writer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._writer
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # Not where the stream has ended already.
-            await self._call.done_writing()
+        """Close the sessions, once what is on its way is answered, and end the stream."""
+        self._closing.set()
+        self._multiplexer.finish()
+        self._flush()
         await asyncio.wait([self._reader], timeout=_SECONDS_TO_PART)
         self._call.cancel()
         await asyncio.wait([self._reader])
+        self._set_alarm(float("inf"))
 
     def _flush(self) -> None:
         messages = self._multiplexer.take()
         self._send_queue.extend(messages)
         if messages or self._multiplexer.over:
             self._filled.set()
+        retry_in = self._multiplexer.retry_in
+        if retry_in is not None:
+            self._loop.call_later(retry_in, self._retry)
+
+    def _retry(self) -> None:
+        self._multiplexer.retry()
+        self._flush()
 
     async def _write(self) -> None:
         # The reader sees the stream's end too, and says why.
@@ -154,24 +212,72 @@ class Link:
                     await self._call.write(self._send_queue.popleft())
             await self._call.done_writing()
 
-    async def _read(self) -> None:
-        reason: Callable[[], GatestreamError] = from_stream(None, self._address)
+    # ---- The task that reads -----------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        attempts = delays()
+        begun = len(self._network.settings.addresses) > 1
+        try:
+            while True:
+                reason, spoke = await self._read()
+                self._writer.cancel()
+                begun = begun or spoke
+                if self._multiplexer.parted(self._loop.time()) is None:
+                    # It was of use; else the next attempt waits for longer.
+                    attempts = delays()
+                elsewhere = self._multiplexer.going_away or isinstance(reason(), DrainingError)
+                goes_on = not self._closing.is_set() and passes(reason(), begun=begun)
+                only = "" if elsewhere else self._multiplexer.home(self._connection.address)
+                if not self._multiplexer.parts(reason, self._loop.time(), goes_on=goes_on):
+                    return
+                connection = await self._reconnect(attempts, elsewhere=elsewhere, only=only)
+                if connection is None:
+                    self._multiplexer.end(self._reason or reason)
+                    return
+                await self._network.release(self._connection)
+                self._connect(connection)
+                self._multiplexer.reattach(connection.limits)
+                self._flush()
+                log.info("the connection was lost; connected again, to %s", connection.address)
+        finally:
+            self._multiplexer.end(partial(ConnectionLostError, "this client is closed"))
+            self._writer.cancel()
+            await self._network.release(self._connection)
+
+    async def _read(self) -> tuple[Callable[[], GatestreamError], bool]:
+        """Hear what the server says until the stream ends; why it did, and whether anything was said."""
+        spoke = False
+        address = self._connection.address
         try:
             async for message in self._call:
                 self._multiplexer.receive(message)
                 self._flush()
+                spoke = True
         except grpc.aio.AioRpcError as error:
-            reason = from_stream(error, self._address)
+            return from_stream(error, address), spoke
         except asyncio.CancelledError:
-            # So `async for` ends when `close` cancels the call.
-            return
+            # So `async for` ends when the call is cancelled by this client.
+            return partial(from_stream(None, address)), spoke
         except GatestreamError as error:
-            reason = partial(copy.copy, error)
             self._call.cancel()
+            return partial(copy.copy, error), spoke
         except Exception as error:
-            reason = partial(ProtocolError, f"this client failed: {error!r}")
             self._call.cancel()
+            self._multiplexer.end(partial(ProtocolError, f"this client failed: {error!r}"))
             raise
-        finally:
-            self._multiplexer.end(reason)
-            self._writer.cancel()
+        return from_stream(None, address), spoke
+
+    async def _reconnect(self, attempts: Iterator[float], *, elsewhere: bool, only: str) -> Connection | None:
+        """Another connection; None: nobody wants one any more, or there will be none."""
+        self._reason: Callable[[], GatestreamError] | None = None
+        for delay in attempts:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), delay)
+                return None
+            try:
+                return self._network.use(await self._network.renew(self._connection, elsewhere=elsewhere, only=only))
+            except GatestreamError as error:
+                if not passes(error, begun=True) and not isinstance(error, DeadlineExceededError):
+                    self._reason = partial(copy.copy, error)
+                    return None
+        return None

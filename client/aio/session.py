@@ -5,14 +5,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from gatestream.client.aio.calls import Calls
+from gatestream.client import unary
+from gatestream.client.aio.calls import Asking, Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs, Outputs
-from gatestream.client.errors import GatestreamError, InputError, StepError
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    GatestreamError,
+    InputError,
+    ServerUnreachableError,
+    StepError,
+)
+from gatestream.client.protocol.keeping import setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -27,6 +36,8 @@ from gatestream.client.session import (
     SessionView,
 )
 from gatestream.client.unary import State
+
+R = TypeVar("R")
 
 
 class _Open(LaneView):
@@ -115,16 +126,45 @@ class Session(_Open, SessionView):
 
     async def get_state(self, *, timeout: float | None = None) -> State:
         """Read the state, after all steps asked for before."""
-        return await self._calls.get_state(self.id, self.model, timeout=timeout)
+        async with self._paused(timeout) as ask:
+            return await self._calls._read_state(ask, self.id, self.model)
 
     async def set_state(self, state: State, *, timeout: float | None = None) -> None:
         """Put the session into a state and at its position, after all steps asked for before."""
-        async with self._link.pause(self._queue, self._calls.seconds(timeout)):
-            self._queue.positions[0] = await self._calls.set_state(self.id, state, self.model, timeout=timeout)
+        async with self._paused(timeout) as ask:
+            setting(self._queue)
+            try:
+                position = await self._calls._write_state(ask, self.id, state, self.model)
+            except GatestreamError as error:
+                if not isinstance(error, DeadlineExceededError | ConnectionLostError | ServerUnreachableError):
+                    was_not_set(self._queue)
+                    raise
+                # Set or not: the next stream says where the session stands.
+                self._link.part(self._queue)
+                raise
+            except BaseException:
+                # Cancelled: the same.
+                self._link.part(self._queue)
+                raise
+            was_set(self._queue, position)
 
     async def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds; the new one's id."""
-        return await self._calls.fork(self.id, new_id, self.model, timeout=timeout)
+        async with self._paused(timeout) as ask:
+            return await ask(unary.fork(self._calls.spec(self.model), self.id, new_id))
+
+    @contextlib.asynccontextmanager
+    async def _paused(self, timeout: float | None) -> AsyncIterator[Asking]:
+        """Nothing is stepped meanwhile: a way to ask about the session, after all that was asked of it before."""
+        seconds = self._calls.seconds(timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        async with self._link.pause(self._queue, seconds):
+
+            async def ask(call: unary.Call[R]) -> R:
+                return await self._link.call(self._queue, call, deadline - clock())
+
+            yield ask
 
 
 class Group(_Open, GroupView):

@@ -327,13 +327,13 @@ class Batcher:
                 control.finish()
                 continue
             members = in_flight.members[rows]
-            offsets = session_queue.offsets
-            known = offsets is not None
+            sequences = session_queue.sequences(members)
+            known = sequences is not None
             reset = control.kind is Kind.RESET
             asked = resets.setdefault(known, pb.Reset()) if reset else closes.setdefault(known, pb.Close())
             asked.handle.extend(session_queue.handles[members].tolist())
-            if offsets is not None:
-                asked.sequence.extend((session_queue.positions[members] + offsets[members]).tolist())
+            if sequences is not None:
+                asked.sequence.extend(sequences.tolist())
         self._controls.clear()
         messages += [pb.ClientMessage(reset=each) for each in resets.values()]
         messages += [pb.ClientMessage(close=each) for each in closes.values()]

@@ -49,21 +49,20 @@ def acknowledgement(session_queues: Iterable[SessionQueue]) -> list[bytes]:
     """The logs are full: say what was answered, also of sessions that have nothing to send."""
     told = pb.Acknowledge()
     for session_queue in session_queues:
-        log, offsets = session_queue.log, session_queue.offsets
-        if log is None or offsets is None or session_queue.away or session_queue.in_flight is not None:
+        if session_queue.log is None or session_queue.away or session_queue.in_flight is not None:
             continue
-        sequences = log.untold(session_queue.positions + offsets)
-        if sequences is not None:
-            members = present(session_queue)
+        members = present(session_queue)
+        sequences = session_queue.sequences(members)
+        if sequences is not None and session_queue.log.untold(sequences):
             told.handle.extend(session_queue.handles[members].tolist())
-            told.sequence.extend(sequences[members].tolist())
+            told.sequence.extend(sequences.tolist())
     return [pb.ClientMessage(acknowledge=told).SerializeToString()] if told.handle else []
 
 
 def setting(session_queue: SessionQueue) -> None:
     """A session's state is being set: until the answer is known, nobody can say where it stands."""
     if session_queue.log is not None:
-        session_queue.log.unsettled = True
+        session_queue.log.unsettled.add(0)
 
 
 def was_set(session_queue: SessionQueue, position: int) -> None:
@@ -72,7 +71,7 @@ def was_set(session_queue: SessionQueue, position: int) -> None:
     if log is None or offsets is None:
         session_queue.positions[0] = position
         return
-    log.unsettled = False
+    log.unsettled.clear()
     sequence = int(session_queue.positions[0]) + int(offsets[0]) + 1
     session_queue.stands(0, sequence, position)
     log.is_durable(session_queue.members, np.array([sequence]))
@@ -81,4 +80,4 @@ def was_set(session_queue: SessionQueue, position: int) -> None:
 def was_not_set(session_queue: SessionQueue) -> None:
     """The server refused to: the session stands where it stood."""
     if session_queue.log is not None:
-        session_queue.log.unsettled = False
+        session_queue.log.unsettled.clear()

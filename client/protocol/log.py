@@ -81,7 +81,8 @@ class Log:
         opens: how each member was opened; its epoch is the highest that was proposed.
         opened: members that a server has opened.
         durable: the sequence of each member before which nothing will be asked for again, [n].
-        unsettled: a state was set and its answer is not known: the server says where the sessions stand.
+        unsettled: members of which only the server knows where they stand: a state is being set, or somebody else
+            has set it.
     """
 
     def __init__(self, budget: Budget, opens: Sequence[pb.Open]) -> None:
@@ -89,7 +90,7 @@ class Log:
         self.opens = list(opens)
         self.opened: set[int] = set()
         self.durable: Ints = np.zeros(len(opens), np.int64)
-        self.unsettled = False
+        self.unsettled: set[int] = set()
         self._entries: deque[Entry] = deque()
         # As far as the server was told by `Acknowledge`, for all members together.
         self._told: Ints | None = None
@@ -151,12 +152,12 @@ class Log:
         """That the entries count for."""
         return sum(each.bytes for each in self._entries)
 
-    def untold(self, sequences: Ints) -> Ints | None:
-        """What to acknowledge of these sequences: nothing where no entries are left, or the server was told already."""
+    def untold(self, sequences: Ints) -> bool:
+        """Whether to acknowledge these: there are entries, and the server was not told before."""
         if not self._entries or (self._told is not None and np.array_equal(self._told, sequences)):
-            return None
+            return False
         self._told = sequences
-        return sequences
+        return True
 
     # ---- Sending again -----------------------------------------------------------------------------
 

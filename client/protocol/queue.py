@@ -67,6 +67,18 @@ class SessionQueue:
         self.positions = self.positions.copy()
         self.positions[member] = position
 
+    def sequences(self, members: Ints) -> Ints | None:
+        """Those of the next step of each; None: they are not known."""
+        if self.offsets is None or (self.log is not None and not self.log.unsettled.isdisjoint(members.tolist())):
+            return None
+        return self.positions[members] + self.offsets[members]
+
+    def was_moved(self, members: Ints, positions: Ints) -> None:
+        """The server said where members stand; where that is somewhere else, somebody else has set their states."""
+        if self.log is not None:
+            self.log.unsettled |= set(members[self.positions[members] != positions].tolist())
+        self.positions[members] = positions
+
     def was_reset(self, members: Ints, positions: Ints) -> None:
         """Members are in their initial state again."""
         self.positions[members] = positions

@@ -60,9 +60,10 @@ class Resumption:
         self._request = self._log.reopening(member)
         self._request.handle = int(self.lane.handles[0])
         self._request.ClearField("acknowledged")
+        self._unsettled = member in self._log.unsettled
         if self._was_open:
             # As if the state had been set, where the answer is not known: no other sequence is one higher.
-            self._request.acknowledged = self._lacking + self._log.unsettled
+            self._request.acknowledged = self._lacking + self._unsettled
         # What has been asked of the lane, and not yet been done.
         self._works: deque[Chunk | Control] = deque()
         self._gap: SessionError | None = None
@@ -78,10 +79,10 @@ class Resumption:
 
     def opened(self, opened: pb.Opened) -> None:
         """It stands there: send again what came after."""
-        settled = self._was_open and not (self._log.unsettled and opened.sequence == self._lacking + 1)
+        settled = self._was_open and not (self._unsettled and opened.sequence == self._lacking + 1)
         self.lane.stands(0, opened.sequence, opened.position)
         learn(self.session_queue, self.member, opened, stands=not settled)
-        self._log.unsettled = False
+        self._log.unsettled.discard(self.member)
         if not settled:
             return
         until = self._lacking

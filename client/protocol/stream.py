@@ -51,6 +51,8 @@ class Multiplexer:
         self._lost: Callable[[], GatestreamError] | None = None
         # Queues that no stream holds, until there is one.
         self._apart: dict[SessionQueue, None] = {}
+        self._streamless = False
+        # Since when there is no stream, or none on which a session could be opened.
         self._parted: tuple[Callable[[], GatestreamError], float] | None = None
         self._ending = False
         self._begin(limits)
@@ -73,6 +75,11 @@ class Multiplexer:
     def usable(self) -> bool:
         """Whether new sessions can be opened here."""
         return self._lost is None and not self._going_away
+
+    @property
+    def going_away(self) -> bool:
+        """Whether the server has said that it will stop."""
+        return self._going_away
 
     @property
     def lost(self) -> bool:
@@ -98,7 +105,8 @@ class Multiplexer:
         """
         if self._going_away:
             raise DrainingError("the server is stopping, and opens no sessions; connect again, or to another")
-        free = self._handles.free - sum(len(each.members) for each in self._apart)
+        apart = sum(len(each.members) for each in self._apart) if self._streamless else 0
+        free = self._handles.free - apart
         if len(opens) > free:
             raise SessionsExhaustedError(
                 f"{len(opens)} sessions more than this connection has were asked for; the server allows "
@@ -110,13 +118,13 @@ class Multiplexer:
                 f"a group of {len(opens)} sessions: the server takes steps of {rows} at once; make groups of that"
             )
         kept = self._budget is not None and self._limits.durability != pb.DURABILITY_OFF
-        if self._parted is None:
+        if not self._streamless:
             session_queue = SessionQueue(layout, self._handles.take(len(opens)), self._limits.chunk_length)
         else:
-            session_queue = SessionQueue(layout, np.full(len(opens), -1), self._limits.chunk_length)
+            session_queue = SessionQueue(layout, np.zeros(len(opens), np.int64), self._limits.chunk_length)
         if self._budget is not None and kept:
             session_queue.log = Log(self._budget, [keeping(each) for each in opens])
-        if self._parted is None:
+        if not self._streamless:
             self._attach(session_queue, opens)
         else:
             self._apart[session_queue] = None
@@ -216,13 +224,32 @@ class Multiplexer:
             if session_queue.log is not None:
                 self._batcher.away(session_queue, present(session_queue))
                 self._apart[session_queue] = None
-        if self._parted is None:
-            self._parted = reason, now
+        self._streamless = True
+        self._parted = reason, now if self._parted is None else self._parted[1]
         self._begin(self._limits)
         return bool(self._apart)
 
+    def parts(self, reason: Callable[[], GatestreamError], now: float, *, goes_on: bool) -> bool:
+        """As `suspend`, where it may go on; else, and where nothing waits for another stream, as `end`."""
+        if goes_on and self._lost is None and self.suspend(reason, now):
+            return True
+        self.end(reason)
+        return False
+
+    def home(self, address: str) -> str:
+        """The only address where this stream's sessions can be: its own, where a server forgets with its process.
+
+        Args:
+            address: of the server.
+
+        Returns:
+            The address; empty: any that the client has.
+        """
+        opened = any(each.log is not None and each.log.opened for each in [*self._attached, *self._apart])
+        return address if opened and self._limits.store == "memory" else ""
+
     def parted(self, now: float) -> tuple[GatestreamError, float] | None:
-        """Why there is no stream, and for how many seconds there has been none; None: there is one."""
+        """Why there is no stream that opens sessions, and for how many seconds there has been none; None: there is."""
         return None if self._parted is None else (self._parted[0](), now - self._parted[1])
 
     def reattach(self, limits: pb.Limits) -> None:
@@ -232,7 +259,7 @@ class Multiplexer:
             limits: of the server that it leads to.
         """
         self._begin(limits)
-        self._parted = None
+        self._streamless = False
         apart, self._apart = self._apart, {}
         for session_queue in apart:
             log = session_queue.log
@@ -337,6 +364,7 @@ class Multiplexer:
 
     def _opened(self, opened: pb.Opened) -> None:
         for session_queue, members, _ in self._handles.runs([opened.handle]):
+            self._parted = None
             if not self._returning.opened(session_queue, opened):
                 learn(session_queue, int(members[0]), opened, stands=True)
             self._batcher.acknowledged(session_queue, members, Kind.OPEN)
@@ -351,17 +379,12 @@ class Multiplexer:
             positions = positions[there]
         for session_queue, members, part in self._handles.runs(every[there]):
             if len(positions):
-                session_queue.positions[members] = positions[part]
+                session_queue.was_moved(members, positions[part])
             failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
             if isinstance(failure, EpochStaleError) and self._open_higher(session_queue, members, failure):
                 continue
-            if isinstance(failure, DrainingError) and session_queue.log is not None:
-                # Nothing is left to be done for it on this stream.
+            if isinstance(failure, DrainingError):
                 self._going_away = True
-                self._batcher.away(session_queue, members)
-                self._handles.release(session_queue, members, _NONE)
-                self._set_apart(session_queue)
-                continue
             if isinstance(failure, HandleUnknownError):
                 # It was opened, so it was closed or taken over since, and Closed is on its way.
                 failure = SessionClosedError(f"the session is closed, or another stream opened it: {failure}")

@@ -1,28 +1,39 @@
 """The calls beside the stream, blocking."""
 
+import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
-
-import grpc
+from functools import partial
+from typing import Protocol, TypeVar
 
 from gatestream.client import unary
 from gatestream.client.calls import CallsView
-from gatestream.client.channel import Settings, from_rpc, rpc_timeout
-from gatestream.client.models import Models
+from gatestream.client.errors import GatestreamError, ServerUnreachableError
+from gatestream.client.sync.network import Network
 from gatestream.client.unary import State
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 from gatestream.protos.layout import ModelLayout
 
 R = TypeVar("R")
 
 
+class Asking(Protocol):
+    """How a call is made."""
+
+    def __call__(self, call: unary.Call[R]) -> R:
+        """What the server answers."""
+
+
 class Calls(CallsView):
     """What can be asked of the server without a stream."""
 
-    def __init__(self, stub: pb_grpc.GatestreamStub, settings: Settings, models: Models) -> None:
-        super().__init__(settings, models)
-        self._stub = stub
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.settings, network.models)
+        self._network = network
+
+    @property
+    def address(self) -> str:
+        """That of the server which is asked first: of several, the one that answered last."""
+        return self._network.current.address
 
     def describe(self, *, timeout: float | None = None) -> pb.DescribeResponse:
         """What the server has now: models with their specs, execution provider and sessions; its limits.
@@ -60,8 +71,7 @@ class Calls(CallsView):
         Raises:
             GatestreamError: SessionUnknownError and others.
         """
-        answer = self._call(unary.get_state(self._models.find(model), id), timeout)
-        return unary.state_of(self._spec_of(answer, unary.has_bytes(answer)), answer)
+        return self._read_state(partial(self._call, timeout=timeout), id, model)
 
     def set_state(
         self,
@@ -76,8 +86,7 @@ class Calls(CallsView):
         Raises:
             GatestreamError: StateMismatchError, SessionUnknownError and others.
         """
-        spec = self._spec_of(state, unary.has_arrays(state), model)
-        return self._call(unary.set_state(spec, id, state), timeout)
+        return self._write_state(partial(self._call, timeout=timeout), id, state, model)
 
     def fork(self, id: str, new_id: str = "", model: str = "", *, timeout: float | None = None) -> str:  # noqa: A002
         """Copy a session, whoever holds it, into a new one that no stream holds; the new one's id.
@@ -86,6 +95,13 @@ class Calls(CallsView):
             GatestreamError: SessionUnknownError, SessionExistsError and others.
         """
         return self._call(unary.fork(self._models.find(model), id, new_id), timeout)
+
+    def _read_state(self, ask: Asking, id: str, model: str) -> State:  # noqa: A002
+        answer = ask(unary.get_state(self._models.find(model), id))
+        return unary.state_of(self._spec_of(answer, unary.has_bytes(answer)), answer)
+
+    def _write_state(self, ask: Asking, id: str, state: State, model: str) -> int:  # noqa: A002
+        return ask(unary.set_state(self._spec_of(state, unary.has_arrays(state), model), id, state))
 
     def _spec_of(
         self, state: State | pb.SessionState, fits: Callable[[ModelLayout], bool], model: str = ""
@@ -99,9 +115,20 @@ class Calls(CallsView):
         return spec or self._models.find(name)
 
     def _call(self, call: unary.Call[R], timeout: float | None) -> R:
-        rpc = getattr(self._stub, call.rpc)
-        try:
-            seconds = rpc_timeout(self.seconds(timeout))
-            return call.read(rpc(call.request, timeout=seconds, metadata=self._settings.metadata))
-        except grpc.RpcError as error:
-            raise from_rpc(error, self.address) from None
+        """Ask the current server, and where it is not there any more, the next that answers."""
+        deadline = time.monotonic() + self.seconds(timeout)
+        settings = self._network.settings
+        for attempts_left in range(len(settings.addresses) if settings.resume else 0, -1, -1):
+            connection = self._network.use(self._network.current)
+            try:
+                return connection.ask(call, max(deadline - time.monotonic(), 0.001))
+            except ServerUnreachableError:
+                if not attempts_left or time.monotonic() > deadline:
+                    raise
+                self._network.renew(connection)
+                call = call.once_more()
+            except GatestreamError as error:
+                return call.refused(error)
+            finally:
+                self._network.release(connection)
+        raise AssertionError("it ends by an answer or an error")

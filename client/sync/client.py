@@ -1,5 +1,6 @@
 """Connecting, and opening sessions, blocking."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -8,76 +9,85 @@ from typing import Self
 
 import grpc
 
-from gatestream.client.channel import OPTIONS, Settings, from_connecting, rpc_timeout
+from gatestream.client.addresses import Address
+from gatestream.client.channel import Settings
 from gatestream.client.columns import Constants
-from gatestream.client.errors import ConnectionLostError, ModelUnknownError, StreamsExhaustedError
-from gatestream.client.models import Models, OpenMode, member_ids, opens, unlike
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DrainingError,
+    GatestreamError,
+    ModelUnknownError,
+    StreamsExhaustedError,
+)
+from gatestream.client.models import OpenMode, member_ids, opens, unlike
 from gatestream.client.patience import pause
+from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.sync.calls import Calls
 from gatestream.client.sync.link import Link
+from gatestream.client.sync.network import Network
 from gatestream.client.sync.session import Group, Session
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.protos.gatestream.v1 import gatestream_pb2_grpc as pb_grpc
 
 
 def connect(
-    address: str,
+    address: Address,
     *,
     credentials: grpc.ChannelCredentials | None = None,
     token: str | None = None,
     timeout: float = 30.0,
     connect_timeout: float = 5.0,
     retry: bool = True,
+    resume: bool = True,
+    replay_bytes: int = 64 << 20,
 ) -> "Client":
     """Connect to a server, and ask it what it has.
 
     Args:
-        address: "host:port", or any other target that gRPC takes.
+        address: "host:port", or any other target that gRPC takes; several, in a list or between commas, of servers of
+            which any will do: the first that answers is taken, and the next when it is lost.
         credentials: for TLS (grpc.ssl_channel_credentials()); without them everything goes in clear.
         token: sent with every call as "authorization: Bearer TOKEN"; use it with `credentials`.
         timeout: seconds that a call waits for its answer unless it says otherwise; math.inf: for ever.
-        connect_timeout: seconds to wait for the server now.
+        connect_timeout: seconds to wait for each server when connecting.
         retry: what the server refuses for lack of room (`ExhaustedError`), ask again after the time that it
             names, and longer each time, until the call's timeout would pass; then raise it. Nothing was
             stepped meanwhile. False: raise it at once.
+        resume: a lost connection, and a server that stops or is killed, end no session that a server keeps
+            (docs/sessions.md): this client connects again, to the same address or another, and its calls go on, each
+            result once and in order, within their timeouts. False: sessions end with their connection, and calls that
+            wait get a ConnectionLostError.
+        replay_bytes: how much of what was sent is kept for that, of all sessions together; at this bound steps wait
+            until the server has written a checkpoint.
 
     Raises:
         ServerUnreachableError: nobody answers there as a gatestream server.
-        InputError: a timeout is not more than 0.
+        InputError: no address; a timeout, or a number of bytes, that is not more than 0.
     """
-    settings = Settings(
-        address=address,
-        credentials=credentials,
-        token=token,
-        timeout=timeout,
-        connect_timeout=connect_timeout,
-        retry=retry,
+    return Client(
+        Network(
+            Settings(
+                address=address,
+                credentials=credentials,
+                token=token,
+                timeout=timeout,
+                connect_timeout=connect_timeout,
+                retry=retry,
+                resume=resume,
+                replay_bytes=replay_bytes,
+            )
+        )
     )
-    channel = (
-        grpc.secure_channel(address, credentials, OPTIONS) if credentials else grpc.insecure_channel(address, OPTIONS)
-    )
-    try:
-        stub = pb_grpc.GatestreamStub(channel)
-        seconds = rpc_timeout(connect_timeout)
-        described = stub.Describe(pb.DescribeRequest(), timeout=seconds, metadata=settings.metadata)
-    except grpc.RpcError as error:
-        channel.close()
-        raise from_connecting(error, address, connect_timeout) from None
-    except BaseException:
-        channel.close()
-        raise
-    return Client(channel, stub, settings, Models(described))
 
 
 class Client(Calls):
     """A connection: sessions on one stream, and the calls beside it. Safe to use from many threads."""
 
-    def __init__(self, channel: grpc.Channel, stub: pb_grpc.GatestreamStub, settings: Settings, models: Models) -> None:
-        super().__init__(stub, settings, models)
-        self._channel = channel
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
         self._lock = threading.Lock()
         self._links: list[Link] = []
+        self._budget = Budget(network.settings.replay_bytes) if network.settings.resume else None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -154,13 +164,13 @@ class Client(Calls):
         return Group(self, *self._open(model, version, member_ids(sessions), mode, outputs, gates, constants, timeout))
 
     def close(self) -> None:
-        """End the connection. The server closes the sessions that are open on it."""
+        """End the connection. The sessions that are open on it are closed."""
         with self._lock:
             self._closed = True
             links, self._links = self._links, []
         for link in links:
             link.close()
-        self._channel.close()
+        self._network.close()
 
     def _open(
         self,
@@ -186,7 +196,9 @@ class Client(Calls):
                 if session_queue.versions != {spec.version}:
                     self._on_another_version(link, session_queue, spec.name, outputs=outputs, gates=gates)
                 return link, session_queue
-            except StreamsExhaustedError as refusal:
+            except (StreamsExhaustedError, DrainingError) as refusal:
+                if isinstance(refusal, DrainingError) and len(self._settings.addresses) == 1:
+                    raise
                 refusals += 1
                 delay = pause(refusal, refusals)
                 seconds = deadline - time.monotonic() - delay
@@ -222,6 +234,10 @@ class Client(Calls):
             if self._closed:
                 raise ConnectionLostError(f"this client of {self.address} is closed; connect again")
             self._links = [link for link in self._links if not link.lost]
+            if self._links and self._links[-1].going_away and self._settings.resume:
+                # Where nobody else answers, the server says itself that it opens nothing more.
+                with contextlib.suppress(GatestreamError):
+                    self._network.renew(self._links[-1].connection, elsewhere=True)
             if not self._links or not self._links[-1].usable:
-                self._links.append(Link(self._channel, self._settings, self._models.limits))
+                self._links.append(Link(self._network, self._budget))
             return self._links[-1]

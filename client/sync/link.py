@@ -1,4 +1,4 @@
-"""One `Stream` of the blocking client: a thread that reads, and callers that sleep until they are answered."""
+"""One `Stream` of the blocking client, and its successors: a thread that reads, and callers that wait."""
 
 import contextlib
 import copy
@@ -11,13 +11,17 @@ from typing import Any, TypeVar
 
 import grpc
 
-from gatestream.client.channel import Settings, from_stream, stream_method
+from gatestream.client.addresses import delays, passes
+from gatestream.client.channel import from_stream, log, stream_method
 from gatestream.client.columns import Layout
-from gatestream.client.errors import DeadlineExceededError, GatestreamError, ProtocolError
-from gatestream.client.patience import waits
+from gatestream.client.errors import DeadlineExceededError, DrainingError, GatestreamError, ProtocolError
+from gatestream.client.patience import left_of, waits
+from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.client.protocol.stream import Multiplexer
+from gatestream.client.sync.network import Connection, Network
+from gatestream.client.unary import Call
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 R = TypeVar("R")
@@ -27,18 +31,30 @@ _SECONDS_TO_PART = 2.0
 class Link:
     """Safe to use from many threads."""
 
-    def __init__(self, channel: grpc.Channel, settings: Settings, limits: pb.Limits) -> None:
-        self._address = settings.address
-        self._multiplexer = Multiplexer(limits, retry=settings.retry)
+    def __init__(self, network: Network, budget: Budget | None) -> None:
+        self._network = network
+        self._connection = network.use(network.current)
+        self._multiplexer = Multiplexer(self._connection.limits, retry=network.settings.retry, budget=budget)
         self._lock = threading.Lock()
-        # gRPC's own thread takes from it; None ends the client's half.
-        self._send_queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         # Callers to be woken, once the lock is free again: what they do next may need it.
         self._woken: list[queue.SimpleQueue[None]] = []
-        stream: Any = channel.stream_stream(stream_method())
-        self._call = stream(iter(self._send_queue.get, None), metadata=settings.metadata)
-        self._reader = threading.Thread(target=self._read, name=f"gatestream {settings.address}", daemon=True)
+        self._connect(self._connection)
+        self._reader = threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
         self._reader.start()
+
+    def _connect(self, connection: Connection) -> None:
+        """Begin a stream."""
+        self._connection = connection
+        # gRPC's own thread takes from it; None ends the client's half.
+        self._send_queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        stream: Any = connection.channel.stream_stream(stream_method())
+        self._call = stream(iter(self._send_queue.get, None), metadata=self._network.settings.metadata)
+
+    @property
+    def connection(self) -> Connection:
+        """That the stream is on."""
+        return self._connection
 
     @property
     def usable(self) -> bool:
@@ -46,8 +62,13 @@ class Link:
         return self._multiplexer.usable
 
     @property
+    def going_away(self) -> bool:
+        """Whether the server has said that it will stop."""
+        return self._multiplexer.going_away
+
+    @property
     def lost(self) -> bool:
-        """Whether the stream is gone."""
+        """Whether the stream is gone, and none will follow."""
         return self._multiplexer.lost
 
     def open(self, layout: Layout, opens: Sequence[pb.Open], timeout: float) -> SessionQueue:
@@ -95,9 +116,41 @@ class Link:
         finally:
             self._locked(partial(self._multiplexer.resume, session_queue))
 
+    def call(self, session_queue: SessionQueue, call: Call[R], timeout: float) -> R:
+        """Ask about a session that is paused, of the server that has it, and of the next where that one is lost.
+
+        Raises:
+            GatestreamError: it was refused, or there was no answer.
+        """
+        deadline = time.monotonic() + timeout
+        for seconds in left_of(self._multiplexer, session_queue, deadline, timeout, time.monotonic):
+            if seconds > 0:
+                time.sleep(seconds)
+                continue
+            connection = self._network.use(self._connection)
+            try:
+                return connection.ask(call, max(deadline - time.monotonic(), 0.001))
+            except GatestreamError as error:
+                if session_queue.log is None or not passes(error, begun=True):
+                    return call.refused(error)
+                call = call.once_more()
+            finally:
+                self._network.release(connection)
+        raise AssertionError("it ends by an answer or an error")
+
+    def note(self, act: Callable[[], None]) -> None:
+        """Have something noted of a queue, while nobody else looks at it."""
+        self._locked(act)
+
+    def part(self, session_queue: SessionQueue) -> None:
+        """Give the stream up, for the next one to say where a session stands that outlives it."""
+        if session_queue.log is not None:
+            self._call.cancel()
+
     def close(self) -> None:
-        """End the stream. The server closes its sessions when it has answered what is on its way."""
-        self._send_queue.put(None)
+        """Close the sessions, once what is on its way is answered, and end the stream."""
+        self._closing.set()
+        self._locked(self._multiplexer.finish)
         self._reader.join(_SECONDS_TO_PART)
         self._call.cancel()
         self._reader.join()
@@ -114,26 +167,76 @@ class Link:
                 self._send_queue.put(message)
             if self._multiplexer.over:
                 self._send_queue.put(None)
+            retry_in = self._multiplexer.retry_in
             woken = self._woken[:]
             self._woken.clear()
         for bell in woken:
             bell.put(None)
+        if retry_in is not None:
+            timer = threading.Timer(retry_in, partial(self._locked, self._multiplexer.retry))
+            timer.daemon = True
+            timer.start()
         return result
 
-    def _read(self) -> None:
-        reason: Callable[[], GatestreamError] = from_stream(None, self._address)
+    # ---- The thread that reads ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        attempts = delays()
+        begun = len(self._network.settings.addresses) > 1
+        while True:
+            reason, spoke = self._read()
+            begun = begun or spoke
+            self._send_queue.put(None)
+            if self._multiplexer.parted(time.monotonic()) is None:
+                # It was of use; else the next attempt waits for longer.
+                attempts = delays()
+            elsewhere = self._multiplexer.going_away or isinstance(reason(), DrainingError)
+            goes_on = not self._closing.is_set() and passes(reason(), begun=begun)
+            only = "" if elsewhere else self._multiplexer.home(self._connection.address)
+            if not self._locked(partial(self._multiplexer.parts, reason, time.monotonic(), goes_on=goes_on)):
+                break
+            connection = self._reconnect(attempts, elsewhere=elsewhere, only=only)
+            if connection is None:
+                self._locked(partial(self._multiplexer.end, self._reason or reason))
+                break
+            self._locked(partial(self._reattach, connection))
+            log.info("the connection was lost; connected again, to %s", connection.address)
+        self._network.release(self._connection)
+
+    def _read(self) -> tuple[Callable[[], GatestreamError], bool]:
+        """Hear what the server says until the stream ends; why it did, and whether anything was said."""
+        spoke = False
+        address = self._connection.address
         try:
             for message in self._call:
                 self._locked(partial(self._multiplexer.receive, message))
+                spoke = True
         except grpc.RpcError as error:
-            reason = from_stream(error, self._address)
+            return from_stream(error, address), spoke
         except GatestreamError as error:
-            reason = partial(copy.copy, error)
             self._call.cancel()
+            return partial(copy.copy, error), spoke
         except Exception as error:
-            reason = partial(ProtocolError, f"this client failed: {error!r}")
             self._call.cancel()
+            self._locked(partial(self._multiplexer.end, partial(ProtocolError, f"this client failed: {error!r}")))
             raise
-        finally:
-            self._locked(partial(self._multiplexer.end, reason))
-            self._send_queue.put(None)
+        return from_stream(None, address), spoke
+
+    def _reconnect(self, attempts: Iterator[float], *, elsewhere: bool, only: str) -> Connection | None:
+        """Another connection; None: nobody wants one any more, or there will be none."""
+        self._reason: Callable[[], GatestreamError] | None = None
+        for delay in attempts:
+            if self._closing.wait(delay):
+                return None
+            try:
+                return self._network.use(self._network.renew(self._connection, elsewhere=elsewhere, only=only))
+            except GatestreamError as error:
+                if not passes(error, begun=True) and not isinstance(error, DeadlineExceededError):
+                    self._reason = partial(copy.copy, error)
+                    return None
+        return None
+
+    def _reattach(self, connection: Connection) -> None:
+        self._network.release(self._connection)
+        self._connect(connection)
+        self._multiplexer.reattach(connection.limits)

@@ -3,12 +3,23 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from gatestream.client import unary
 from gatestream.client.columns import Array, Inputs, Outputs
-from gatestream.client.errors import GatestreamError, InputError, StepError
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    GatestreamError,
+    InputError,
+    ServerUnreachableError,
+    StepError,
+)
+from gatestream.client.protocol.keeping import setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -22,9 +33,11 @@ from gatestream.client.session import (
     LaneView,
     SessionView,
 )
-from gatestream.client.sync.calls import Calls
+from gatestream.client.sync.calls import Asking, Calls
 from gatestream.client.sync.link import Link
 from gatestream.client.unary import State
+
+R = TypeVar("R")
 
 
 class _Open(LaneView):
@@ -159,7 +172,8 @@ class Session(_Open, SessionView):
         Raises:
             GatestreamError: there was no answer.
         """
-        return self._calls.get_state(self.id, self.model, timeout=timeout)
+        with self._paused(timeout) as ask:
+            return self._calls._read_state(ask, self.id, self.model)
 
     def set_state(self, state: State, *, timeout: float | None = None) -> None:
         """Put the session into a state and at its position, after all steps asked for before.
@@ -167,8 +181,18 @@ class Session(_Open, SessionView):
         Raises:
             GatestreamError: StateMismatchError and others.
         """
-        with self._link.pause(self._queue, self._calls.seconds(timeout)):
-            self._queue.positions[0] = self._calls.set_state(self.id, state, self.model, timeout=timeout)
+        with self._paused(timeout) as ask:
+            self._link.note(partial(setting, self._queue))
+            try:
+                position = self._calls._write_state(ask, self.id, state, self.model)
+            except (DeadlineExceededError, ConnectionLostError, ServerUnreachableError):
+                # Set or not: the next stream says where the session stands.
+                self._link.part(self._queue)
+                raise
+            except GatestreamError:
+                self._link.note(partial(was_not_set, self._queue))
+                raise
+            self._link.note(partial(was_set, self._queue, position))
 
     def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds, after all steps asked for before; the new one's id.
@@ -176,7 +200,20 @@ class Session(_Open, SessionView):
         Raises:
             GatestreamError: SessionExistsError and others.
         """
-        return self._calls.fork(self.id, new_id, self.model, timeout=timeout)
+        with self._paused(timeout) as ask:
+            return ask(unary.fork(self._calls.spec(self.model), self.id, new_id))
+
+    @contextlib.contextmanager
+    def _paused(self, timeout: float | None) -> Iterator[Asking]:
+        """Nothing is stepped meanwhile: a way to ask about the session, after all that was asked of it before."""
+        seconds = self._calls.seconds(timeout)
+        deadline = time.monotonic() + seconds
+        with self._link.pause(self._queue, seconds):
+
+            def ask(call: unary.Call[R]) -> R:
+                return self._link.call(self._queue, call, deadline - time.monotonic())
+
+            yield ask
 
 
 class Group(_Open, GroupView):

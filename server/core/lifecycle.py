@@ -338,6 +338,19 @@ class Lifecycle:
 
         self._engine.control(sessions, restart, self._not_restarted, owner, handles)
 
+    def acknowledge(self, sessions: Ints, sequences: Ints) -> None:
+        """Note what clients have that send nothing for a while: the next checkpoint tells them what is durable.
+
+        Args:
+            sessions: which.
+            sequences: of the first answer of each that its client lacks.
+        """
+        kept = self._table.kept[sessions]
+        sessions, sequences = sessions[kept], sequences[kept]
+        self._table.acknowledged[sessions] = np.minimum(sequences, self._table.sequences(sessions))
+        # Written once more, also where nothing was stepped since: that is what moves the anchor.
+        self._table.written[sessions] = -1
+
     def _standing(
         self, owner: ReplySink | None, sessions: Ints, handles: Ints, expected: Ints, kind: str
     ) -> npt.NDArray[np.bool_]:

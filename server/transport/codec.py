@@ -18,6 +18,7 @@ from gatestream.server.core.sessions import Stands
 from gatestream.server.errors import EpochStale, InvalidRequest, Malformed, Refused
 from gatestream.server.transport.large_steps import large_steps
 from gatestream.server.transport.messages import (
+    Acknowledge,
     Chunk,
     Close,
     Column,
@@ -234,7 +235,9 @@ class Codec:
             return self._too_many(kind, asked.reset.handle) or _meant(Reset, kind, asked.reset)
         if kind == "close":
             return self._too_many(kind, asked.close.handle) or _meant(Close, kind, asked.close)
-        return Invalid(InvalidRequest("the message is empty; expected open, steps, reset or close"))
+        if kind == "acknowledge":
+            return self._too_many(kind, asked.acknowledge.handle) or _meant(Acknowledge, kind, asked.acknowledge)
+        return Invalid(InvalidRequest("the message is empty; expected open, steps, reset, close or acknowledge"))
 
     def _chunk_of(self, sent: pb.Steps, message: bytes) -> Chunk | None:
         """What was sent, as a chunk; None: it is none."""
@@ -443,8 +446,10 @@ def _open(asked: pb.Open) -> Open | Invalid:
     )
 
 
-def _meant(record: type[Reset | Close], kind: str, asked: pb.Reset | pb.Close) -> Request:
-    """A Reset or a Close, with the sequences that they are meant for."""
+def _meant(
+    record: type[Reset | Close | Acknowledge], kind: str, asked: pb.Reset | pb.Close | pb.Acknowledge
+) -> Request:
+    """Handles, with the sequences that go with them."""
     try:
         return record(_array(asked.handle), _column(asked.sequence, f"{kind}.sequence", len(asked.handle)))
     except InvalidRequest as error:

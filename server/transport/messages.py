@@ -113,6 +113,19 @@ class Reset:
 
 
 @dataclass(slots=True)
+class Acknowledge:
+    """What the client has of the sessions of some handles, [entries].
+
+    Attributes:
+        handles: which.
+        sequences: [entries], of the first answer that it lacks; None: not sent, which says nothing.
+    """
+
+    handles: Ints
+    sequences: Ints | None = None
+
+
+@dataclass(slots=True)
 class Close:
     """The sessions of some handles, [entries], are to be closed.
 
@@ -151,4 +164,4 @@ def forget_frames(error: Refused) -> None:
     error.__cause__ = error.__context__ = None
 
 
-Request = Chunk | Steps | Open | Reset | Close | Invalid
+Request = Chunk | Steps | Open | Reset | Close | Acknowledge | Invalid

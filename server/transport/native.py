@@ -20,7 +20,7 @@ from gatestream.server.core.sessions import Stands
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
-from gatestream.server.transport.messages import Chunk, Close, Invalid, Numbers, Open, Reset, Steps
+from gatestream.server.transport.messages import Acknowledge, Chunk, Close, Invalid, Numbers, Open, Reset, Steps
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -92,6 +92,9 @@ class ClientStream:
             case Close(handles, sequences):
                 good = self._held_of(handles)
                 self._close_at(handles[good], None if sequences is None else sequences[good])
+            case Acknowledge(handles, sequences) if sequences is not None:
+                good = self._held_of(handles)
+                self._acknowledge(handles[good], sequences[good])
             case Invalid(error, handles, first, lengths):
                 self._refuse(error, handles, first=first, lengths=lengths)
 
@@ -169,6 +172,10 @@ class ClientStream:
                 self._models[number].lifecycle.reset(self, sessions, some, meant)
             except Refused as error:
                 self._refuse(error, some)
+
+    def _acknowledge(self, handles: Ints, sequences: Ints) -> None:
+        for number, some, sessions in self._handles.by_model(handles):
+            self._models[number].lifecycle.acknowledge(sessions, sequences[np.isin(handles, some)])
 
     def _close_at(self, handles: Ints, sequences: Ints | None) -> None:
         """Close sessions, of those that are meant for a sequence the ones that stand there and have nothing queued."""

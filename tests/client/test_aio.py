@@ -22,6 +22,7 @@ from gatestream.client.errors import (
 from tests.support.artifacts import POISON, whole_numbers
 from tests.support.lstm import Lstm
 from tests.support.process import ServerProcess, serving
+from tests.support.proxy import proxied
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ async def test_full_and_tried_again(narrow: ServerProcess) -> None:
 
 async def test_a_server_that_dies_fails_whoever_waits(accumulator_path: Path) -> None:
     with serving(accumulator_path) as server:
-        async with aio.connect(server.address) as gs:
+        async with aio.connect(server.address, resume=False) as gs:
             s, other = await gs.session(), await gs.session()
             server.popen.send_signal(signal.SIGSTOP)
             waiting = [asyncio.create_task(each.step([1, 1])) for each in (s, s, other)]
@@ -226,3 +227,31 @@ async def test_a_server_that_stops_waits_for_no_client_without_sessions(accumula
             await s.run(np.ones((10, 2)))
             await s.close()
             assert await asyncio.to_thread(server.popen.wait, 60) == 0
+
+
+async def test_calls_go_on_through_cuts(server: ServerProcess) -> None:
+    with proxied(server.port) as proxy:
+        async with (
+            aio.connect(proxy.address) as gs,
+            gs.session("accumulator") as s,
+            gs.group("accumulator", 3) as group,
+        ):
+
+            async def cut() -> None:
+                for _ in range(4):
+                    await asyncio.sleep(0.3)
+                    proxy.cut()
+
+            cutting = asyncio.create_task(cut())
+            total = 0
+            while not cutting.done():
+                total += 1
+                assert (await s.step([1, 1])).tolist() == [total] * 2
+                assert (await group.step(np.ones((3, 2)))).tolist() == [[total] * 2] * 3
+            state = await s.get_state()
+            proxy.cut()
+            await s.set_state(state)
+            copy = await s.fork()
+            assert (await s.step([1, 1])).tolist() == [total + 1] * 2
+            async with gs.session("accumulator", id=copy, mode="resume") as other:
+                assert other.position == total

@@ -274,7 +274,9 @@ class Surviving(RuleBasedStateMachine):
 
     @rule()
     def go_away(self) -> None:
-        if (connection := self.network.connection) is not None and not connection.server.going_away:
+        # What was never open is refused; its caller asks another server.
+        opened = all(self.opening(each).done for each in self.queues)
+        if opened and (connection := self.network.connection) is not None and not connection.server.going_away:
             connection.server.going_away = True
             connection.tell(going_away=pb.GoingAway(deadline_ms=1))
 

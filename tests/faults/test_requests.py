@@ -59,7 +59,7 @@ def test_a_message_of_no_kind(stream: Stream) -> None:
     error = stream.refused()
     assert error.reason == pb.REASON_MALFORMED
     assert "empty" in error.message
-    assert "open, steps, reset or close" in error.message
+    assert "open, steps, reset, close or acknowledge" in error.message
     check_untouched(stream, {})
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_left_behind(server: ServerProcess) -> None:
 
 
 def test_a_server_that_dies_fails_whoever_waits(accumulator_path: Path) -> None:
-    with serving(accumulator_path) as server, connect(server.address, connect_timeout=0.5) as gs:
+    with serving(accumulator_path) as server, connect(server.address, resume=False, connect_timeout=0.5) as gs:
         sessions = [gs.session() for _ in range(4)]
         server.popen.send_signal(signal.SIGSTOP)
         failures: list[Exception] = []

@@ -393,7 +393,7 @@ def test_a_reset_and_a_close(kind: Any, handles: list[int]) -> None:
 @pytest.mark.parametrize(
     ("asked", "says", "handles"),
     [
-        (pb.ClientMessage(), "the message is empty; expected open, steps, reset or close", []),
+        (pb.ClientMessage(), "the message is empty; expected open, steps, reset, close or acknowledge", []),
         (
             pb.ClientMessage(open=pb.Open(handle=7, mode=9)),  # type: ignore[arg-type]
             "open.mode is 9; expected one of OPEN_MODE_EITHER, OPEN_MODE_CREATE, OPEN_MODE_RESUME",

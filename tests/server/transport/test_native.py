@@ -89,7 +89,7 @@ async def test_a_message_like_the_one_before_is_answered_alike(client: Client, t
 @pytest.mark.parametrize(
     ("message", "reason", "says"),
     [
-        ({}, "MALFORMED", "the message is empty; expected open, steps, reset or close"),
+        ({}, "MALFORMED", "the message is empty; expected open, steps, reset, close or acknowledge"),
         ({"open": pb.Open(handle=4)}, "MALFORMED", "open.handle is 4; expected less than 4, the sessions that one"),
         ({"open": pb.Open(handle=1)}, "HANDLE_IN_USE", "open.handle 1 is in use on this stream"),
         ({"open": pb.Open(handle=2, mode=9)}, "MALFORMED", "open.mode is 9; expected one of"),  # type: ignore[arg-type]

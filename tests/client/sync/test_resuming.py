@@ -1,0 +1,167 @@
+"""Connections that are cut, and servers that are killed, in the middle of everything: calls go on."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.client import connect
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    SessionClosedError,
+    SessionUnknownError,
+)
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.support.process import ServerProcess, serving, start
+from tests.support.proxy import Proxy, proxied
+
+
+@pytest.fixture
+def proxy(server: ServerProcess) -> Iterator[Proxy]:
+    with proxied(server.port) as running:
+        yield running
+
+
+def test_each_result_comes_once_through_many_cuts(proxy: Proxy) -> None:
+    stopped = threading.Event()
+
+    def cut() -> None:
+        while not stopped.wait(0.3):
+            proxy.cut()
+
+    with connect(proxy.address) as gs:
+        sessions = [gs.session("accumulator") for _ in range(4)]
+        group = gs.group("accumulator", 5)
+        failures: list[BaseException] = []
+
+        def walk(k: int) -> None:
+            try:
+                total = np.zeros(2, np.float32)
+                for step in range(200):
+                    x = np.array([k + 1, step % 7], np.float32)
+                    if step % 50 == 49:
+                        sessions[k].reset()
+                        total[:] = 0
+                    total = total + x
+                    np.testing.assert_array_equal(sessions[k].step(x), total)
+                    assert sessions[k].position == step + 1
+            except BaseException as error:
+                failures.append(error)
+
+        def walk_together() -> None:
+            try:
+                totals = np.zeros((5, 2), np.float32)
+                for step in range(60):
+                    members = [k for k in range(5) if (step + k) % 3]
+                    xs = np.arange(len(members) * 4 * 2, dtype=np.float32).reshape(len(members), 4, 2)
+                    ys = group.run(xs, members=members)
+                    for row, member in enumerate(members):
+                        np.testing.assert_array_equal(ys[row], totals[member] + np.cumsum(xs[row], axis=0))
+                        totals[member] = ys[row, -1]
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=walk, args=(k,)) for k in range(4)] + [
+            threading.Thread(target=walk_together)
+        ]
+        cutter = threading.Thread(target=cut)
+        for thread in (*threads, cutter):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stopped.set()
+        cutter.join()
+        assert not failures
+        assert proxy.accepted > 3
+
+
+def test_a_state_is_read_set_and_copied_through_a_cut(proxy: Proxy) -> None:
+    with connect(proxy.address) as gs:
+        s = gs.session("accumulator")
+        s.step([1, 2])
+        proxy.cut()
+        state = s.get_state()
+        assert state.position == 1
+        proxy.cut()
+        copy = s.fork()
+        s.step([1, 1])
+        proxy.cut()
+        s.set_state(state)
+        proxy.cut()
+        np.testing.assert_array_equal(s.step([1, 1]), [2, 3])
+        assert s.position == 2
+        with gs.session("accumulator", id=copy, mode="resume") as other:
+            np.testing.assert_array_equal(other.step([5, 5]), [6, 7])
+        s.close()
+
+
+def test_a_session_that_another_client_took_up_is_let_go(server: ServerProcess, proxy: Proxy) -> None:
+    with connect(proxy.address) as gs, connect(server.address) as others:
+        s = gs.session("accumulator", id="wanted-by-two")
+        s.step([1, 1])
+        proxy.target = 1
+        proxy.cut()
+        with others.session("accumulator", id="wanted-by-two", mode="resume") as theirs:
+            np.testing.assert_array_equal(theirs.step([1, 1]), [2, 2])
+            proxy.target = server.port
+            with pytest.raises(SessionClosedError, match="another client opened it") as caught:
+                s.step([1, 1])
+            assert caught.value.close_reason == pb.CLOSE_REASON_TAKEN_OVER
+            np.testing.assert_array_equal(theirs.step([1, 1]), [3, 3])
+
+
+def test_what_ended_with_the_process_is_said_to_be_gone(accumulator_path: Path) -> None:
+    first = start(accumulator_path, store="memory")
+    with proxied(first.port) as proxy, connect(proxy.address) as gs:
+        s = gs.session()
+        s.step([1, 1])
+        first.kill()
+        with serving(accumulator_path, store="memory") as second:
+            proxy.target = second.port
+            with pytest.raises(SessionUnknownError, match="ended with the process"):
+                s.step([1, 1])
+            # Others can be opened.
+            np.testing.assert_array_equal(gs.session().step([1, 1]), [1, 1])
+
+
+def test_without_a_connection_that_is_what_is_said(server: ServerProcess) -> None:
+    with proxied(server.port) as proxy, connect(proxy.address) as gs:
+        s = gs.session("accumulator")
+        s.step([1, 1])
+        target, proxy.target = proxy.target, 1
+        proxy.cut()
+        with pytest.raises(DeadlineExceededError, match="there has been no connection for"):
+            s.step([1, 1], timeout=0.7)
+        proxy.target = target
+        # Whether the step had left, its position says.
+        y = s.step([1, 1])
+        assert y.tolist() == [s.position] * 2
+        assert s.position in (2, 3)
+
+
+def test_without_resuming_sessions_end_with_their_connection(proxy: Proxy) -> None:
+    with connect(proxy.address, resume=False) as gs:
+        s = gs.session("accumulator")
+        s.step([1, 1])
+        proxy.cut()
+        with pytest.raises(ConnectionLostError):
+            s.run(np.zeros((200_000, 2), np.float32))
+
+
+def test_the_first_address_that_answers(server: ServerProcess) -> None:
+    with connect(f"127.0.0.1:1, {server.address}") as gs:
+        assert gs.address == server.address
+    with connect(["127.0.0.1:1", server.address]) as gs, gs.session("accumulator") as s:
+        s.step([1, 1])
+
+
+def test_logs_at_their_bound_wait_for_checkpoints(server: ServerProcess) -> None:
+    with connect(server.address, replay_bytes=4_000) as gs:
+        sessions = [gs.session("accumulator") for _ in range(3)]
+        for _ in range(20):
+            for s in sessions:
+                s.run(np.ones((100, 2), np.float32), timeout=10)
+        assert [s.position for s in sessions] == [2_000] * 3
