@@ -18,12 +18,12 @@ COPY .src/gatestream/__init__.py .src/gatestream/__init__.py
 
 
 FROM environment AS dependencies-cpu
-RUN pip install --quiet --constraint constraints.txt '.[cpu,adopt]'
+RUN pip install --quiet --constraint constraints.txt '.[cpu,adopt,valkey]'
 
 
 FROM environment AS dependencies-cuda
 # onnxruntime-gpu and the CUDA and cuDNN libraries as Python packages: of NVIDIA the host needs the driver alone.
-RUN pip install --quiet --constraint constraints.txt '.[cuda,adopt]'
+RUN pip install --quiet --constraint constraints.txt '.[cuda,adopt,valkey]'
 
 
 FROM environment AS package

@@ -67,10 +67,11 @@ $(CUDA_VENV)/.installed: pyproject.toml constraints.txt
 # The fast tests that touch every dependency at least once: the wire and both doors (grpcio, protobuf, its health and
 # reflection), the commands (click), the server's runs (onnxruntime, NumPy, onnx), its log (structlog) and its metrics
 # (prometheus-client), export and its proof (torch, onnxscript, onnx-ir, safetensors), training (tqdm, matplotlib), tables
-# (clevercsv), the generated code (grpcio-tools, mypy-protobuf), the wheel (setuptools).
+# (clevercsv), the generated code (grpcio-tools, mypy-protobuf), the wheel (setuptools), the manifests (pyyaml,
+# kubernetes-validate).
 FLOOR_TESTS := tests/packaging tests/protos tests/test_layers.py tests/files tests/client tests/server \
     tests/cli/rows tests/cli/test_main.py tests/cli/test_health.py tests/cli/test_stream.py tests/cli/test_inspect.py \
-    tests/model tests/export/test_exporter.py tests/export/drawing tests/export/graph tests/export/rewriting \
+    tests/model tests/export/test_exporter.py tests/export/drawing tests/export/graph tests/export/rewriting tests/deploy \
     tests/e2e/test_reflection.py tests/e2e/test_sessions.py tests/e2e/test_open_inference.py tests/faults/test_floods.py
 
 test-floors: install $(FLOOR_VENV)/.installed  ## lint and fast tests with the oldest versions that pyproject.toml takes, in .venv-floors
