@@ -92,7 +92,8 @@ test-untuned: install  ## the tests with real servers again, with nothing done t
 	GATESTREAM_TUNING=none $(BIN)/pytest -n 3 --dist loadfile tests/e2e tests/faults
 
 test-model: install  ## the model of the protocol by which sessions survive, searched far (docs/sessions.md): some twenty minutes
-	$(BIN)/python -m tests.resume $(ARGS)
+	$(BIN)/python -m tests.resume
+	$(BIN)/python -m tests.resume.walks
 
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some twenty minutes
 	$(BIN)/python -m tests.hostile $(ARGS)

@@ -12,7 +12,7 @@ import structlog
 
 from gatestream.server.arrays import Ints
 from gatestream.server.durability.checkpoints import Key, Store, Writes, Written
-from gatestream.server.errors import StoreUnavailable
+from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 
 _INTERVAL_SECONDS: Final = 0.05
 # A round takes this part of the time at most, unless the longest interval is reached.
@@ -68,6 +68,9 @@ class Kept(Protocol):
     def asked_for(self, keys: Set[Key]) -> None:
         """Hand over those of the sessions that are called so."""
 
+    def has(self, key: Key, epoch: int) -> bool:
+        """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
+
     def let_go(self) -> tuple[Sequence[Key], Ints]:
         """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
 
@@ -120,6 +123,20 @@ class Checkpointer:
         for kept in self._models:
             kept.asked_for(wanted)
         self._wake.set()
+        for key in wanted:
+            await self._release_void(key)
+
+    async def _release_void(self, key: Key) -> None:
+        """Let go of a session that the store says is ours and that nobody has here, or at an earlier epoch only.
+
+        The store claimed it for us, and could not say so.
+        """
+        try:
+            stored = await self.store.read(key)
+        except (NotFound, CheckpointUnfit):
+            return
+        if stored.owner == self.owner and not any(kept.has(key, stored.epoch) for kept in self._models):
+            await self.store.release(self.owner, [key], np.array([stored.epoch]))
 
     async def run(self) -> None:
         """Write checkpoints, until cancelled."""

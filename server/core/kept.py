@@ -298,6 +298,18 @@ class KeptSessions:
         sessions = np.array([session for session in found if session is not None], np.int64)
         self.hand_over(sessions[table.kept[sessions]])
 
+    def has(self, key: Key, epoch: int) -> bool:
+        """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
+        table = self._table
+        session = table.get(key.tenant, key.session_id) if key.model == self._engine.layout.name else None
+        if session is None:
+            return False
+        if table.claiming[session] or (table.kept[session] and table.epoch[session] >= epoch):
+            return True
+        if table.kept[session]:
+            self._forget(np.array([session]), CloseReason.FENCED)
+        return False
+
     def hand_over(self, sessions: Ints) -> None:
         """Have sessions take nothing more, and be let go of when all they accepted is done and stored."""
         table = self._table

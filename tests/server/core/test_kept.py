@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatestream.server.core.kept import Wish
+from gatestream.server.core.kept import Wish, meaning
 from gatestream.server.core.transitions import Phase
-from gatestream.server.durability.checkpoints import TERM
+from gatestream.server.durability.checkpoints import TERM, Claim, Owned
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import EpochStale
 from tests.support.engine import Bench, Recorder, bench
@@ -168,3 +168,26 @@ async def test_a_closed_one_is_there_no_more(b: Bench) -> None:
     assert again.take() == [("opened", 7, 0, True)]
     assert closing is not None
     closing.cancel()
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when_it_is_wanted(
+    b: Bench, here: bool
+) -> None:
+    owner, session = await opened(b)
+    assert b.checkpointer is not None
+    assert b.lifecycle.kept is not None
+    key, meant = b.lifecycle.kept.key(session), meaning(b.engine.layout, "")
+    if not here:
+        b.lifecycle.kept.hand_over(np.array([session]))
+        await round_(b)
+    owner.take()
+    store = b.checkpointer.store
+    await store.beat("other")
+    await store.claim(key, Claim(b.checkpointer.owner, 5, meant, None, taken_up=True, acknowledged=0))
+    theirs = Claim("other", 6, meant, None, taken_up=True, acknowledged=0)
+    with pytest.raises(Owned):
+        await store.claim(key, theirs)
+    await b.checkpointer.beat_once()
+    assert (await store.claim(key, theirs)).epoch == 6
+    assert [heard for heard in owner.take() if heard[0] == "closed"] == [("closed", "FENCED", [7], [0])] * here

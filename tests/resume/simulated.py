@@ -1,0 +1,342 @@
+"""The real client protocol, servers and store on a network of lists, driven at random.
+
+A step answers with the sum of all inputs since the last Reset, exact in float32: an input that is missing, doubled or
+misplaced shows in it, and in all after it.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.client.columns import Layout
+from gatestream.client.errors import ConnectionLostError
+from gatestream.client.models import Models, opens
+from gatestream.client.protocol.log import Budget
+from gatestream.client.protocol.queue import SessionQueue
+from gatestream.client.protocol.requests import Chunk, Control, Kind
+from gatestream.client.protocol.stream import Multiplexer
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.backend.artifact import Artifact
+from gatestream.server.config import Limits, ServerConfig, TickLimits
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.catalog import Catalog, ModelState, build
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import StoreUnavailable
+from gatestream.server.transport.native import ClientStream
+
+FOREVER = 1e9
+LIMITS = Limits(sessions=6, sessions_per_stream=16, chunk_length=4, rows_per_stream=12)
+WIRE_LIMITS = pb.Limits(
+    sessions_per_stream=16,
+    rows_per_stream=12,
+    chunk_length=4,
+    message_bytes=2**20,
+    reply_bytes_per_stream=2**20,
+    durability=pb.DURABILITY_BEHIND,
+    store="memory",
+)
+
+
+class Unsteady:
+    """A store that does not always answer, and may then have done what it was asked for.
+
+    Args:
+        store: the real one.
+        rng: chooses.
+    """
+
+    def __init__(self, store: MemoryStore, rng: random.Random) -> None:
+        self.store, self.rng, self.away = store, rng, False
+        self.kind, self.shared = store.kind, True
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.store, name)
+
+        async def asked(*args: Any) -> Any:
+            await asyncio.sleep(0)
+            if self.away and self.rng.random() < 0.5:
+                raise StoreUnavailable("away")
+            answer = await call(*args)
+            if self.away:
+                raise StoreUnavailable("away, and it was done")
+            return answer
+
+        return asked
+
+
+@dataclass
+class Server:
+    """One process, until it is killed."""
+
+    catalog: Catalog
+    checkpointer: Checkpointer
+    task: "asyncio.Task[None]"
+
+    @classmethod
+    async def start(cls, path: Path, store: Unsteady) -> "Server":
+        config = ServerConfig(artifacts=(path,), provider="cpu", limits=LIMITS, tick=TickLimits(rows=4, steps=2))
+        catalog = Catalog(Accounts(LIMITS))
+        artifact = Artifact.load(path)
+        checkpointer = Checkpointer(store)
+        number = catalog.reserve(artifact.spec.name, artifact.spec.version)
+        model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
+        model.state = ModelState.READY
+        catalog.add(model)
+        assert model.lifecycle.kept is not None
+        checkpointer.add(model.lifecycle.kept)
+        with suppress(StoreUnavailable):
+            await checkpointer.beat_once()
+        return cls(catalog, checkpointer, asyncio.create_task(model.engine.run()))
+
+    async def kill(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+
+class Wire:
+    """A connection: two lists of messages, and whether each end still knows of it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.stream = ClientStream(server.catalog, LIMITS, tenant="tenant")
+        self.up: list[bytes] = []
+        self.down: list[bytes] = []
+        self.ended = False
+        self._pump = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while (item := await self.stream.send_queue.take()) is not None:
+            self.stream.rows -= item[1]
+            self.down.append(bytes(item[0]))
+        self.ended = True
+
+    def lose(self) -> None:
+        """The server sees the end."""
+        self.up.clear()
+        self.stream.disconnect()
+        self.ended = True
+
+    def drop(self) -> None:
+        """Its process is gone."""
+        self.up.clear()
+        self._pump.cancel()
+        self.ended = True
+
+
+@dataclass
+class Session:
+    """What a caller asks of a session, and what must come."""
+
+    queue: SessionQueue
+    totals: npt.NDArray[np.float32]
+    asked: list[tuple[Chunk, list[float]]] = field(default_factory=list)
+
+
+class World:
+    """A client, two servers, a store, and what goes wrong among them.
+
+    Args:
+        path: of the accumulator.
+        seed: of all choices.
+        fences: an owner counts as silent always, and is fenced; else it hands over.
+    """
+
+    def __init__(self, path: Path, seed: int, *, fences: bool) -> None:
+        self.path, self.rng = path, random.Random(seed)
+        self.store = Unsteady(MemoryStore(0.0 if fences else FOREVER), self.rng)
+        self.servers: list[Server] = []
+        self.wire: Wire | None = None
+        self.old: list[Wire] = []
+        self.client = Multiplexer(WIRE_LIMITS, retry=True, budget=Budget(2**20))
+        self.sessions: list[Session] = []
+        self.inputs = 0
+        self.seen: Counter[str] = Counter()
+        self.trace: list[str] = []
+
+    async def start(self, sessions: int) -> None:
+        self.servers = [await Server.start(self.path, self.store) for _ in range(2)]
+        self.spec = Artifact.load(self.path).spec
+        models = Models(pb.DescribeResponse(limits=WIRE_LIMITS, models=[pb.ServedModel(spec=self.spec)]))
+        self.layout: Layout = models.layout(self.spec, outputs=True, gates=False)
+        self.wire = Wire(self.servers[0])
+        for k in range(sessions):
+            members = 1 + k % 2
+            queue, work = self.client.open(
+                self.layout, opens(self.spec, [""] * members, "create", outputs=True, gates=False)
+            )
+            self.client.add(queue, work)
+            self.sessions.append(Session(queue, np.zeros(members, np.float32)))
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.kill()
+
+    # ---- What may happen ---------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """A caller asks for steps, or for a Reset."""
+        session = self.rng.choice(self.sessions)
+        if sum(not chunk.done for chunk, _ in session.asked) > 3:
+            return
+        queue = session.queue
+        if self.rng.random() < 0.15:
+            self.client.add(queue, Control(kind=Kind.RESET, members=queue.members))
+            session.totals[:] = 0
+            self.seen["resets"] += 1
+            return
+        length = self.rng.randint(1, 6)
+        xs = np.arange(self.inputs + 1, self.inputs + 1 + len(queue.members) * length, dtype=np.float32) % 97 + 1
+        self.inputs += xs.size
+        rows = xs.reshape(len(queue.members), length)
+        ys = session.totals[:, None] + np.cumsum(rows, axis=1)
+        session.totals[:] = ys[:, -1]
+        chunk = Chunk(members=queue.members, columns=[np.repeat(rows[:, :, None], 2, axis=2)], length=length)
+        session.asked.append((chunk, ys.tolist()))
+        self.client.add(queue, chunk)
+        self.seen["steps"] += xs.size
+
+    def send(self) -> None:
+        """What the client has to say leaves, and one message arrives."""
+        if self.wire is None:
+            return
+        if self.wire.ended and not self.wire.down:
+            self.part()
+            return
+        self.wire.up += self.client.take()
+        if self.wire.up:
+            self.wire.stream.receive(self.wire.up.pop(0))
+
+    def hear(self) -> None:
+        """One message of the server arrives."""
+        if self.wire is not None and self.wire.down:
+            self.client.receive(self.wire.down.pop(0))
+
+    def late(self) -> None:
+        """Something arrives at a server on a connection that its client has left, or its end does."""
+        if not self.old:
+            return
+        wire = self.rng.choice(self.old)
+        if wire.up and self.rng.random() < 0.6:
+            wire.stream.receive(wire.up.pop(0))
+        else:
+            wire.lose()
+            self.old.remove(wire)
+
+    def part(self) -> None:
+        """The connection is lost, seen by the client first; what it sent may still arrive."""
+        wire, self.wire = self.wire, None
+        if wire is None:
+            return
+        self.client.suspend(lambda: ConnectionLostError("lost"), 0.0)
+        if not wire.ended:
+            self.old.append(wire)
+        self.seen["connections lost"] += 1
+
+    def connect(self) -> None:
+        """The client connects to either server."""
+        if self.wire is None:
+            self.wire = Wire(self.rng.choice(self.servers))
+            self.client.reattach(WIRE_LIMITS)
+
+    async def kill(self) -> None:
+        """A server's process ends and begins anew."""
+        k = self.rng.randrange(2)
+        gone = self.servers[k]
+        for wire in [*self.old, *([self.wire] if self.wire else [])]:
+            if wire.server is gone:
+                wire.drop()
+        self.old = [wire for wire in self.old if wire.server is not gone]
+        await gone.kill()
+        # It is found dead at once.
+        await self.store.store.close_store(gone.checkpointer.owner)
+        self.servers[k] = await Server.start(self.path, self.store)
+        self.seen["kills"] += 1
+
+    async def round(self) -> None:
+        """A server writes its checkpoints."""
+        with suppress(StoreUnavailable):
+            await asyncio.wait_for(self.rng.choice(self.servers).checkpointer.round(), 5)
+            self.seen["checkpoint rounds"] += 1
+
+    async def beat(self) -> None:
+        """A server hears what others want of it."""
+        with suppress(StoreUnavailable):
+            await self.rng.choice(self.servers).checkpointer.beat_once()
+
+    def away(self) -> None:
+        """The store stops answering, or answers again."""
+        self.store.away = not self.store.away
+        self.seen["times that the store was away"] += self.store.away
+
+    def retry(self) -> None:
+        """What was refused for a while is asked again."""
+        if self.wire is not None:
+            self.client.retry()
+            for session in self.sessions:
+                self.client.again(session.queue)
+
+    # ---- Driving -----------------------------------------------------------------------------------
+
+    async def do(self, name: str) -> None:
+        """One thing happens, and what follows from it at once."""
+        self.trace.append(name)
+        done = getattr(self, name)()
+        if done is not None:
+            await done
+        for _ in range(8):
+            await asyncio.sleep(0)
+        self.check()
+
+    def check(self) -> None:
+        """Every answer is right, and came once."""
+        for session in self.sessions:
+            while session.asked and session.asked[0][0].done:
+                chunk, right = session.asked.pop(0)
+                if chunk.error is not None:
+                    raise AssertionError(f"failed: {chunk.error!r}")
+                got = chunk.results()[0][:, :, 0].tolist()
+                assert got == right, f"{got} came, and {right} is right"
+                self.seen["answered"] += chunk.length * len(session.queue.members)
+
+    async def settle(self) -> None:
+        """All goes well until everything is answered."""
+        self.store.away = False
+        for _ in range(3000):
+            if not any(session.asked for session in self.sessions):
+                return
+            for name in ("connect", "send", "hear", "late", "retry"):
+                await self.do(name)
+            for server in self.servers:
+                with suppress(StoreUnavailable):
+                    await server.checkpointer.beat_once()
+                    await server.checkpointer.round()
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"not answered: {[len(each.asked) for each in self.sessions]}")
+
+
+CALM = ("ask", "send", "send", "send", "hear", "hear", "hear", "round", "beat", "connect", "retry", "late")
+FAULTS = ("part", "kill", "away")
+
+
+async def walk(path: Path, seed: int, steps: int = 300) -> Counter[str]:
+    """Let all happen at random, then all be well; what was seen."""
+    rng = random.Random(seed)
+    world = World(path, seed, fences=rng.random() < 0.3)
+    faulty = rng.choice((0.01, 0.03, 0.1))
+    await world.start(rng.randint(1, 4))
+    try:
+        for _ in range(steps):
+            await world.do(rng.choice(FAULTS if rng.random() < faulty else CALM))
+        await world.settle()
+    finally:
+        await world.stop()
+    return world.seen
