@@ -34,6 +34,7 @@ from gatestream.server.errors import (
     OutOfStep,
     Reason,
     Refused,
+    StoreUnavailable,
 )
 from gatestream.server.sequence_ids import sequence_shown
 from gatestream.server.telemetry import DISCONNECTED
@@ -241,6 +242,10 @@ class Lifecycle:
         def failed(error: Refused) -> None:
             why = missing if missing is not None and isinstance(error, NotFound) else error
             self._not_opened(owner, handle, session, why)
+            if (other := table.owner[session]) is not None:
+                # Another Open stands behind this one, of a session that is not here.
+                again = StoreUnavailable("an Open of the session before this one failed; try again", retry_after=0.02)
+                self._not_opened(other, int(table.handle[session]), session, again)
             self._engine.stats.opened -= 1
             self._remove(np.array([session]))
 

@@ -191,3 +191,18 @@ async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when
     await b.checkpointer.beat_once()
     assert (await store.claim(key, theirs)).epoch == 6
     assert [heard for heard in owner.take() if heard[0] == "closed"] == [("closed", "FENCED", [7], [0])] * here
+
+
+async def test_an_open_behind_one_that_fails_is_answered(b: Bench) -> None:
+    _, session = await opened(b)
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
+    await round_(b)
+    late, next_ = Recorder(), Recorder()
+    b.open(late, 3, "s", wish=Wish(parks=True, epoch=1, acknowledged=0))
+    b.open(next_, 4, "s", wish=Wish(parks=True, epoch=2, acknowledged=0))
+    await b.engine.quiet()
+    heard = [each for each in next_.take() if each[0] != "durable"]
+    assert heard == [("not opened", 4, "STORE_UNAVAILABLE")]
+    again, _ = await opened(b, wish=Wish(parks=True, epoch=3, acknowledged=0))
+    assert again.take() == [("opened", 7, 0, False)]
