@@ -10,13 +10,14 @@ Making an artifact; only `exporter` and `sources` import torch:
                            sources.streamed carries its states (sources.kept, sources.returned), sources.unexposed finds
                            those that nobody carries, and
                            sources.tracing writes it, with sources.operators and sources.stand_ins
-    graph.over_time        a graph of one step put into a Scan
     graph.picked           one part of what was put side by side
+    graph.scanning         a graph of one step put into a Scan
     graph.passes           what the torch exporter leaves to be done
     rewriting.naming       tensors named after the equations
     rewriting.fuse         the Scan replaced by ONNX LSTM operators
     rewriting.reform       anybody's model with its gates in sight, by rewriting.showing, or without: rewriting.unfuse
                            makes an operator its rewriting.equations, rewriting.fuse_cells undoes it
+    rewriting.convolutions  those of few positions, as one product for all rows
     formats                weights in fewer bits, as arrays
     rewriting.narrow       and in the file
     spec                   the file's ModelSpec
@@ -24,7 +25,8 @@ Making an artifact; only `exporter` and `sources` import torch:
 Reading one:
     artifact               the file, its spec, its weights by the checkpoint's names
     graph.flow             what flows where; graph.initializers, the constants
-    graph.constants        constants of anybody's graph; graph.edit, one tensor in another's place
+    graph.constants        constants of anybody's graph; graph.folding, what depends on them alone
+    graph.edit             one tensor in another's place; graph.names, names for what is added
     finder.finder          the gates, found by data flow, into a `finder.structure`
     finder.scan            in form gates, with finder.recurrence and finder.carry
     finder.fused           in form fused
@@ -52,8 +54,7 @@ Adopting anybody's file:
     adopting.given         whether it contradicts those that were given
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature: adopting.axis_choices, adopting.axis_trials
-    adopting.convolutions  those of few positions, as one product for all rows
-    adopting.normalise     the graph in normal form; adopting.naming, names for what is added
+    adopting.normalise     the graph in normal form; adopting.naming, short names for its cells
     adopting.lean          what need not be computed in every run, by adopting.sizes in symbols
     adopting.describe      its spec
     adopting.reference     the file as it came, to compare with

@@ -11,13 +11,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from gatestream.export import artifact
-from gatestream.export.adopting import convolutions, given, lean, reading, refusals, told
+from gatestream.export.adopting import given, reading, refusals, told
 from gatestream.export.adopting.axes import find_axes
 from gatestream.export.adopting.comparing import source_of
 from gatestream.export.adopting.describe import cells_of, describe
 from gatestream.export.adopting.explaining import explain
 from gatestream.export.adopting.finding import find_states, signature_of
 from gatestream.export.adopting.frozen import check_steps
+from gatestream.export.adopting.lean import shorten_views
 from gatestream.export.adopting.naming import shorten
 from gatestream.export.adopting.normalise import normalise
 from gatestream.export.adopting.options import Options
@@ -26,8 +27,10 @@ from gatestream.export.adopting.reference import Source
 from gatestream.export.adopting.running import Array, Runner
 from gatestream.export.adopting.signature import End, Signature
 from gatestream.export.adopting.work import Work
+from gatestream.export.graph.folding import fold
 from gatestream.export.proof.report import Report
 from gatestream.export.proof.streaming import prove
+from gatestream.export.rewriting.convolutions import multiply_out
 from gatestream.export.rewriting.reform import reform
 from gatestream.files.writing import replacing
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -90,8 +93,8 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
     reference = source_of(path, digest.hexdigest(), work, signature)
     unproved = _unproved(work, reference, runner, signature)
     _note(work, signature)
-    if count := convolutions.multiply_out(model, signature):
-        work.said.append(f"convolutions of few positions as one product for all rows: {count}")
+    signature.annotate()
+    work.said += multiply_out(model)
     work.said += normalise(model, signature)
     work.origin.source.rewritten.extend(work.said)
     spec = describe(
@@ -104,8 +107,8 @@ def adopt(path: Path | str, output: Path | str, options: Options | None = None) 
         windows=_windows(work, signature),
     )
     # Where gates are shown, a cell's weights have to be there as they are, and not as what makes them.
-    lean.fold(model, everything=options.form is not None)
-    lean.shorten_views(model)
+    fold(model, everything=options.form is not None)
+    shorten_views(model)
     _finish(model)
     spec.stored_fingerprint = artifact.stored_fingerprint(model)
     if options.form is not None:

@@ -14,6 +14,7 @@ from gatestream.export.adopting.views import moved
 from gatestream.export.errors import AmbiguousError, NotStreamableError
 from gatestream.export.graph.flow import made_by
 from gatestream.export.graph.initializers import constant
+from gatestream.export.graph.names import Names
 
 
 def expose(model: ir.Model, settled: Collection[str] = ()) -> list[Pair]:
@@ -39,7 +40,7 @@ def expose(model: ir.Model, settled: Collection[str] = ()) -> list[Pair]:
     held = {output: holds(output, carried) for output in model.graph.outputs}
     starts = {slot: _start(model, slot) for slot in carried if not shown.intersection(starts_from(slot))}
     given = {value for slot in starts for value in starts_from(slot)}
-    names = _Names(model)
+    names = Names(model)
     new = [_expose(model, slot, found, names) for slot, found in starts.items() if found is not None]
     common.RemoveUnusedNodesPass()(model)
     for value in given:
@@ -125,9 +126,9 @@ def _dtype(slot: Slot) -> np.dtype[np.generic]:
     return found.numpy()
 
 
-def _expose(model: ir.Model, slot: Slot, found: Start, names: "_Names") -> Pair:
+def _expose(model: ir.Model, slot: Slot, found: Start, names: Names) -> Pair:
     graph, node = model.graph, slot.node
-    name = names.of(slot)
+    name = names.fresh(_called(slot))
     how = _said(slot)
     dims: list[int | str] = list(found.value.shape)
     if found.batch_axis is not None:
@@ -143,7 +144,7 @@ def _expose(model: ir.Model, slot: Slot, found: Start, names: "_Names") -> Pair:
     final = node.outputs[slot.output]
     final.shape, final.type = ir.Shape(dims), kind
     if not final.is_graph_output():
-        final.name = names.unique(f"{name}_next")
+        final.name = names.fresh(f"{name}_next")
         graph.outputs.append(final)
     cell = node.name or "" if is_recurrent(node) else ""
     initial = found.value if found.value.any() else None
@@ -179,27 +180,9 @@ def _drop_outputs(model: ir.Model, held: list[ir.Value], new: list[Pair]) -> Non
                 model.graph.outputs.remove(output)
 
 
-class _Names:
-    """New names in a graph."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._taken = {value.name for value in model.graph.inputs}
-        self._taken |= set(model.graph.initializers)
-        for node in model.graph.all_nodes():
-            self._taken |= {value.name for value in node.outputs}
-
-    def of(self, slot: Slot) -> str:
-        """A state's: "encoder.rnn.h" of the node "/encoder/rnn/LSTM"."""
-        parts = [part for part in (slot.node.name or "").replace("/", ".").split(".") if part]
-        if len(parts) > 1 and parts[-1].partition("_")[0] == slot.node.op_type:
-            parts.pop()
-        return self.unique(".".join([*(parts or [slot.node.op_type.lower()]), slot.letter]))
-
-    def unique(self, name: str) -> str:
-        """A name that nothing has."""
-        found, k = name, 1
-        while found in self._taken:
-            k += 1
-            found = f"{name}_{k}"
-        self._taken.add(found)
-        return found
+def _called(slot: Slot) -> str:
+    """What a state is called: "encoder.rnn.h" of the node "/encoder/rnn/LSTM"."""
+    parts = [part for part in (slot.node.name or "").replace("/", ".").split(".") if part]
+    if len(parts) > 1 and parts[-1].partition("_")[0] == slot.node.op_type:
+        parts.pop()
+    return ".".join([*(parts or [slot.node.op_type.lower()]), slot.letter])

@@ -1,4 +1,4 @@
-"""Names that a graph has not used yet; short ones for cells."""
+"""Short names for the cells of a file."""
 
 import re
 from typing import Final
@@ -6,30 +6,10 @@ from typing import Final
 import onnx_ir as ir
 
 from gatestream.export.adopting.slots import is_recurrent
+from gatestream.export.graph.names import Names
 
 _INLINED: Final = re.compile(r"(?:then|else)_branch|_Inline_|^(?:If|Loop|Scan)_\d+")
 """A part of a name that says in which branch or function a node stood."""
-
-
-class Names:
-    """Of all tensors and nodes of a model."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._taken: set[str | None] = set(model.graph.initializers)
-        self._taken |= {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
-        for graph in (model.graph, *model.graph.subgraphs()):
-            self._taken |= {value.name for value in graph.inputs}
-            for node in graph:
-                self._taken |= {node.name, *(value.name for value in node.outputs)}
-
-    def fresh(self, name: str) -> str:
-        """This name, or with a number behind it where it is taken."""
-        found, count = name, 1
-        while found in self._taken:
-            count += 1
-            found = f"{name}_{count}"
-        self._taken.add(found)
-        return found
 
 
 def shorten(model: ir.Model) -> None:

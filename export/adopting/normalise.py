@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.signature import End, Signature
 from gatestream.export.graph.initializers import store
+from gatestream.export.graph.names import Names
+from gatestream.export.graph.scanning import scan
 
 _BATCH: Final = "batch"
 _TIME: Final = "time"
@@ -99,17 +100,25 @@ class _Rewriting:
         after, steps_out = self._adapted_outputs(signature.outputs, first)
         for value, end in zip(steps_out, signature.outputs, strict=True):
             value.shape = ir.Shape([*first, *end.shape])
-        states_in = [state.pair.input for state in signature.states]
-        states_out = [state.pair.output for state in signature.states]
-        body = ir.Graph(
-            [*states_in, *steps_in], [*states_out, *steps_out], nodes=[*before, *nodes, *after], name="step"
+        states = [(state.pair.input, state.pair.output) for state in signature.states]
+        for state in signature.states:
+            # onnxruntime wants to know it, and cannot find it out where a Loop or an If is behind it.
+            sizes = enumerate(state.end.base)
+            state.pair.output.shape = ir.Shape([_BATCH if axis == state.end.batch else size for axis, size in sizes])
+        made = scan(
+            [*before, *nodes, *after],
+            states,
+            steps_in,
+            steps_out,
+            turn="step",
+            along=_TIME,
+            axis=len(first),
+            names=self._names,
         )
-        axis = len(first)
-        scan = self._scan(body, len(states_in), axis, [*states_in, *steps_in], [*states_out, *steps_out])
-        self._put_outside(scan)
+        self._put_outside(made)
         why = "the context of a step is the end of the one before" if signature.many else "it takes one step a run"
         self._said.append(f"a Scan over time, one step of the file each: {why}")
-        return [scan]
+        return [made]
 
     def _over_rows(self, nodes: list[ir.Node], *, scanned: bool) -> list[ir.Node]:
         """The graph becomes the body of a Scan, a row each time."""
@@ -122,13 +131,21 @@ class _Rewriting:
             after, rows_out = self._adapted_outputs(signature.outputs, [_TIME])
         states_in = [state.pair.input for state in signature.states]
         states_out = [state.pair.output for state in signature.states]
-        body = ir.Graph([*states_in, *rows_in], [*states_out, *rows_out], nodes=[*before, *nodes, *after], name="row")
-        scan = self._scan(body, 0, 0, [*states_in, *rows_in], [*states_out, *rows_out])
-        self._put_outside(scan)
+        made = scan(
+            [*before, *nodes, *after],
+            [],
+            [*states_in, *rows_in],
+            [*states_out, *rows_out],
+            turn="row",
+            along=_BATCH,
+            axis=0,
+            names=self._names,
+        )
+        self._put_outside(made)
         self._said.append(
             "a Scan over rows: the file takes one session a run; sessions in a batch are computed one after another"
         )
-        return [scan]
+        return [made]
 
     def _at_edges(self, nodes: list[ir.Node], *, scanned: bool) -> list[ir.Node]:
         """Transposes where the sessions' axis, or time, is not where normal form has it."""
@@ -151,39 +168,17 @@ class _Rewriting:
             state.pair.input, state.pair.output, end.value = value, result, value
         return [*before, *nodes, *after]
 
-    def _scan(
-        self, body: ir.Graph, states: int, axis: int, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
-    ) -> ir.Node:
-        scanned, collected = len(inputs) - states, len(outputs) - states
-        for state, value in zip(self._signature.states, body.outputs[:states], strict=False):
-            # onnxruntime wants to know it, and cannot find it out where a Loop or an If is behind it.
-            sizes = enumerate(state.end.base)
-            value.shape = ir.Shape([_BATCH if axis == state.end.batch else size for axis, size in sizes])
-        outside = [self._value(value, value.name or "") for value in inputs]
-        return ir.node(
-            "Scan",
-            outside,
-            {
-                "body": body,
-                "num_scan_inputs": scanned,
-                "scan_input_axes": [axis] * scanned,
-                "scan_output_axes": [axis] * collected,
-            },
-            outputs=[self._value(value, value.name or "") for value in outputs],
-            name=self._names.fresh(f"{body.name}s"),
-        )
-
-    def _put_outside(self, scan: ir.Node) -> None:
+    def _put_outside(self, made: ir.Node) -> None:
         """What the signature has is what stands outside a Scan: states first, then inputs or outputs of each step."""
         signature = self._signature
         count = len(signature.states)
-        for state, outside, result in zip(signature.states, scan.inputs, scan.outputs, strict=False):
+        for state, outside, result in zip(signature.states, made.inputs, made.outputs, strict=False):
             assert outside is not None
             state.pair.input, state.pair.output, state.end.value = outside, result, outside
-        for end, outside in zip(signature.inputs, scan.inputs[count:], strict=True):
+        for end, outside in zip(signature.inputs, made.inputs[count:], strict=True):
             assert outside is not None
             end.value = outside
-        for end, result in zip(signature.outputs, scan.outputs[count:], strict=True):
+        for end, result in zip(signature.outputs, made.outputs[count:], strict=True):
             end.value = result
 
     # ---- Layouts ------------------------------------------------------------------------------
@@ -210,7 +205,7 @@ class _Rewriting:
         nodes: list[ir.Node] = []
         if perm == list(range(len(perm))) and len(there) == len(_axes(end)):
             return inside, nodes
-        value = outside = self._value(inside, inside.name or "")
+        value = outside = ir.Value(name=inside.name, type=inside.type)
         if perm != list(range(len(perm))):
             nodes.append(ir.node("Transpose", [value], {"perm": perm}))
             value = self._op(nodes[-1], inside)
@@ -248,9 +243,6 @@ class _Rewriting:
         result = node.outputs[0]
         result.name, result.type = self._names.fresh(f"{like.name}.{node.op_type.lower()}"), like.type
         return result
-
-    def _value(self, like: ir.Value, name: str) -> ir.Value:
-        return ir.Value(name=self._names.fresh(f"{name}.outside"), type=like.type)
 
     # ---- The new graph ------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gatestream.export.adopting.naming import Names
 from gatestream.export.adopting.reference import context_state
 from gatestream.export.adopting.signature import Dim, dims_of, written
 from gatestream.export.adopting.states import Pair
 from gatestream.export.errors import AmbiguousError
 from gatestream.export.graph.edit import keep
 from gatestream.export.graph.initializers import constant, integers, store
+from gatestream.export.graph.names import Names
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _MOVES = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Flatten", "Slice", "Concat"})

@@ -94,6 +94,13 @@ class Signature:
         """All that the graph takes."""
         return [*self.inputs, *(state.end for state in self.states)]
 
+    def annotate(self) -> None:
+        """Note the shape of all that the graph takes: symbols for sessions and steps, sizes for the rest."""
+        for end in self.fed:
+            end.value.shape = ir.Shape(
+                ["batch" if k == end.batch else "time" if k == end.time else size for k, size in enumerate(end.base)]
+            )
+
 
 def dims_of(value: ir.Value) -> tuple[Dim, ...]:
     """The axes of a graph's input or output as the file has them; none where it says nothing of them."""

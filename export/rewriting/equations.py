@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gatestream.export.finder.operators import Activation, Operator, Part
 from gatestream.export.graph.initializers import store
+from gatestream.export.graph.names import Names
 from gatestream.protos.roles import modules_of
 
 Numbers = NDArray[Any]
@@ -28,7 +29,7 @@ class Step:
     gates: Mapping[str, ir.Value]
 
 
-class Names:
+class CellNames:
     """Names for what is written of a cell, that nothing else in the model has.
 
     Args:
@@ -38,19 +39,12 @@ class Names:
 
     def __init__(self, model: ir.Model, cell: str) -> None:
         self._cell = cell
-        self._taken: set[str | None] = set(model.graph.initializers)
-        for graph in (model.graph, *model.graph.subgraphs()):
-            self._taken |= {value.name for value in graph.inputs} | set(graph.initializers)
-            self._taken |= {value.name for node in graph for value in node.outputs} | {node.name for node in graph}
+        self._names = Names(model)
         self._stored: dict[str, ir.Value] = {}
 
     def fresh(self, name: str) -> str:
-        """`<cell>.<name>`, or where that is taken, with underscores."""
-        full = f"{self._cell}.{name}"
-        while full in self._taken:
-            full += "_"
-        self._taken.add(full)
-        return full
+        """`<cell>.<name>`, or where that is taken, with a number behind it."""
+        return self._names.fresh(f"{self._cell}.{name}")
 
     def stored(self, graph: ir.Graph, name: str, array: Numbers) -> ir.Value:
         """The initializer that is called so here, in `graph`."""
@@ -71,7 +65,7 @@ class Equations:
         operator: whose equations they are.
     """
 
-    def __init__(self, graph: ir.Graph, names: Names, operator: Operator) -> None:
+    def __init__(self, graph: ir.Graph, names: CellNames, operator: Operator) -> None:
         self._graph, self._names, self._operator = graph, names, operator
         self._modules = modules_of(operator.kind)
         self._dtype = operator.W.array.dtype

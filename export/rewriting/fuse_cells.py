@@ -14,7 +14,7 @@ from gatestream.export.finder.operators import DEFAULTS, ORDERS, PEEPHOLES
 from gatestream.export.finder.scopes import Scopes
 from gatestream.export.graph.edit import replace
 from gatestream.export.graph.flow import label
-from gatestream.export.rewriting.equations import Names
+from gatestream.export.rewriting.equations import CellNames
 
 Numbers = NDArray[Any]
 
@@ -50,7 +50,7 @@ def fuse_cell(model: ir.Model, cell: FoundCell, name: str) -> str:
 class _Operator:
     def __init__(self, model: ir.Model, cell: FoundCell, name: str) -> None:
         self._model, self._cell, self._name = model, cell, name
-        self._names = Names(model, name)
+        self._names = CellNames(model, name)
         self._weights = model.graph
         self._tensors = _packed(cell)
         self._attributes = _attributes(cell)
@@ -130,7 +130,7 @@ class _Operator:
 class _Before:
     """Writes nodes in front of another."""
 
-    def __init__(self, graph: ir.Graph, node: ir.Node, names: Names) -> None:
+    def __init__(self, graph: ir.Graph, node: ir.Node, names: CellNames) -> None:
         self._graph, self._node, self._names = graph, node, names
 
     def __call__(self, operator: str, inputs: Sequence[ir.Value], name: str, **attributes: Any) -> ir.Value:

@@ -13,7 +13,7 @@ from gatestream.export.finder.scopes import Scopes
 from gatestream.export.graph.edit import replace
 from gatestream.export.graph.flow import made_by
 from gatestream.export.graph.initializers import integers
-from gatestream.export.rewriting.equations import Equations, Names
+from gatestream.export.rewriting.equations import CellNames, Equations
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Writer:
         graph = operator.node.graph
         assert graph is not None  # the operator stands in one
         self._graph, self._weights, self._name, self._operator = graph, model.graph, name, operator
-        self._names = Names(model, name)
+        self._names = CellNames(model, name)
         self._x = operator.node.inputs[0]
         assert self._x is not None  # ONNX requires it
         self._dtype = operator.W.array.dtype

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from gatestream.export.errors import SourceError
 from gatestream.export.graph.edit import keep
-from gatestream.export.graph.over_time import over_time
 from gatestream.export.graph.passes import simplify
 from gatestream.export.graph.picked import pick
+from gatestream.export.graph.scanning import over_time
+from gatestream.export.rewriting.convolutions import multiply_out
 from gatestream.export.sources.arguments import described
 from gatestream.export.sources.checkpoint import OPSET, quiet
 from gatestream.export.sources.operators import name_layers, written
@@ -73,7 +74,8 @@ def trace(streamed: Streamed) -> Traced:
         done = ("one step in a Scan over time",)
     said = (written(name or type(layer).__name__, layer) for name, layer in layers(streamed.module).items())
     done += tuple(line for line in said if line)
-    return Traced(_converted(program, streamed), done, rows_frozen=not rows_open)
+    model, multiplied = _converted(program, streamed)
+    return Traced(model, (*done, *multiplied), rows_frozen=not rows_open)
 
 
 def _program(streamed: Streamed) -> torch.export.ExportedProgram:
@@ -95,7 +97,8 @@ def _program(streamed: Streamed) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.Model:
+def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> tuple[ir.Model, list[str]]:
+    """The same in ONNX's, and what was done to it there."""
     stepwise, constants = streamed.stepwise, streamed.signature.constants
     changing = streamed.states[: len(streamed.states) - len(constants)]
     inputs = [port.name for port in (*streamed.signature.inputs, *streamed.states)]
@@ -128,12 +131,14 @@ def _converted(program: torch.export.ExportedProgram, streamed: Streamed) -> ir.
     name_layers(model)
     common.ClearMetadataAndDocStringPass()(model)  # the exporter notes stack traces there
     _annotate(model, streamed, stepwise=stepwise)
+    done = multiply_out(model)
+    common.RemoveUnusedNodesPass()(model)
     if stepwise:
         over_time(model, [port.name for port in streamed.signature.inputs], {p.name: after(p) for p in changing})
     values = {value.name: value for value in model.graph.inputs}
     for port in constants:
         keep(model, values[port.name], after(port))
-    return model
+    return model, done
 
 
 def after(port: Port) -> str:

@@ -14,7 +14,7 @@ MODULES = {
     ".".join(path.relative_to(FOLDER).with_suffix("").parts) for path in FOLDER.rglob("*.py") if path.stem != "__init__"
 }
 TORCH_HALF = {"exporter", *(module for module in MODULES if module.startswith("sources."))}
-FOLDING = {f"adopting.{name}" for name in ("reading", "told", "lean", "convolutions", "adopt")}
+FOLDING = {"graph.folding", "rewriting.convolutions", *(f"adopting.{name}" for name in ("reading", "told", "adopt"))}
 EXPORTER_HALF = TORCH_HALF | {"graph.passes", *FOLDING}
 
 

@@ -12,9 +12,8 @@ import torch
 from onnx import TensorProto, helper
 
 from gatestream.export.adopting.adopt import adopt
-from gatestream.export.adopting.lean import fold, shorten_views
+from gatestream.export.adopting.lean import shorten_views
 from gatestream.export.adopting.naming import shorten
-from gatestream.export.graph.initializers import constant
 from tests.export.adopting.exports import Exporter, Stack, WithStates, export
 from tests.export.adopting.graphs import GATES, Array, model, tensor, weights
 
@@ -220,57 +219,6 @@ def test_a_slice_of_what_may_be_more_stays(axis: int, end: int) -> None:
     """Half of hidden; one session of many; all steps, which nothing says are the ones that are there."""
     nodes = [node("Slice", ["Y", "zero", "end", "axis"], ["a"]), node("Squeeze", ["a", "one"], ["y"])]
     stays(nodes, 3, {"zero": [0], "one": [1], "end": [end], "axis": [axis]})
-
-
-# ---- Constants ----------------------------------------------------------------------------
-
-
-def with_weights(made: list[onnx.NodeProto], constants: dict[str, Array]) -> ir.Model:
-    """x [batch, time, 3] times what these nodes make, `w` [3, 200]."""
-    return ir.from_proto(
-        model(
-            [*made, node("MatMul", ["x", "w"], ["y"])],
-            [tensor("x", ["batch", "time", 3])],
-            [tensor("y", [None] * 3)],
-            constants,
-            opset=20,
-        )
-    )
-
-
-LARGE = np.random.default_rng(3).standard_normal((6000, 3)).astype(np.float32)
-
-
-def test_weights_that_are_put_together() -> None:
-    nodes = [
-        node("Slice", ["all", "a", "b"], ["first"]),
-        node("Slice", ["all", "b", "c"], ["second"]),
-        node("Concat", ["second", "first"], ["both"], axis=0),
-        node("Transpose", ["both"], ["w"], perm=[1, 0]),
-    ]
-    ends = {name: np.array([k]) for name, k in {"a": 0, "b": 2500, "c": 6000}.items()}
-    before = with_weights(nodes, {"all": LARGE, **ends})
-    # A constant matrix is multiplied by another kernel, which adds up in another order.
-    assert shortened(before, fold, close=1e-5) == ["MatMul"]
-    [(name, value)] = before.graph.initializers.items()
-    assert name == "w"
-    np.testing.assert_array_equal(constant(value), np.concatenate([LARGE[2500:], LARGE[:2500]]).T)
-
-
-def test_weights_in_fewer_bits_stay_so() -> None:
-    nodes = [node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT), node("Transpose", ["wide"], ["w"], perm=[1, 0])]
-    before = with_weights(nodes, {"half": LARGE.astype(np.float16)})
-    assert shortened(before, fold) == ["Cast", "Transpose", "MatMul"]
-    fold(before, everything=True)
-    assert operators(before) == ["MatMul"]
-
-
-def test_what_fills_a_tensor_stays() -> None:
-    before = with_weights(
-        [node("Expand", ["row", "shape"], ["w"])],
-        {"row": LARGE[:1, :1], "shape": np.array([3, 5000])},
-    )
-    assert shortened(before, fold) == ["Expand", "MatMul"]
 
 
 # ---- Whole files --------------------------------------------------------------------------

@@ -151,6 +151,47 @@ class HiddenConv(nn.Module):
         return found
 
 
+class Windows(nn.Module):
+    """Windows of 48 samples, two convolutions along each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Conv1d(1, 8, 16, stride=8)  # 5 positions
+        self.features = nn.Conv1d(8, 6, 3, stride=2, padding=1)  # 3 positions
+
+    def convolved(self, windows: Tensor) -> Tensor:
+        found = torch.relu(self.filters(windows[:, None]))
+        return torch.relu(self.features(found)).flatten(1)
+
+
+class Windowed(Windows):
+    """And an LSTM behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(18, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.convolved(x.flatten(0, 1)).reshape(x.shape[0], x.shape[1], 18)
+        hidden: Tensor = self.lstm(found)[0]
+        return hidden
+
+
+class WindowedLoop(Windows):
+    """And a cell behind them, in a loop over the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(18, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, ys = None, []
+        for t in range(x.shape[1]):
+            state = self.cell(self.convolved(x[:, t]), state)
+            ys.append(state[0])
+        return torch.stack(ys, dim=1)
+
+
 class OneNumber(nn.Module):
     """A number for each step, with no axis of its own: [batch, time]."""
 

@@ -144,6 +144,24 @@ def test_caches_counters_and_tokens(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["y"], whole.numpy(), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("make", [modules.Windowed, modules.WindowedLoop])
+def test_convolutions_along_a_window_are_products(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    """In a graph of many steps, and in one of a step that a Scan goes over."""
+    torch.manual_seed(0)
+    module = make()
+    made = export_module(module, tmp_path / "mine.onnx", inputs=["x[48]"])
+    assert "convolutions of few positions as one product for all rows: 2" in made.spec.source.rewritten
+    graph = onnx.load(tmp_path / "mine.onnx").graph
+    assert (make is modules.WindowedLoop) == any(node.op_type == "Scan" for node in graph.node)
+    assert {"filters.bias", "filters.weight.product"} <= {each.name for each in graph.initializer}
+    assert "filters.weight" not in {each.name for each in graph.initializer}
+    x = np.random.default_rng(1).standard_normal((3, 12, 48), dtype=np.float32)
+    with torch.no_grad():
+        whole = module(torch.from_numpy(x))
+    found = walked(tmp_path / "mine.onnx", x, (5, 1, 4, 2))
+    np.testing.assert_allclose(found["y"], whole.numpy(), rtol=0, atol=2e-6)
+
+
 def test_half_as_many_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     made = export_module(modules.Half(), tmp_path / "half.onnx", inputs=["x:float16[4]"], states=["h:float16[4]"])

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from gatestream.export.adopting.convolutions import multiply_out
-from gatestream.export.adopting.signature import End, Signature
+from gatestream.export.rewriting.convolutions import multiply_out
 from tests.export.adopting.graphs import Array, model, tensor
 
 node = helper.make_node
 OUTPUTS = 5
+ONE = ["convolutions of few positions as one product for all rows: 1"]
 
 
 def kernel(channels: int, taps: int, group: int = 1) -> Array:
@@ -26,12 +26,10 @@ def kernel(channels: int, taps: int, group: int = 1) -> Array:
     return found
 
 
-def convolving(
-    shape: list[int | str], weight: Array, bias: bool = True, **attributes: Any
-) -> tuple[ir.Model, Signature]:
+def convolving(shape: list[int | str], weight: Array, bias: bool = True, **attributes: Any) -> ir.Model:
     """x of this shape, the sessions' axis first, through one convolution to y."""
     constants = {"weight": weight} | ({"bias": np.arange(OUTPUTS, dtype=np.float32)} if bias else {})
-    made = ir.from_proto(
+    return ir.from_proto(
         model(
             [node("Conv", ["x", *constants], ["y"], "conv", **attributes)],
             [tensor("x", shape)],
@@ -40,10 +38,6 @@ def convolving(
             opset=20,
         )
     )
-    x = End.of(made.graph.inputs[0])
-    x.base, x.batch = tuple(size if isinstance(size, int) else 1 for size in shape), 0
-    x.time = shape.index("time") if "time" in shape else None
-    return made, Signature([x], [], batch=True)
 
 
 def run(changed: ir.Model, x: Array) -> Array:
@@ -82,9 +76,9 @@ def test_a_product_has_the_numbers_of_torch(
     length = (positions - 1) * stride + (taps - 1) * dilation + 1 + surplus % stride - begin - end
     weight = kernel(channels, taps)
     where: dict[str, Any] = {"strides": [stride], "dilations": [dilation], "pads": [begin, end]}
-    made, signature = convolving(["batch", channels, length], weight, bias, **where)
+    made = convolving(["batch", channels, length], weight, bias, **where)
 
-    assert multiply_out(made, signature) == 1
+    assert multiply_out(made) == ONE
     assert not [each for each in made.graph if each.op_type == "Conv"]
     assert "weight" not in made.graph.initializers or not made.graph.initializers["weight"].uses()
 
@@ -111,27 +105,26 @@ LONG = ["batch", 4, 64]
     ],
 )
 def test_other_convolutions_are_left(shape: list[int | str], weight: Array, attributes: dict[str, Any]) -> None:
-    made, signature = convolving(shape, weight, bias=False, **attributes)
-    assert multiply_out(made, signature) == 0
+    made = convolving(shape, weight, bias=False, **attributes)
+    assert multiply_out(made) == []
     assert [each.op_type for each in made.graph] == ["Conv"]
 
 
 def test_a_kernel_that_is_computed_is_left() -> None:
     """There is nothing to put in another order."""
-    made, signature = convolving(["batch", 4, 16], kernel(4, 16))
+    made = convolving(["batch", 4, 16], kernel(4, 16))
     conv = made.graph[0]
     loudest = ir.node("ReduceMax", [made.graph.inputs[0]])
     louder = ir.node("Mul", [made.graph.initializers["weight"], loudest.outputs[0]])
     made.graph.insert_before(conv, [loudest, louder])
     conv.replace_input_with(1, louder.outputs[0])
-    assert multiply_out(made, signature) == 0
+    assert multiply_out(made) == []
 
 
 def test_sessions_and_steps_along_the_axis_are_no_positions() -> None:
     """An axis that is as long as there are sessions has one size in one run only."""
-    made, signature = convolving([4, 4, 16], kernel(4, 16))
-    signature.inputs[0].batch = 2
-    assert multiply_out(made, signature) == 0
+    made = convolving([4, 4, "batch"], kernel(4, 16))
+    assert multiply_out(made) == []
 
 
 def test_pads_that_an_exporter_leaves_to_be_computed_are_known() -> None:
@@ -150,7 +143,5 @@ def test_pads_that_an_exporter_leaves_to_be_computed_are_known() -> None:
     made = ir.from_proto(
         model(nodes, [tensor("x", ["batch", 4, 24])], [tensor("y", ["batch", OUTPUTS, None])], constants, opset=20)
     )
-    x = End.of(made.graph.inputs[0])
-    x.base, x.batch = (1, 4, 24), 0
-    assert multiply_out(made, Signature([x], [], batch=True)) == 1
+    assert multiply_out(made) == ONE
     assert {each.op_type for each in made.graph} == {"Pad", "Transpose", "Reshape", "Gather", "Gemm"}

@@ -15,12 +15,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
-from gatestream.export.adopting.lean import fold
-from gatestream.export.adopting.naming import Names
-from gatestream.export.adopting.signature import Signature
 from gatestream.export.graph.edit import replace
-from gatestream.export.graph.flow import integer
+from gatestream.export.graph.flow import integer, name_of
+from gatestream.export.graph.folding import fold
 from gatestream.export.graph.initializers import constant, store
+from gatestream.export.graph.names import Names
 
 _MOST_POSITIONS: Final = 8
 """From 16 on a row's own product is as fast: that many numbers fill a register."""
@@ -70,41 +69,41 @@ class _Geometry:
         return first + np.arange(self.kernel // self.piece) * self.dilation
 
 
-def multiply_out(model: ir.Model, signature: Signature) -> int:
+def multiply_out(model: ir.Model) -> list[str]:
     """Write convolutions along an axis of one size, with few positions on it, as products.
 
     Args:
-        model: its main graph is changed, and what it says of the shapes of tensors.
-        signature: of the graph, its axes known.
+        model: its main graph is changed, in which tensors between two others are left without a shape. The shapes of
+            its inputs are true of every run: an axis of sessions or of steps is a symbol.
 
     Returns:
-        How many there were.
+        What was done, in a line; nothing where there was none.
     """
     graph = model.graph
     if not any(node.op_type == "Conv" for node in graph):
-        return 0
+        return []
+    noted = [value.shape for value in graph.outputs]
     # Pads depend on constants alone; sizes follow from pads, and on sizes there may be an `If`.
     for _ in range(2):
         fold(model)
-        _infer(model, signature)
+        _forget_shapes(graph)
+        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     convolutions = [node for node in graph if node.domain == "" and node.op_type == "Conv"]
     found = {node: geometry for node in convolutions if (geometry := _geometry(node)) is not None}
+    _forget_shapes(graph)
+    for value, shape in zip(graph.outputs, noted, strict=True):
+        value.shape = shape
     rewriting = _Rewriting(model)
     for node, geometry in found.items():
         rewriting.replace(node, geometry)
-    return len(found)
+    return [f"convolutions of few positions as one product for all rows: {len(found)}"] if found else []
 
 
-def _infer(model: ir.Model, signature: Signature) -> None:
-    """Shapes of all tensors from those of a step: what the file says of them may hold for its example alone."""
-    for node in model.graph:
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Of what nodes make: what a file says of them may hold for its example alone."""
+    for node in graph:
         for value in node.outputs:
             value.shape = None
-    for end in signature.fed:
-        end.value.shape = ir.Shape(
-            ["batch" if k == end.batch else "time" if k == end.time else size for k, size in enumerate(end.base)]
-        )
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 
 def _geometry(node: ir.Node) -> _Geometry | None:
@@ -141,8 +140,10 @@ class _Rewriting:
     def replace(self, node: ir.Node, geometry: _Geometry) -> None:
         """Put the product in the place of a convolution, [rows, channels, length] to [rows, outputs, positions]."""
         self._node, self._called = node, node.name or "Conv"
-        value, kernel = node.inputs[0], constant(node.inputs[1])
+        value, weight = node.inputs[:2]
+        kernel = constant(weight)
         assert value is not None
+        assert weight is not None
         assert kernel is not None
         outputs, channels, taps = kernel.shape
         value = self._op("Transpose", [value], perm=[0, 2, 1])
@@ -156,7 +157,8 @@ class _Rewriting:
         value = self._op("Reshape", [value, self._numbers("rows", [-1, taps * channels])])
         weights = np.ascontiguousarray(kernel.transpose(2, 1, 0)).reshape(taps * channels, outputs)
         bias = [each for each in node.inputs[2:] if each is not None]
-        value = self._op("Gemm", [value, self._stored("weight", weights), *bias])
+        stored = store(self._graph, self._names.fresh(f"{name_of(weight)}.product"), weights)
+        value = self._op("Gemm", [value, stored, *bias])
         value = self._op("Reshape", [value, self._numbers("shape", [-1, geometry.positions, outputs])])
         replace(node.outputs[0], self._op("Transpose", [value], perm=[0, 2, 1]))
         self._graph.remove(node, safe=True)
@@ -169,7 +171,4 @@ class _Rewriting:
         return result
 
     def _numbers(self, what: str, numbers: list[int] | NDArray[np.int64]) -> ir.Value:
-        return self._stored(what, np.array(numbers, np.int64))
-
-    def _stored(self, what: str, array: NDArray[np.generic]) -> ir.Value:
-        return store(self._graph, self._names.fresh(f"{self._called}.{what}"), array)
+        return store(self._graph, self._names.fresh(f"{self._called}.{what}"), np.array(numbers, np.int64))

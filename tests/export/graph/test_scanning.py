@@ -5,7 +5,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from gatestream.export.graph.over_time import over_time
+from gatestream.export.graph.scanning import over_time
 
 
 def step() -> ir.Model:
