@@ -48,6 +48,8 @@ class Server:
     def start(self) -> None:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory()
+            # Of a test that fails, too.
+            atexit.register(self.end)
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
         command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
@@ -81,7 +83,6 @@ class Server:
         """Its URL, with nothing in it."""
         if self._process is None:
             self.start()
-            atexit.register(self.end)
         with self.client() as client:
             client.flushall()
         return self.url
