@@ -27,6 +27,7 @@ BESIDE: dict[str, list[str]] = {
     "inspect": [],
     "serve": ["--listen", "192.0.2.1:9", "--threads", "1"],
     "models": ["127.0.0.1:9", "--timeout", "0.2"],
+    "sessions": ["valkey://127.0.0.1:9", "export", "call-17", "--model", "vad"],
     "health": ["127.0.0.1:9", "--timeout", "0.2"],
     "stream": ["--timeout", "20"],
 }

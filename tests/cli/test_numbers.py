@@ -56,6 +56,7 @@ def test_the_commands_that_take_numbers() -> None:
         ("export",),
         ("serve",),
         ("models",),
+        ("sessions",),
         ("health",),
         ("stream",),
         ("demo",),
@@ -69,6 +70,7 @@ def test_what_is_no_number_of_the_range(path: tuple[str, ...], flag: str, kind: 
         "serve": arguments[:1],
         "health": [],
         "models": ["127.0.0.1:1"],
+        "sessions": ["memory", "list"],
         "stream": ["127.0.0.1:1"],
         "demo": [],
     }

@@ -75,6 +75,9 @@ def test_describe_tells_the_bounds(narrow: ServerProcess) -> None:
         tenant_reply_bytes=512 * 2**20,
         sequence_timeout_s=60,
         idle_stream_timeout_s=300,
+        park_timeout_s=3600,
+        durability=pb.DURABILITY_BEHIND,
+        store="memory",
     )
 
 

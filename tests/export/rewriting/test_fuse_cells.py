@@ -50,6 +50,8 @@ def test_there_and_back(case: tuple[Cell, int, dict[str, Any]]) -> None:
     assert [node.op_type for node in back.graph.node if node.op_type in (cell.kind, "Scan")] == [cell.kind]
     found = squeezed(recurrent.outputs(back, given_["feed"]), layout)
     truth, tolerance = recurrent.allowed(cell, given_["x"], given_["states"], given_["ends"])
+    # Activations without a bound may leave what float32 can hold.
+    assume(all(np.abs(values).max(initial=0) < 1e6 for values in truth.values()))
     for name, values in found.items():
         np.testing.assert_allclose(values, truth[name], rtol=0, atol=tolerance[name], err_msg=name)
 
