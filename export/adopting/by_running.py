@@ -256,7 +256,7 @@ class _Pairing:
             return found | {name: _Match(end, f"'{end.name}' {how}", False, False) for name, end in matching.items()}
         first = left[0]
         names = ", ".join(f"'{end.name}'" for end in free) or "none"
-        others = "".join(f", or of '{start.name}'," for start in left[1:])
+        others = "".join(f" or of '{start.name}'" for start in left[1:])
         flags = ", ".join(f"--state {start.name}=OUTPUT" for start in left)
         raise AmbiguousError(
             f"input '{first.name}' {written(first.dims)}: by running it, what becomes of it{others} may be in any of "

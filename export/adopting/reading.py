@@ -218,6 +218,11 @@ def _converted(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         raise SourceError(f"{source}: {found}; expected {OLDEST_OPSET} at least: export the model again")
     if opset == OPSET:
         return model
+    if opset > (newest := onnx.defs.onnx_opset_version()):
+        raise SourceError(
+            f"{source}: opset {opset}, which this onnx ({onnx.__version__}) does not know; expected {newest} at most: "
+            f"export the model with opset {OPSET}"
+        )
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # of C++, with no common base but this

@@ -20,6 +20,9 @@ from gatestream.export.errors import SourceError
 _OUTSIDE = ("batch", "dropped")
 """Axes of the file's tensors that a row does not have."""
 
+_MOST_ENDS = 128
+"""Steps of a file that gives its last step alone: each is a run of all that come before it, 8,256 steps for 128."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -114,7 +117,7 @@ class Source:
         return "source"
 
     def whole(self, inputs: Named, constants: Named) -> Named:
-        """The outputs of new sessions, each [rows, time, *shape]."""
+        """The outputs of new sessions, each [rows, time, *shape]; the first `_MOST_ENDS` of a file of last steps."""
         rows = len(next(iter(inputs.values())))
         found = []
         for row in range(rows):
@@ -148,15 +151,28 @@ class Source:
     def _row(self, inputs: Named, states: Named, fixed: Named) -> tuple[dict[str, Array], Named]:
         """All steps of one session: [time, *shape] in and out; states as the file has them."""
         time = len(next(iter(inputs.values())))
-        outputs: list[dict[str, Array]] = []
-        chunk = time if self.many else 1
-        for at in range(0, time, chunk):
-            part = {name: values[at : at + chunk] for name, values in inputs.items()}
-            feed = {plan.name: plan.to_file(part[plan.name], steps=True) for plan in self.inputs}
-            run = self.runner.run({**self.fixed, **fixed, **states, **feed})
-            states = {state.plan.name: run[state.output] for state in self.states}
-            outputs.append({plan.name: plan.from_file(run[plan.name], steps=True) for plan in self.outputs})
+        if self._gives_last:
+            runs = [self._run(inputs, states, fixed, slice(0, at + 1)) for at in range(min(time, _MOST_ENDS))]
+            outputs, states = [{name: values[-1:] for name, values in run[0].items()} for run in runs], runs[-1][1]
+        else:
+            outputs = []
+            chunk = time if self.many else 1
+            for at in range(0, time, chunk):
+                found, states = self._run(inputs, states, fixed, slice(at, at + chunk))
+                outputs.append(found)
         return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}, states
+
+    @property
+    def _gives_last(self) -> bool:
+        """It takes many steps, gives the last one's outputs, and starts anew: each step is the end of a run."""
+        return self.hidden and not self.many and all("time" in plan.axes for plan in self.inputs)
+
+    def _run(self, inputs: Named, states: Named, fixed: Named, steps: slice) -> tuple[dict[str, Array], Named]:
+        """One run of the file, over some of the steps."""
+        feed = {plan.name: plan.to_file(inputs[plan.name][steps], steps=True) for plan in self.inputs}
+        run = self.runner.run({**self.fixed, **fixed, **states, **feed})
+        after = {state.plan.name: run[state.output] for state in self.states}
+        return {plan.name: plan.from_file(run[plan.name], steps=True) for plan in self.outputs}, after
 
     def _with_context(self, inputs: Named, before: Named | None) -> dict[str, Array]:
         """Each step with the last samples of the one before in front of it, as the caller of the file does."""

@@ -47,6 +47,8 @@ class Reference(Protocol):
     def whole(self, inputs: Named, constants: Named) -> Named:
         """The outputs of new sessions, each [rows, time, *shape], by the artifact's names.
 
+        Where all steps would take too long, it is those of the first, `LEAST_STEPS` at least.
+
         Args:
             inputs: each [rows, time, *shape].
             constants: of each session, [rows, *shape].
@@ -223,8 +225,12 @@ class _Run(Checks):
         name, figures = self._reference.name, []
         expected = self._reference.whole(self._inputs, self._constants)
         _same_names(name, expected, self._outputs)
+        steps = min(values.shape[1] for values in expected.values())
+        if steps < min(self._steps, LEAST_STEPS):
+            raise ParityError(f"the {name} gives {steps} steps of {self._steps}, too few to compare")
+        till = min(bounds.parted, steps)
         pairs = [
-            _pair(tensor, row, self._outputs[tensor][row, : bounds.parted], values[row], bounds.by_tensor[tensor])
+            _pair(tensor, row, self._outputs[tensor][row, :till], values[row], bounds.by_tensor[tensor])
             for tensor, values in expected.items()
             for row in range(_ROWS)
         ]

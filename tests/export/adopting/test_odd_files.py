@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -253,3 +254,37 @@ def test_a_constant_for_a_sequence_says_that_no_flag_helps(tmp_path: Path) -> No
             tmp_path / "out.onnx",
             Options(constants={"list": np.array(3)}),
         )
+
+
+@pytest.mark.parametrize("time", ["time", 10])
+def test_a_file_that_gives_its_last_step_alone_gives_that_of_each(time: str | int, tmp_path: Path) -> None:
+    """What a classifier of whole sequences is: its head reads `Y_h`."""
+    made = graphs.model(
+        [
+            node("LSTM", ["x", "W", "R", "B"], ["", "Y_h"], "lstm", hidden_size=4),
+            node("Squeeze", ["Y_h", "axis"], ["y"]),
+        ],
+        [tensor("x", [time, "batch", 3])],
+        [tensor("y", ["batch", 4])],
+        graphs.weights("LSTM", 3, 4) | {"axis": np.array([0])},
+    )
+    onnx.save(made, tmp_path / "last.onnx")
+    adopted = adopt(tmp_path / "last.onnx", tmp_path / "made.onnx")
+    assert [state.input for state in adopted.spec.states] == ["lstm.h", "lstm.c"]
+
+    x = draw(10, 1, 3)
+    session = onnxruntime.InferenceSession(tmp_path / "made.onnx")
+    zeros = {state.input: np.zeros((1, *state.shape), np.float32) for state in adopted.spec.states}
+    found = session.run(["y"], {"x": x.transpose(1, 0, 2), **zeros})[0][0]
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "time"
+    original = onnxruntime.InferenceSession(made.SerializeToString())
+    ends = [original.run(["y"], {"x": x[: t + 1]})[0][0] for t in range(10)]
+    np.testing.assert_allclose(found, ends, rtol=0, atol=1e-6)
+
+
+def test_an_opset_that_nobody_knows_is_said(tmp_path: Path) -> None:
+    made = stepping(cell("x", "h", "h2"))
+    made.opset_import[0].version = 99
+    onnx.save(made, tmp_path / "new.onnx")
+    with pytest.raises(ArtifactError, match=r"opset 99, which this onnx \(.*\) does not know; expected \d+ at most"):
+        adopt(tmp_path / "new.onnx", tmp_path / "made.onnx")
