@@ -33,8 +33,8 @@ Reading one:
     finder.ends            where a recurrence meets the rest; finder.products, what gates add up
     finder.agreement       the structure against the spec
     finder.survey          the finder.cells of anybody's model: finder.operators, and by finder.equations what is
-                           written out, with finder.linear, finder.algebra and finder.scopes; finder.claims,
-                           against the spec, with finder.loop and finder.ways
+                           written out, with finder.linear, finder.activations, finder.algebra and finder.scopes;
+                           finder.claims, against the spec, with finder.loop and finder.ways
     drawing.inspection     all that a file alone can be asked, drawing.findings of anybody's; drawing.text,
                            drawing.listing and drawing.draw (drawing.views, drawing.svg) show it
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from gatestream.export.finder.activations import Activations
 from gatestream.export.finder.algebra import Algebra
 from gatestream.export.finder.cells import FoundCell, Gate
 from gatestream.export.finder.linear import Linear, Product, Reader, Span
-from gatestream.export.finder.operators import COMPOUND, PARAMETERS, Activation
+from gatestream.export.finder.operators import Activation
 from gatestream.export.finder.scopes import Scope, Scopes, same, strip
 from gatestream.export.finder.structure import Weight
 from gatestream.export.graph.flow import made_by
-
-_FUNCTIONS = tuple(name for name in PARAMETERS if name not in COMPOUND)
 
 _ONE_OF_MANY = ("Identity", "Squeeze", "Unsqueeze", "Gather", "Reshape", "Transpose", "Slice", "Split")
 """How one layer's state is taken from what all have."""
@@ -45,10 +44,10 @@ class Equations:
 
     def __init__(self, scopes: Scopes, states: Collection[ir.Value]) -> None:
         self._scopes, self._states = scopes, states
-        self._reader = Reader(scopes)
+        self._reader, self._activations = Reader(scopes), Activations(scopes)
         self._found: list[FoundCell] = []
         self._atoms: set[ir.Value] = set()
-        self._algebra = Algebra(scopes, lambda value: value in self._atoms)
+        self._algebra = Algebra(scopes, lambda value: value in self._atoms or self._sum(value) is not None)
         self._sums: dict[ir.Value, _Sum | None] = {}
 
     def find(self, scope: Scope) -> list[FoundCell]:
@@ -138,15 +137,14 @@ class Equations:
 
     def _output(self, c_next: ir.Value) -> tuple[ir.Value, _Sum, Activation] | None:
         """h', o and the function of `h' = o * function(c')`."""
-        for use in c_next.uses():
-            squashed = use.node.outputs[0]
-            function = _function(squashed)
-            for reader in squashed.uses() if function is not None else ():
+        for squashed, function in list(self._activations.of(c_next)):
+            self._atoms.add(squashed)
+            for reader in squashed.uses():
                 product = reader.node.outputs[0]
                 terms = self._algebra.expand(product) or {}
                 for key, number in terms.items():
                     others = [factor for factor in key if factor is not squashed]
-                    if len(terms) == len(others) == number == 1 and len(key) == 2 and function is not None:
+                    if len(terms) == len(others) == number == 1 and len(key) == 2:
                         o = self._sum(others[0])
                         if o is not None:
                             return product, o, function
@@ -244,10 +242,10 @@ class Equations:
         return self._sums[value]
 
     def _read_sum(self, value: ir.Value) -> _Sum | None:
-        function, node = _function(value), value.producer()
-        if function is None or node is None or node.inputs[0] is None:
+        found = self._activations.read(value)
+        if found is None:
             return None
-        applied, clip = node.inputs[0], None
+        (function, applied), clip = found, None
         if held := made_by(applied, "Clip"):
             bounds = [self._scopes.known(each) for each in held.inputs[1:]]
             numbers = [float(each.array.ravel()[0]) for each in bounds if each is not None and each.array.size == 1]
@@ -331,18 +329,6 @@ class Equations:
             h_next=h_next,
             **({"c": None, "c_next": None} | more),  # type: ignore[arg-type]  # FoundCell's own fields
         )
-
-
-def _function(value: ir.Value) -> Activation | None:
-    """The nonlinearity that makes a tensor; None: something else does."""
-    node = made_by(value, *_FUNCTIONS)
-    if node is None:
-        return None
-    numbers = [
-        None if default is None else node.attributes[name].as_float() if name in node.attributes else default
-        for name, default in zip(("alpha", "beta"), PARAMETERS[node.op_type], strict=True)
-    ]
-    return Activation(node.op_type, *numbers)
 
 
 def _position(value: ir.Value) -> int:

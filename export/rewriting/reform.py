@@ -10,7 +10,7 @@ from gatestream.export.artifact import stored_fingerprint
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.cells import FoundCell
 from gatestream.export.finder.claims import KINDS
-from gatestream.export.finder.operators import COMPOUND, DEFAULTS
+from gatestream.export.finder.operators import DEFAULTS
 from gatestream.export.finder.survey import survey
 from gatestream.export.rewriting.fuse_cells import fuse_cell
 from gatestream.export.rewriting.showing import hide, show
@@ -48,9 +48,6 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
         raise StructureError(
             f"--form {form}: data flow shows no LSTM and no GRU in it, so it has no gates; leave --form out"
         )
-    if form == "gates":
-        for cell in cells:
-            _check_activations(cell)
     names = _matched(cells, spec)
     claims = {claim.name: claim for claim in spec.cells}
     doubles = {state.input for state in spec.states if state.dtype == pb.DATA_TYPE_FLOAT64}
@@ -71,16 +68,6 @@ def reform(model: ir.Model, spec: pb.ModelSpec, form: Form) -> None:
         _fuse(model, spec, cells, names)
     common.RemoveUnusedNodesPass()(model)
     spec.stored_fingerprint = stored_fingerprint(model)
-
-
-def _check_activations(cell: FoundCell) -> None:
-    """An operator's activations are one node each, or its equations would not be found again."""
-    compound = [each for each in cell.operator.activations if each.name in COMPOUND] if cell.operator else []
-    if compound:
-        raise StructureError(
-            f"--form gates: {cell.kind} '{cell.name}' has the activation {compound[0]}, which is no operator of ONNX: "
-            "nothing in the equations would show it to be a gate's; leave --form out"
-        )
 
 
 def _show(model: ir.Model, spec: pb.ModelSpec, cells: Sequence[FoundCell], names: Sequence[str]) -> None:
