@@ -172,14 +172,12 @@ class _Search:
             end.time = axes.get(end.name)
 
     def _open(self) -> tuple[End, int] | None:
-        """An input and its axis that the file leaves open, and that is neither the sessions' nor time."""
+        """An input and its axis that was said to be time, or that the file leaves open, and that is not settled."""
+        told = self._options.time
         for end in self._signature.inputs:
             for axis, dim in enumerate(end.dims):
-                if (
-                    not isinstance(dim, int)
-                    and axis not in (end.batch, end.time)
-                    and end.name not in self._options.time
-                ):
+                asked = told[end.name] == axis if end.name in told else not isinstance(dim, int)
+                if asked and axis not in (end.batch, end.time):
                     return end, axis
         return None
 

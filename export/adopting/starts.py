@@ -47,6 +47,11 @@ def start(model: ir.Model, slot: Slot) -> Start | None:
         return Start(array, None)
     if (blamed := _computed(initial)) is not None:
         node, value = blamed
+        if node is not None and node is value.producer():
+            raise NotStreamableError(
+                f"{slot} is drawn at random by {describe(node)}: sessions that are sent the same would not be given "
+                "the same; export the model with this state as an input and an output"
+            )
         by = f"by {describe(node)} " if node is not None else ""
         raise NotStreamableError(
             f"{slot} is computed {by}from the input '{value.name}', so that every run would start anew from its own "
@@ -73,7 +78,10 @@ def depends_on_shapes(value: ir.Value) -> bool:
 
 
 def _computed(value: ir.Value) -> tuple[ir.Node | None, ir.Value] | None:
-    """The input whose numbers a value depends on, with the node that takes them; None: it depends on shapes alone."""
+    """The input whose numbers a value depends on, with the node that takes them; None: it depends on shapes alone.
+
+    Where what it depends on is random, that, with the node that makes it.
+    """
     seen: set[ir.Value] = set()
     waiting: list[tuple[ir.Node | None, ir.Value]] = [(None, value)]
     while waiting:

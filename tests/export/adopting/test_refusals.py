@@ -213,6 +213,49 @@ REFUSED = {
         ),
         ("reducemean_1",),
     ),
+    "attention as one operator": Refused(
+        lambda: around(
+            [
+                helper.make_node("Transpose", ["x"], ["xt"], perm=[0, 2, 1]),
+                node("MultiHeadAttention", ["xt", "xt", "xt"], ["a"], num_heads=1, domain="com.microsoft"),
+                helper.make_node("Transpose", ["a"], ["z"], perm=[0, 2, 1]),
+            ]
+        ),
+        ("multiheadattention_1", "attends to other steps"),
+    ),
+    "the largest so far": Refused(
+        lambda: around(
+            [node("ReduceMax", ["x", "two"], ["m"], keepdims=1), helper.make_node("Sub", ["x", "m"], ["z"])],
+            two=np.array([-1]),
+        ),
+        ("reducemax_1",),
+    ),
+    "averages over time": Refused(
+        lambda: around([node("AveragePool", ["x"], ["z"], kernel_shape=[3], pads=[2, 0])]), ("averagepool_1", "'x'")
+    ),
+    "one average of all steps": Refused(
+        lambda: around([node("GlobalAveragePool", ["x"], ["m"]), helper.make_node("Sub", ["x", "m"], ["z"])]),
+        ("globalaveragepool_1",),
+    ),
+    "groups normalised": Refused(
+        lambda: around(
+            [node("MeanVarianceNormalization", ["x"], ["z"], axes=[0, 2])],
+        ),
+        ("meanvariancenormalization_1",),
+    ),
+    "turned round by its lengths": Refused(
+        lambda: around(
+            [
+                helper.make_node("Shape", ["x"], ["rows"], end=1),
+                helper.make_node("Shape", ["x"], ["steps"], start=2, end=3),
+                helper.make_node("Expand", ["steps", "rows"], ["lengths"]),
+                helper.make_node("Transpose", ["x"], ["xt"], perm=[2, 0, 1]),
+                node("ReverseSequence", ["xt", "lengths"], ["turned"], time_axis=0, batch_axis=1),
+                helper.make_node("Transpose", ["turned"], ["z"], perm=[1, 2, 0]),
+            ]
+        ),
+        ("reversesequence_1",),
+    ),
     "cumulative": Refused(
         lambda: around([node("CumSum", ["x", "two"], ["z"])], two=np.array(2)), ("cumsum_1", "all steps before")
     ),

@@ -1,7 +1,7 @@
 """What serving a refused module anyway would have given: other numbers than the module gives of the whole."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -135,3 +135,44 @@ def test_without_a_state_nothing_is_lost() -> None:
     """Refused until it is asked for, since it is no stream; its steps are then the whole."""
     module, x = made(REFUSED["no state"][0])
     assert apart(module(x), in_chunks(module, x, (4, 1, 5))) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_for_one_number_of_rows_it_gives_no_other() -> None:
+    """A loop over rows is unrolled when it is traced: what torch makes of the module of 3 rows gives 3 of any."""
+    module, x = made(REFUSED["a number of rows"][0])
+    traced = torch.export.export(module, (x,)).module()
+    assert apart(traced(x), module(x)) < 1e-6
+    with pytest.raises(AssertionError, match=r"size\(\)\[0\] == 3|shape\[0\]"):
+        traced(x[:2])
+
+
+@torch.no_grad()
+def test_a_state_that_grows_is_of_one_age_for_all_rows() -> None:
+    """Of a younger session the rest is filled up with zeros."""
+    module, x = made(REFUSED["a state that grows"][0])
+    older, younger = x[:1, :3], x[1:2, :1]
+    right = module(x[1:2, 3:4], younger)[0]
+    filled = torch.cat([younger, torch.zeros(1, 2, 4)], 1)
+    together = module(x[:2, 3:4], torch.cat([older, filled]))[0]
+    assert apart(together[1:], right) > _LEAST
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_quantised_layers_round_by_their_neighbours() -> None:
+    module, x = made(modules.Hidden)
+    quantize = cast(Callable[..., nn.Module], torch.ao.quantization.quantize_dynamic)
+    quantised = quantize(module, {nn.LSTM}, dtype=torch.qint8)
+    loud = x * torch.tensor([1.0, 1.0, 1000.0])[:, None, None]
+    assert apart(quantised(x)[:2], quantised(loud)[:2]) > _LEAST
+
+
+@torch.no_grad()
+def test_rows_that_are_sorted_do_not_come_as_they_are() -> None:
+    """torch refuses rows that are not in the order of their lengths, which sessions never are."""
+    module, x = made(modules.Sorting)
+    assert module(x, torch.tensor([4, 10, 7])).shape == (3, 10, 6)
+    with pytest.raises(RuntimeError, match="sorted in decreasing order"):
+        nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 10, 7]), batch_first=True)
