@@ -8,7 +8,7 @@ FLOOR_VENV := .venv-floors
 MODELS_VENV := .venv-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers test-model test-models protos clean
+.PHONY: help install demo test coverage artifacts million counter-proof bench bench-cuda test-floors test-proofs test-untuned test-hostile test-clients test-containers test-faults test-model test-models protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-18s %s\n", $$1, $$2}'
@@ -98,6 +98,9 @@ test-model: install  ## the model of the protocol by which sessions survive, sea
 test-hostile: install  ## what hostile clients do, with a watched neighbour, and a fuzzer of both protos: some twenty minutes
 	$(BIN)/python -m tests.hostile $(ARGS)
 	$(BIN)/pytest -m slow tests/cli/test_hostile_files.py tests/cli/test_descriptors.py
+
+test-faults: artifacts  ## servers killed, connections cut, stores away, under sessions that stream: none may notice (docs/sessions.md)
+	$(BIN)/python -m tests.survival artifacts/reber.gates.onnx $(ARGS)
 
 test-containers: artifacts  ## build the images, and run them with docker compose
 	DOCKER="$(DOCKER)" $(BIN)/pytest -m slow tests/containers

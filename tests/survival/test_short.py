@@ -1,0 +1,42 @@
+"""The short form of `make test-faults`: some of everything, and what its counts would show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.client import connect
+from tests.support.process import serving
+from tests.survival.crowd import plans
+from tests.survival.kills import kill_server
+from tests.survival.models import MODELS, artifacts
+from tests.survival.walks import Plan, Walk, different
+
+WALKS = plans(MODELS, 16)
+
+
+@pytest.fixture(scope="module")
+def models(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    return artifacts(reference / "reber.gates.onnx", tmp_path_factory.mktemp("models"))
+
+
+def test_killed_servers(models: Sequence[Path], tmp_path: Path) -> None:
+    found = kill_server(models, WALKS, tmp_path, 2, "behind")
+    assert found.whole, found
+    assert found.resumes >= 16, "nobody noticed"
+
+
+def test_a_step_that_is_lost_or_doubled_or_of_another_session_differs(models: Sequence[Path]) -> None:
+    plan, other = Plan(MODELS[0], 1, 1, 0, 5), Plan(MODELS[0], 1, 1, 0, 6)
+    walks = [Walk(plan) for _ in range(4)]
+    xs = plan.inputs[0, :6]
+    taken = [xs, xs[[0, 1, 3, 4, 5, 5]], xs[[0, 1, 2, 2, 3, 4]], other.inputs[0, :6]]
+    with serving(*models, deterministic=True) as server, connect(server.address) as client:
+        for walk, each in zip(walks, taken, strict=True):
+            with client.session("reber") as session:
+                walk.members[0].answers = [np.asarray(session.run(each))]
+                walk.members[0].segments = [6]
+    right, *wrong = different(walks, models)
+    assert right == 0
+    assert all(wrong)
