@@ -35,6 +35,7 @@ class Network:
         self.layout = layout()
         self.connection: Connection | None = Connection(self.servers[0])
         self.late: list[Connection] = []
+        self.opened: list[str] = []
 
     def flush(self) -> None:
         messages = self.multiplexer.take()
@@ -46,7 +47,10 @@ class Network:
             assert not messages
 
     def open(self, members: int) -> tuple[SessionQueue, Control]:
-        requests = opens(SPEC, [""] * members, "either", outputs=True, gates=False)
+        # Names that are the same in every run: what is drawn goes by their order.
+        names = [f"session-{len(self.opened) + k}" for k in range(members)]
+        self.opened += names
+        requests = opens(SPEC, names, "either", outputs=True, gates=False)
         session_queue, work = self.multiplexer.open(self.layout, requests)
         self.add(session_queue, work)
         return session_queue, work
