@@ -207,7 +207,11 @@ class Batcher:
             else:
                 self._end(session_queue, in_flight, rows, error)
                 in_flight.fail(np.flatnonzero(hit & in_flight.again), error)
-        self._settle(session_queue)
+        if session_queue.away:
+            session_queue.away -= set(members.tolist())
+            self.back(session_queue)
+        else:
+            self._settle(session_queue)
         return crossing
 
     def away(self, session_queue: SessionQueue, members: Ints) -> Ints:

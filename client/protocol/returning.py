@@ -59,10 +59,6 @@ class Returning:
         """What comes back in this lane; None: it is a queue of its own."""
         return self._by_lane.get(lane)
 
-    def any_of(self, session_queue: SessionQueue) -> bool:
-        """Whether one of its members is on its way."""
-        return any(each.session_queue is session_queue for each in self._by_lane.values())
-
     def owner(self, session_queue: SessionQueue, members: Ints) -> tuple[SessionQueue, Ints]:
         """Whose session it is that has the handle of these members."""
         resumption = self._by_lane.get(session_queue)

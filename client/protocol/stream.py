@@ -176,6 +176,7 @@ class Multiplexer:
 
         Raises:
             ProtocolError: the protocol does not allow it; the stream is of no more use.
+            DrainingError: the server is stopping, and what is here goes on with another: nor is it then.
         """
         if self._batcher.taken_whole(data):
             if self._returning:
@@ -206,6 +207,8 @@ class Multiplexer:
         # Of a kind that a later server may know and this client does not: nothing that was asked for.
         if self._returning:
             self._go_on()
+        if self._going_away and self._moves_on():
+            raise DrainingError("the server is stopping")
 
     # ---- From one stream to the next -----------------------------------------------------------
 
@@ -320,17 +323,17 @@ class Multiplexer:
         if self._returning.refused:
             # The server opens nothing more, before it has said so by itself.
             self._going_away = True
-        if self._going_away:
-            for session_queue in [each for each in self._attached if each.away]:
-                self._set_apart(session_queue)
 
-    def _set_apart(self, session_queue: SessionQueue) -> None:
-        """It waits for another stream, once none of its members is on this one or on its way to it."""
-        gone = len(session_queue.away | set(session_queue.closed)) == len(session_queue.members)
-        if gone and not self._returning.any_of(session_queue):
-            del self._attached[session_queue]
-            self._handles.forget(session_queue)
-            self._apart[session_queue] = None
+    def _moves_on(self) -> bool:
+        """Whether to leave a server that is stopping at once, with whatever is on its way, for another to go on with.
+
+        Waiting for the last of its answers would have the sessions that it has let go of wait too.
+        """
+        kept = [each for each in self._attached if each.log is not None]
+        if not kept or self._ending:
+            return False
+        # What a server remembers by itself ends with it, and goes on there until then.
+        return self._limits.store != "memory" or (not self._returning and all(each.away for each in kept))
 
     # ---- What the server says ---------------------------------------------------------------------
 
@@ -386,7 +389,11 @@ class Multiplexer:
             if isinstance(failure, DrainingError):
                 self._going_away = True
             if isinstance(failure, HandleUnknownError):
-                # It was opened, so it was closed or taken over since, and Closed is on its way.
+                # It was opened, so it was closed, handed over or taken over since, and Closed is on its way.
+                if session_queue.log is not None or self._returning.of(session_queue) is not None:
+                    # Which of these, that will say.
+                    self._batcher.away(session_queue, members)
+                    continue
                 failure = SessionClosedError(f"the session is closed, or another stream opened it: {failure}")
             self._batcher.refused(session_queue, members, failure)
             self._release_unopened(session_queue)
@@ -422,7 +429,7 @@ class Multiplexer:
         crossing = self._batcher.away(session_queue, members)
         self._handles.release(session_queue, members, crossing)
         if self._going_away:
-            self._set_apart(session_queue)
+            # By the next stream.
             return
         handles = session_queue.handles.copy()
         handles[members] = self._handles.take(len(members))

@@ -50,7 +50,7 @@ _ROOM: Final = 16
 _LOOK_AGAIN_SECONDS: Final = 0.05
 _T = TypeVar("_T")
 
-_STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST}
+_STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST, CloseReason.DRAINED}
 """Why a session ends here that the store goes on knowing."""
 
 

@@ -54,6 +54,8 @@ class Session:
     # Steps, or a reset or a close, that were accepted and not answered.
     steps: list[int] = field(default_factory=list)
     control: str = ""
+    # It takes nothing more, and will be handed over.
+    leaving: bool = False
 
     @property
     def busy(self) -> bool:
@@ -114,6 +116,8 @@ class Server:
     def _session(self, connection: Connection, handle: int) -> Session | None:
         session = connection.handles.get(handle)
         if session is None or self.resident.get(session.id) is not session or session.connection is not connection:
+            return None
+        if session.leaving:
             return None
         return session
 
@@ -209,6 +213,9 @@ class Server:
 
     def busy(self) -> list[str]:
         return [name for name, each in self.resident.items() if each.busy]
+
+    def leaving(self) -> list[str]:
+        return [name for name, each in self.resident.items() if each.leaving]
 
     def answer(self, name: str, steps: int) -> None:
         """Take so many of the steps that a session waits for, or do what else it was asked."""

@@ -1,5 +1,6 @@
 """Whatever dies, in whatever order: each result once, in order, and the one that an undisturbed run gives."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gatestream.client.errors import ConnectionLostError, DeadlineExceededError
+from gatestream.client.errors import ConnectionLostError, DeadlineExceededError, DrainingError, SessionClosedError
 from gatestream.client.models import opens
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
@@ -67,7 +68,10 @@ class Network:
     def hear(self) -> None:
         """One message at the client."""
         if self.connection is not None and self.connection.told:
-            self.multiplexer.receive(self.connection.told.popleft().SerializeToString())
+            try:
+                self.multiplexer.receive(self.connection.told.popleft().SerializeToString())
+            except DrainingError:
+                self.cut()
             self.flush()
 
     def cut(self, *, late: bool = False) -> None:
@@ -106,6 +110,9 @@ class Network:
         self.come_late()
         for server in self.servers:
             server.going_away = False
+            for name in server.leaving():
+                if server is not self.servers[0] and name not in server.busy():
+                    server.park(name)
         for _ in range(2_000):
             self.connect(0)
             assert self.connection is not None
@@ -116,6 +123,8 @@ class Network:
                 self.hear()
             elif busy := server.busy():
                 server.answer(busy[0], 100)
+            elif leaving := server.leaving():
+                server.park(leaving[0])
             else:
                 before = self.budget.used
                 for name in list(server.resident):
@@ -244,6 +253,9 @@ class Surviving(RuleBasedStateMachine):
             for name in sorted(connection.server.resident):
                 if data.draw(st.booleans()):
                     connection.server.checkpoint(name)
+            for name in connection.server.leaving():
+                if name not in connection.server.busy():
+                    connection.server.park(name)
             while self.network.connection is connection and connection.told:
                 self.network.hear()
 
@@ -275,6 +287,13 @@ class Surviving(RuleBasedStateMachine):
         of = self.network.servers[server]
         if names := sorted(name for name, each in of.resident.items() if not each.busy):
             of.park(data.draw(st.sampled_from(names)))
+
+    @rule(data=st.data(), server=st.integers(0, 1))
+    def take_no_more(self, data: st.DataObject, server: int) -> None:
+        """To hand a session over as soon as it is idle: what comes of it meanwhile is refused."""
+        of = self.network.servers[server]
+        if names := sorted(of.resident):
+            of.resident[data.draw(st.sampled_from(names))].leaving = True
 
     @rule()
     def go_away(self) -> None:
@@ -334,6 +353,70 @@ class Surviving(RuleBasedStateMachine):
                 assert session_queue.positions[member] == stands[0][0]
         logs = [each.log for each in self.queues if each.log is not None]
         assert self.network.budget.used == sum(each.bytes for each in logs)
+
+
+def walk(network: Network, session_queue: SessionQueue, xs: list[int]) -> Chunk:
+    """One member's steps, asked for."""
+    chunk = Chunk(members=np.array([0]), columns=[np.array([xs], "<i8")], length=len(xs))
+    network.add(session_queue, chunk)
+    return chunk
+
+
+def expected(xs: list[int]) -> list[int]:
+    return list(itertools.accumulate(xs, after, initial=0))[1:]
+
+
+def test_what_comes_before_a_hand_over_is_known_goes_to_the_next_owner() -> None:
+    network = Network()
+    session_queue, opening = network.open(1)
+    network.arrive()
+    network.hear()
+    assert opening.done
+    (name,) = network.servers[0].resident
+    network.servers[0].resident[name].leaving = True
+    work = walk(network, session_queue, [1, 2])
+    network.arrive()
+    network.hear()
+    assert not work.done, "refused, and not known why"
+    network.servers[0].park(name)
+    network.settle()
+    assert work.results()[0][0].tolist() == expected([1, 2])
+
+
+def test_what_comes_before_a_taking_over_is_known_is_refused() -> None:
+    network = Network()
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    (name,) = network.servers[0].resident
+    network.servers[0].resident[name].leaving = True
+    work = walk(network, session_queue, [1])
+    network.arrive()
+    network.hear()
+    network.servers[0].let_go(name, pb.CLOSE_REASON_TAKEN_OVER)
+    network.hear()
+    assert isinstance(work.error, SessionClosedError)
+    assert work.error.close_reason == pb.CLOSE_REASON_TAKEN_OVER
+    assert isinstance(walk(network, session_queue, [1]).error, SessionClosedError)
+
+
+def test_no_session_waits_for_another_where_a_server_is_stopping() -> None:
+    network = Network()
+    idle, _ = network.open(1)
+    busy, _ = network.open(1)
+    for _ in range(2):
+        network.arrive()
+        network.hear()
+    long = walk(network, busy, [1, 2, 3])
+    network.arrive()
+    assert network.connection is not None
+    network.connection.tell(going_away=pb.GoingAway(deadline_ms=30_000))
+    network.hear()
+    assert network.connection is None, "it was left"
+    network.connect(1)
+    short = walk(network, idle, [5])
+    network.settle()
+    assert [each.results()[0][0].tolist() for each in (long, short)] == [expected([1, 2, 3]), expected([5])]
 
 
 class Narrow(Surviving):

@@ -113,6 +113,51 @@ def test_a_session_that_another_client_took_up_is_let_go(server: ServerProcess, 
             np.testing.assert_array_equal(theirs.step([1, 1]), [3, 3])
 
 
+def test_a_stopping_server_is_left_for_another(accumulator_path: Path, tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/sessions.db"
+    counts = [1] * 10 + [7] * 10
+    stopped = threading.Event()
+    with (
+        serving(accumulator_path, store=store, drain_seconds=60) as first,
+        serving(accumulator_path, store=store) as second,
+        connect(f"{first.address},{second.address}") as gs,
+    ):
+        sessions = [gs.session() for _ in counts]
+        totals = [np.zeros(2, np.float32) for _ in counts]
+        begun = threading.Barrier(len(counts) + 1)
+        failures: list[BaseException] = []
+
+        def walk(k: int, after: int) -> None:
+            """Until so many steps behind the stop; as much at once as the session's count says."""
+            step = 0
+            try:
+                while after:
+                    xs = np.full((counts[k], 2), k + step % 5, np.float32)
+                    ys = sessions[k].run(xs)
+                    np.testing.assert_array_equal(ys, totals[k] + np.cumsum(xs, axis=0))
+                    totals[k] = ys[-1]
+                    step += 1
+                    if step == 20:
+                        begun.wait()
+                    after -= stopped.is_set()
+            except BaseException as error:
+                failures.append(error)
+                begun.abort()
+
+        threads = [threading.Thread(target=walk, args=(k, 30)) for k in range(len(counts))]
+        for thread in threads:
+            thread.start()
+        begun.wait(60)
+        first.popen.terminate()
+        assert first.popen.wait(60) == 0
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert gs.address == second.address
+        assert second.popen.poll() is None
+
+
 def test_what_ended_with_the_process_is_said_to_be_gone(accumulator_path: Path) -> None:
     first = start(accumulator_path, store="memory")
     with proxied(first.port) as proxy, connect(proxy.address) as gs:
