@@ -89,8 +89,9 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
         tasks[-1].add_done_callback(tasks.remove)
         return tasks[-1]
 
-    durability = config.durability
-    checkpointer = None if durability == "off" else Checkpointer(open_store(config.store, durability))
+    checkpointer = _checkpointer(config)
+    if checkpointer is not None:
+        models.stats.checkpoints = checkpointer.stats
     leases, threads = (None, None) if worker is None else (worker.leases, worker.threads)
     loader = Loader(models, config, spawn, leases, threads, checkpointer)
     adopting = None if cache is None else Adopting(config, cache)
@@ -106,8 +107,14 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
     server = GrpcServer(config, tls, calls, [*services, reflection(services)])
     health_socket = None if config.health_socket is None else HealthSocket(config.health_socket, health)
 
+    def own_totals() -> Totals:
+        found = models.totals()
+        if checkpointer is not None:
+            found.checkpoints.add(checkpointer.now())
+        return found
+
     async def totals() -> Totals:
-        return models.totals()
+        return own_totals()
 
     def unready() -> str:
         if health.serving:
@@ -116,7 +123,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
 
     signals = StopSignals(alone=worker is None)
     if worker is not None:
-        worker.obey(signals.first.set, signals.second.set, models.totals)
+        worker.obey(signals.first.set, signals.second.set, own_totals)
     async with watched(config.http_address, totals, unready, lambda: repository.failures), background:
 
         def run_behind(name: str, task: Callable[[], Awaitable[None]]) -> None:
@@ -152,7 +159,8 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             run_behind("the look at the folder of models", repository.watch)
         if config.limits.idle_stream_timeout:
             run_behind("the look at idle streams", streams.end_idle)
-        if timeouts := [t for t in (config.limits.idle_timeout, config.limits.sequence_timeout) if t]:
+        limits = config.limits
+        if timeouts := [t for t in (limits.idle_timeout, limits.sequence_timeout, limits.park_timeout) if t]:
             run_behind("the look at idle sessions", partial(_expire, models, min(timeouts)))
         await health.say(serving=True)
         if worker is None:
@@ -173,7 +181,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             )
         await signals.first.wait()
         await health.say(serving=False)
-        await drain(models, streams, config.drain_seconds, signals)
+        await drain(models, streams, config.drain_seconds, signals, checkpointer)
         await server.stop(0.5)
         if health_socket is not None:
             await health_socket.stop()
@@ -182,6 +190,14 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
     if checkpointer is not None:
         await checkpointer.store.close_store(checkpointer.owner)
     _log.info("stopped")
+
+
+def _checkpointer(config: ServerConfig) -> Checkpointer | None:
+    durability = config.durability
+    if durability == "off":
+        return None
+    store = open_store(config.store, durability)
+    return Checkpointer(store, config.limits, before_answer=durability == "before-answer")
 
 
 async def _check(stats: ServerStats, *parts: Catalog | Streams) -> None:

@@ -85,6 +85,13 @@ class Limits:
     sequence_timeout: float = _setting(
         "The same for a sequence of the Open Inference Protocol.", 60.0, least=0, most=10**9
     )
+    parked_sessions: int = _setting(
+        "Sessions of one tenant that the store has, those that streams hold among them.",
+        1_000_000,
+        least=1,
+        most=10**9,
+    )
+    parked_bytes: int = _setting("Bytes that their checkpoints may take.", 16 * 2**30, least=4096, most=2**44)
     park_timeout: float = _setting(
         "Seconds without an answer after which a session that no stream holds is closed; 0: never.",
         3600.0,

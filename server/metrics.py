@@ -52,6 +52,7 @@ def metrics(totals: Totals) -> Iterator[Metric]:
     """All metrics of a server."""
     yield from _of_server(totals)
     yield from _of_sessions(totals)
+    yield from _of_checkpoints(totals)
     yield from _of_runs(totals.models)
 
 
@@ -113,6 +114,19 @@ def _of_server(totals: Totals) -> Iterator[Metric]:
         [],
         {(): server.differences},
     )
+
+
+def _of_checkpoints(totals: Totals) -> Iterator[Metric]:
+    counted, now = totals.server.checkpoints, totals.checkpoints
+    for name, help_, value in (
+        ("gatestream_checkpoints_written", "Checkpoints of sessions that were written.", counted.written),
+        ("gatestream_checkpoint_bytes", "Bytes of states that were written.", counted.bytes),
+        ("gatestream_checkpoint_seconds", "Seconds that the store took to write them.", counted.seconds),
+        ("gatestream_checkpoint_failures", "Rounds of checkpoints that the store did not take.", counted.failures),
+    ):
+        yield _counter(name, help_, [], {(): value})
+    yield _gauge("gatestream_sessions_not_durable", "Kept sessions whose state is not stored.", [], {(): now.dirty})
+    yield _gauge("gatestream_not_durable_seconds", "Seconds since all of them were stored.", [], {(): now.age})
 
 
 def _of_sessions(totals: Totals) -> Iterator[Metric]:

@@ -26,7 +26,17 @@ DISCONNECTED: Final = "DISCONNECTED"
 """Why a session has ended whose stream has."""
 
 _WORKER_DIED: Final = "WORKER_DIED"
-_ENDS: Final = ("REQUESTED", "ADMINISTERED", "IDLE", "DRAINED", DISCONNECTED, _WORKER_DIED)
+_ENDS: Final = (
+    "REQUESTED",
+    "ADMINISTERED",
+    "IDLE",
+    "DRAINED",
+    "PARKED",
+    "FENCED",
+    "LOST",
+    DISCONNECTED,
+    _WORKER_DIED,
+)
 _NONE: Final = (0, 0.0)
 _BOUNDS: Final = np.array(SECONDS)
 
@@ -194,6 +204,54 @@ class ModelNow:
 
 
 @dataclass(slots=True)
+class CheckpointStats:
+    """What is counted of checkpoints.
+
+    Attributes:
+        written: of sessions.
+        bytes: of their states.
+        seconds: that the store took to write them.
+        failures: rounds that the store did not take.
+    """
+
+    written: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    failures: int = 0
+
+    def wrote(self, sessions: int, size: int, seconds: float) -> None:
+        """Count what was written together."""
+        self.written += sessions
+        self.bytes += size
+        self.seconds += seconds
+
+    def add(self, other: "CheckpointStats") -> None:
+        """Count what the other has counted."""
+        self.written += other.written
+        self.bytes += other.bytes
+        self.seconds += other.seconds
+        self.failures += other.failures
+
+
+@dataclass(slots=True)
+class CheckpointsNow:
+    """What there is to be written.
+
+    Attributes:
+        dirty: sessions whose state is not stored.
+        age: seconds since all of them were.
+    """
+
+    dirty: int = 0
+    age: float = 0.0
+
+    def add(self, other: "CheckpointsNow") -> None:
+        """Have what the other has."""
+        self.dirty += other.dirty
+        self.age = max(self.age, other.age)
+
+
+@dataclass(slots=True)
 class StreamStats:
     """What is counted of the streams of one protocol.
 
@@ -231,6 +289,7 @@ class ServerStats:
         refusals: by the names of their code and reason.
         differences: found where something must add up.
         deaths: of workers.
+        checkpoints: of its sessions.
     """
 
     streams: dict[Protocol, StreamStats] = field(
@@ -240,6 +299,7 @@ class ServerStats:
     refusals: Counter[tuple[str, ...]] = field(default_factory=Counter)
     differences: int = 0
     deaths: int = 0
+    checkpoints: CheckpointStats = field(default_factory=CheckpointStats)
 
     def refused(self, error: ServerError) -> None:
         """Count what somebody is told by one error."""
@@ -255,6 +315,7 @@ class ServerStats:
         self.refusals.update(other.refusals)
         self.differences += other.differences
         self.deaths += other.deaths
+        self.checkpoints.add(other.checkpoints)
 
 
 @dataclass(slots=True)
@@ -268,6 +329,7 @@ class Totals:
         processes: that serve.
         reply_bytes: of answers not yet sent, and of rows not yet computed.
         most_reply_bytes: that they may be.
+        checkpoints: that are to be written.
     """
 
     server: ServerStats = field(default_factory=ServerStats)
@@ -276,6 +338,7 @@ class Totals:
     processes: int = 0
     reply_bytes: int = 0
     most_reply_bytes: int = 0
+    checkpoints: CheckpointsNow = field(default_factory=CheckpointsNow)
 
     def add(self, other: "Totals") -> None:
         """Have what the other has, and count what it has counted."""
@@ -290,6 +353,7 @@ class Totals:
         self.processes += other.processes
         self.reply_bytes += other.reply_bytes
         self.most_reply_bytes += other.most_reply_bytes
+        self.checkpoints.add(other.checkpoints)
 
     def bury(self, other: "Totals") -> None:
         """Count what a process has counted that is there no more; its streams and sessions have ended with it."""

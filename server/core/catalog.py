@@ -345,7 +345,17 @@ def build(
         ConfigError: not even one row fits the limits.
     """
     runner, measured = _runner(artifact, config, threads)
-    engine = Engine(artifact.layout, runner, config.limits, config.tick, time.monotonic, straight=config.straight_path)
+    # Streams may hold as many sessions again that have given up their slots.
+    parked = 0 if checkpointer is None else config.limits.sessions
+    engine = Engine(
+        artifact.layout,
+        runner,
+        config.limits,
+        config.tick,
+        time.monotonic,
+        straight=config.straight_path,
+        parked=parked,
+    )
     lifecycle = Lifecycle(engine, config.limits, accounts, leases, checkpointer, artifact.spec.version)
     return Model(number, artifact.spec, engine, lifecycle, measured)
 

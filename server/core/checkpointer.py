@@ -2,8 +2,10 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -11,8 +13,11 @@ import numpy.typing as npt
 import structlog
 
 from gatestream.server.arrays import Ints
-from gatestream.server.durability.checkpoints import Key, Store, Writes, Written
-from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
+from gatestream.server.config import Limits
+from gatestream.server.core.gate import Gate, Held
+from gatestream.server.durability.checkpoints import Checkpoint, Key, Store, Writes, Written
+from gatestream.server.errors import CheckpointUnfit, Exhausted, NotFound, Reason, StoreUnavailable
+from gatestream.server.telemetry import CheckpointsNow, CheckpointStats
 
 _INTERVAL_SECONDS: Final = 0.05
 # A round takes this part of the time at most, unless the longest interval is reached.
@@ -24,6 +29,10 @@ _PIECE_BYTES: Final = 2**20
 _PIECE_ROWS: Final = 256
 _WRITE_BYTES: Final = 32 * 2**20
 _LONGEST_PAUSE: Final = 5.0
+_PRUNE_SECONDS: Final = 30.0
+# So long it is believed what a tenant has in the store, of so many tenants.
+_ROOM_SECONDS: Final = 1.0
+_MOST_ROOMS: Final = 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +55,32 @@ class Rows(NamedTuple):
     positions: Ints
     acknowledged: Ints
     states: npt.NDArray[np.uint8]
+
+
+class _WakingGate(Gate):
+    """A gate that says when something waits at it.
+
+    Args:
+        due: is told.
+    """
+
+    def __init__(self, due: Callable[[], None]):
+        super().__init__()
+        self._due = due
+
+    def hold(self, queue: Held) -> None:
+        """As `Gate`."""
+        super().hold(queue)
+        self._due()
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a tenant had in the store when it was asked, and what came since."""
+
+    asked_at: float
+    sessions: int
+    bytes: int
 
 
 class Kept(Protocol):
@@ -71,6 +106,9 @@ class Kept(Protocol):
     def has(self, key: Key, epoch: int) -> bool:
         """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
 
+    def reserve(self) -> None:
+        """See to it that some slots are free."""
+
     def let_go(self) -> tuple[Sequence[Key], Ints]:
         """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
 
@@ -80,19 +118,35 @@ class Checkpointer:
 
     Args:
         store: of the checkpoints.
+        limits: of the server.
+        before_answer: answers wait until what they tell is stored.
 
     Attributes:
         store: as given.
         owner: what this process is called in the store, for its life.
+        stats: what is counted.
+        gate: where answers wait; None: nowhere.
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
         self.store = store
+        self.gate = _WakingGate(self._due) if before_answer else None
         self.owner = secrets.token_hex(16)
+        self.stats = CheckpointStats()
+        self._limits = limits
+        self._all_written_at = 0.0
+        self._rooms: dict[str, _Room] = {}
+        self._letting_go: dict[Key, int] = {}
+        self._pruned_at = 0.0
         self._models: list[Kept] = []
         self._closing: dict[Key, int] = {}
         self._closes: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
+        # One write of a session is under way at a time.
+        self._writing = asyncio.Lock()
+
+    def _due(self) -> None:
+        self._wake.set()
 
     def add(self, kept: Kept) -> None:
         """Write the checkpoints of a model's sessions too."""
@@ -143,13 +197,16 @@ class Checkpointer:
         interval, pause = _INTERVAL_SECONDS, 0.0
         loop = asyncio.get_running_loop()
         while True:
-            if not self._wake.is_set():
-                await self._until_due(interval + pause)
+            if pause:
+                await asyncio.sleep(pause)
+            elif not self._wake.is_set():
+                await self._until_due(interval)
             self._wake.clear()
             began = loop.time()
             try:
                 await self.round()
             except StoreUnavailable as error:
+                self.stats.failures += 1
                 if not pause:
                     _log.warning("checkpoints cannot be written; steps go on", reason=str(error))
                 pause = min(max(2 * pause, _INTERVAL_SECONDS), _LONGEST_PAUSE)
@@ -169,15 +226,36 @@ class Checkpointer:
         Raises:
             StoreUnavailable: the store does not take it.
         """
+        began = asyncio.get_running_loop().time()
+        group = None if self.gate is None else self.gate.begin()
         await self._close_sessions()
+        await self._release()
         for kept in list(self._models):
             sessions = kept.dirty()
             most = max(1, _WRITE_BYTES // kept.state_bytes)
             for begin in range(0, len(sessions), most):
-                await self._write(kept, sessions[begin : begin + most])
-            keys, epochs = kept.let_go()
-            if keys:
-                await self.store.release(self.owner, keys, epochs)
+                async with self._writing:
+                    await self._write(kept, sessions[begin : begin + most])
+            self.release(*kept.let_go())
+            kept.reserve()
+        if self.gate is not None and group is not None:
+            self.gate.stored(group)
+        await self._release()
+        self._all_written_at = began
+        await self._prune()
+
+    async def _prune(self) -> None:
+        """Forget, now and then, what nobody has asked for in too long."""
+        now = asyncio.get_running_loop().time()
+        timeout = self._limits.park_timeout
+        if now >= self._pruned_at + _PRUNE_SECONDS:
+            self._pruned_at = now
+            await self.store.prune(time.time() - timeout if timeout else 0.0)
+
+    async def replace(self, key: Key, epoch: int, checkpoint: Checkpoint) -> bool:
+        """As `Store.replace`, behind a write that is under way."""
+        async with self._writing:
+            return await self.store.replace(key, self.owner, epoch, checkpoint)
 
     async def _write(self, kept: Kept, sessions: Ints) -> None:
         pieces: list[Rows] = []
@@ -189,7 +267,9 @@ class Checkpointer:
         if not len(whole.sessions):
             return
         _, _, keys, epochs, sequences, positions, acknowledged, states = whole
+        began = time.perf_counter()
         result = await self.store.write(Writes(self.owner, keys, epochs, sequences, positions, acknowledged, states))
+        self.stats.wrote(len(keys), states.nbytes, time.perf_counter() - began)
         kept.written(whole, result)
 
     @staticmethod
@@ -206,7 +286,54 @@ class Checkpointer:
         kept.between_runs(copy)
         return await done
 
+    # ---- What may be stored -------------------------------------------------------------------
+
+    async def check_room(self, tenant: str) -> None:
+        """Check that a tenant may have a session more in the store.
+
+        Raises:
+            Exhausted: it has as many as it may, or as many bytes.
+            StoreUnavailable: the store does not answer.
+        """
+        now = asyncio.get_running_loop().time()
+        room = self._rooms.get(tenant)
+        if room is None or now > room.asked_at + _ROOM_SECONDS:
+            if len(self._rooms) >= _MOST_ROOMS:
+                self._rooms.clear()
+            room = self._rooms[tenant] = _Room(now, *await self.store.usage(tenant))
+        limits = self._limits
+        if room.sessions >= limits.parked_sessions or room.bytes >= limits.parked_bytes:
+            raise Exhausted(
+                f"this tenant's kept sessions are {room.sessions}, of {room.bytes} bytes; it may have "
+                f"{limits.parked_sessions}, of {limits.parked_bytes} bytes: close some, or try again later",
+                Reason.SESSIONS_EXHAUSTED,
+                retry_after=_ROOM_SECONDS,
+            )
+        room.sessions += 1
+
+    def now(self) -> CheckpointsNow:
+        """What there is to be written."""
+        dirty = sum(len(kept.dirty()) for kept in self._models)
+        age = asyncio.get_running_loop().time() - self._all_written_at if dirty else 0.0
+        return CheckpointsNow(dirty, age)
+
     # ---- Sessions that end --------------------------------------------------------------------
+
+    def release(self, keys: Sequence[Key], epochs: Ints) -> None:
+        """Let any other owner have sessions, soon."""
+        if keys:
+            self._letting_go.update(zip(keys, epochs.tolist(), strict=True))
+            self._wake.set()
+
+    async def _release(self) -> None:
+        letting_go, self._letting_go = self._letting_go, {}
+        try:
+            if letting_go:
+                epochs = np.fromiter(letting_go.values(), np.int64, len(letting_go))
+                await self.store.release(self.owner, list(letting_go), epochs)
+        except StoreUnavailable:
+            self._letting_go = letting_go | self._letting_go
+            raise
 
     def close(self, keys: Sequence[Key], epochs: Ints) -> asyncio.Future[None]:
         """End sessions in the store, many together; done when they have ended there, or it does not answer.

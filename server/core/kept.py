@@ -18,8 +18,9 @@ from gatestream.server.arrays import Ints
 from gatestream.server.core.checkpointer import Checkpointer, Rows
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
+from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.sessions import UNKNOWN
+from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import (
     SILENCE_SECONDS,
     Checkpoint,
@@ -80,6 +81,8 @@ class KeptSessions:
 
     Attributes:
         state_bytes: of a session.
+        meaning: of their states.
+        reserve: sees to it that some slots are free.
     """
 
     def __init__(
@@ -87,13 +90,14 @@ class KeptSessions:
     ):
         self._engine = engine
         self._table = engine.sessions
-        self._meaning = meaning(engine.layout, version)
+        self.meaning = meaning(engine.layout, version)
         self._checkpointer = checkpointer
         self._forget = forget
         self._store = checkpointer.store
         self.state_bytes = max(1, engine.layout.state_bytes)
         # Of sessions that another owner asks for, the births.
         self._wanted: set[int] = set()
+        self.reserve: Callable[[], None] = lambda: None
 
     def key(self, session: int) -> Key:
         """What a session is called in the store."""
@@ -104,7 +108,7 @@ class KeptSessions:
     def claim(
         self,
         session: int,
-        owner: ReplySink,
+        holder: Holder,
         wish: Wish,
         *,
         new: bool,
@@ -117,8 +121,8 @@ class KeptSessions:
         """Have a session that is here be claimed in its turn.
 
         Args:
-            session: which. An owner holds it.
-            owner: who.
+            session: which.
+            holder: whose what is queued is.
             wish: how it is to be opened.
             new: nothing was known of it here.
             create: the store need not know it.
@@ -134,11 +138,11 @@ class KeptSessions:
 
         def wait() -> Awaitable[Then]:
             known = bool(table.kept[session])
-            here = Checkpoint(*self._stands(session))
+            here = self.checkpoint(session)
             claim = Claim(
                 self._checkpointer.owner,
                 wish.epoch,
-                self._meaning,
+                self.meaning,
                 here if create and not known else None,
                 resume or known,
                 wish.acknowledged,
@@ -162,7 +166,7 @@ class KeptSessions:
             if void:
                 self._forget(np.array([session]), CloseReason.FENCED)
 
-        self._engine.wait_for(session, wait, lambda *_: ended(), owner, must=True, unlimited=new)
+        self._engine.wait_for(session, wait, lambda *_: ended(), holder, must=True, unlimited=new)
         table.claiming[session] += 1
         table.accepted[session] = UNKNOWN
 
@@ -171,6 +175,8 @@ class KeptSessions:
     ) -> Then:
         key, birth = self.key(session), self._table.birth[session]
         try:
+            if claim.first is not None:
+                await self._checkpointer.check_room(key.tenant)
             claimed = await self._ask(key, claim)
         except Refused as error:
             return partial(refuse, error)
@@ -179,7 +185,7 @@ class KeptSessions:
             return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
         if self._table.birth[session] != birth:
             # It has ended meanwhile, and nobody here would let go of it.
-            await self._store.release(claim.owner, [key], np.array([claimed.epoch]))
+            self._checkpointer.release([key], np.array([claimed.epoch]))
         return partial(settle, claimed)
 
     async def _ask(self, key: Key, claim: Claim) -> Claimed:
@@ -197,6 +203,10 @@ class KeptSessions:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def checkpoint(self, session: int) -> Checkpoint:
+        """Where a session stands that has a slot. No run is under way."""
+        return Checkpoint(*self._stands(session))
+
     def _stands(self, session: int) -> tuple[int, int, bytes]:
         """Sequence, position and state, as in `Checkpoint`."""
         table, rows = self._table, self._engine.rows
@@ -208,7 +218,7 @@ class KeptSessions:
         table = self._table
         queued = int(table.accepted[session]) - UNKNOWN
         if (checkpoint := claimed.checkpoint) is not None:
-            self._put(session, checkpoint)
+            self.put(session, checkpoint)
         sequence = int(table.sequences(session))
         table.accepted[session] = int(table.position[session]) + queued
         table.epoch[session] = claimed.epoch
@@ -224,7 +234,12 @@ class KeptSessions:
             # Another Open stands behind it.
             table.accepted[session] = UNKNOWN + queued
 
-    def _put(self, session: int, checkpoint: Checkpoint) -> None:
+    def put(self, session: int, checkpoint: Checkpoint) -> None:
+        """Have a session that has a slot stand at a checkpoint.
+
+        Raises:
+            ValueError: its state is none of this model's.
+        """
         table, rows = self._table, self._engine.rows
         rows.write(int(table.slot[session]), rows.unpacked(checkpoint.state))
         table.position[session] = checkpoint.position
@@ -233,11 +248,11 @@ class KeptSessions:
     # ---- Checkpoints --------------------------------------------------------------------------
 
     def dirty(self) -> Ints:
-        """The sessions whose state is not stored."""
+        """The sessions whose state is not stored, and those that may go back to less than their clients lack."""
         table = self._table
-        return np.flatnonzero(
-            table.kept & (table.position + table.offset != table.written) & (table.claiming == 0) & (table.slot >= 0)
-        )
+        moved = table.position + table.offset != table.written
+        behind = (table.acknowledged >= table.written) & (table.durable < table.written)
+        return np.flatnonzero(table.kept & (moved | behind) & (table.claiming == 0) & (table.slot >= 0))
 
     def copied(self, sessions: Ints) -> Rows:
         """Copies of the states of those sessions that are still there. No run is under way."""
@@ -277,6 +292,10 @@ class KeptSessions:
         self._tell_durable(told)
         if (fenced := sessions[same & ~result.taken]).size:
             _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
+            if self._checkpointer.gate is not None:
+                # Nothing of what waits for them may leave.
+                for owner in {each for each in table.owner[fenced].tolist() if each is not None}:
+                    owner.failed(StoreUnavailable("another server has claimed a session of this stream"))
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
 
@@ -328,9 +347,11 @@ class KeptSessions:
         table = self._table
         births = np.fromiter(self._wanted, np.int64, len(self._wanted))
         self._wanted.intersection_update(table.birth.tolist())
-        sessions = self._engine.idle(np.flatnonzero(np.isin(table.birth, births) & table.kept))
+        there = np.isin(table.birth, births) & table.kept & (table.claiming == 0)
+        sessions = self._engine.idle(np.flatnonzero(there & (table.phase != Phase.CLOSING)))
         sessions = sessions[table.sequences(sessions) == table.written[sessions]]
         keys, epochs = [self.key(session) for session in sessions.tolist()], table.epoch[sessions]
+        # Of one that has no slot the store has all.
         if keys:
             self._wanted.difference_update(table.birth[sessions].tolist())
             self._forget(sessions, CloseReason.PARKED)

@@ -6,6 +6,7 @@ Whatever concerns a session that may have steps pending is a control in its queu
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -20,9 +21,13 @@ from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.constants import Constants, Given, Values, check_numbers
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
+from gatestream.server.core.gate import Gate
 from gatestream.server.core.kept import NO_WISH, KeptSessions, Wish
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
+from gatestream.server.core.residence import Residence
+from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
 from gatestream.server.core.transitions import Phase
+from gatestream.server.durability.checkpoints import Checkpoint, Key
 from gatestream.server.durability.leases import Alone, Leases
 from gatestream.server.errors import (
     Draining,
@@ -100,10 +105,15 @@ class Lifecycle:
         self._table = engine.sessions
         self._accounts = accounts
         self._checkpointer = checkpointer
-        self.kept = None if checkpointer is None else KeptSessions(engine, version, checkpointer, self._end)
+        self.kept: KeptSessions | None = None
+        if checkpointer is not None:
+            self.kept = KeptSessions(engine, version, checkpointer, self._end)
+            self._residence = Residence(engine, accounts, self.kept, checkpointer, self._end, self.kept.put)
+            self._stored = StoredSessions(checkpointer, self.kept.meaning)
         self._constants = Constants(engine.layout, len(self._table.position))
         # Seconds without an answer after which a session is closed, and a sequence.
         self._timeout = limits.idle_timeout or np.inf
+        self._park_timeout = limits.park_timeout or np.inf
         self.sequence_timeout = min(limits.sequence_timeout or np.inf, self._timeout)
         self.closed_for = ""
         self.check_free: Callable[[str, str], None] = lambda _tenant, _session_id: None
@@ -182,6 +192,7 @@ class Lifecycle:
             self._constants.check_same(session, given)
             self._check_epoch(session, wish.epoch)
             before, before_handle = table.owner[session], int(table.handle[session])
+            self.bring_back(session)
             self._take_over(session, owner, handle, wish)
             table.attach(session, owner, handle)
             if before is not None:
@@ -223,7 +234,7 @@ class Lifecycle:
             if not resume:
                 raise
             missing, values = error, self._constants.initial()
-        session = self._create(tenant, session_id, values)
+        session = self._make(tenant, session_id, values)
         table.attach(session, owner, handle)
         table.parks[session] = wish.parks
         self._engine.reply_mask[session] = reply_mask
@@ -269,6 +280,16 @@ class Lifecycle:
         if table.owner[session] is owner and table.handle[session] == handle:
             tell(owner, owner.not_opened, handle, error)
             self._detach(np.array([session]))
+
+    def _make(self, tenant: str, session_id: str, values: Values) -> int:
+        """A session that the store is asked for."""
+        if self._checkpointer is None or not self._checkpointer.store.shared:
+            return self._create(tenant, session_id, values)
+        # The store says who has it; but one that it does not know another worker may have.
+        if session_id:
+            self.check_free(tenant, session_id)
+            self._leases.check(self._engine.layout.name, tenant, session_id)
+        return self._create_here(tenant, session_id, values)
 
     def _tell_opened(self, owner: ReplySink, handle: int, session: int, name: str, created: bool) -> None:
         table = self._table
@@ -329,6 +350,7 @@ class Lifecycle:
         Raises:
             Exhausted: too much is pending.
         """
+        self.bring_all_back(sessions)
         if sequences is None:
             self._engine.control(sessions, self._restart, self._not_restarted, owner, handles)
             return
@@ -418,6 +440,8 @@ class Lifecycle:
         assert checkpointer is not None, "there is a store"
 
         async def close() -> Then:
+            # What would be written of it from now on, the store would refuse.
+            table.claiming[session] += 1
             await checkpointer.close([kept.key(session)], table.epoch[[session]])
             return end
 
@@ -473,9 +497,36 @@ class Lifecycle:
     def _detach(self, sessions: Ints) -> None:
         """Have no stream hold sessions that stay; what they have queued and is not under way is not done."""
         if len(sessions):
+            table = self._table
             self._engine.cut_off(sessions)
-            self._table.detach(sessions)
-            self._table.answered_at[sessions] = self._engine.clock()
+            table.detach(sessions)
+            table.answered_at[sessions] = self._engine.clock()
+            if len(parked := sessions[table.phase[sessions] == Phase.PARKED]):
+                self._let_go(parked)
+
+    def _let_go(self, sessions: Ints) -> None:
+        """Forget sessions that no stream holds and of which the store has all."""
+        kept, checkpointer = self.kept, self._checkpointer
+        assert kept is not None, "the store knows them"
+        assert checkpointer is not None, "there is a store"
+        keys, epochs = [kept.key(session) for session in sessions.tolist()], self._table.epoch[sessions]
+        self._end(sessions, CloseReason.PARKED)
+        checkpointer.release(keys, epochs)
+
+    @property
+    def gate(self) -> Gate | None:
+        """Where answers of kept sessions wait; None: nowhere."""
+        return None if self._checkpointer is None else self._checkpointer.gate
+
+    def bring_all_back(self, sessions: Ints) -> None:
+        """As `bring_back`, of many."""
+        for session in sessions[self._table.slot[sessions] < 0].tolist():
+            self.bring_back(session)
+
+    def bring_back(self, session: int) -> None:
+        """Have a session that gave up its slot have its state back before anything else that is asked of it."""
+        if self._table.phase[session] == Phase.PARKED:
+            self._residence.bring_back(session)
 
     # ---- For the Open Inference Protocol ------------------------------------------------------
 
@@ -500,6 +551,10 @@ class Lifecycle:
         table = self._table
         given = self._constants.read(constants)
         session = table.get(tenant, session_id) if session_id else None
+        if session is None and session_id and self.gate is not None:
+            if start and self.closed_for:
+                raise Draining(f"{self.closed_for}; start the sequence on another server")
+            return self._sequence_from_store(holder, tenant, session_id, given, start=start)
         if session is None:
             if session_id and not start:
                 self._leases.check(self._engine.layout.name, tenant, session_id)
@@ -519,8 +574,55 @@ class Lifecycle:
         elif start:
             self._start_again(holder, session, self._constants.complete(given))
         else:
+            self.bring_back(session)
             self._constants.check_same(session, given)
         table.sequence[session] = table.owner[session] is None
+        return session
+
+    def _sequence_from_store(
+        self, holder: Holder, tenant: str, session_id: str, given: dict[str, bytes], *, start: bool
+    ) -> int:
+        """As `sequence`, of one that is not here; the store may know it, and is to know it."""
+        assert self.kept is not None, "there is a store"
+        table = self._table
+        values = self._constants.complete(given) if start else self._constants.initial()
+        session = self._make(tenant, session_id, values)
+        table.detach(session)
+        table.sequence[session] = table.parks[session] = True
+        self._engine.reply_mask[session] = OUTPUTS
+
+        def ready(created: bool) -> None:
+            if created:
+                return
+            if start:
+                self._engine.rows.begin(int(table.slot[session]), values)
+                self._restart(None, np.array([session]), _NONE)
+                return
+            self.keep_constants(session)
+            try:
+                self._constants.check_same(session, given)
+            except Refused as error:
+                self._engine.refuse_behind(session, error)
+
+        def failed(error: Refused) -> None:
+            if isinstance(error, NotFound):
+                text = f"sequence_id {sequence_shown(session_id)} is not here; the first request of a sequence sets "
+                error = NotFound(f"{text}sequence_start")
+            self._engine.refuse_behind(session, error)
+            self._engine.stats.opened -= 1
+            self._remove(np.array([session]))
+
+        self.kept.claim(
+            session,
+            holder,
+            Wish(parks=True),
+            new=True,
+            create=start,
+            resume=True,
+            ready=ready,
+            failed=failed,
+            ended=lambda: None,
+        )
         return session
 
     def _start_again(self, holder: Holder, session: int, values: Values) -> None:
@@ -562,8 +664,10 @@ class Lifecycle:
     def _overdue(self) -> Ints:
         """The sessions that have had no answer for too long, and have nothing queued."""
         table, now = self._table, self._engine.clock()
-        sessions = table.last_answered_before(now - self.sequence_timeout)
+        sessions = table.last_answered_before(now - min(self.sequence_timeout, self._park_timeout))
         timeouts = np.where(table.sequence[sessions], self.sequence_timeout, self._timeout)
+        left = table.parks[sessions] & (table.phase[sessions] == Phase.DETACHED) & ~table.sequence[sessions]
+        timeouts[left] = self._park_timeout
         return self._engine.idle(sessions[table.answered_at[sessions] < now - timeouts])
 
     def _make_room(self, tenant: str) -> bool:
@@ -595,6 +699,7 @@ class Lifecycle:
         """
         other._leased[twin], self._leased[session] = self._leased[session], 0
         other._constants.keep(twin, self._constants.of(session))
+        self._table.pass_on(session, other._table, twin)
         self._constants.forget(np.array([session]))
 
     def keep_constants(self, session: int) -> None:
@@ -612,7 +717,9 @@ class Lifecycle:
     # ---- By name ------------------------------------------------------------------------------
 
     async def close_by_id(self, tenant: str, session_id: str) -> int:
-        """End a session whoever owns it; its last position."""
+        """End a session whoever holds it; its last position."""
+        if (key := self._key(tenant, session_id)) is not None:
+            return await self._stored.close(key)
 
         def end(session: int) -> int:
             position = int(self._table.position[session])
@@ -623,6 +730,10 @@ class Lifecycle:
 
     async def state(self, tenant: str, session_id: str) -> SessionState:
         """A copy of a session's state, after all steps accepted so far."""
+        if (key := self._key(tenant, session_id)) is not None:
+            checkpoint = await self._stored.state(key)
+            rows = [row.tobytes() for row in self._engine.rows.unpacked(checkpoint.state)]
+            return SessionState(self._engine.layout.fingerprint, checkpoint.position, rows)
         return await self._in_line(tenant, session_id, self._copy)
 
     def _copy(self, session: int) -> SessionState:
@@ -630,10 +741,17 @@ class Lifecycle:
         rows = [row.tobytes() for row in engine.rows.read(int(table.slot[session]))]
         return SessionState(engine.layout.fingerprint, int(table.position[session]), rows)
 
-    async def set_state(self, tenant: str, session_id: str, state: SessionState) -> int:
+    async def set_state(self, tenant: str, session_id: str, state: SessionState, meant: Meant = ANYWHERE) -> int:
         """Put a session into a state and at its position; the position.
 
+        Args:
+            tenant: whose the session is.
+            session_id: of it.
+            state: to be put.
+            meant: where the session is to stand.
+
         Raises:
+            EpochStale, OutOfStep: it stands elsewhere.
             InvalidRequest: the state is of other weights, or not of this model's shape.
             OutOfStep: it has other constants than the session, or steps that were accepted before it failed.
         """
@@ -657,13 +775,19 @@ class Lifecycle:
             check_numbers(f"state.state {item.name!r}", item, column)
 
         def put(session: int) -> int:
+            meant.check(int(table.sequences(session)), int(table.epoch[session]))
             self._engine.rows.write(int(table.slot[session]), rows)
             table.offset[session] += table.position[session] + 1 - state.position
             table.position[session] = state.position
             return state.position
 
+        if (key := self._key(tenant, session_id)) is not None:
+            await self._stored.replace(key, state.position, b"".join(state.rows), meant)
+            return state.position
         session = self._find(tenant, session_id)
         self._constants.check_state(session, state.rows)
+        if table.kept[session]:
+            return await self._set_kept(session, tenant, state, meant)
         setting = self._in_line(tenant, session_id, put)
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
@@ -671,6 +795,17 @@ class Lifecycle:
 
     async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
         """A session that no stream holds, with a copy of another's state; its id and position."""
+        new_id = new_id or random_id()
+        if (key := self._key(tenant, session_id)) is not None:
+            return new_id, (await self._stored.fork(key, new_id)).position
+        session = self._find(tenant, session_id)
+        if self.kept is not None and self._table.kept[session]:
+            self.check_free(tenant, new_id)
+            self._table.check_free(tenant, new_id)
+            kept = self.kept
+            checkpoint = await self._in_line(tenant, session_id, kept.checkpoint)
+            await self._stored.put(kept.key(session)._replace(session_id=new_id), checkpoint)
+            return new_id, checkpoint.position
 
         def copy(session: int) -> tuple[str, int]:
             engine, table = self._engine, self._table
@@ -684,9 +819,65 @@ class Lifecycle:
 
         return await self._in_line(tenant, session_id, copy)
 
+    async def stored(self, tenant: str, behind: str, size: int) -> list[Listed]:
+        """Up to `size` of a tenant's sessions of this model, of all versions, that the store has, behind an id.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if self._checkpointer is None:
+            return []
+        return await page(self._checkpointer, tenant, self._engine.layout.name, behind, size)
+
+    def _key(self, tenant: str, session_id: str) -> Key | None:
+        """What a session is called in the store that is not here; None: it is here, or there is no store."""
+        if self.kept is None or self._table.get(tenant, session_id) is not None:
+            return None
+        self._leases.check(self._engine.layout.name, tenant, session_id)
+        return Key(tenant, self._engine.layout.name, session_id)
+
+    async def _set_kept(self, session: int, tenant: str, state: SessionState, meant: Meant) -> int:
+        """As `set_state`, of a session that the store knows: there first."""
+        kept, checkpointer, table = self.kept, self._checkpointer, self._table
+        assert kept is not None, "the store knows it"
+        assert checkpointer is not None, "there is a store"
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        packed = b"".join(state.rows)
+
+        async def replace() -> Then:
+            meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            checkpoint = Checkpoint(int(table.sequences(session)) + 1, state.position, packed)
+            taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
+            return partial(settle, checkpoint if taken else None)
+
+        def settle(checkpoint: Checkpoint | None) -> None:
+            if checkpoint is None:
+                self._end(np.array([session]), CloseReason.FENCED)
+                return
+            kept.put(session, checkpoint)
+            for column in (table.written, table.tip, table.durable, table.acknowledged):
+                column[session] = checkpoint.sequence
+            if not answer.done():
+                answer.set_result(state.position)
+
+        def fail(error: Refused, *_: Any) -> None:
+            if table.accepted[session] == accepted:
+                table.accepted[session] = table.position[session]
+            if not answer.done():
+                answer.set_exception(error)
+
+        self.bring_back(session)
+        self._engine.wait_for(session, replace, fail, Caller(self._accounts.of(tenant)))
+        if table.accepted[session] >= 0:
+            # Steps that come from now on stand behind it in the queue, and count from its position.
+            table.accepted[session] = state.position
+        accepted = state.position
+        return await answer
+
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         session = self._find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self.bring_back(session)
         if self._engine.at_rest(session):
             # A control in an empty queue would be done next, some turns of the loop later.
             answer.set_result(do(session))
@@ -775,7 +966,8 @@ class Lifecycle:
         try:
             session = table.create(tenant, session_id, clock())
         except Exhausted:
-            if not self._make_room(tenant):
+            full = not table.free_slots
+            if not self._make_room(tenant) and not (full and self.kept is not None and self._residence.make_room()):
                 raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)

@@ -28,10 +28,12 @@ _PIECE: Final = 8
 
 
 class _State(NamedTuple):
-    """What a session hands to its twin: a row of each state, [1, *shape], and how many steps it has consumed."""
+    """What a session hands to its twin: a row of each state, [1, *shape], where it stands, whether a store knows it."""
 
     rows: list[Array]
     position: int
+    sequence: int
+    kept: bool
 
 
 def obstacle(before: ModelLayout, after: ModelLayout) -> str:
@@ -79,8 +81,9 @@ async def migrate(before: Model, after: Model) -> int:
 
 def _movable(model: Model) -> Ints:
     """Those that have a slot and are not about to end. One whose state is in a store stays where it is."""
-    phase = model.engine.sessions.phase
-    return np.flatnonzero((phase == Phase.RESIDENT) | (phase == Phase.DETACHED))
+    table = model.engine.sessions
+    phase = table.phase
+    return np.flatnonzero(((phase == Phase.RESIDENT) | (phase == Phase.DETACHED)) & (table.claiming == 0))
 
 
 def _check(before: Model, after: Model, sessions: Ints) -> None:
@@ -185,7 +188,8 @@ class _Move:
         """Its turn has come: all that it accepted is done."""
         engine, session = self._before.engine, self._session
         table = engine.sessions
-        self._state.set_result(_State(engine.rows.read(int(table.slot[session])), int(table.position[session])))
+        rows, sequence = engine.rows.read(int(table.slot[session])), int(table.sequences(session))
+        self._state.set_result(_State(rows, int(table.position[session]), sequence, bool(table.kept[session])))
         engine.remove(np.array([session]))
 
     def _lost(self, _error: Refused, *_: Any) -> None:
@@ -210,6 +214,8 @@ class _Move:
             self._after.lifecycle.end(np.array([twin]), CloseReason.ADMINISTERED)
             return
         engine.sessions.position[twin] = state.position
+        engine.sessions.offset[twin] = state.sequence - state.position
+        engine.sessions.kept[twin] = state.kept
         if state.position != self._expected:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)

@@ -56,6 +56,9 @@ class ReplySink(Holder, Protocol):
     def not_opened(self, handle: int, error: Refused) -> None:
         """A session that steps could already be submitted of is not this owner's."""
 
+    def parked(self, handle: int) -> None:
+        """A session of this owner's has no slot any more: before its next step, it is to be asked for."""
+
     def durable(self, handles: Ints, sequences: Ints) -> None:
         """Sessions will not go back to before these sequences, [handles]."""
 

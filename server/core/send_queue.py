@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from gatestream.server.core.accounts import ITEM_BYTES, Account
+from gatestream.server.core.gate import Gate
 from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
@@ -55,6 +56,7 @@ class SendQueue:
         failure: what the stream ends with when all has been sent; None: it ends well.
         quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
+        gate: what messages wait at; None: they do not.
     """
 
     def __init__(self, account: Account) -> None:
@@ -73,6 +75,9 @@ class SendQueue:
         self.failure: Refused | Unauthenticated | Failed | Idle | None = None
         self.quiet = True
         self.sending = 0
+        self.gate: Gate | None = None
+        # With the group of checkpoints that each waits for, and its number.
+        self._waiting: deque[tuple[int, int, tuple[bytes | Pieces, int, int]]] = deque()
 
     def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1) -> None:
         """Append a message that carries so many rows.
@@ -87,7 +92,14 @@ class SendQueue:
             return
         self.quiet = False
         taker = self._taker
-        if taker is not None and not self._early and len(message) <= _SMALL and (number < 0 or number == self._turn):
+        gate = self.gate
+        if (
+            gate is None
+            and taker is not None
+            and not self._early
+            and len(message) <= _SMALL
+            and (number < 0 or number == self._turn)
+        ):
             # It leaves at once.
             if number >= 0:
                 self._turn += 1
@@ -102,16 +114,13 @@ class SendQueue:
         everyone.bytes = held_by_all = everyone.bytes + size
         if rows == 0:
             self._others += size
-        if number != self._turn and number >= 0:
-            self._early[number] = message, rows, size
+        if gate is None:
+            self._append((message, rows, size), number)
         else:
-            self._messages.append((message, rows, size))
-            if number >= 0:
-                self._turn += 1
-                if self._early:
-                    self._put_early()
+            self._waiting.append((gate.group, number, (message, rows, size)))
+            gate.hold(self)
         if (
-            len(self._messages) >= _FULL
+            len(self._messages) + len(self._waiting) >= _FULL
             or len(self._early) >= _FULL
             or self._others >= _FULL_BYTES
             or held > account.most_bytes
@@ -120,9 +129,32 @@ class SendQueue:
             self.full = True
             self._room.clear()
         if taker is not None and self._messages:
-            self._taker = None
-            if not taker.done():
-                taker.set_result(None)
+            self._wake()
+
+    def let_out(self, group: int) -> None:
+        """Send the messages that wait for this group of checkpoints, or for an earlier one."""
+        while self._waiting and self._waiting[0][0] <= group:
+            _, number, item = self._waiting.popleft()
+            self._append(item, number)
+        if self._waiting and self.gate is not None:
+            self.gate.hold(self)
+        if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
+            self._wake()
+
+    def _wake(self) -> None:
+        taker, self._taker = self._taker, None
+        if taker is not None and not taker.done():
+            taker.set_result(None)
+
+    def _append(self, item: tuple[bytes | Pieces, int, int], number: int) -> None:
+        if number != self._turn and number >= 0:
+            self._early[number] = item
+            return
+        self._messages.append(item)
+        if number >= 0:
+            self._turn += 1
+            if self._early:
+                self._put_early()
 
     def _put_early(self) -> None:
         """Append those whose turn has come."""
@@ -136,6 +168,9 @@ class SendQueue:
             return
         _log.error("a stream failed", exc_info=error)
         self.failure = Failed("the server failed at this call; its log says how")
+        # What they tell may not be so.
+        self._account.hold(-sum(size for _, _, (_, _, size) in self._waiting))
+        self._waiting.clear()
         self.end()
 
     def end(self) -> None:
@@ -149,10 +184,11 @@ class SendQueue:
     def discard(self) -> None:
         """End, without what is there: nobody takes any more."""
         self.end()
-        waiting = itertools.chain(self._messages, self._early.values())
+        waiting = itertools.chain(self._messages, self._early.values(), (item for _, _, item in self._waiting))
         self._account.hold(-self.sending - sum(size for _, _, size in waiting))
         self._messages.clear()
         self._early.clear()
+        self._waiting.clear()
         self.sending = 0
 
     async def take(self) -> tuple[bytes | Pieces, int] | None:
@@ -163,7 +199,7 @@ class SendQueue:
             account.everyone.bytes -= sent
             self.sending = 0
         while not self._messages:
-            if self._ended:
+            if self._ended and not self._waiting:
                 return None
             if self.full and len(self._early) < _FULL // 2:
                 self._let_in()

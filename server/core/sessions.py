@@ -101,7 +101,7 @@ class SessionTable:
 
     def __init__(self, slots: int, parked: int = 0):
         capacity = slots + parked
-        self.share = capacity
+        self.share = slots
         self.generation = 0
         self._free = Slots(capacity)
         self._slots = Slots(slots)
@@ -138,14 +138,17 @@ class SessionTable:
     def check(self) -> list[str]:
         """What does not add up, where nothing is pending and all slots of removed sessions are free."""
         there = self._tenant != _NOBODY
-        sessions, leaving, parked = (
-            int(np.count_nonzero(each)) for each in (there, self.phase == Phase.CLOSING, self.phase == Phase.PARKED)
+        sessions, leaving, slots = (
+            int(np.count_nonzero(each)) for each in (there, self.phase == Phase.CLOSING, self.slot != _NO_SLOT)
         )
         found = []
         if self._free.taken != sessions:
             found.append(f"{self._free.taken} numbers of sessions are taken, {sessions} sessions are there")
-        if self._slots.taken != sessions - parked:
-            found.append(f"{self._slots.taken} slots are taken, {sessions - parked} sessions are to have one")
+        if self._slots.taken != slots:
+            found.append(f"{self._slots.taken} slots are taken, {slots} sessions are to have one")
+        resident = (self.phase == Phase.RESIDENT) | (self.phase == Phase.DETACHED)
+        if lacking := int(np.count_nonzero(there & resident & (self.slot == _NO_SLOT))):
+            found.append(f"{lacking} sessions have no slot, and are to have one")
         if (counted := sum(tenant.sessions for tenant in self._tenants.values())) != sessions:
             found.append(f"tenants have {counted} sessions, {sessions} are there")
         if len(self) + leaving != sessions:
@@ -158,6 +161,16 @@ class SessionTable:
     def taken(self) -> int:
         """How many there are, with those that are leaving."""
         return self._free.taken
+
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
+    @property
+    def free_slots(self) -> int:
+        """How many nobody has."""
+        return self._slots.free
 
     @property
     def resident(self) -> int:
@@ -181,19 +194,13 @@ class SessionTable:
         """
         # 22 characters: in hexadecimal they would take 16 bytes more.
         session_id = session_id or secrets.token_urlsafe(16)
-        if not _ID.fullmatch(session_id):
-            raise InvalidRequest(
-                f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
-                Reason.SESSION_ID_INVALID,
-            )
+        self.check_free(tenant, session_id)
         mine = self._by_name.get(tenant)
         if mine is None:
             mine = self._by_name[tenant] = _Tenant(tenant, next(self._numbers))
             self._tenants[mine.number] = mine
         key = session_id.encode()
-        if key in mine.session_of:
-            raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
-        if mine.sessions >= self.share < len(self._id):
+        if self.at_share(tenant) and self.share < len(self._slots):
             raise Exhausted(
                 f"all {self.share} of this tenant's sessions are taken; close some, or try again later",
                 Reason.SESSIONS_EXHAUSTED,
@@ -216,6 +223,26 @@ class SessionTable:
         self.epoch[session] = self.proposed[session] = 0
         self.answered_at[session] = now
         return session
+
+    def check_free(self, tenant: str, session_id: str) -> None:
+        """Check that a session could be made under an id.
+
+        Raises:
+            InvalidRequest: the id is not of the form that the protocol asks for.
+            AlreadyExists: the tenant has a session of this id.
+        """
+        if not _ID.fullmatch(session_id):
+            raise InvalidRequest(
+                f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+                Reason.SESSION_ID_INVALID,
+            )
+        if self.get(tenant, session_id) is not None:
+            raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
+
+    def pass_on(self, session: int, other: "SessionTable", twin: int) -> None:
+        """Have a session of another table be counted on as this one is, which ends; the store does not know it yet."""
+        for name in ("epoch", "proposed", "offset", "parks", "acknowledged", "written", "tip", "durable"):
+            getattr(other, name)[twin] = getattr(self, name)[session]
 
     def attach(self, session: int, owner: object, handle: int) -> None:
         """Have an owner hold a session.
@@ -243,14 +270,12 @@ class SessionTable:
         self.generation += 1
 
     def restore(self, session: int) -> None:
-        """Give a slot to a parked session.
-
-        Raises:
-            Exhausted: every slot is taken.
-        """
-        slot = self._take_slot()
+        """A parked session is to have a slot."""
         self._happens(session, Event.RESTORE)
-        self.slot[session] = slot
+
+    def give_slot(self, session: int) -> None:
+        """Give it one; `free_slots` says that there is one."""
+        self.slot[session] = self._take_slot()
 
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
@@ -336,7 +361,7 @@ class SessionTable:
             if name not in known and tenant.sessions == 0:
                 del self._by_name[name], self._tenants[tenant.number]
 
-    def sequences(self, sessions: int | Ints) -> Any:
+    def sequences(self, sessions: int | slice | Ints) -> Any:
         """Steps and resets that sessions have consumed, and states that were set."""
         return self.position[sessions] + self.offset[sessions]
 
@@ -410,4 +435,5 @@ class SessionTable:
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""
         mine = self._by_name.get(tenant)
-        return mine is not None and mine.sessions >= self.share
+        # Those without a slot count too: of these there may be as many again.
+        return mine is not None and mine.sessions >= self.share * len(self._id) // len(self._slots)

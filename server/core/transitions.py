@@ -17,8 +17,8 @@ class Phase(IntEnum):
         NEW: it has a name and a state row, and nobody has heard of it.
         RESIDENT: a stream holds it, and its state is in a slot.
         DETACHED: no stream holds it, and its state is in a slot.
-        PARKED: its state is in a store, and it has no slot.
-        RESTORING: its state is on its way from the store into a slot. A stream may hold it already.
+        PARKED: its state is in a store, and it has no slot. A stream may hold it.
+        RESTORING: it is to have a slot, and its state is on its way from the store. A stream may hold it.
         CLOSING: it only waits for its end: another session may have its name.
     """
 
@@ -39,7 +39,7 @@ class Event(IntEnum):
         ATTACH: a stream takes hold of it, or another one does.
         DETACH: no stream is to hold it.
         PARK: its state is in the store, and its slot is given back.
-        RESTORE: it has got a slot, and its state is asked for.
+        RESTORE: it is to have a slot, and its state is asked for.
         RESTORED: its state is in the slot.
         CLOSE: its name is free, and its end stands in its queue.
         END: it is there no more.
@@ -70,6 +70,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
     Phase.RESIDENT: {
         Event.ATTACH: Phase.RESIDENT,
         Event.DETACH: Phase.DETACHED,
+        Event.PARK: Phase.PARKED,
         Event.CLOSE: Phase.CLOSING,
         Event.END: Phase.CLOSED,
     },
@@ -81,7 +82,10 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
         Event.END: Phase.CLOSED,
     },
     Phase.PARKED: {
+        Event.ATTACH: Phase.PARKED,
+        Event.DETACH: Phase.PARKED,
         Event.RESTORE: Phase.RESTORING,
+        Event.CLOSE: Phase.CLOSING,
         Event.END: Phase.CLOSED,
     },
     Phase.RESTORING: {

@@ -86,6 +86,10 @@ class Handles:
         self._session[handles] = session
         self.generation += 1
 
+    def touch(self) -> None:
+        """Have whoever knows what handles stand for look it up again."""
+        self.generation += 1
+
     def move(self, handles: Ints, model: int, sessions: Ints) -> None:
         """Have handles stand for sessions of another model."""
         self._model[handles] = model

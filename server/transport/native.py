@@ -158,6 +158,8 @@ class ClientStream:
             )
             self._handles.mark(handle, session)
             self._held += 1
+            if asked.parks:
+                self.send_queue.gate = model.lifecycle.gate
         except Refused as error:
             self._refuse(error, [handle])
 
@@ -212,7 +214,9 @@ class ClientStream:
         session = self._handles.session(handle)
         if session < 0 or not 1 <= length <= self._limits.chunk_length or self._models.stopped:
             return None
-        engine = self._models[self._handles.model(handle)].engine
+        model = self._models[self._handles.model(handle)]
+        engine = model.engine
+        model.lifecycle.bring_back(session)
         try:
             check_columns(engine.layout, chunk.columns, length)
         except InvalidRequest:
@@ -254,11 +258,13 @@ class ClientStream:
             # While sessions are being moved to another version of their model, a message may be for both.
             for other, which in self._handles.split(handles, np.flatnonzero(good)):
                 engine, some = self._models[other].engine, sessions[which]
+                self._models[other].lifecycle.bring_all_back(some)
                 entries = Entries.of(handles[which], some, lengths[which], offsets[which], engine.reply_mask[some])
                 meant, lacks = (None if column is None else column[which] for column in (first, acknowledged))
                 engine.sessions.acknowledge_all(some, meant, lacks)
                 engine.submit(self, entries, meant, inputs)
             return
+        self._models[number].lifecycle.bring_all_back(sessions)
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
         kept = bool(engine.sessions.parks[sessions].any())
         self._known_steps = _KnownSteps(self._handles.generation, entries, engine, kept)
@@ -350,6 +356,10 @@ class ClientStream:
         if not self._gone:
             self._refuse(error, [handle])
         self._end_when_done()
+
+    def parked(self, handle: int) -> None:
+        """As `ReplySink`."""
+        self._handles.touch()
 
     def durable(self, handles: Ints, sequences: Ints) -> None:
         """As `ReplySink`."""

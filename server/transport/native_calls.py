@@ -1,6 +1,8 @@
 """The gRPC service: streams, and the unary calls."""
 
+import base64
 import re
+import time
 from functools import partial
 from typing import Any, Final
 
@@ -9,6 +11,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.lifecycle import SessionState
+from gatestream.server.core.stored import Listed, Meant
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
@@ -18,6 +21,8 @@ from gatestream.server.transport.native import ClientStream
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
+# What the token of a page begins with, of sessions that the store alone has.
+_IN_STORE = "="
 _DURABILITY: Final[dict[str, Any]] = {
     "off": pb.DURABILITY_OFF,
     "behind": pb.DURABILITY_BEHIND,
@@ -93,8 +98,10 @@ class Service:
         models.sort(key=lambda model: model.number)
         tenant = CALLER.get().tenant
         size = min(request.page_size or _PAGE, _LARGEST_PAGE)
+        if request.page_token.startswith(_IN_STORE):
+            return await self._stored_page(models, tenant, size, *_read(request.page_token))
         if request.page_token and not re.fullmatch(r"\d{1,9}:\d{1,18}", request.page_token, re.ASCII):
-            raise InvalidRequest(f"page_token is {request.page_token[:40]!r}; expected a next_page_token")
+            raise _no_token(request.page_token)
         number, after = (int(part) for part in (request.page_token or "0:-1").split(":"))
         found: list[tuple[Model, int]] = []
         for model in models:
@@ -106,9 +113,26 @@ class Service:
         if len(found) == size:
             model, session = found[-1]
             token = f"{model.number}:{model.engine.sessions.serial[session]}"
-        return pb.ListSessionsResponse(
-            sessions=[_session_info(model, session) for model, session in found], next_page_token=token
-        )
+        infos = [_session_info(model, session) for model, session in found]
+        if token:
+            return pb.ListSessionsResponse(sessions=infos, next_page_token=token)
+        rest = await self._stored_page(models, tenant, size - len(infos))
+        return pb.ListSessionsResponse(sessions=[*infos, *rest.sessions], next_page_token=rest.next_page_token)
+
+    async def _stored_page(
+        self, models: list[Model], tenant: str, size: int, name: str = "", behind: str = ""
+    ) -> pb.ListSessionsResponse:
+        """A page of those that the store alone has, behind a session of a model."""
+        infos: list[pb.SessionInfo] = []
+        for model in sorted({model.name: model for model in models}.values(), key=lambda model: model.name):
+            if model.name < name:
+                continue
+            most = size - len(infos)
+            page = await model.lifecycle.stored(tenant, behind if model.name == name else "", most)
+            infos += [_stored_info(each) for each in page if not self._models.has(each.key.session_id, *each.key[:2])]
+            if len(page) == most:
+                return pb.ListSessionsResponse(sessions=infos, next_page_token=_token(model.name, page[-1]))
+        return pb.ListSessionsResponse(sessions=infos)
 
     async def CloseSession(  # noqa: N802
         self, request: pb.CloseSessionRequest, context: Any
@@ -132,7 +156,8 @@ class Service:
         """Put a session into a state."""
         tenant, model = self._of(request.state.model, request.session_id)
         state = SessionState(request.state.weights_fingerprint, request.state.position, request.state.state)
-        position = await model.lifecycle.set_state(tenant, request.session_id, state)
+        meant = Meant(request.sequence if request.HasField("sequence") else None, request.epoch)
+        position = await model.lifecycle.set_state(tenant, request.session_id, state, meant)
         return pb.SetStateResponse(position=position)
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
@@ -170,4 +195,39 @@ def _session_info(model: Model, session: int) -> pb.SessionInfo:
         idle_s=model.engine.clock() - float(table.answered_at[session]),
         attached=table.owner[session] is not None,
         version=model.version,
+        parked=bool(table.slot[session] < 0),
     )
+
+
+def _stored_info(listed: Listed) -> pb.SessionInfo:
+    key = listed.key
+    idle = max(0.0, time.time() - listed.written)
+    return pb.SessionInfo(
+        session_id=key.session_id,
+        model=key.model,
+        position=listed.position,
+        idle_s=idle,
+        version=listed.version,
+        parked=True,
+    )
+
+
+def _token(name: str, last: Listed) -> str:
+    return _IN_STORE + base64.urlsafe_b64encode(f"{name}\0{last.key.session_id}".encode()).decode()
+
+
+def _read(token: str) -> list[str]:
+    """The model and the session that a token names.
+
+    Raises:
+        InvalidRequest: it names none.
+    """
+    try:
+        name, session_id = base64.urlsafe_b64decode(token.removeprefix(_IN_STORE)).decode().split("\0")
+    except ValueError:
+        raise _no_token(token) from None
+    return [name, session_id]
+
+
+def _no_token(token: str) -> InvalidRequest:
+    return InvalidRequest(f"page_token is {token[:40]!r}; expected a next_page_token")

@@ -104,6 +104,8 @@ class _Requests(ABC):
         if asked.starts:
             self._leave_others(asked)
         lifecycle = asked.model.lifecycle
+        if asked.session:
+            self.send_queue.gate = lifecycle.gate
         return lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts, constants=asked.constants)
 
     def _leave_others(self, asked: Asked) -> None:
@@ -168,7 +170,7 @@ class _Requests(ABC):
         """As `ReplySink`: sequences are nobody's."""
         raise AssertionError("a sequence has no owner. This is a bug.")
 
-    not_opened = durable = lost = moved = reset_done = closed = opened
+    not_opened = parked = durable = lost = moved = reset_done = closed = opened
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""

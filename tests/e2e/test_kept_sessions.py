@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.process import ServerProcess, serving
-from tests.support.wire import Stream, stub, until
+from tests.support.wire import Stream, call_refused, stub, until
 
 PARK: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_PARK}
 X = np.arange(1, 41, dtype=np.float32).repeat(2).reshape(-1, 2)
@@ -92,6 +93,30 @@ def test_checkpoints_come_behind_the_steps(server: ServerProcess) -> None:
                 message = stream.read()
             assert message.results.first == [position]
             position += 1
+
+
+def test_a_client_that_has_all_may_forget_all(server: ServerProcess) -> None:
+    with Stream(server.address) as stream:
+        opened(stream, "all")
+        sums(stream, X[:9], first=0, acknowledged=0)
+        stream.send(pb.ClientMessage(acknowledge=pb.Acknowledge(handle=[0], sequence=[9])))
+        while list(take(stream, "durable").sequence) != [9]:
+            pass
+
+
+def test_a_state_is_set_where_it_is_meant_for(server: ServerProcess) -> None:
+    with Stream(server.address) as stream, stub(server.address) as calls:
+        opened(stream, "meant")
+        sums(stream, X[:3])
+        state = calls.GetState(pb.GetStateRequest(session_id="meant"))
+        for meant, reason in (
+            ({"sequence": 2}, pb.REASON_POSITION_MISMATCH),
+            ({"epoch": 2}, pb.REASON_EPOCH_STALE),
+        ):
+            with call_refused(grpc.StatusCode.FAILED_PRECONDITION, reason):
+                calls.SetState(pb.SetStateRequest(session_id="meant", state=state, **meant))
+        calls.SetState(pb.SetStateRequest(session_id="meant", state=state, sequence=3, epoch=1))
+        assert sums(stream, X[3:5], first=3) == [10, 15]
 
 
 def test_an_older_epoch_is_told_the_newer_one(server: ServerProcess) -> None:

@@ -85,7 +85,7 @@ class Server:
         config = ServerConfig(artifacts=(path,), provider="cpu", limits=LIMITS, tick=TickLimits(rows=4, steps=2))
         catalog = Catalog(Accounts(LIMITS))
         artifact = Artifact.load(path)
-        checkpointer = Checkpointer(store)
+        checkpointer = Checkpointer(store, LIMITS)
         number = catalog.reserve(artifact.spec.name, artifact.spec.version)
         model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
         model.state = ModelState.READY

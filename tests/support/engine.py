@@ -45,6 +45,9 @@ class Recorder:
     def not_opened(self, handle: int, error: Refused) -> None:
         self.heard.append(("not opened", handle, error.reason.name))
 
+    def parked(self, handle: int) -> None:
+        self.heard.append(("parked", handle))
+
     def durable(self, handles: Ints, sequences: Ints) -> None:
         self.heard.append(("durable", handles.tolist(), sequences.tolist()))
 
@@ -120,8 +123,10 @@ async def bench(
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
-    engine = Engine(artifact.layout, runner, bounds, TickLimits(rows=4, steps=4), lambda: holder[0].now)
-    checkpointer = None if store is None else Checkpointer(store)
+    parked = 0 if store is None else bounds.sessions
+    tick = TickLimits(rows=4, steps=4)
+    engine = Engine(artifact.layout, runner, bounds, tick, lambda: holder[0].now, parked=parked)
+    checkpointer = None if store is None else Checkpointer(store, bounds)
     lifecycle = Lifecycle(engine, bounds, Accounts(bounds), checkpointer=checkpointer)
     holder.append(Bench(engine, lifecycle, checkpointer))
     if checkpointer is not None and lifecycle.kept is not None:

@@ -1,0 +1,160 @@
+"""Which of one model's kept sessions have a slot: those used least give theirs up, until their next step."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import numpy as np
+import structlog
+
+from gatestream.server.arrays import Ints
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.admission import Caller
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.controls import Then
+from gatestream.server.core.engine import Engine
+from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.reply_sink import CloseReason, tell
+from gatestream.server.core.transitions import Phase
+from gatestream.server.durability.checkpoints import Checkpoint, Stored
+from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
+
+# Slots that are given up at once for one that is wanted, at most; and the part of all slots that is kept free.
+_PIECE: Final = 16
+_RESERVE: Final = 64
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+class Residence:
+    """Gives and takes the slots of one model's kept sessions.
+
+    Args:
+        engine: of the model.
+        accounts: of the tenants.
+        kept: its sessions.
+        checkpointer: of the server.
+        forget: drops sessions, whose owners hear why; the store goes on knowing them.
+        put: has a session stand at a checkpoint.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        accounts: Accounts,
+        kept: KeptSessions,
+        checkpointer: Checkpointer,
+        forget: Callable[[Ints, CloseReason], None],
+        put: Callable[[int, Checkpoint], None],
+    ):
+        self._engine = engine
+        self._table = engine.sessions
+        self._accounts = accounts
+        self._kept = kept
+        self._checkpointer = checkpointer
+        self._forget = forget
+        self._put = put
+        kept.reserve = self.reserve
+
+    def make_room(self, count: int = 0) -> bool:
+        """Have so many sessions give up their slots, or some; whether any did."""
+        sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)))
+        if not len(sessions):
+            return False
+        table = self._table
+        held = sessions[table.phase[sessions] == Phase.RESIDENT]
+        for session in held.tolist():
+            table.park(session)
+            tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
+        if len(left := sessions[table.phase[sessions] == Phase.DETACHED]):
+            keys, epochs = [self._kept.key(session) for session in left.tolist()], table.epoch[left]
+            self._forget(left, CloseReason.PARKED)
+            self._checkpointer.release(keys, epochs)
+        return True
+
+    def reserve(self) -> None:
+        """See to it that some slots are free, so that nobody waits for one."""
+        wanted = self._table.slots // _RESERVE
+        if (free := self._table.free_slots) < wanted:
+            self.make_room(wanted - free)
+
+    def _unneeded(self, count: int) -> Ints:
+        """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least."""
+        table = self._table
+        sequences = table.sequences(slice(None))
+        at_rest = (
+            table.kept
+            & table.parks
+            & (table.claiming == 0)
+            & (table.slot >= 0)
+            & (sequences == table.written)
+            & ((sequences >= table.tip) | (sequences == table.durable))
+            & ((table.phase == Phase.RESIDENT) | (table.phase == Phase.DETACHED))
+        )
+        sessions = np.flatnonzero(at_rest)
+        if len(sessions) > count:
+            answered = table.answered_at[sessions]
+            # Some of them may have something queued.
+            sessions = sessions[np.argpartition(answered, min(2 * count, len(sessions) - 1))[: 2 * count]]
+        sessions = self._engine.idle(sessions)
+        order: Ints = sessions[table.answered_at[sessions].argsort(kind="stable")]
+        return order[:count]
+
+    def bring_back(self, session: int) -> None:
+        """Have a session that gave up its slot have its state back before anything else that is asked of it."""
+        table = self._table
+        if table.phase[session] != Phase.PARKED:
+            return
+        table.restore(session)
+        holder = Caller(self._accounts.of(table.tenant(session)))
+        self._engine.wait_for(session, lambda: self._back(session), _ended, holder, must=True, unlimited=True)
+
+    async def _back(self, session: int) -> Then:
+        table, birth = self._table, self._table.birth[session]
+        key, pause = self._kept.key(session), _FIRST_PAUSE
+        stored: Stored | None = None
+        while table.birth[session] == birth:
+            try:
+                if stored is None:
+                    stored = await self._checkpointer.store.read(key)
+                if table.birth[session] == birth and self._give_slot(session):
+                    return partial(self._settle, session, stored)
+            except StoreUnavailable:
+                pass
+            except (CheckpointUnfit, NotFound) as error:
+                return partial(self._lose, session, str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return _ended
+
+    def _give_slot(self, session: int) -> bool:
+        if not self._table.free_slots and not self.make_room():
+            return False
+        self._table.give_slot(session)
+        return True
+
+    def _settle(self, session: int, stored: Stored) -> None:
+        table = self._table
+        if stored.epoch != table.epoch[session]:
+            self._forget(np.array([session]), CloseReason.FENCED)
+            return
+        sequence = int(table.sequences(session))
+        found = [each for each in stored.checkpoints if each.sequence == sequence]
+        try:
+            if not found:
+                raise ValueError(f"no checkpoint is at sequence {sequence}")
+            self._put(session, found[0])
+        except ValueError as error:
+            self._lose(session, str(error))
+            return
+        table.restored(session)
+
+    def _lose(self, session: int, why: str) -> None:
+        _log.error("a session could not be restored", model=self._engine.layout.name, reason=why)
+        self._forget(np.array([session]), CloseReason.LOST)
+
+
+def _ended(*_: object) -> None:
+    """The session has ended, and whoever asked for it has heard so."""

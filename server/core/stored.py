@@ -1,0 +1,153 @@
+"""What is asked of sessions by name that are in the store and not here. None is taken from its owner."""
+
+import asyncio
+import secrets
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Meaning, Owned, Stored
+from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, OutOfStep
+
+
+class Listed(NamedTuple):
+    """A session that is in the store.
+
+    Attributes:
+        key: of it.
+        version: of its model that wrote it.
+        position: steps consumed.
+        written: seconds since the Unix epoch.
+    """
+
+    key: Key
+    version: str
+    position: int
+    written: float
+
+
+class Meant(NamedTuple):
+    """Where a session is to stand for what is asked of it.
+
+    Attributes:
+        sequence: None: anywhere.
+        epoch: 0: any.
+    """
+
+    sequence: int | None = None
+    epoch: int = 0
+
+    def check(self, sequence: int, epoch: int) -> None:
+        """Check that a session stands so.
+
+        Raises:
+            EpochStale: it was opened since.
+            OutOfStep: it stands elsewhere.
+        """
+        if self.epoch not in (0, epoch):
+            raise EpochStale(f"epoch is {self.epoch}; the session has {epoch}: expected that", epoch)
+        if self.sequence not in (None, sequence):
+            raise OutOfStep(f"sequence is {self.sequence}; the session stands at {sequence}")
+
+
+ANYWHERE: Final = Meant()
+
+
+class StoredSessions:
+    """The sessions of one version of a model that are in the store.
+
+    Args:
+        checkpointer: of the server.
+        meaning: of the states.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, meaning: Meaning):
+        self._store = checkpointer.store
+        self._owner = checkpointer.owner
+        self._meaning = meaning
+
+    async def state(self, key: Key) -> Checkpoint:
+        """Where a session stands.
+
+        Raises:
+            NotFound: it is not there.
+            Elsewhere: another server has it.
+            CheckpointUnfit: it is damaged, or means something else.
+            StoreUnavailable: the store does not answer.
+        """
+        return (await self._read(key)).checkpoints[-1]
+
+    async def close(self, key: Key) -> int:
+        """End a session; its last position. Raises: as `state`."""
+        stored = await self._read(key)
+        await self._store.close([key], np.array([stored.epoch]))
+        return stored.checkpoints[-1].position
+
+    async def replace(self, key: Key, position: int, state: bytes, meant: Meant = ANYWHERE) -> None:
+        """Have a session stand somewhere else. Raises: as `state`."""
+        stored = await self._read(key)
+        meant.check(stored.checkpoints[-1].sequence, stored.epoch)
+        claim = Claim(self._owner, stored.epoch + 1, self._meaning, None, True)
+        try:
+            claimed = await self._store.claim(key, claim)
+        except Owned:
+            raise _elsewhere(key) from None
+        checkpoint = Checkpoint(claimed.tip + 1, position, state)
+        taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
+        await self._store.release(self._owner, [key], np.array([claimed.epoch]))
+        if not taken:
+            raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
+
+    async def fork(self, key: Key, new_id: str) -> Checkpoint:
+        """Copy a session; where both stand. Raises: as `state`, and AlreadyExists."""
+        stored = await self._read(key)
+        checkpoint = stored.checkpoints[-1]
+        await self.put(key._replace(session_id=new_id), checkpoint)
+        return checkpoint
+
+    async def put(self, key: Key, checkpoint: Checkpoint) -> None:
+        """Have a session be there that nobody owns.
+
+        Raises:
+            AlreadyExists: it is there.
+            StoreUnavailable: the store does not answer.
+        """
+        await self._store.put(Stored(key, 0, "", self._meaning, (checkpoint,)))
+
+    async def _read(self, key: Key) -> Stored:
+        stored = await self._store.read(key)
+        if stored.owner not in ("", self._owner):
+            raise _elsewhere(key)
+        mine, its = self._meaning, stored.meaning
+        if (mine.fingerprint, mine.states) != (its.fingerprint, its.states):
+            raise CheckpointUnfit(f"session {key.session_id!r} is of other weights, those of version {its.version!r}")
+        return stored
+
+
+async def page(checkpointer: Checkpointer, tenant: str, model: str, behind: str, size: int) -> list[Listed]:
+    """Up to `size` of a tenant's sessions of a model that are in the store, in order of their ids, behind one.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    store = checkpointer.store
+    found = await store.page(tenant, model, Key(tenant, model, behind) if behind else None, size)
+    whole = await asyncio.gather(*(store.read(each.key) for each in found), return_exceptions=True)
+    return [
+        Listed(each.key, each.meaning.version, each.checkpoints[-1].position, each.written)
+        for each in whole
+        # One may have ended meanwhile, or be damaged.
+        if isinstance(each, Stored)
+    ]
+
+
+def random_id() -> str:
+    """A name for a session, of 128 random bits."""
+    return secrets.token_urlsafe(16)
+
+
+def _elsewhere(key: Key) -> Elsewhere:
+    return Elsewhere(
+        f"session {key.session_id!r} has an owner, which serves it, or has died without letting go; open it to have it"
+    )

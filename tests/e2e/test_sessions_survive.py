@@ -1,0 +1,100 @@
+"""Sessions whose server is killed or stopped, and that go on from its store: SQLite, real servers, raw messages."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
+from tests.e2e.test_kept_sessions import X, opened, sums, take
+from tests.support.open_inference import request
+from tests.support.open_inference import sums as oip_sums
+from tests.support.process import serving
+from tests.support.wire import PATIENCE, Stream, channel, stub
+
+WHOLE = np.cumsum(X[:, 0]).tolist()
+
+
+@pytest.mark.parametrize("durability", ["behind", "before-answer"])
+def test_a_killed_servers_sessions_go_on_elsewhere(accumulator_path: Path, tmp_path: Path, durability: str) -> None:
+    settings: dict[str, Any] = {"store": f"sqlite:{tmp_path}/sessions.db", "durability": durability}
+    with serving(accumulator_path, **settings) as first, Stream(first.address) as stream:
+        assert opened(stream, "s").epoch == 1
+        assert sums(stream, X[:20], first=0, acknowledged=5) == WHOLE[:20]
+        first.kill()
+    with serving(accumulator_path, **settings) as second, Stream(second.address) as stream:
+        got = opened(stream, "s", epoch=2, acknowledged=20)
+        assert (got.epoch, got.created, got.position) == (2, False, got.sequence)
+        if durability == "before-answer":
+            assert got.sequence == 20, "what was answered is stored"
+        assert sums(stream, X[got.sequence :], first=got.position) == WHOLE[got.sequence :]
+
+
+def test_a_stopped_server_lets_go_of_its_sessions_at_once(accumulator_path: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"store": f"sqlite:{tmp_path}/sessions.db", "drain_seconds": 20}
+    with serving(accumulator_path, **settings) as first, serving(accumulator_path, **settings) as second:
+        with Stream(first.address) as stream:
+            opened(stream, "s")
+            assert sums(stream, X[:20], first=0) == WHOLE[:20]
+            first.popen.terminate()
+            take(stream, "going_away")
+            closed = take(stream, "closed")
+            assert (closed.reason, list(closed.position)) == (pb.CLOSE_REASON_PARKED, [20])
+        assert first.popen.wait(15) == 0
+        with stub(second.address) as calls:
+            page = calls.ListSessions(pb.ListSessionsRequest(page_size=1))
+            assert [(each.session_id, each.position, each.parked) for each in page.sessions] == [("s", 20, True)]
+            last = calls.ListSessions(pb.ListSessionsRequest(page_size=1, page_token=page.next_page_token))
+            assert not last.sessions
+            assert not last.next_page_token
+            assert calls.GetState(pb.GetStateRequest(session_id="s")).position == 20
+        with Stream(second.address) as stream:
+            got = opened(stream, "s", epoch=2, acknowledged=20)
+            assert (got.position, got.durable) == (20, got.durable)
+            assert sums(stream, X[20:], first=20) == WHOLE[20:]
+
+
+def test_a_living_server_hands_a_session_over(accumulator_path: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"store": f"sqlite:{tmp_path}/sessions.db"}
+    with (
+        serving(accumulator_path, **settings) as one,
+        serving(accumulator_path, **settings) as two,
+        Stream(one.address) as before,
+        Stream(two.address) as after,
+    ):
+        opened(before, "s")
+        assert sums(before, X[:20], first=0) == WHOLE[:20]
+        with stub(two.address) as calls, pytest.raises(grpc.RpcError) as caught:
+            calls.GetState(pb.GetStateRequest(session_id="s"))
+        error: Any = caught.value
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION, "a unary call takes nothing away"
+        assert sums(before, X[20:22], first=20) == WHOLE[20:22]
+        got = opened(after, "s", epoch=2, acknowledged=22)
+        assert sums(after, X[got.sequence :], first=got.position) == WHOLE[got.sequence :]
+        assert take(before, "closed").reason == pb.CLOSE_REASON_PARKED
+
+
+def test_a_sequence_of_the_other_protocol_goes_on_after_a_kill(accumulator_path: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"store": f"sqlite:{tmp_path}/sessions.db", "durability": "before-answer"}
+    for k in range(3):
+        with serving(accumulator_path, **settings) as server, channel(server.address) as connection:
+            door = oip_grpc.GRPCInferenceServiceStub(connection)
+            got = door.ModelInfer(request(X[k : k + 1], 7, start=k == 0), timeout=PATIENCE)
+            assert oip_sums(got)[0][0] == WHOLE[k]
+            server.kill()
+
+
+def test_without_a_store_a_session_ends_with_its_stream_and_says_so(accumulator_path: Path) -> None:
+    with serving(accumulator_path, durability="off") as server:
+        with stub(server.address) as calls:
+            limits = calls.Describe(pb.DescribeRequest()).limits
+        assert (limits.durability, limits.store) == (pb.DURABILITY_OFF, "")
+        with Stream(server.address) as stream:
+            opened(stream, "s")
+            sums(stream, X[:3])
+        with Stream(server.address) as stream:
+            stream.open(0, "s", mode=pb.OPEN_MODE_RESUME, on_disconnect=pb.ON_DISCONNECT_PARK, epoch=2)
+            assert take(stream, "error").reason == pb.REASON_SESSION_UNKNOWN

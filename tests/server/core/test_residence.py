@@ -1,0 +1,335 @@
+"""Kept sessions that give up their slots and have one again, while others go on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gatestream.server.core.batches import OUTPUTS
+from gatestream.server.core.kept import Wish
+from gatestream.server.core.transitions import Phase
+from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Stored, Writes, Written
+from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import CheckpointUnfit, Exhausted, NotFound, StoreUnavailable
+from tests.support.engine import Bench, Recorder, bench
+
+PARKS = Wish(parks=True)
+
+
+class SlowStore(MemoryStore):
+    """What is asked of it waits until it is let through, unless the store is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        super().__init__(silence=1e9)
+        self.gate = asyncio.Event()
+        self.waiting = 0
+        self.failure: Exception | None = None
+        if is_open:
+            self.gate.set()
+
+    async def _turn(self) -> None:
+        self.waiting += 1
+        await self.gate.wait()
+        self.waiting -= 1
+        if self.failure is not None:
+            raise self.failure
+
+    async def claim(self, key: Key, claim: Claim) -> Claimed:
+        await self._turn()
+        return await super().claim(key, claim)
+
+    async def write(self, writes: Writes) -> Written:
+        await self._turn()
+        return await super().write(writes)
+
+    async def read(self, key: Key) -> Stored:
+        await self._turn()
+        return await super().read(key)
+
+    def close_gate(self) -> None:
+        self.gate.clear()
+
+
+@pytest.fixture
+async def store() -> SlowStore:
+    return SlowStore()
+
+
+@pytest.fixture
+async def b(accumulator_path: Path, store: SlowStore) -> AsyncIterator[Bench]:
+    """With two slots."""
+    async with bench(accumulator_path, sessions=2, store=store) as made:
+        yield made
+
+
+def phase(b: Bench, session: int) -> Phase:
+    return Phase(int(b.engine.sessions.phase[session]))
+
+
+async def round_(b: Bench) -> None:
+    assert b.checkpointer is not None
+    await b.checkpointer.round()
+
+
+async def opened(b: Bench, name: str, *values: float) -> tuple[Recorder, int]:
+    """A session that a stream holds, with steps taken, and a checkpoint of exactly where it stands."""
+    owner = Recorder()
+    b.now += 1
+    session = b.open(owner, 0, name, wish=PARKS)
+    await b.engine.quiet()
+    if values:
+        await stepped(b, owner, session, *values)
+    await round_(b)
+    owner.take()
+    return owner, session
+
+
+async def stepped(b: Bench, owner: Recorder, session: int, *values: float) -> list[float]:
+    b.now += 1
+    b.lifecycle.bring_back(session)
+    b.steps(owner, [0], [session], [list(values)])
+    await b.engine.quiet()
+    return [y for heard in owner.take() if heard[0] == "results" for y in heard[4]]
+
+
+async def settled(b: Bench) -> None:
+    """All is answered: one that waits for a slot has it when another is stored."""
+    while b.engine.admission.rows:
+        await round_(b)
+        await asyncio.sleep(0)
+    await b.engine.quiet()
+
+
+async def stalled(store: SlowStore, waiting: int = 1) -> None:
+    while store.waiting < waiting:
+        await asyncio.sleep(0)
+
+
+async def test_the_one_used_least_gives_its_slot_up_and_has_one_again_for_its_next_step(b: Bench) -> None:
+    first, one = await opened(b, "one", 1)
+    second, two = await opened(b, "two", 10)
+    await stepped(b, first, one, 2)
+    await round_(b)
+    third, three = await opened(b, "three", 100)
+    assert [phase(b, each) for each in (one, two, three)] == [Phase.RESIDENT, Phase.PARKED, Phase.RESIDENT]
+    assert second.take() == [("parked", 0)]
+    assert await stepped(b, second, two, 5) == [15]
+    assert phase(b, two) is Phase.RESIDENT
+    assert phase(b, one) is Phase.PARKED
+    await round_(b)
+    assert await stepped(b, first, one, 5) == [8]
+    await round_(b)
+    assert await stepped(b, third, three, 5) == [105]
+
+
+async def test_one_that_is_not_stored_where_it_stands_keeps_its_slot(b: Bench) -> None:
+    first, one = await opened(b, "one")
+    _, two = await opened(b, "two")
+    await stepped(b, first, one, 1)
+    b.engine.sessions.answered_at[one] = -1
+    await opened(b, "three")
+    assert (phase(b, one), phase(b, two)) == (Phase.RESIDENT, Phase.PARKED)
+    b.steps(first, [0], [one], [[1.0]])
+    b.open(Recorder(), 1, "four")
+    with pytest.raises(Exhausted, match="all 2 sessions are taken"):
+        b.open(Recorder(), 1, "five")
+
+
+async def test_one_that_no_stream_holds_leaves_for_the_store(b: Bench) -> None:
+    owner, session = await opened(b, "left", 1, 2)
+    b.lifecycle.detach(owner, np.array([session]))
+    await opened(b, "one")
+    await opened(b, "two")
+    assert b.engine.sessions.get("", "left") is None
+    again, session = await opened(b, "left")
+    assert again.stands.position == 2
+    assert await stepped(b, again, session, 4) == [7]
+
+
+async def test_while_one_comes_back_its_neighbour_notices_nothing(b: Bench, store: SlowStore) -> None:
+    parked, session = await opened(b, "s", 1)
+    neighbour, beside = await opened(b, "n")
+    await opened(b, "third")
+    assert phase(b, session) is Phase.PARKED
+    store.close_gate()
+    b.lifecycle.bring_back(session)
+    column = (np.full(2, 30, np.float32).tobytes(),)
+    b.steps(parked, [0], [session], [[10.0, 20.0]])
+    b.engine.submit_one(parked, 0, session, 1, -1, column, OUTPUTS)
+    await stalled(store)
+    before = dict(b.engine.counted().runs)
+    for value in range(100):
+        b.engine.submit_one(neighbour, 0, beside, 1, -1, (np.ones(2, np.float32).tobytes(),), OUTPUTS)
+        if value % 10 == 0:
+            b.steps(neighbour, [0], [beside], [[1.0]])
+        for _ in range(4):
+            await asyncio.sleep(0)
+    runs = b.engine.counted().runs
+    assert neighbour.take() == [("results", [0], [0], [110], list(range(1, 111)))]
+    assert runs["alone"] + runs["at_once"] > before["alone"] + before["at_once"], "not even by a place in line"
+    assert [heard for heard in parked.take() if heard[0] == "results"] == [], "it waits"
+    store.gate.set()
+    await b.engine.quiet()
+    assert parked.take() == [("results", [0], [1], [3], [11, 31, 61])]
+
+
+async def test_it_waits_for_a_store_that_is_away(b: Bench, store: SlowStore) -> None:
+    parked, session = await opened(b, "s", 1)
+    await opened(b, "n")
+    await opened(b, "third")
+    store.failure = StoreUnavailable("away")
+    b.lifecycle.bring_back(session)
+    b.steps(parked, [0], [session], [[10.0]])
+    await asyncio.sleep(0.05)
+    parked.take()
+    store.failure = None
+    await b.engine.quiet()
+    assert parked.take() == [("results", [0], [1], [1], [11])]
+
+
+async def test_one_whose_checkpoint_cannot_be_had_is_lost_and_says_so(b: Bench, store: SlowStore) -> None:
+    parked, session = await opened(b, "s", 1)
+    await opened(b, "n")
+    await opened(b, "third")
+    parked.take()
+    store.failure = CheckpointUnfit("damaged")
+    b.lifecycle.bring_back(session)
+    b.steps(parked, [0], [session], [[10.0]])
+    await b.engine.quiet()
+    assert [heard[:2] for heard in parked.take()] == [("SESSION_CLOSED", [0]), ("closed", "LOST")]
+    store.failure = None
+
+
+async def test_a_stream_that_holds_a_parked_one_may_close_reset_or_leave_it(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, sessions=3, store=SlowStore()) as b:
+        holders = {name: await opened(b, name, 1) for name in ("closed", "reset", "left")}
+        for name in ("x", "y", "z"):
+            await opened(b, name)
+        assert {phase(b, session) for _, session in holders.values()} == {Phase.PARKED}
+        await close_reset_and_leave(b, holders)
+
+
+async def close_reset_and_leave(b: Bench, holders: dict[str, tuple[Recorder, int]]) -> None:
+    owner, session = holders["left"]
+    b.lifecycle.detach(owner, np.array([session]))
+    assert b.engine.sessions.get("", "left") is None
+    owner, session = holders["reset"]
+    b.lifecycle.reset(owner, np.array([session]), np.array([0]))
+    owner, session = holders["closed"]
+    b.lifecycle.close(owner, np.array([session]))
+    while not [heard for heard in owner.heard if heard[0] == "closed"]:
+        await round_(b)
+        await asyncio.sleep(0)
+    with pytest.raises(NotFound):
+        await b.lifecycle.state("", "closed")
+    owner, session = holders["reset"]
+    assert await stepped(b, owner, session, 7) == [7]
+    assert (await b.lifecycle.state("", "left")).position == 1
+
+
+async def test_by_name_a_stored_session_is_as_any_other(b: Bench) -> None:
+    owner, session = await opened(b, "s", 1, 2)
+    b.lifecycle.detach(owner, np.array([session]))
+    await opened(b, "one")
+    await opened(b, "two")
+    state = await b.lifecycle.state("", "s")
+    assert (state.position, np.frombuffer(state.rows[0], "<f4").tolist()) == (2, [3, 3])
+    assert await b.lifecycle.fork("", "s", "twin") == ("twin", 2)
+    assert await b.lifecycle.set_state("", "s", await b.lifecycle.state("", "twin")) == 2
+    assert await b.lifecycle.close_by_id("", "s") == 2
+    with pytest.raises(NotFound):
+        await b.lifecycle.state("", "s")
+    again, session = await opened(b, "twin")
+    assert await stepped(b, again, session, 4) == [7]
+
+
+async def test_a_held_one_is_forked_and_set_in_the_store_before_the_answer(b: Bench) -> None:
+    owner, session = await opened(b, "s", 1, 2)
+    assert await b.lifecycle.fork("", "s", "twin") == ("twin", 2)
+    state = await b.lifecycle.state("", "twin")
+    await stepped(b, owner, session, 4)
+    assert await b.lifecycle.set_state("", "s", state) == 2
+    assert b.engine.sessions.stands(session) == (2, 1, 4, 4)
+    assert await stepped(b, owner, session, 5) == [8]
+
+
+async def test_a_tenant_has_as_many_as_it_may(accumulator_path: Path, store: SlowStore) -> None:
+    async with bench(accumulator_path, sessions=2, store=store, parked_sessions=3) as b:
+        for k in range(3):
+            await opened(b, f"s{k}")
+        owner = Recorder()
+        b.open(owner, 0, "one-more", wish=PARKS)
+        await b.engine.quiet()
+        assert owner.take() == [("not opened", 0, "SESSIONS_EXHAUSTED")]
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["steps", "steps", "open", "leave", "round", "close"]), st.integers(0, 4)),
+        st.tuples(st.sampled_from(["store opens", "store closes"]), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ACTS)
+def test_whatever_happens_each_session_gives_its_sums(accumulator_path: Path, acts: list[tuple[str, int]]) -> None:
+    """Five sessions, three slots, and a store that takes as long as it likes."""
+
+    async def play() -> None:
+        store = SlowStore()
+        async with bench(accumulator_path, sessions=3, store=store) as b:
+            table = b.engine.sessions
+            sums = dict.fromkeys(range(5), 0.0)
+            expected: dict[int, list[float]] = {k: [] for k in range(5)}
+            owners = {k: Recorder() for k in range(5)}
+            held: dict[int, int] = {}
+            tasks: list[asyncio.Task[Any]] = []
+            for act, k in acts:
+                owner = owners[k]
+                if act == "open" and k not in held and store.gate.is_set():
+                    try:
+                        held[k] = b.open(owner, k, f"s{k}", wish=PARKS)
+                    except Exhausted:
+                        continue
+                    await settled(b)
+                elif act == "steps" and k in held:
+                    b.lifecycle.bring_back(held[k])
+                    b.steps(owner, [k], [held[k]], [[1.0, 2.0]])
+                    expected[k] += [sums[k] + 1, sums[k] + 3]
+                    sums[k] += 3
+                elif act == "leave" and k in held and b.engine.at_rest(held[k]):
+                    b.lifecycle.detach(owner, np.array([held.pop(k)]))
+                elif act == "close" and k in held and b.engine.at_rest(held[k]):
+                    b.lifecycle.close(owner, np.array([held.pop(k)]))
+                    sums[k] = 0.0
+                    store.gate.set()
+                    await settled(b)
+                elif act == "round" and not tasks:
+                    tasks.append(asyncio.ensure_future(round_(b)))
+                elif act == "store opens":
+                    store.gate.set()
+                    await asyncio.gather(*tasks)
+                    tasks.clear()
+                elif act == "store closes":
+                    store.close_gate()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            store.gate.set()
+            await asyncio.gather(*tasks)
+            await settled(b)
+            for k, owner in owners.items():
+                assert [y for heard in owner.heard if heard[0] == "results" for y in heard[4]] == expected[k]
+                assert not [heard for heard in owner.heard if heard[0].isupper()]
+                if sums[k]:
+                    state = await asyncio.wait_for(b.lifecycle.state("", f"s{k}"), 10)
+                    assert np.frombuffer(state.rows[0], "<f4")[0] == sums[k]
+            assert table.resident <= 3
+
+    asyncio.run(play())
