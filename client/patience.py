@@ -60,9 +60,12 @@ def left_of(
 
     Raises:
         DeadlineExceededError: none has succeeded in time.
+        SessionError: it is closed.
     """
     attempts = 0
     while True:
+        if session_queue.closed:
+            raise session_queue.why_closed(session_queue.members)
         left = deadline - clock()
         if left <= 0:
             raise overdue(timeout, multiplexer.parted(clock()))

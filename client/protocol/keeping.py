@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from secrets import token_hex
 
 import numpy as np
+from google.protobuf.message import Message
 
 from gatestream.client.errors import SessionClosedError
 from gatestream.client.protocol.queue import SessionQueue
@@ -63,6 +64,14 @@ def setting(session_queue: SessionQueue) -> None:
     """A session's state is being set: until the answer is known, nobody can say where it stands."""
     if session_queue.log is not None:
         session_queue.log.unsettled.add(0)
+
+
+def aim(request: Message, session_queue: SessionQueue) -> None:
+    """Say of a state that is to be set where the session stands: a call that arrives late changes nothing then."""
+    log, offsets = session_queue.log, session_queue.offsets
+    if isinstance(request, pb.SetStateRequest) and log is not None and offsets is not None:
+        request.sequence = int(session_queue.positions[0]) + int(offsets[0])
+        request.epoch = log.opens[0].epoch
 
 
 def was_set(session_queue: SessionQueue, position: int) -> None:

@@ -73,10 +73,28 @@ class SessionQueue:
             return None
         return self.positions[members] + self.offsets[members]
 
-    def was_moved(self, members: Ints, positions: Ints) -> None:
-        """The server said where members stand; where that is somewhere else, somebody else has set their states."""
-        if self.log is not None:
-            self.log.unsettled |= set(members[self.positions[members] != positions].tolist())
+    def was_moved(self, members: Ints, positions: Ints, sequences: Ints) -> None:
+        """The server said where members stand; where that is somewhere else, somebody else has set their states.
+
+        Args:
+            members: which.
+            positions: of their next steps.
+            sequences: that go with these; empty: the server did not say.
+        """
+        if self.log is not None and self.offsets is not None:
+            known = bool(len(sequences))
+            elsewhere = self.positions[members] != positions
+            if known:
+                elsewhere |= self.offsets[members] != sequences - positions
+            moved = members[elsewhere]
+            if known and len(moved):
+                self.offsets = self.offsets.copy()
+                self.offsets[moved] = (sequences - positions)[elsewhere]
+                # What was sent before leads there no more.
+                self.log.is_durable(moved, sequences[elsewhere])
+                self.log.unsettled -= set(moved.tolist())
+            else:
+                self.log.unsettled |= set(moved.tolist())
         self.positions[members] = positions
 
     def was_reset(self, members: Ints, positions: Ints) -> None:

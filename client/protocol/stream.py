@@ -377,12 +377,14 @@ class Multiplexer:
             raise from_reason(error.reason, error.message, error.retry_after_ms / 1000)
         every = ints(error.handle)
         there = self._handles.refused(every)
-        positions = ints(error.position)
+        positions, sequences = ints(error.position), ints(error.sequence)
         if len(positions):
             positions = positions[there]
+        if len(sequences):
+            sequences = sequences[there]
         for session_queue, members, part in self._handles.runs(every[there]):
             if len(positions):
-                session_queue.was_moved(members, positions[part])
+                session_queue.was_moved(members, positions[part], sequences[part])
             failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
             if isinstance(failure, EpochStaleError) and self._open_higher(session_queue, members, failure):
                 continue

@@ -14,8 +14,16 @@ import grpc
 from gatestream.client.addresses import delays, passes
 from gatestream.client.channel import from_stream, log, stream_method
 from gatestream.client.columns import Layout
-from gatestream.client.errors import DeadlineExceededError, DrainingError, GatestreamError, ProtocolError
+from gatestream.client.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    EpochStaleError,
+    GatestreamError,
+    PositionMismatchError,
+    ProtocolError,
+)
 from gatestream.client.patience import left_of, waits
+from gatestream.client.protocol.keeping import aim
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
@@ -128,10 +136,14 @@ class Link:
                 time.sleep(seconds)
                 continue
             connection = self._network.use(self._connection)
+            aim(call.request, session_queue)
             try:
                 return connection.ask(call, max(deadline - time.monotonic(), 0.001))
             except GatestreamError as error:
-                if session_queue.log is None or not passes(error, begun=True):
+                if call.lost and isinstance(error, PositionMismatchError):
+                    # Moved by this call itself, unless the next stream says otherwise.
+                    self.part(session_queue)
+                elif session_queue.log is None or not (isinstance(error, EpochStaleError) or passes(error, begun=True)):
                     return call.refused(error)
                 call = call.once_more()
             finally:

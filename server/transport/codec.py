@@ -390,7 +390,12 @@ class Codec:
 
     @staticmethod
     def error(
-        error: Refused, handles: Numbers, positions: Ints = _NOTHING, first: Numbers = (), lengths: Numbers = ()
+        error: Refused,
+        handles: Numbers,
+        positions: Ints = _NOTHING,
+        first: Numbers = (),
+        lengths: Numbers = (),
+        sequences: Ints = _NOTHING,
     ) -> bytes:
         """Error.
 
@@ -401,11 +406,12 @@ class Codec:
             first: [entries], position of each one's first step that is not taken; empty: it is not about steps, or
                 was not sent.
             lengths: [entries], steps of each; empty in the same cases.
+            sequences: [entries], that go with the positions; empty: nobody needs them.
         """
         said = pb.Error(reason=error.reason, message=str(error), retry_after_ms=int(np.ceil(1000 * error.retry_after)))
         if isinstance(error, EpochStale):
             said.epoch = error.epoch
-        columns = {"handle": handles, "position": positions, "first": first, "length": lengths}
+        columns = {"handle": handles, "position": positions, "first": first, "length": lengths, "sequence": sequences}
         arrays = {}
         for name, column in columns.items():
             if isinstance(column, np.ndarray):

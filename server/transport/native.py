@@ -389,7 +389,20 @@ class ClientStream:
         if len(positions) and positions.min() < 0:
             # Where some session stands is being asked.
             positions, first = _NOTHING, _NOTHING if len(first) and first.min() < 0 else first
-        self._tell(error, handles, positions, first, lengths)
+        sequences = _NOTHING
+        if error.reason is Reason.POSITION_MISMATCH and len(positions):
+            sequences = self._sequences(handles, positions)
+        self._tell(error, handles, positions, first, lengths, sequences)
+
+    def _sequences(self, handles: Ints, positions: Ints) -> Ints:
+        """Those that go with positions; nothing, where one of the sessions is on its way out."""
+        sessions = self._handles.sessions(handles)
+        if sessions.min() < 0:
+            return _NOTHING
+        sequences = positions.copy()
+        for number, entries in self._handles.split(handles, np.arange(len(handles))):
+            sequences[entries] += self._models[number].engine.sessions.offset[sessions[entries]]
+        return sequences
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `ReplySink`."""
@@ -423,6 +436,7 @@ class ClientStream:
         positions: Ints = _NOTHING,
         first: Numbers = (),
         lengths: Numbers = (),
+        sequences: Ints = _NOTHING,
     ) -> None:
         self._models.stats.refused(error)
-        self.send_queue.put(self._codec.error(error, handles, positions, first, lengths))
+        self.send_queue.put(self._codec.error(error, handles, positions, first, lengths, sequences))

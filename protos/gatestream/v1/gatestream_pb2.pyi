@@ -376,7 +376,7 @@ class Closed(_message.Message):
     def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[CloseReason, str]] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("handle", "position", "first", "length", "reason", "message", "retry_after_ms", "epoch")
+    __slots__ = ("handle", "position", "first", "length", "reason", "message", "retry_after_ms", "epoch", "sequence")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +385,7 @@ class Error(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     handle: _containers.RepeatedScalarFieldContainer[int]
     position: _containers.RepeatedScalarFieldContainer[int]
     first: _containers.RepeatedScalarFieldContainer[int]
@@ -393,7 +394,8 @@ class Error(_message.Message):
     message: str
     retry_after_ms: int
     epoch: int
-    def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+    sequence: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, handle: _Optional[_Iterable[int]] = ..., position: _Optional[_Iterable[int]] = ..., first: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GoingAway(_message.Message):
     __slots__ = ("deadline_ms",)

@@ -1,19 +1,27 @@
 """Connections that are cut, and servers that are killed, in the middle of everything: calls go on."""
 
+import copy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import Message
 
 from gatestream.client import connect
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
+    EpochStaleError,
+    PositionMismatchError,
+    ServerUnreachableError,
     SessionClosedError,
     SessionUnknownError,
 )
+from gatestream.client.sync.network import Connection
+from gatestream.client.unary import Call
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.support.process import ServerProcess, serving, start
 from tests.support.proxy import Proxy, proxied
@@ -95,6 +103,61 @@ def test_a_state_is_read_set_and_copied_through_a_cut(proxy: Proxy) -> None:
         assert s.position == 2
         with gs.session("accumulator", id=copy, mode="resume") as other:
             np.testing.assert_array_equal(other.step([5, 5]), [6, 7])
+        s.close()
+
+
+def test_a_state_that_was_set_unheard_is_not_set_over_what_came_after(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Message] = []
+    ask = Connection.ask
+
+    def unheard(self: Connection, call: Call[Any], timeout: float) -> Any:
+        answer = ask(self, call, timeout)
+        if call.rpc == "SetState":
+            asked.append(copy.deepcopy(call.request))
+            if len(asked) == 1:
+                raise ServerUnreachableError("its answer is lost")
+        return answer
+
+    with connect(proxy.address) as gs, connect(proxy.address) as others:
+        s = gs.session("accumulator")
+        s.run(np.ones((5, 2), np.float32))
+        state = s.get_state()
+        s.step([1, 1])
+        monkeypatch.setattr(Connection, "ask", unheard)
+        s.set_state(state)
+        np.testing.assert_array_equal(s.step([1, 1]), [6, 6])
+        assert s.position == 6
+        first, *again = asked
+        assert isinstance(first, pb.SetStateRequest)
+        assert (first.sequence, first.epoch) == (6, 1)
+        # As it arrives late: the session has moved on.
+        with pytest.raises(EpochStaleError if again else PositionMismatchError):
+            others._call(Call("SetState", first, lambda answer: answer), 10)
+        np.testing.assert_array_equal(s.step([1, 1]), [7, 7])
+        proxy.cut()
+        np.testing.assert_array_equal(s.step([1, 1]), [8, 8])
+
+
+def test_a_session_whose_state_somebody_else_has_set_goes_on_from_there(proxy: Proxy) -> None:
+    with connect(proxy.address) as gs, connect(proxy.address) as others:
+        s = gs.session("accumulator")
+        s.run(np.ones((5, 2), np.float32))
+        state = s.get_state()
+        s.run(np.ones((4, 2), np.float32))
+        for _ in range(2):
+            others.set_state(s.id, state)
+        with pytest.raises(PositionMismatchError):
+            s.step([1, 1])
+        assert s.position == 5
+        np.testing.assert_array_equal(s.step([1, 1]), [6, 6])
+        proxy.cut()
+        np.testing.assert_array_equal(s.step([1, 1]), [7, 7])
+        s.reset()
+        proxy.cut()
+        np.testing.assert_array_equal(s.step([1, 1]), [1, 1])
+        s.set_state(state)
         s.close()
 
 

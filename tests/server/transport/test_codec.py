@@ -13,7 +13,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Input, ModelLayout
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.sessions import Stands
-from gatestream.server.errors import Exhausted, InvalidRequest, Malformed, Reason
+from gatestream.server.errors import Exhausted, InvalidRequest, Malformed, OutOfStep, Reason
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.messages import Chunk, Close, Invalid, Open, Reset, Steps
 from gatestream.server.transport.wire import head, packed, varint
@@ -546,6 +546,12 @@ def test_an_error(entries: list[tuple[int, int, int, int]], arrays: bool) -> Non
     sent: Sequence[Any] = (handles, first, lengths) if arrays else (columns[0], columns[2], columns[3])
     data = Codec.error(error, sent[0], positions, sent[1], sent[2])
     assert pb.ServerMessage.FromString(data) == pb.ServerMessage(error=expected)
+
+
+def test_an_error_says_at_which_sequences() -> None:
+    ints = np.array([4, 9])
+    data = Codec.error(OutOfStep("no"), ints, ints, ints, ints, ints + 1)
+    assert list(pb.ServerMessage.FromString(data).error.sequence) == [5, 10]
 
 
 def test_an_error_repeats_positions_of_64_bits() -> None:
