@@ -9,7 +9,14 @@ import numpy as np
 from google.protobuf.message import Message
 
 from gatestream.client.columns import Array, array_of, layout_of
-from gatestream.client.errors import GatestreamError, InputError, ProtocolError, SessionExistsError, StateMismatchError
+from gatestream.client.errors import (
+    GatestreamError,
+    InputError,
+    ProtocolError,
+    SessionExistsError,
+    SessionUnknownError,
+    StateMismatchError,
+)
 from gatestream.client.numbers import shown
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import ModelLayout
@@ -78,10 +85,15 @@ def list_sessions(model: str, page_token: str) -> Call[pb.ListSessionsResponse]:
     return Call("ListSessions", request, lambda answer: answer)
 
 
-def close_session(spec: pb.ModelSpec, session_id: str) -> Call[int]:
-    """End a session; its last position."""
+def close_session(spec: pb.ModelSpec, session_id: str) -> Call[int | None]:
+    """End a session; its last position, None where nobody heard it."""
+
+    def repeated(error: GatestreamError) -> None:
+        if not isinstance(error, SessionUnknownError):
+            raise error
+
     request = pb.CloseSessionRequest(model=spec.name, session_id=session_id)
-    return Call("CloseSession", request, lambda answer: int(answer.position))
+    return Call("CloseSession", request, lambda answer: int(answer.position), repeated)
 
 
 def get_state(spec: pb.ModelSpec, session_id: str) -> Call[pb.SessionState]:

@@ -53,8 +53,8 @@ class Calls(CallsView):
             if not token:
                 return
 
-    async def close_session(self, id: str, model: str = "", *, timeout: float | None = None) -> int:  # noqa: A002
-        """End a session, whoever holds it; the steps that it had consumed."""
+    async def close_session(self, id: str, model: str = "", *, timeout: float | None = None) -> int | None:  # noqa: A002
+        """End a session, whoever holds it; the steps that it had consumed, None if the answer that said so was lost."""
         return await self._call(unary.close_session(self._models.find(model), id), timeout)
 
     async def get_state(self, id: str, model: str = "", *, timeout: float | None = None) -> State:  # noqa: A002

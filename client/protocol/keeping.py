@@ -1,7 +1,7 @@
 """What sessions that outlive their stream are asked for besides steps, and what is said of them."""
 
 from collections.abc import Iterable
-from secrets import token_hex
+from secrets import randbits, token_hex
 
 import numpy as np
 from google.protobuf.message import Message
@@ -34,11 +34,27 @@ def keeping(request: pb.Open) -> pb.Open:
     """The same request, for a session that outlives its stream: it has an epoch, and an id to ask for it by."""
     request.on_disconnect = pb.ON_DISCONNECT_PARK
     request.epoch = 1
-    if not request.session_id and request.mode != pb.OPEN_MODE_RESUME:
+    if request.mode == pb.OPEN_MODE_CREATE and request.session_id:
+        # By which it is known for this client's own, should the answer be lost.
+        request.epoch = first_epoch()
+    elif not request.session_id and request.mode != pb.OPEN_MODE_RESUME:
         request.session_id = token_hex(16)
         # Nobody else knows it: if it is there, it was made by this request, whose answer was lost.
         request.mode = pb.OPEN_MODE_EITHER
     return request
+
+
+_ATTEMPTS_BITS = 20
+
+
+def first_epoch() -> int:
+    """An epoch that no other client begins with; below 2^53, which is how far stores count."""
+    return randbits(30) << _ATTEMPTS_BITS | 1
+
+
+def proposed_by(epoch: int, latest: int) -> bool:
+    """Whether an epoch is one that was proposed on the way from a `first_epoch` to the latest."""
+    return epoch <= latest and epoch >> _ATTEMPTS_BITS == latest >> _ATTEMPTS_BITS
 
 
 def present(session_queue: SessionQueue) -> Ints:

@@ -18,7 +18,10 @@ from gatestream.client.errors import (
     Retried,
     SessionClosedError,
     SessionError,
+    SessionExistsError,
+    SessionUnknownError,
 )
+from gatestream.client.protocol.keeping import proposed_by
 from gatestream.client.protocol.log import Entry, Piece
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
@@ -64,10 +67,13 @@ class Resumption:
         if self._was_open:
             # As if the state had been set, where the answer is not known: no other sequence is one higher.
             self._request.acknowledged = self._lacking + self._unsettled
+        self._opening = Control(kind=Kind.OPEN, members=self.lane.members, opens=[self._request])
+        # By which it is asked whose the session is that is there.
+        self._doubt: pb.Open | None = None
         # What has been asked of the lane, and not yet been done.
         self._works: deque[Chunk | Control] = deque()
         self._gap: SessionError | None = None
-        self._ask(Control(kind=Kind.OPEN, members=self.lane.members, opens=[self._request]))
+        self._ask(self._opening)
 
     @property
     def _lacking(self) -> int:
@@ -98,12 +104,37 @@ class Resumption:
         for work in self._replay(pieces):
             self._ask(work)
 
-    def raise_epoch(self, stale: EpochStaleError | None = None) -> bool:
-        """Propose a higher epoch; False: the session was opened before, so it is another client's by now."""
-        if stale is not None and self._was_open:
+    def otherwise(self, failure: GatestreamError) -> bool:
+        """Have the opening be asked by another request; False: this failure stays."""
+        if isinstance(failure, SessionExistsError) and self._request.mode == pb.OPEN_MODE_CREATE:
+            # Made by an attempt of ours, perhaps. No session has an epoch below 1: an Open with that changes nothing,
+            # and is told which it has.
+            self._doubt = pb.Open()
+            self._doubt.CopyFrom(self._request)
+            self._doubt.mode, self._doubt.epoch = pb.OPEN_MODE_RESUME, 1
+            self._opening.opens = [self._doubt]
+            return True
+        if isinstance(failure, SessionUnknownError) and self._doubt is not None:
+            # It has ended since.
+            self._be_sure()
+            self.raise_epoch()
+            return True
+        if not isinstance(failure, EpochStaleError) or self._was_open:
             return False
-        self._request.epoch = max(self._request.epoch, 0 if stale is None else stale.epoch) + 1
+        if self._doubt is not None:
+            if not proposed_by(failure.epoch, self._request.epoch):
+                return False
+            self._be_sure()
+            self._request.mode, self._request.acknowledged = pb.OPEN_MODE_RESUME, 0
+        self.raise_epoch(failure.epoch)
         return True
+
+    def _be_sure(self) -> None:
+        self._opening.opens, self._doubt = [self._request], None
+
+    def raise_epoch(self, stale: int = 0) -> None:
+        """Propose a higher epoch, which is above one that is stale."""
+        self._request.epoch = max(self._request.epoch, stale) + 1
 
     # ---- How it goes -----------------------------------------------------------------------------
 
@@ -170,7 +201,9 @@ class Resumption:
         return Entry(offsets, in_flight.members, in_flight.base, in_flight.taken, in_flight.columns, 0)
 
     def _why(self, error: GatestreamError) -> GatestreamError:
-        name = self.session_queue.ids[self.member]
+        name = self._request.session_id
+        if isinstance(error, EpochStaleError) and self._doubt is not None:
+            return SessionExistsError(f"session '{name}' is there, and was made by another client")
         if isinstance(error, EpochStaleError):
             return SessionClosedError(
                 f"session '{name}' was closed since another client opened it (epoch {error.epoch})",

@@ -11,12 +11,14 @@ from google.protobuf.message import DecodeError
 
 from gatestream.client.columns import Layout
 from gatestream.client.errors import (
+    ConnectionLostError,
     DrainingError,
     EpochStaleError,
     GatestreamError,
     HandleUnknownError,
     ProtocolError,
     SessionClosedError,
+    SessionElsewhereError,
     SessionsExhaustedError,
     from_reason,
 )
@@ -176,7 +178,8 @@ class Multiplexer:
 
         Raises:
             ProtocolError: the protocol does not allow it; the stream is of no more use.
-            DrainingError: the server is stopping, and what is here goes on with another: nor is it then.
+            DrainingError, ConnectionLostError: what is here goes on with another server, or another of its workers; nor
+                is it then.
         """
         if self._batcher.taken_whole(data):
             if self._returning:
@@ -386,10 +389,13 @@ class Multiplexer:
             if len(positions):
                 session_queue.was_moved(members, positions[part], sequences[part])
             failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
-            if isinstance(failure, EpochStaleError) and self._open_higher(session_queue, members, failure):
+            if self._open_otherwise(session_queue, members, failure):
                 continue
             if isinstance(failure, DrainingError):
                 self._going_away = True
+            if isinstance(failure, SessionElsewhereError) and self._parted is not None and self._returning:
+                # All of them were on one stream, so in one worker.
+                raise ConnectionLostError("the connection leads to another worker than the one that has the sessions")
             if isinstance(failure, HandleUnknownError):
                 # It was opened, so it was closed, handed over or taken over since, and Closed is on its way.
                 if session_queue.log is not None or self._returning.of(session_queue) is not None:
@@ -400,20 +406,18 @@ class Multiplexer:
             self._batcher.refused(session_queue, members, failure)
             self._release_unopened(session_queue)
 
-    def _open_higher(self, session_queue: SessionQueue, members: Ints, stale: EpochStaleError) -> bool:
-        """Open with a higher epoch what was refused for its epoch, unless it is another client's."""
+    def _open_otherwise(self, session_queue: SessionQueue, members: Ints, failure: GatestreamError) -> bool:
+        """Open by another request what was refused for what an earlier one may have done; False: there is none."""
         resumption = self._returning.of(session_queue)
         if resumption is not None:
-            if not resumption.raise_epoch(stale):
-                return False
-        elif session_queue.log is None:
-            return False
-        else:
+            again = resumption.otherwise(failure)
+        elif again := isinstance(failure, EpochStaleError) and session_queue.log is not None:
             for member in members.tolist():
                 request = session_queue.log.opens[member]
-                request.epoch = max(request.epoch, stale.epoch) + 1
-        self._batcher.once_more(session_queue, members)
-        return True
+                request.epoch = max(request.epoch, failure.epoch) + 1
+        if again:
+            self._batcher.once_more(session_queue, members)
+        return again
 
     def _closed(self, closed: pb.Closed) -> None:
         for session_queue, members, part in self._handles.runs(closed.handle):

@@ -57,8 +57,8 @@ class Calls(CallsView):
             if not token:
                 return
 
-    def close_session(self, id: str, model: str = "", *, timeout: float | None = None) -> int:  # noqa: A002
-        """End a session, whoever holds it; the steps that it had consumed.
+    def close_session(self, id: str, model: str = "", *, timeout: float | None = None) -> int | None:  # noqa: A002
+        """End a session, whoever holds it; the steps that it had consumed, None if the answer that said so was lost.
 
         Raises:
             GatestreamError: SessionUnknownError and others.

@@ -4,18 +4,25 @@ import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gatestream.client.errors import ConnectionLostError, DeadlineExceededError, DrainingError, SessionClosedError
-from gatestream.client.models import opens
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    DrainingError,
+    SessionClosedError,
+    SessionExistsError,
+)
+from gatestream.client.models import OpenMode, opens
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from tests.client.reference_server import Connection, Server, Stored, after
+from tests.client.reference_server import Checkpoint, Connection, Server, Stored, after
 from tests.client.simulated import LIMITS, SPEC, layout
 
 KEPT = pb.Limits()
@@ -51,7 +58,10 @@ class Network:
         # Names that are the same in every run: what is drawn goes by their order.
         names = [f"session-{len(self.opened) + k}" for k in range(members)]
         self.opened += names
-        requests = opens(SPEC, names, "either", outputs=True, gates=False)
+        return self.opening(names, "either")
+
+    def opening(self, names: list[str], mode: OpenMode) -> tuple[SessionQueue, Control]:
+        requests = opens(SPEC, names, mode, outputs=True, gates=False)
         session_queue, work = self.multiplexer.open(self.layout, requests)
         self.add(session_queue, work)
         return session_queue, work
@@ -417,6 +427,49 @@ def test_no_session_waits_for_another_where_a_server_is_stopping() -> None:
     short = walk(network, idle, [5])
     network.settle()
     assert [each.results()[0][0].tolist() for each in (long, short)] == [expected([1, 2, 3]), expected([5])]
+
+
+def lose_and_open(network: Network, work: Control) -> None:
+    network.cut()
+    network.connect(1)
+    network.settle()
+    assert work.done
+
+
+def test_a_session_that_was_created_unheard_is_taken_for_our_own() -> None:
+    network = Network()
+    session_queue, work = network.opening(["mine"], "create")
+    network.arrive()
+    lose_and_open(network, work)
+    assert work.error is None
+    step = walk(network, session_queue, [3])
+    network.settle()
+    assert step.results()[0][0].tolist() == expected([3])
+
+
+@pytest.mark.parametrize("epoch", [1, 1 << 52])
+def test_a_session_that_another_has_made_is_none_of_ours_however_often_we_ask(epoch: int) -> None:
+    network = Network()
+    network.store["theirs"] = Stored(epoch, [Checkpoint(0, 0, 0)])
+    _, work = network.opening(["theirs"], "create")
+    network.arrive()
+    lose_and_open(network, work)
+    assert isinstance(work.error, SessionExistsError)
+    assert network.store["theirs"].epoch == epoch
+
+
+def test_a_session_that_ended_before_we_asked_whose_it_is_is_created() -> None:
+    network = Network()
+    _, work = network.opening(["brief"], "create")
+    network.store["brief"] = Stored(7, [Checkpoint(0, 0, 0)])
+    network.cut()
+    network.connect(0)
+    network.arrive()
+    network.hear()
+    network.store["brief"].closed = True
+    network.settle()
+    assert work.done
+    assert work.error is None
 
 
 class Narrow(Surviving):

@@ -161,6 +161,40 @@ def test_a_session_whose_state_somebody_else_has_set_goes_on_from_there(proxy: P
         s.close()
 
 
+def test_a_close_that_was_not_heard_is_not_refused_for_having_been_done(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Connection.ask
+    asked: list[str] = []
+
+    def unheard(self: Connection, call: Call[Any], timeout: float) -> Any:
+        asked.append(call.rpc)
+        answer = ask(self, call, timeout)
+        if len(asked) == 1:
+            raise ServerUnreachableError("its answer is lost")
+        return answer
+
+    with connect(server.address) as gs:
+        s = gs.session("accumulator")
+        monkeypatch.setattr(Connection, "ask", unheard)
+        assert gs.close_session(s.id, "accumulator") is None
+        assert asked == ["CloseSession"] * 2
+        with pytest.raises(SessionUnknownError):
+            gs.close_session(s.id, "accumulator")
+
+
+def test_the_worker_that_has_a_session_is_looked_for(accumulator_path: Path) -> None:
+    with (
+        serving(accumulator_path, workers=3, store="memory") as server,
+        proxied(server.port) as proxy,
+        connect(proxy.address) as gs,
+    ):
+        s = gs.session()
+        for step in range(4):
+            np.testing.assert_array_equal(s.step([1, 1]), [step + 1] * 2)
+            proxy.cut()
+
+
 def test_a_session_that_another_client_took_up_is_let_go(server: ServerProcess, proxy: Proxy) -> None:
     with connect(proxy.address) as gs, connect(server.address) as others:
         s = gs.session("accumulator", id="wanted-by-two")
