@@ -4,40 +4,61 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.survival.crowd import Outcome, plans
+from tests.survival.cuts import cut_connections
 from tests.survival.kills import kill_server
 from tests.survival.models import MODELS, artifacts
+from tests.survival.owners import stop_owners
+from tests.survival.replicas import lose_replicas
+from tests.survival.takeovers import Takeovers, kill_clients
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.survival", description=__doc__)
     parser.add_argument("reber", type=Path, help="the reference model's artifact")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="proofs whose names hold this; default: all")
-    parser.add_argument("--kills", type=int, default=200, help="of the server, for each durability")
-    parser.add_argument("--sessions", type=int, default=64, help="that stream meanwhile")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="proofs whose names hold one of these; default: all")
+    parser.add_argument("--sessions", type=int, default=64, help="that stream meanwhile; default: 64")
+    parser.add_argument("--kills", type=int, default=200, help="of the server, for each durability; default: 200")
+    parser.add_argument("--cuts", type=int, default=500, help="and other faults of connections; default: 500")
+    parser.add_argument("--replicas", type=int, default=50, help="that are killed; default: 50")
+    parser.add_argument("--owners", type=int, default=20, help="that stop, and go on; default: 20")
+    parser.add_argument("--clients", type=int, default=50, help="that are killed, for each durability; default: 50")
+    parser.add_argument("--seed", type=int, default=0, help="of what happens when; default: 0")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gatestream-survival-") as name:
-        folder = Path(name)
-        models, walks = artifacts(given.reber, folder), plans(MODELS, given.sessions)
-        proofs: dict[str, Callable[[], Outcome]] = {
-            f"kill -9, sqlite, {durability}": lambda durability=durability: kill_server(  # type: ignore[misc]
-                models, walks, folder, given.kills, durability, given.seed
-            )
-            for durability in ("behind", "before-answer")
-        }
         broken = 0
-        for proof, prove in proofs.items():
-            if all(each not in proof for each in given.names) and given.names:
-                continue
-            began = time.monotonic()
-            found = prove()
-            broken += not found.whole
-            print(f"{proof}: {found}; {time.monotonic() - began:.0f} s", flush=True)
-        print(f"{broken} broken")
+        for proof, prove in _proofs(given, Path(name)).items():
+            if not given.names or any(each in proof for each in given.names):
+                began = time.monotonic()
+                found = prove()
+                broken += not found.whole
+                print(f"{proof}: {found}; {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{broken} broken")
     return int(bool(broken))
+
+
+def _proofs(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Outcome | Takeovers]]:
+    """All, by their names."""
+    models, seed = artifacts(given.reber, folder), given.seed
+    walks, many = plans(MODELS, given.sessions), plans(MODELS, 100)
+    proofs: dict[str, Callable[[], Outcome | Takeovers]] = {}
+    for durability in ("behind", "before-answer"):
+        proofs[f"killed servers, sqlite, {durability}"] = partial(
+            kill_server, models, walks, folder, given.kills, durability, seed
+        )
+        proofs[f"killed clients, sqlite, {durability}"] = partial(
+            kill_clients, models, folder, given.clients, durability, seed
+        )
+    proofs["connections"] = partial(cut_connections, models, walks, folder, given.cuts, seed)
+    away = [10.0] * (1 + given.replicas // 25)
+    proofs["replicas, valkey"] = partial(
+        lose_replicas, models, walks, given.replicas, max(given.replicas // 5, 1), away, seed
+    )
+    proofs["two owners of 100 sessions, sqlite"] = partial(stop_owners, models, many, folder, given.owners, seed)
+    return proofs
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -24,19 +25,22 @@ class Crowd:
     Attributes:
         walks: all.
         faults: when each began, seconds of the monotonic clock.
+        kinds: how often there was one of each.
         resumes: sessions that were opened again.
         replayed: steps that had been answered, and were sent again.
     """
 
     walks: list[Walk]
     faults: list[float] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
     resumes: int = 0
     replayed: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def fault(self) -> None:
+    def fault(self, kind: str) -> None:
         """Note that one begins now."""
         self.faults.append(time.monotonic())
+        self.kinds[kind] += 1
 
     async def answered(self) -> None:
         """Wait until each walk has an answer to what it asked from now on.
@@ -74,7 +78,7 @@ class Outcome:
     """What came of a crowd."""
 
     steps: int
-    faults: int
+    kinds: Counter[str]
     resumes: int
     replayed: int
     lost: int
@@ -89,8 +93,9 @@ class Outcome:
 
     def __str__(self) -> str:
         waits = self.waits or [0.0]
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.kinds.items()))
         return (
-            f"{self.faults:,} faults, {self.steps:,} steps, {self.resumes:,} resumes, {self.replayed:,} steps "
+            f"{kinds}; {self.steps:,} steps, {self.resumes:,} resumes, {self.replayed:,} steps "
             f"replayed; {self.lost:,} lost, {self.doubled:,} doubled, {self.different:,} different; without an answer "
             f"{statistics.median(waits):.2f} s at the median, {max(waits):.2f} s at most"
         )
@@ -142,7 +147,7 @@ def outcome(made: Crowd, artifacts: Sequence[Path]) -> Outcome:
     """Compare all answers with those of an undisturbed server."""
     return Outcome(
         steps=sum(member.steps for walk in made.walks for member in walk.members),
-        faults=len(made.faults),
+        kinds=made.kinds,
         resumes=made.resumes,
         replayed=made.replayed,
         lost=sum(walk.lost for walk in made.walks),

@@ -43,7 +43,7 @@ async def _killed(server: Restarted, made: Crowd, kills: int, rng: random.Random
         # From the middle of the resumption to long after it.
         await asyncio.sleep(rng.random() ** 2 * 3)
         made.check()
-        made.fault()
+        made.fault("kills")
         await server.again()
 
 

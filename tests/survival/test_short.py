@@ -9,11 +9,15 @@ import pytest
 from gatestream.client import connect
 from tests.support.process import serving
 from tests.survival.crowd import plans
+from tests.survival.cuts import cut_connections
 from tests.survival.kills import kill_server
 from tests.survival.models import MODELS, artifacts
+from tests.survival.owners import stop_owners
+from tests.survival.replicas import lose_replicas
+from tests.survival.takeovers import kill_clients
 from tests.survival.walks import Plan, Walk, different
 
-WALKS = plans(MODELS, 16)
+WALKS = plans(MODELS, 12)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,28 @@ def models(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
 def test_killed_servers(models: Sequence[Path], tmp_path: Path) -> None:
     found = kill_server(models, WALKS, tmp_path, 2, "behind")
     assert found.whole, found
-    assert found.resumes >= 16, "nobody noticed"
+    assert found.resumes >= 12, "nobody noticed"
+
+
+def test_connections(models: Sequence[Path], tmp_path: Path) -> None:
+    found = cut_connections(models, WALKS, tmp_path, 5)
+    assert found.whole, found
+
+
+def test_replicas(models: Sequence[Path]) -> None:
+    found = lose_replicas(models, WALKS, kills=2, restarts=1, away=[])
+    assert found.whole, found
+
+
+def test_an_owner_that_stops(models: Sequence[Path], tmp_path: Path) -> None:
+    found = stop_owners(models, WALKS, tmp_path, 1)
+    assert found.whole, found
+    assert found.resumes >= 12, "nobody noticed"
+
+
+def test_killed_clients(models: Sequence[Path], tmp_path: Path) -> None:
+    found = kill_clients(models, tmp_path, 1, "behind")
+    assert found.whole, found
 
 
 def test_a_step_that_is_lost_or_doubled_or_of_another_session_differs(models: Sequence[Path]) -> None:

@@ -3,10 +3,13 @@
 import atexit
 import importlib.util
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -72,6 +75,23 @@ class Server:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL: what it had written to its file is there when it is started again."""
+        assert self._process is not None, "it was started"
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Its connections stand, and it answers nothing."""
+        assert self._process is not None, "it was started"
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         self.stop()

@@ -1,0 +1,59 @@
+"""Two owners of the same sessions: one stops past its heartbeat, the other takes over, and the first goes on."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatestream.server.durability.checkpoints import SILENCE_SECONDS
+from tests.support.process import start
+from tests.survival.crowd import Crowd, Outcome, crowd, outcome
+from tests.survival.walks import Plan
+from tests.survival.wire import wire
+
+
+def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, rounds: int, seed: int = 0) -> Outcome:
+    """The proof: clients are led back and forth between two servers, each time away from one that has stopped.
+
+    The one that they come back to has in its memory what it had when it was stopped, and wrote, or tried to, when it
+    went on.
+
+    Args:
+        artifacts: of the models of the plans.
+        plans: of the walks.
+        folder: for the store.
+        rounds: how often.
+        seed: of the moments.
+
+    Raises:
+        GatestreamError: a call of a walk failed.
+    """
+    rng = random.Random(seed)
+    settings = {"deterministic": True, "store": f"sqlite:{folder}/owners.db"}
+    servers = [start(*artifacts, **settings) for _ in range(2)]
+
+    async def go() -> Crowd:
+        current = 0
+        async with wire(lambda: [servers[current].port]) as middle, crowd(middle.address, plans) as made:
+            for _ in range(rounds):
+                await asyncio.sleep(rng.random())
+                older, current = servers[current], 1 - current
+                made.fault("owners stopped")
+                older.popen.send_signal(signal.SIGSTOP)
+                middle.cut()
+                await asyncio.sleep(rng.random() * SILENCE_SECONDS)
+                # Now and then it is heard of before anybody has what it had.
+                if rng.random() < 0.8:
+                    await made.answered()
+                older.popen.send_signal(signal.SIGCONT)
+                await made.answered()
+            return made
+
+    try:
+        made = asyncio.run(go())
+    finally:
+        for server in servers:
+            server.popen.send_signal(signal.SIGCONT)
+            server.close()
+    return outcome(made, artifacts)
