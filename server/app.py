@@ -216,7 +216,7 @@ async def _expire(models: Catalog, shortest: float) -> None:
     while True:
         await asyncio.sleep(min(shortest / _EXPIRY_PERIODS, _LONGEST_EXPIRY_PERIOD))
         for model in models:
-            if count := await model.lifecycle.expire():
+            if count := await model.lifecycle.expiry.expire():
                 _log.info("idle sessions closed", model=model.spec.name, sessions=count)
 
 

@@ -52,7 +52,7 @@ async def drain(
             await asyncio.wait_for(checkpointer.round(), _LAST_TICKS_SECONDS)
     ended = sum(len(model.engine.sessions) for model in models)
     for model in models:
-        await model.lifecycle.end_all(CloseReason.DRAINED)
+        await model.lifecycle.expiry.end_all(CloseReason.DRAINED)
     streams.end()
     _log.info("drained", sessions_ended=ended, second_signal=signals.second.is_set())
 
@@ -61,7 +61,7 @@ async def _hand_over(models: Catalog) -> None:
     """Have the sessions that the store knows be let go of as soon as they have nothing queued; it never returns."""
     while True:
         for model in models:
-            if (kept := model.lifecycle.kept) is not None:
+            if (kept := model.lifecycle.registry.kept) is not None:
                 kept.hand_over(kept.all())
         await asyncio.sleep(_LOOK_SECONDS)
 

@@ -121,8 +121,8 @@ class Loader:
         model.engine.count_anew()
         model.state = ModelState.READY
         self._catalog.add(model)
-        if self._checkpointer is not None and model.lifecycle.kept is not None:
-            self._checkpointer.add(model.lifecycle.kept)
+        if self._checkpointer is not None and model.lifecycle.registry.kept is not None:
+            self._checkpointer.add(model.lifecycle.registry.kept)
         _log_model(model)
         return model
 
@@ -160,11 +160,11 @@ class Loader:
         while sessions.taken and time.monotonic() < self._until[model]:  # noqa: ASYNC110 - they end in many places
             await asyncio.sleep(_LOOK_SECONDS)
         ended = sessions.taken
-        await model.lifecycle.end_all(CloseReason.DRAINED)
+        await model.lifecycle.expiry.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)
-        if self._checkpointer is not None and model.lifecycle.kept is not None:
-            self._checkpointer.remove(model.lifecycle.kept)
+        if self._checkpointer is not None and model.lifecycle.registry.kept is not None:
+            self._checkpointer.remove(model.lifecycle.registry.kept)
         del self._until[model]
         await self._stop(model)
         _log.info("unloaded", model=name, version=version, sessions_ended=ended)

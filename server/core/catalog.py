@@ -107,7 +107,7 @@ class Model:
     def drain(self, why: str) -> None:
         """Open no more sessions, and say why; those there are may go on."""
         self.state = ModelState.DRAINING
-        self.lifecycle.closed_for = why
+        self.lifecycle.registry.closed_for = why
 
 
 class Catalog:
@@ -181,7 +181,7 @@ class Catalog:
         self._loading.discard((model.name, model.version))
         self._by_number[model.number] = model
         self._by_name.setdefault(model.name, []).append(model)
-        model.lifecycle.check_free = partial(self._check_free, model.name, model.number)
+        model.lifecycle.registry.check_free = partial(self._check_free, model.name, model.number)
         if self.draining:
             model.drain(_ABOUT_TO_STOP)
         self._changed()

@@ -150,7 +150,7 @@ class _Move:
         engine, session = self._before.engine, self._session
         table = engine.sessions
         tenant, owner = table.tenant(session), table.owner[session]
-        holder: Holder = self._before.lifecycle.caller(tenant) if owner is None else owner
+        holder: Holder = self._before.lifecycle.registry.caller(tenant) if owner is None else owner
         self._make_twin(tenant, owner)
         if engine.at_rest(session):
             self._hand_over(None, np.array([session]), np.array([session]))
@@ -177,7 +177,7 @@ class _Move:
         else:
             new.attach(twin, owner, int(old.handle[session]))
         self._after.engine.reply_mask[twin] = self._before.engine.reply_mask[session]
-        self._before.lifecycle.pass_on(session, self._after.lifecycle, twin)
+        self._before.lifecycle.registry.pass_on(session, self._after.lifecycle.registry, twin)
         old.leave(np.array([session]))
         # It tells nobody any more that it ends.
         old.owner[session] = None
@@ -211,7 +211,7 @@ class _Move:
             engine.rows.write(int(engine.sessions.slot[twin]), state.rows)
         except Exception:
             _log.exception("a session could not be moved", model=engine.layout.name)
-            self._after.lifecycle.end(np.array([twin]), CloseReason.ADMINISTERED)
+            self._after.lifecycle.registry.end(np.array([twin]), CloseReason.ADMINISTERED)
             return
         engine.sessions.position[twin] = state.position
         engine.sessions.offset[twin] = state.sequence - state.position
@@ -219,12 +219,12 @@ class _Move:
         if state.position != self._expected:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)
-            self._after.lifecycle.keep_constants(twin)
+            self._after.lifecycle.registry.keep_constants(twin)
 
     def _ended(self, error: Refused, *_: Any) -> None:
         """What the twin waited for will not come, or it has ended itself."""
         if error is self._closed:
-            self._after.lifecycle.end(np.array([self._twin]), CloseReason.ADMINISTERED)
+            self._after.lifecycle.registry.end(np.array([self._twin]), CloseReason.ADMINISTERED)
         elif not self._state.done():
             self._state.set_result(None)
             self._before.engine.remove(np.array([self._session]))

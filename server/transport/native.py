@@ -102,7 +102,7 @@ class ClientStream:
         """Nothing more comes: let go of what is open when it has been answered, then end."""
         self._ending = True
         for number, some, sessions in self._handles.by_model(self._handles.held()):
-            stays = self._models[number].lifecycle.leave_behind(self, sessions)
+            stays = self._models[number].lifecycle.held.leave_behind(self, sessions)
             self._close(some[~stays])
         self._end_when_done()
 
@@ -111,7 +111,7 @@ class ClientStream:
         self._gone = True
         if self._held:
             for number, _, sessions in self._handles.by_model(self._handles.held(closing=True)):
-                self._models[number].lifecycle.detach(self, sessions)
+                self._models[number].lifecycle.held.disconnected(self, sessions)
             self._handles.mark(slice(None), FREE)
         self.send_queue.discard()
 
@@ -145,7 +145,7 @@ class ClientStream:
             taken_up = asked.session_id if asked.resume else ""
             model = self._models.find_with(taken_up, self._tenant, asked.model, asked.version)
             self._handles.reserve(handle, model.number)
-            session = model.lifecycle.open(
+            session = model.lifecycle.opening.open(
                 self,
                 self._tenant,
                 asked.session_id,
@@ -159,7 +159,7 @@ class ClientStream:
             self._handles.mark(handle, session)
             self._held += 1
             if asked.parks:
-                self.send_queue.gate = model.lifecycle.gate
+                self.send_queue.gate = model.lifecycle.registry.gate
         except Refused as error:
             self._refuse(error, [handle])
 
@@ -171,13 +171,13 @@ class ClientStream:
         for number, some, sessions in self._handles.by_model(handles):
             meant = None if sequences is None else sequences[np.isin(handles, some)]
             try:
-                self._models[number].lifecycle.reset(self, sessions, some, meant)
+                self._models[number].lifecycle.held.reset(self, sessions, some, meant)
             except Refused as error:
                 self._refuse(error, some)
 
     def _acknowledge(self, handles: Ints, sequences: Ints) -> None:
         for number, some, sessions in self._handles.by_model(handles):
-            self._models[number].lifecycle.acknowledge(sessions, sequences[np.isin(handles, some)])
+            self._models[number].lifecycle.held.acknowledge(sessions, sequences[np.isin(handles, some)])
 
     def _close_at(self, handles: Ints, sequences: Ints | None) -> None:
         """Close sessions, of those that are meant for a sequence the ones that stand there and have nothing queued."""
@@ -186,14 +186,14 @@ class ClientStream:
             return
         for number, some, sessions in self._handles.by_model(handles):
             meant = sequences[np.isin(handles, some)]
-            good = self._models[number].lifecycle.closable(self, sessions, some, meant)
+            good = self._models[number].lifecycle.held.closable(self, sessions, some, meant)
             self._close(some[good])
 
     def _close(self, handles: Ints) -> None:
         by_model = self._handles.by_model(handles)
         self._handles.close(handles)
         for number, _, sessions in by_model:
-            self._models[number].lifecycle.close(self, sessions)
+            self._models[number].lifecycle.held.close(self, sessions)
 
     def _submit_chunk(self, chunk: Chunk) -> None:
         """Submit steps of one session; what is wrong with them, `_submit_steps` says."""
@@ -216,7 +216,7 @@ class ClientStream:
             return None
         model = self._models[self._handles.model(handle)]
         engine = model.engine
-        model.lifecycle.bring_back(session)
+        model.lifecycle.registry.bring_back(session)
         try:
             check_columns(engine.layout, chunk.columns, length)
         except InvalidRequest:
@@ -258,13 +258,13 @@ class ClientStream:
             # While sessions are being moved to another version of their model, a message may be for both.
             for other, which in self._handles.split(handles, np.flatnonzero(good)):
                 engine, some = self._models[other].engine, sessions[which]
-                self._models[other].lifecycle.bring_all_back(some)
+                self._models[other].lifecycle.registry.bring_all_back(some)
                 entries = Entries.of(handles[which], some, lengths[which], offsets[which], engine.reply_mask[some])
                 meant, lacks = (None if column is None else column[which] for column in (first, acknowledged))
                 engine.sessions.acknowledge_all(some, meant, lacks)
                 engine.submit(self, entries, meant, inputs)
             return
-        self._models[number].lifecycle.bring_all_back(sessions)
+        self._models[number].lifecycle.registry.bring_all_back(sessions)
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
         kept = bool(engine.sessions.parks[sessions].any())
         self._known_steps = _KnownSteps(self._handles.generation, entries, engine, kept)

@@ -10,7 +10,7 @@ import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.core.lifecycle import SessionState
+from gatestream.server.core.named import SessionState
 from gatestream.server.core.stored import Listed, Meant
 from gatestream.server.errors import InvalidRequest
 from gatestream.server.transport.auth import CALLER
@@ -128,7 +128,7 @@ class Service:
             if model.name < name:
                 continue
             most = size - len(infos)
-            page = await model.lifecycle.stored(tenant, behind if model.name == name else "", most)
+            page = await model.lifecycle.named.stored(tenant, behind if model.name == name else "", most)
             infos += [_stored_info(each) for each in page if not self._models.has(each.key.session_id, *each.key[:2])]
             if len(page) == most:
                 return pb.ListSessionsResponse(sessions=infos, next_page_token=_token(model.name, page[-1]))
@@ -139,12 +139,12 @@ class Service:
     ) -> pb.CloseSessionResponse:
         """End a session, after the steps accepted before."""
         tenant, model = self._of(request.model, request.session_id)
-        return pb.CloseSessionResponse(position=await model.lifecycle.close_by_id(tenant, request.session_id))
+        return pb.CloseSessionResponse(position=await model.lifecycle.named.close(tenant, request.session_id))
 
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
         tenant, model = self._of(request.model, request.session_id)
-        state = await model.lifecycle.state(tenant, request.session_id)
+        state = await model.lifecycle.named.state(tenant, request.session_id)
         return pb.SessionState(
             model=model.name,
             weights_fingerprint=state.weights_fingerprint,
@@ -157,13 +157,13 @@ class Service:
         tenant, model = self._of(request.state.model, request.session_id)
         state = SessionState(request.state.weights_fingerprint, request.state.position, request.state.state)
         meant = Meant(request.sequence if request.HasField("sequence") else None, request.epoch)
-        position = await model.lifecycle.set_state(tenant, request.session_id, state, meant)
+        position = await model.lifecycle.named.set_state(tenant, request.session_id, state, meant)
         return pb.SetStateResponse(position=position)
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
         """Copy a session into a new one."""
         tenant, model = self._of(request.model, request.session_id)
-        session_id, position = await model.lifecycle.fork(tenant, request.session_id, request.new_session_id)
+        session_id, position = await model.lifecycle.named.fork(tenant, request.session_id, request.new_session_id)
         return pb.ForkResponse(session_id=session_id, position=position)
 
     def _of(self, model: str, session_id: str) -> tuple[str, Model]:

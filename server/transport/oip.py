@@ -91,7 +91,7 @@ class _Requests(ABC):
         accepted = engine.submit_one(self, number, session, asked.steps, -1, columns, asked.reply_mask)
         # A sequence whose last request was refused for lack of room is to have that request again.
         if not asked.session or (asked.ends and accepted):
-            asked.model.lifecycle.close(self, np.array([session]))
+            asked.model.lifecycle.held.close(self, np.array([session]))
 
     def _look_up(self, asked: Asked) -> int:
         """The session that a request steps.
@@ -105,8 +105,10 @@ class _Requests(ABC):
             self._leave_others(asked)
         lifecycle = asked.model.lifecycle
         if asked.session:
-            self.send_queue.gate = lifecycle.gate
-        return lifecycle.sequence(self, self._tenant, asked.session, start=asked.starts, constants=asked.constants)
+            self.send_queue.gate = lifecycle.registry.gate
+        return lifecycle.sequences.session(
+            self, self._tenant, asked.session, start=asked.starts, constants=asked.constants
+        )
 
     def _leave_others(self, asked: Asked) -> None:
         """End a sequence that is about to begin again on one version of its model where it was on another."""
@@ -114,7 +116,7 @@ class _Requests(ABC):
             if other is not asked.model:
                 session = other.engine.sessions.get(self._tenant, asked.session)
                 if session is not None:
-                    other.lifecycle.close(self, np.array([session]))
+                    other.lifecycle.held.close(self, np.array([session]))
 
     def _refuse(self, name: str, error: Refused) -> None:
         self._last += 1

@@ -72,7 +72,7 @@ def configuration(model: Model, limits: Limits) -> oip.ModelConfig:
         ],
         sequence_batching=oip.ModelSequenceBatching(
             oldest=oip.ModelSequenceBatching.StrategyOldest(max_candidate_sequences=limits.sessions),
-            max_sequence_idle_microseconds=int(min(1e6 * model.lifecycle.sequence_timeout, _NEVER)),
+            max_sequence_idle_microseconds=int(min(1e6 * model.lifecycle.expiry.sequence_timeout, _NEVER)),
             control_input=_controls(),
             state=[_state(item) for item in layout.states if not item.constant],
         ),

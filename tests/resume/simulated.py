@@ -90,8 +90,8 @@ class Server:
         model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
         model.state = ModelState.READY
         catalog.add(model)
-        assert model.lifecycle.kept is not None
-        checkpointer.add(model.lifecycle.kept)
+        assert model.lifecycle.registry.kept is not None
+        checkpointer.add(model.lifecycle.registry.kept)
         with suppress(StoreUnavailable):
             await checkpointer.beat_once()
         return cls(catalog, checkpointer, asyncio.create_task(model.engine.run()))

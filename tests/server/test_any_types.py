@@ -132,11 +132,11 @@ async def test_what_no_number_of_its_type_is(
             error = heard[-1].error
             assert (list(error.handle), error.reason) == ([handles[-1]], reason)
             assert re.search(f"input 'x' {says}", error.message)
-        state = await catalog.find("").lifecycle.state("tenant", "s0")
+        state = await catalog.find("").lifecycle.named.state("tenant", "s0")
         if not limit:
             # A state may be any number of its type.
             with pytest.raises(InvalidRequest, match=r"state\.state 's' holds"):
-                await catalog.find("").lifecycle.set_state("tenant", "s0", replace(state, rows=[row]))
+                await catalog.find("").lifecycle.named.set_state("tenant", "s0", replace(state, rows=[row]))
 
 
 # ---- The Open Inference Protocol ------------------------------------------------------------------

@@ -235,6 +235,6 @@ async def test_one_takes_the_place_of_another(tmp_path: Path) -> None:
         opened = (await Client(catalog, LIMITS).open(0, session_id="old")).opened
         assert (opened.position, opened.created) == (1, False)
         assert (await client.hear()).closed.reason == pb.CLOSE_REASON_TAKEN_OVER
-        await before.lifecycle.close_by_id("tenant", "old")
+        await before.lifecycle.named.close("tenant", "old")
         await retiring
         assert [model.number for model in catalog] == [1]

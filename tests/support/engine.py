@@ -103,7 +103,7 @@ class Bench:
     def open(
         self, owner: Recorder, handle: int, session_id: str = "", *, create: bool = True, wish: Wish = NO_WISH
     ) -> int:
-        return self.lifecycle.open(
+        return self.lifecycle.opening.open(
             owner, "", session_id, handle, create=create, resume=True, reply_mask=OUTPUTS, wish=wish
         )
 
@@ -129,9 +129,9 @@ async def bench(
     checkpointer = None if store is None else Checkpointer(store, bounds)
     lifecycle = Lifecycle(engine, bounds, Accounts(bounds), checkpointer=checkpointer)
     holder.append(Bench(engine, lifecycle, checkpointer))
-    if checkpointer is not None and lifecycle.kept is not None:
+    if checkpointer is not None and lifecycle.registry.kept is not None:
         await checkpointer.beat_once()
-        checkpointer.add(lifecycle.kept)
+        checkpointer.add(lifecycle.registry.kept)
     task = asyncio.create_task(engine.run())
     try:
         yield holder[0]

@@ -18,11 +18,11 @@ UNSPEAKABLE: Final = "unspeakable"
 
 
 def _main(command: list[str]) -> None:
-    from gatestream.server.core.lifecycle import Lifecycle
+    from gatestream.server.core.named import NamedSessions
     from gatestream.server.core.send_queue import SendQueue
     from gatestream.server.core.sessions import SessionTable
 
-    put, get, close = SendQueue.put, SessionTable.get, Lifecycle.close_by_id
+    put, get, close = SendQueue.put, SessionTable.get, NamedSessions.close
     mark = struct.pack("<f", UNANSWERABLE)
 
     def put_or_fail(send_queue: SendQueue, message: bytes, *more: Any, **named: Any) -> None:
@@ -35,12 +35,12 @@ def _main(command: list[str]) -> None:
             raise RuntimeError("a table is broken")
         return get(table, tenant, session_id)
 
-    async def close_and_miscount(lifecycle: Lifecycle, tenant: str, session_id: str) -> int:
-        position = await close(lifecycle, tenant, session_id)
-        lifecycle._engine.admission.rows += session_id == UNCOUNTED
+    async def close_and_miscount(sessions: NamedSessions, tenant: str, session_id: str) -> int:
+        position = await close(sessions, tenant, session_id)
+        sessions._engine.admission.rows += session_id == UNCOUNTED
         return position
 
-    Lifecycle.close_by_id = close_and_miscount  # type: ignore[assignment, method-assign]
+    NamedSessions.close = close_and_miscount  # type: ignore[assignment, method-assign]
     SendQueue.put = put_or_fail  # type: ignore[assignment, method-assign]
     SessionTable.get = get_or_fail  # type: ignore[assignment, method-assign]
 

@@ -28,8 +28,8 @@ async def catalog(accumulator_path: Path) -> AsyncIterator[Catalog]:
     task = asyncio.create_task(model.engine.run())
     owner = Recorder(account=made.accounts.of("tenant"))
     for handle in range(2):
-        model.lifecycle.open(owner, "tenant", "", handle, create=True, resume=True, reply_mask=OUTPUTS)
-    model.lifecycle.close(owner, np.array([1]))
+        model.lifecycle.opening.open(owner, "tenant", "", handle, create=True, resume=True, reply_mask=OUTPUTS)
+    model.lifecycle.held.close(owner, np.array([1]))
     await model.engine.quiet()
     yield made
     task.cancel()

@@ -11,7 +11,7 @@ import pytest
 from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.constants import Given
 from gatestream.server.core.kept import Wish
-from gatestream.server.core.lifecycle import SessionState
+from gatestream.server.core.named import SessionState
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import InvalidRequest, OutOfStep, Reason
 from tests.support.any_models import RATES, spoken, with_constants
@@ -47,7 +47,7 @@ def given(**values: Any) -> Given:
 
 def open_(b: Bench, name: str, constants: Given = (), owner: Recorder | None = None, **fields: Any) -> int:
     how: dict[str, Any] = {"create": True, "resume": True, **fields}
-    return b.lifecycle.open(owner or Listener(), "", name, 0, reply_mask=OUTPUTS, constants=constants, **how)
+    return b.lifecycle.opening.open(owner or Listener(), "", name, 0, reply_mask=OUTPUTS, constants=constants, **how)
 
 
 async def steps(b: Bench, session: int, x: Any) -> Any:
@@ -69,12 +69,12 @@ async def test_each_session_has_its_own_and_what_is_left_out_is_the_models(b: Be
 
 async def test_a_reset_keeps_them_and_so_does_a_copy(b: Bench) -> None:
     session = open_(b, "s", given(speaker=OTHER))
-    twin, _ = await b.lifecycle.fork("", "s", "before")
+    twin, _ = await b.lifecycle.named.fork("", "s", "before")
     await steps(b, session, X)
-    await b.lifecycle.fork("", "s", "after")
+    await b.lifecycle.named.fork("", "s", "after")
     for name in ("s", twin, "after"):
         which = b.engine.sessions.find("", name)
-        b.lifecycle.reset(Listener(), np.array([which]), np.array([0]))
+        b.lifecycle.held.reset(Listener(), np.array([which]), np.array([0]))
         np.testing.assert_array_equal(await steps(b, which, X), spoken(X, OTHER))
         open_(b, name, given(speaker=OTHER))
         await b.engine.quiet()
@@ -83,8 +83,8 @@ async def test_a_reset_keeps_them_and_so_does_a_copy(b: Bench) -> None:
 async def test_a_session_that_comes_back_from_a_store_has_its_own(b: Bench) -> None:
     session = open_(b, "s", given(speaker=OTHER), wish=Wish(parks=True))
     await b.engine.quiet()
-    assert b.lifecycle.kept is not None
-    b.lifecycle.kept.hand_over(np.array([session]))
+    assert b.lifecycle.registry.kept is not None
+    b.lifecycle.registry.kept.hand_over(np.array([session]))
     assert b.checkpointer is not None
     await b.checkpointer.round()
     assert b.engine.sessions.get("", "s") is None
@@ -98,7 +98,7 @@ async def test_a_session_that_comes_back_from_a_store_has_its_own(b: Bench) -> N
     session = open_(b, "s", given(speaker=OTHER, rate=RATES), wish=Wish(parks=True))
     await b.engine.quiet()
     np.testing.assert_array_equal(await steps(b, session, X), spoken(X, OTHER))
-    b.lifecycle.reset(Listener(), np.array([session]), np.array([0]))
+    b.lifecycle.held.reset(Listener(), np.array([session]), np.array([0]))
     np.testing.assert_array_equal(await steps(b, session, X), spoken(X, OTHER))
 
 
@@ -147,15 +147,15 @@ async def test_a_state_is_set_where_the_constants_are_the_same(b: Bench) -> None
     one, two = open_(b, "one", given(speaker=SPEAKER)), open_(b, "two", given(speaker=SPEAKER))
     open_(b, "else", given(speaker=OTHER))
     await steps(b, one, X)
-    state = await b.lifecycle.state("", "one")
-    assert await b.lifecycle.set_state("", "two", state) == 4
+    state = await b.lifecycle.named.state("", "one")
+    assert await b.lifecycle.named.set_state("", "two", state) == 4
     np.testing.assert_array_equal(await steps(b, two, X), spoken(np.concatenate((X, X)), SPEAKER)[4:])
-    b.lifecycle.reset(Listener(), np.array([two]), np.array([0]))
+    b.lifecycle.held.reset(Listener(), np.array([two]), np.array([0]))
     np.testing.assert_array_equal(await steps(b, two, X), spoken(X, SPEAKER))
     with pytest.raises(OutOfStep, match="constant 'speaker' is another") as caught:
-        await b.lifecycle.set_state("", "else", state)
+        await b.lifecycle.named.set_state("", "else", state)
     assert caught.value.reason is Reason.CONSTANT_MISMATCH
-    fresh = await b.lifecycle.state("", "else")
+    fresh = await b.lifecycle.named.state("", "else")
     assert fresh == SessionState(state.weights_fingerprint, 0, [OTHER.tobytes(), bytes(12), RATES.tobytes()])
 
 
@@ -163,7 +163,7 @@ async def test_a_state_is_set_where_the_constants_are_the_same(b: Bench) -> None
 
 
 def sequence(b: Bench, name: str, constants: Given = (), *, start: bool) -> int:
-    return b.lifecycle.sequence(Listener(), "", name, start=start, constants=constants)
+    return b.lifecycle.sequences.session(Listener(), "", name, start=start, constants=constants)
 
 
 async def test_a_sequence_that_starts_again_has_what_comes_with_its_start(b: Bench) -> None:
@@ -189,7 +189,7 @@ async def test_a_copy_has_those_of_its_turn(b: Bench) -> None:
     session = sequence(b, "sequence:5", given(speaker=SPEAKER), start=True)
     owner = Listener()
     b.engine.submit_one(owner, 0, session, 4, -1, [X.tobytes()], OUTPUTS)
-    copying = b.lifecycle.fork("", "sequence:5", "twin")
+    copying = b.lifecycle.named.fork("", "sequence:5", "twin")
     task = asyncio.ensure_future(copying)
     await asyncio.sleep(0)
     sequence(b, "sequence:5", given(speaker=OTHER), start=True)

@@ -104,7 +104,7 @@ async def live(models: Catalog, life: list[tuple[int, Operation]]) -> None:
                 stream.disconnect()
                 streams[k] = made(k)
             case "state":
-                calls.append(asyncio.ensure_future(model.lifecycle.state("ab"[k % 2], "s1")))
+                calls.append(asyncio.ensure_future(model.lifecycle.named.state("ab"[k % 2], "s1")))
             case "infer" if isinstance(stream, InferenceStream):
                 stream.receive(request(*operation[1:]))
             case "infer":
@@ -141,7 +141,7 @@ async def test_all_that_was_counted_is_given_back(accumulator_path: Path, life: 
             account = accounts.of(tenant)
             assert (account.rows, account.bytes, account.streams) == (0, 0, 0)
         # Sequences alone are left, and have an end of their own.
-        await model.lifecycle.end_all(CloseReason.DRAINED)
+        await model.lifecycle.expiry.end_all(CloseReason.DRAINED)
         for tenant in "ab":
             for k in range(accounts.most.sessions):
                 model.engine.sessions.create(tenant, f"after-{k}", 0.0)
@@ -157,7 +157,7 @@ async def test_sequences_whose_time_is_over_make_room_before_they_are_swept(accu
         owner = Recorder()
 
         def start(tenant: str, name: str) -> int:
-            return b.lifecycle.sequence(owner, tenant, f"sequence:{name}", start=True)
+            return b.lifecycle.sequences.session(owner, tenant, f"sequence:{name}", start=True)
 
         for name in ("1", "2"):
             start("a", name)
@@ -183,9 +183,9 @@ async def test_sequences_whose_time_is_over_make_room_before_they_are_swept(accu
 async def test_a_sweep_of_many_leaves_the_loop_its_turns(accumulator_path: Path) -> None:
     async with bench(accumulator_path, sessions=2000, sequence_timeout=10.0) as b:
         for k in range(2000):
-            b.lifecycle.sequence(Recorder(), "a", f"sequence:{k}", start=True)
+            b.lifecycle.sequences.session(Recorder(), "a", f"sequence:{k}", start=True)
         b.now = 10.5
-        sweep = asyncio.create_task(b.lifecycle.expire())
+        sweep = asyncio.create_task(b.lifecycle.expiry.expire())
         left = []
         while not sweep.done():
             await asyncio.sleep(0)

@@ -40,8 +40,8 @@ async def test_a_step_that_fails_is_refused_alone_with_what_stands_behind_it(acc
         await b.engine.quiet()
         b.steps(owner, [0, 1], [bad, good], [[POISON], [3]])
         b.steps(owner, [0], [bad], [[4]])
-        b.lifecycle.reset(owner, np.array([bad]), np.array([0]))
-        b.lifecycle.close(owner, np.array([good]))
+        b.lifecycle.held.reset(owner, np.array([bad]), np.array([0]))
+        b.lifecycle.held.close(owner, np.array([good]))
         await b.engine.quiet()
         b.steps(other, [2], [late], [[7]])
         b.steps(owner, [0], [bad], [[5]])
@@ -123,7 +123,7 @@ async def test_a_slot_that_a_running_tick_still_writes_is_not_given_away(accumul
         b.steps(gone, [0], [slot], [[1] * 1000])
         while not b.engine._running:
             await asyncio.sleep(0)
-        b.lifecycle.detach(gone, np.array([slot]))
+        b.lifecycle.held.disconnected(gone, np.array([slot]))
         with pytest.raises(Exhausted):
             b.open(Recorder(), 0)
         owner = Recorder()
@@ -148,13 +148,13 @@ async def test_idleness_is_counted_from_the_last_answer(accumulator_path: Path) 
         b.steps(owner, [0], [stepped], [[1]])
         await b.engine.quiet()
         b.now = 10.5
-        assert await b.lifecycle.expire() == 1
+        assert await b.lifecycle.expiry.expire() == 1
         assert owner.take()[-1] == ("closed", "IDLE", [1], [0])
         b.now = 18.9
-        assert await b.lifecycle.expire() == 0
+        assert await b.lifecycle.expiry.expire() == 0
         b.now = 19.1
         b.steps(owner, [0], [stepped], [[1]])
-        assert await b.lifecycle.expire() == 0, "a session with work queued is not idle"
+        assert await b.lifecycle.expiry.expire() == 0, "a session with work queued is not idle"
         await b.engine.quiet()
         assert len(b.engine.sessions) == 1
 
@@ -164,32 +164,32 @@ async def test_state_moves_between_sessions_in_order(accumulator_path: Path) -> 
         owner = Recorder()
         slot = b.open(owner, 0, session_id="s")
         b.steps(owner, [0], [slot], [[1, 2]])
-        state = asyncio.ensure_future(b.lifecycle.state("", "s"))
+        state = asyncio.ensure_future(b.lifecycle.named.state("", "s"))
         await asyncio.sleep(0)
         b.steps(owner, [0], [slot], [[10]])
         copied = await state
         assert (copied.position, np.frombuffer(copied.rows[0], np.float32).tolist()) == (2, [3, 3])
         await b.engine.quiet()
-        twin, position = await b.lifecycle.fork("", "s", "twin")
+        twin, position = await b.lifecycle.named.fork("", "s", "twin")
         assert (twin, position) == ("twin", 3)
-        assert await b.lifecycle.set_state("", "s", copied) == 2
+        assert await b.lifecycle.named.set_state("", "s", copied) == 2
         b.steps(owner, [0], [slot], [[100]])
         b.open(owner, 1, session_id="twin", create=False)
         b.steps(owner, [1], [b.engine.sessions.find("", "twin")], [[1000]])
         await b.engine.quiet()
         answers = [heard for heard in owner.take() if heard[0] == "results"]
         assert answers[-2:] == [("results", [0], [2], [1], [103]), ("results", [1], [3], [1], [1013])]
-        assert await b.lifecycle.close_by_id("", "twin") == 4
+        assert await b.lifecycle.named.close("", "twin") == 4
 
 
 async def test_a_state_that_follows_a_failed_step_is_not_set(accumulator_path: Path) -> None:
     async with bench(accumulator_path) as b:
         owner = Recorder()
         slot = b.open(owner, 0, session_id="s")
-        state = await b.lifecycle.state("", "s")
+        state = await b.lifecycle.named.state("", "s")
         b.steps(owner, [0], [slot], [[POISON]])
         with pytest.raises(OutOfStep, match="before this one in the session failed"):
-            await b.lifecycle.set_state("", "s", state)
+            await b.lifecycle.named.set_state("", "s", state)
         b.steps(owner, [0], [slot], [[4]])
         await b.engine.quiet()
         assert owner.take()[-1] == ("results", [0], [0], [1], [4])
@@ -201,10 +201,10 @@ async def test_what_stands_behind_a_close_in_line_is_answered_as_not_taken(accum
         slot = b.open(owner, 0, session_id="s")
         expect_long_runs(b.engine)
         b.steps(owner, [0], [slot], [[1]])
-        closing = asyncio.ensure_future(b.lifecycle.close_by_id("", "s"))
+        closing = asyncio.ensure_future(b.lifecycle.named.close("", "s"))
         await asyncio.sleep(0)
         b.steps(owner, [0], [slot], [[2, 3]])
-        late = asyncio.ensure_future(b.lifecycle.state("", "s"))
+        late = asyncio.ensure_future(b.lifecycle.named.state("", "s"))
         assert await closing == 1
         with pytest.raises(OutOfStep, match="was closed before"):
             await late
@@ -293,7 +293,7 @@ async def test_no_row_is_given_away_while_a_failed_run_is_made_apart(accumulator
         b.steps(owner, list(range(8)), slots, [[POISON], *[[1.0]] * 7])
         while not b.engine.counted().failed_runs:
             await asyncio.sleep(0)
-        b.lifecycle.detach(owner, np.array(slots[4:]))
+        b.lifecycle.held.disconnected(owner, np.array(slots[4:]))
         with pytest.raises(Exhausted):
             b.open(other, 0)
         await b.engine.quiet()

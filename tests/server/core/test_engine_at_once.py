@@ -112,7 +112,7 @@ async def test_after_a_reset_the_initial_state_comes_before_a_lone_step(accumula
         slot = b.open(owner, 0)
         for k in range(40):
             if k % 7 == 0:
-                b.lifecycle.reset(owner, np.array([slot]), np.array([0]))
+                b.lifecycle.held.reset(owner, np.array([slot]), np.array([0]))
             one(b, owner, 0, slot, 1)
             await b.engine.quiet()
             assert owner.take()[-1] == ("results", [0], [k], [1], [k % 7 + 1])
@@ -143,7 +143,7 @@ def test_in_whatever_way_steps_come_each_session_gives_its_sums(
                     continue
                 k, kind = act
                 if kind == "reset":
-                    b.lifecycle.reset(owners[k], np.array([slots[k]]), np.array([k]))
+                    b.lifecycle.held.reset(owners[k], np.array([slots[k]]), np.array([k]))
                     sums[k] = 0.0
                     continue
                 values = [float(len(expected[k]) + j + 1) for j in range(3 if kind == "chunk" else 1)]

@@ -43,7 +43,7 @@ async def round_(b: Bench) -> None:
 
 
 def leave(b: Bench, owner: Recorder, session: int) -> None:
-    b.lifecycle.detach(owner, np.array([session]))
+    b.lifecycle.held.disconnected(owner, np.array([session]))
 
 
 async def test_a_session_stays_when_its_stream_ends_and_stands_where_it_stood(b: Bench) -> None:
@@ -87,8 +87,8 @@ async def test_it_stays_where_it_stands_if_its_client_lacks_nothing(b: Bench) ->
 async def test_resets_count_in_the_sequence_and_not_in_the_position(b: Bench) -> None:
     owner, session = await opened(b)
     await stepped(b, owner, session, 1)
-    b.lifecycle.reset(owner, np.array([session]), np.array([7]), np.array([1]))
-    b.lifecycle.reset(owner, np.array([session]), np.array([7]), np.array([1]))
+    b.lifecycle.held.reset(owner, np.array([session]), np.array([7]), np.array([1]))
+    b.lifecycle.held.reset(owner, np.array([session]), np.array([7]), np.array([1]))
     await b.engine.quiet()
     assert owner.take() == [("reset", [7], [1]), ("POSITION_MISMATCH", [7], [1], [], [])]
     await round_(b)
@@ -147,8 +147,8 @@ async def test_steps_that_name_a_position_wait_for_opened(b: Bench) -> None:
 async def test_one_that_is_handed_over_is_told_so_and_goes_on_from_the_store(b: Bench) -> None:
     owner, session = await opened(b)
     await stepped(b, owner, session, 1, 2)
-    assert b.lifecycle.kept is not None
-    b.lifecycle.kept.hand_over(np.array([session]))
+    assert b.lifecycle.registry.kept is not None
+    b.lifecycle.registry.kept.hand_over(np.array([session]))
     await round_(b)
     assert owner.take() == [("lost", 7), ("closed", "PARKED", [7], [2])]
     assert b.engine.sessions.get("", "s") is None
@@ -161,7 +161,7 @@ async def test_a_closed_one_is_there_no_more(b: Bench) -> None:
     owner, session = await opened(b)
     await stepped(b, owner, session, 1)
     closing = asyncio.create_task(b.checkpointer.run()) if b.checkpointer else None
-    b.lifecycle.close(owner, np.array([session]))
+    b.lifecycle.held.close(owner, np.array([session]))
     await b.engine.quiet()
     assert owner.take() == [("closed", "REQUESTED", [7], [1])]
     again, _ = await opened(b, wish=Wish(parks=True, epoch=9, acknowledged=1))
@@ -176,10 +176,10 @@ async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when
 ) -> None:
     owner, session = await opened(b)
     assert b.checkpointer is not None
-    assert b.lifecycle.kept is not None
-    key, meant = b.lifecycle.kept.key(session), meaning(b.engine.layout, "")
+    assert b.lifecycle.registry.kept is not None
+    key, meant = b.lifecycle.registry.kept.key(session), meaning(b.engine.layout, "")
     if not here:
-        b.lifecycle.kept.hand_over(np.array([session]))
+        b.lifecycle.registry.kept.hand_over(np.array([session]))
         await round_(b)
     owner.take()
     store = b.checkpointer.store
@@ -195,8 +195,8 @@ async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when
 
 async def test_an_open_behind_one_that_fails_is_answered(b: Bench) -> None:
     _, session = await opened(b)
-    assert b.lifecycle.kept is not None
-    b.lifecycle.kept.hand_over(np.array([session]))
+    assert b.lifecycle.registry.kept is not None
+    b.lifecycle.registry.kept.hand_over(np.array([session]))
     await round_(b)
     late, next_ = Recorder(), Recorder()
     b.open(late, 3, "s", wish=Wish(parks=True, epoch=1, acknowledged=0))

@@ -174,7 +174,7 @@ async def test_it_may_end_while_it_is_moved(tmp_path: Path, when: str) -> None:
         client.send(0, 1.0, length=20)
         old = catalog.find("m", "1")
         # Asked of the version that it is still on.
-        closing = asyncio.ensure_future(old.lifecycle.close_by_id("tenant", "mine")) if when == "administered" else None
+        closing = asyncio.ensure_future(old.lifecycle.named.close("tenant", "mine")) if when == "administered" else None
         await asyncio.sleep(0)
         moving = asyncio.ensure_future(moved(catalog))
         await asyncio.sleep(0)

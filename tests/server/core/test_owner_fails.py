@@ -114,8 +114,8 @@ async def test_in_whatever_else_it_is_told(accumulator_path: Path) -> None:
         slots = np.array([b.open(failing, handle, session_id=f"s{handle}") for handle in range(4)])
         kept = b.open(other, 9)
         b.steps(failing, [0], [int(slots[0])], [[POISON]])
-        b.lifecycle.reset(failing, slots[:2], np.arange(2))
-        b.lifecycle.close(failing, slots[1:2])
+        b.lifecycle.held.reset(failing, slots[:2], np.arange(2))
+        b.lifecycle.held.close(failing, slots[1:2])
         single(b, failing, 2, int(slots[2]), float("nan"))
         b.open(heir, 5, session_id="s3", create=False)
         await settle(b)
@@ -126,7 +126,7 @@ async def test_in_whatever_else_it_is_told(accumulator_path: Path) -> None:
             "lost",
         }
         assert heir.take() == [("opened", 5, 0, False)]
-        b.lifecycle.detach(failing, slots)
+        b.lifecycle.held.disconnected(failing, slots)
         assert len(b.engine.sessions) == 2
         b.steps(other, [9], [kept], [[1]])
         await settle(b)

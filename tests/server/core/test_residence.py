@@ -91,7 +91,7 @@ async def opened(b: Bench, name: str, *values: float) -> tuple[Recorder, int]:
 
 async def stepped(b: Bench, owner: Recorder, session: int, *values: float) -> list[float]:
     b.now += 1
-    b.lifecycle.bring_back(session)
+    b.lifecycle.registry.bring_back(session)
     b.steps(owner, [0], [session], [list(values)])
     await b.engine.quiet()
     return [y for heard in owner.take() if heard[0] == "results" for y in heard[4]]
@@ -142,7 +142,7 @@ async def test_one_that_is_not_stored_where_it_stands_keeps_its_slot(b: Bench) -
 
 async def test_one_that_no_stream_holds_leaves_for_the_store(b: Bench) -> None:
     owner, session = await opened(b, "left", 1, 2)
-    b.lifecycle.detach(owner, np.array([session]))
+    b.lifecycle.held.disconnected(owner, np.array([session]))
     await opened(b, "one")
     await opened(b, "two")
     assert b.engine.sessions.get("", "left") is None
@@ -157,7 +157,7 @@ async def test_while_one_comes_back_its_neighbour_notices_nothing(b: Bench, stor
     await opened(b, "third")
     assert phase(b, session) is Phase.PARKED
     store.close_gate()
-    b.lifecycle.bring_back(session)
+    b.lifecycle.registry.bring_back(session)
     column = (np.full(2, 30, np.float32).tobytes(),)
     b.steps(parked, [0], [session], [[10.0, 20.0]])
     b.engine.submit_one(parked, 0, session, 1, -1, column, OUTPUTS)
@@ -183,7 +183,7 @@ async def test_it_waits_for_a_store_that_is_away(b: Bench, store: SlowStore) -> 
     await opened(b, "n")
     await opened(b, "third")
     store.failure = StoreUnavailable("away")
-    b.lifecycle.bring_back(session)
+    b.lifecycle.registry.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])
     await asyncio.sleep(0.05)
     parked.take()
@@ -198,7 +198,7 @@ async def test_one_whose_checkpoint_cannot_be_had_is_lost_and_says_so(b: Bench, 
     await opened(b, "third")
     parked.take()
     store.failure = CheckpointUnfit("damaged")
-    b.lifecycle.bring_back(session)
+    b.lifecycle.registry.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])
     await b.engine.quiet()
     assert [heard[:2] for heard in parked.take()] == [("SESSION_CLOSED", [0]), ("closed", "LOST")]
@@ -216,44 +216,44 @@ async def test_a_stream_that_holds_a_parked_one_may_close_reset_or_leave_it(accu
 
 async def close_reset_and_leave(b: Bench, holders: dict[str, tuple[Recorder, int]]) -> None:
     owner, session = holders["left"]
-    b.lifecycle.detach(owner, np.array([session]))
+    b.lifecycle.held.disconnected(owner, np.array([session]))
     assert b.engine.sessions.get("", "left") is None
     owner, session = holders["reset"]
-    b.lifecycle.reset(owner, np.array([session]), np.array([0]))
+    b.lifecycle.held.reset(owner, np.array([session]), np.array([0]))
     owner, session = holders["closed"]
-    b.lifecycle.close(owner, np.array([session]))
+    b.lifecycle.held.close(owner, np.array([session]))
     while not [heard for heard in owner.heard if heard[0] == "closed"]:
         await round_(b)
         await asyncio.sleep(0)
     with pytest.raises(NotFound):
-        await b.lifecycle.state("", "closed")
+        await b.lifecycle.named.state("", "closed")
     owner, session = holders["reset"]
     assert await stepped(b, owner, session, 7) == [7]
-    assert (await b.lifecycle.state("", "left")).position == 1
+    assert (await b.lifecycle.named.state("", "left")).position == 1
 
 
 async def test_by_name_a_stored_session_is_as_any_other(b: Bench) -> None:
     owner, session = await opened(b, "s", 1, 2)
-    b.lifecycle.detach(owner, np.array([session]))
+    b.lifecycle.held.disconnected(owner, np.array([session]))
     await opened(b, "one")
     await opened(b, "two")
-    state = await b.lifecycle.state("", "s")
+    state = await b.lifecycle.named.state("", "s")
     assert (state.position, np.frombuffer(state.rows[0], "<f4").tolist()) == (2, [3, 3])
-    assert await b.lifecycle.fork("", "s", "twin") == ("twin", 2)
-    assert await b.lifecycle.set_state("", "s", await b.lifecycle.state("", "twin")) == 2
-    assert await b.lifecycle.close_by_id("", "s") == 2
+    assert await b.lifecycle.named.fork("", "s", "twin") == ("twin", 2)
+    assert await b.lifecycle.named.set_state("", "s", await b.lifecycle.named.state("", "twin")) == 2
+    assert await b.lifecycle.named.close("", "s") == 2
     with pytest.raises(NotFound):
-        await b.lifecycle.state("", "s")
+        await b.lifecycle.named.state("", "s")
     again, session = await opened(b, "twin")
     assert await stepped(b, again, session, 4) == [7]
 
 
 async def test_a_held_one_is_forked_and_set_in_the_store_before_the_answer(b: Bench) -> None:
     owner, session = await opened(b, "s", 1, 2)
-    assert await b.lifecycle.fork("", "s", "twin") == ("twin", 2)
-    state = await b.lifecycle.state("", "twin")
+    assert await b.lifecycle.named.fork("", "s", "twin") == ("twin", 2)
+    state = await b.lifecycle.named.state("", "twin")
     await stepped(b, owner, session, 4)
-    assert await b.lifecycle.set_state("", "s", state) == 2
+    assert await b.lifecycle.named.set_state("", "s", state) == 2
     assert b.engine.sessions.stands(session) == (2, 1, 4, 4)
     assert await stepped(b, owner, session, 5) == [8]
 
@@ -300,14 +300,14 @@ def test_whatever_happens_each_session_gives_its_sums(accumulator_path: Path, ac
                         continue
                     await settled(b)
                 elif act == "steps" and k in held:
-                    b.lifecycle.bring_back(held[k])
+                    b.lifecycle.registry.bring_back(held[k])
                     b.steps(owner, [k], [held[k]], [[1.0, 2.0]])
                     expected[k] += [sums[k] + 1, sums[k] + 3]
                     sums[k] += 3
                 elif act == "leave" and k in held and b.engine.at_rest(held[k]):
-                    b.lifecycle.detach(owner, np.array([held.pop(k)]))
+                    b.lifecycle.held.disconnected(owner, np.array([held.pop(k)]))
                 elif act == "close" and k in held and b.engine.at_rest(held[k]):
-                    b.lifecycle.close(owner, np.array([held.pop(k)]))
+                    b.lifecycle.held.close(owner, np.array([held.pop(k)]))
                     sums[k] = 0.0
                     store.gate.set()
                     await settled(b)
@@ -328,7 +328,7 @@ def test_whatever_happens_each_session_gives_its_sums(accumulator_path: Path, ac
                 assert [y for heard in owner.heard if heard[0] == "results" for y in heard[4]] == expected[k]
                 assert not [heard for heard in owner.heard if heard[0].isupper()]
                 if sums[k]:
-                    state = await asyncio.wait_for(b.lifecycle.state("", f"s{k}"), 10)
+                    state = await asyncio.wait_for(b.lifecycle.named.state("", f"s{k}"), 10)
                     assert np.frombuffer(state.rows[0], "<f4")[0] == sums[k]
             assert table.resident <= 3
 

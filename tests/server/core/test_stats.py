@@ -146,21 +146,21 @@ async def test_sessions_are_counted_when_they_are_made_and_when_they_end(accumul
             return sessions.taken, attached, sequences
 
         assert there() == (6, 6, 0)
-        b.lifecycle.close(owner, np.array(slots[:1]))
+        b.lifecycle.held.close(owner, np.array(slots[:1]))
         await b.engine.quiet()
-        await b.lifecycle.close_by_id("", "s1")
+        await b.lifecycle.named.close("", "s1")
         # Taken over, it goes on.
         b.open(other, 0, "s2", create=False)
         await b.engine.quiet()
-        b.lifecycle.detach(other, np.array([slots[2]]))
-        twin, _ = await b.lifecycle.fork("", "s3", "twin")
-        b.lifecycle.sequence(owner, "", "sequence:1", start=True)
+        b.lifecycle.held.disconnected(other, np.array([slots[2]]))
+        twin, _ = await b.lifecycle.named.fork("", "s3", "twin")
+        b.lifecycle.sequences.session(owner, "", "sequence:1", start=True)
         assert there() == (5, 3, 1)
         b.now += 11.0
-        await b.lifecycle.expire()
+        await b.lifecycle.expiry.expire()
         assert there() == (0, 0, 0)
         b.open(owner, 0)
-        await b.lifecycle.end_all(CloseReason.DRAINED)
+        await b.lifecycle.expiry.end_all(CloseReason.DRAINED)
         assert twin == "twin"
         stats = b.engine.counted()
         ended = {why: count for why, count in stats.ended.items() if count}

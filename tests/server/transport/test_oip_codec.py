@@ -37,7 +37,7 @@ async def catalog(accumulator_path: Path) -> AsyncIterator[Catalog]:
 
 def begin(catalog: Catalog, sequence: int | str) -> int:
     holder = Caller(catalog.accounts.of(TENANT))
-    return catalog.find("").lifecycle.sequence(holder, TENANT, sequence_session(sequence), start=True)
+    return catalog.find("").lifecycle.sequences.session(holder, TENANT, sequence_session(sequence), start=True)
 
 
 def codec(catalog: Catalog) -> InferenceCodec:
@@ -111,7 +111,7 @@ async def test_a_sequence_that_has_ended_is_not_recognised(catalog: Catalog) -> 
     message = request([[1, 1]], 5).SerializeToString()
     known = [asked_by(decoder, message)[0] for _ in range(3)]
     assert known[1] is known[2]
-    await catalog.find("").lifecycle.close_by_id(TENANT, sequence_session(5))
+    await catalog.find("").lifecycle.named.close(TENANT, sequence_session(5))
     assert asked_by(decoder, message)[0] is not known[1]
     begin(catalog, 5)
     again = [asked_by(decoder, message)[0] for _ in range(2)]

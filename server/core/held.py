@@ -1,0 +1,211 @@
+"""What streams ask of the sessions that they hold, besides steps, and what becomes of these without them."""
+
+import asyncio
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gatestream.server.arrays import Ints
+from gatestream.server.core.controls import Then
+from gatestream.server.core.registry import Registry
+from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
+from gatestream.server.core.transitions import Phase
+from gatestream.server.errors import OutOfStep, Reason, Refused
+from gatestream.server.telemetry import DISCONNECTED
+
+_NONE = np.empty(0, np.int64)
+# Sessions that are ended at once, before the loop has its next turn.
+_PIECE: Final = 32
+
+
+class HeldSessions:
+    """The sessions of one model as those who hold them have them.
+
+    Args:
+        registry: of the sessions.
+    """
+
+    def __init__(self, registry: Registry):
+        self._registry = registry
+        self._engine = registry.engine
+        self._table = registry.table
+        self._kept = registry.kept
+        self._checkpointer = registry.checkpointer
+
+    def reset(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints | None = None) -> None:
+        """Back to the initial state, each in its order; the owner hears `reset_done`.
+
+        Args:
+            owner: who holds the sessions.
+            sessions: which.
+            handles: what the owner calls them.
+            sequences: that each is meant for; None: wherever it stands.
+
+        Raises:
+            Exhausted: too much is pending.
+        """
+        self._registry.bring_all_back(sessions)
+        if sequences is None:
+            self._engine.control(sessions, self.restart, self.not_restarted, owner, handles)
+            return
+        meant = dict(zip(sessions.tolist(), sequences.tolist(), strict=True))
+
+        def restart(owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
+            expected = np.array([meant[session] for session in sessions.tolist()])
+            good = self._standing(owner, sessions, handles, expected, "reset")
+            self._table.acknowledged[sessions[good]] = expected[good]
+            if good.any():
+                self.restart(owner, sessions[good], handles[good])
+
+        self._engine.control(sessions, restart, self.not_restarted, owner, handles)
+
+    def acknowledge(self, sessions: Ints, sequences: Ints) -> None:
+        """Note what clients have that send nothing for a while: the next checkpoint tells them what is durable.
+
+        Args:
+            sessions: which.
+            sequences: of the first answer of each that its client lacks.
+        """
+        kept = self._table.kept[sessions]
+        sessions, sequences = sessions[kept], sequences[kept]
+        self._table.acknowledged[sessions] = np.minimum(sequences, self._table.sequences(sessions))
+        # Written once more, also where nothing was stepped since: that is what moves the anchor.
+        self._table.written[sessions] = -1
+
+    def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
+        """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
+
+        Args:
+            owner: who holds the sessions.
+            sessions: which.
+            handles: what the owner calls them.
+            sequences: that each is meant for.
+        """
+        idle = np.isin(sessions, self._engine.idle(sessions))
+        # What is queued will have moved it on.
+        return self._standing(owner, sessions, handles, np.where(idle, sequences, -1), "close")
+
+    def _standing(
+        self, owner: ReplySink | None, sessions: Ints, handles: Ints, expected: Ints, kind: str
+    ) -> npt.NDArray[np.bool_]:
+        """Which sessions stand at the sequences that something is meant for; the owner hears of the others."""
+        table = self._table
+        stands = table.sequences(sessions)
+        good: npt.NDArray[np.bool_] = stands == expected
+        if owner is not None and not good.all():
+            first = int((~good).argmax())
+            error = OutOfStep(
+                f"{kind}.sequence of handle {handles[first]} is {expected[first]}; it stands at {stands[first]}",
+                Reason.POSITION_MISMATCH,
+            )
+            tell(owner, owner.refused, error, handles[~good], table.position[sessions[~good]], _NONE, _NONE)
+        return good
+
+    def restart(self, owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
+        """Put sessions into the initial state, in their turn; the owner hears `reset_done`."""
+        engine, table = self._engine, self._table
+        engine.rows.make_fresh(table.slot[sessions])
+        table.offset[sessions] += 1
+        table.answered_at[sessions] = engine.clock()
+        if owner is not None:
+            tell(owner, owner.reset_done, handles, table.position[sessions])
+
+    def not_restarted(self, error: Refused, owner: ReplySink | None, sessions: Ints, handles: Ints) -> None:
+        """Tell the owner that sessions were not, and why."""
+        if owner is not None:
+            tell(owner, owner.refused, error, handles, self._table.position[sessions], _NONE, _NONE)
+
+    def close(self, holder: Holder, sessions: Ints) -> None:
+        """End sessions, each in its order; whoever holds them hears `closed`. Their ids are free at once."""
+        # By the other door some may have been ended already: they wait for it.
+        sessions = sessions[self._table.phase[sessions] != Phase.CLOSING]
+        if not len(sessions):
+            return
+        known = self._table.kept[sessions] | (self._table.claiming[sessions] > 0)
+        if len(others := sessions[~known]):
+            self._engine.control(others, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
+        for session in sessions[known].tolist():
+            self._close_kept(holder, session)
+        self._table.leave(sessions)
+        self._registry.release(sessions)
+
+    def _close_kept(self, holder: Holder, session: int) -> None:
+        """End a session in its order, in the store first."""
+        kept, checkpointer, table = self._kept, self._checkpointer, self._table
+        assert kept is not None, "the store knows it"
+        assert checkpointer is not None, "there is a store"
+
+        async def close() -> Then:
+            # What would be written of it from now on, the store would refuse.
+            table.claiming[session] += 1
+            await checkpointer.close([kept.key(session)], table.epoch[[session]])
+            return end
+
+        def end() -> None:
+            table.kept[session] = False
+            self._registry.end(np.array([session]), CloseReason.REQUESTED)
+
+        self._engine.wait_for(session, close, self._not_closed, holder, must=True, unlimited=True)
+
+    def _close(self, _owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
+        self._registry.end(sessions, CloseReason.REQUESTED)
+
+    def _not_closed(self, *_: Any) -> None:
+        """They have ended already, and their owner has heard so."""
+
+    def leave_behind(self, owner: ReplySink, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Have an owner who says nothing more lose those of its sessions that are to stay, each in its order.
+
+        Args:
+            owner: who holds the sessions, and hears `closed` of these.
+            sessions: which.
+
+        Returns:
+            Which of the sessions are to stay.
+        """
+        stays = self._table.parks[sessions]
+
+        def leave(_owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
+            table = self._table
+            mine = sessions[table.owner[sessions] == owner]
+            handles, positions = table.handle[mine].astype(np.int64), table.position[mine]
+            self.detach(mine)
+            if len(mine):
+                tell(owner, owner.closed, handles, positions, CloseReason.PARKED)
+
+        if stays.any():
+            self._engine.control(sessions[stays], leave, self._not_closed, holder=owner, must=True, unlimited=True)
+        return stays
+
+    def disconnected(self, owner: ReplySink, sessions: Ints) -> None:
+        """End or leave those of the sessions that are still the owner's, who has gone: some now, others soon."""
+        table = self._table
+        some, others = sessions[:_PIECE], sessions[_PIECE:]
+        some = some[table.owner[some] == owner]
+        stays = table.parks[some] & (table.phase[some] != Phase.CLOSING)
+        self.detach(some[stays])
+        ends = some[~stays]
+        self._engine.stats.ended[DISCONNECTED] += len(ends)
+        self._registry.remove(ends)
+        if len(others):
+            asyncio.get_running_loop().call_soon(self.disconnected, owner, others)
+
+    def detach(self, sessions: Ints) -> None:
+        """Have no stream hold sessions that stay; what they have queued and is not under way is not done."""
+        if len(sessions):
+            table = self._table
+            self._engine.cut_off(sessions)
+            table.detach(sessions)
+            table.answered_at[sessions] = self._engine.clock()
+            if len(parked := sessions[table.phase[sessions] == Phase.PARKED]):
+                self._let_go(parked)
+
+    def _let_go(self, sessions: Ints) -> None:
+        """Forget sessions that no stream holds and of which the store has all."""
+        kept, checkpointer = self._kept, self._checkpointer
+        assert kept is not None, "the store knows them"
+        assert checkpointer is not None, "there is a store"
+        keys, epochs = [kept.key(session) for session in sessions.tolist()], self._table.epoch[sessions]
+        self._registry.end(sessions, CloseReason.PARKED)
+        checkpointer.release(keys, epochs)

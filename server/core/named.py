@@ -1,0 +1,232 @@
+"""What is asked of sessions by name, whoever holds them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gatestream.server.core.constants import check_numbers
+from gatestream.server.core.controls import Then
+from gatestream.server.core.registry import Registry
+from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
+from gatestream.server.durability.checkpoints import Checkpoint
+from gatestream.server.errors import InvalidRequest, Reason, Refused
+
+# Far enough below 2^63 that no session steps past it.
+_POSITIONS = 2**62
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What a session has come to, to be kept, or put into another.
+
+    Attributes:
+        weights_fingerprint: of the model; for other weights it means nothing.
+        position: steps that led to it.
+        rows: for each of the model's states the bytes of its row.
+    """
+
+    weights_fingerprint: str
+    position: int
+    rows: Sequence[bytes]
+
+
+class NamedSessions:
+    """The sessions of one model by their names.
+
+    Args:
+        registry: of the sessions.
+    """
+
+    def __init__(self, registry: Registry):
+        self._registry = registry
+        self._engine = registry.engine
+        self._table = registry.table
+        self._constants = registry.constants
+        self._kept = registry.kept
+        self._checkpointer = registry.checkpointer
+        if self._checkpointer is not None and self._kept is not None:
+            self._stored = StoredSessions(self._checkpointer, self._kept.meaning)
+
+    async def close(self, tenant: str, session_id: str) -> int:
+        """End a session whoever holds it; its last position."""
+        if (key := self._registry.key(tenant, session_id)) is not None:
+            return await self._stored.close(key)
+
+        def end(session: int) -> int:
+            position = int(self._table.position[session])
+            self._registry.end(np.array([session]), CloseReason.ADMINISTERED)
+            return position
+
+        return await self._in_line(tenant, session_id, end)
+
+    async def state(self, tenant: str, session_id: str) -> SessionState:
+        """A copy of a session's state, after all steps accepted so far."""
+        if (key := self._registry.key(tenant, session_id)) is not None:
+            checkpoint = await self._stored.state(key)
+            rows = [row.tobytes() for row in self._engine.rows.unpacked(checkpoint.state)]
+            return SessionState(self._engine.layout.fingerprint, checkpoint.position, rows)
+        return await self._in_line(tenant, session_id, self._copy)
+
+    def _copy(self, session: int) -> SessionState:
+        engine, table = self._engine, self._table
+        rows = [row.tobytes() for row in engine.rows.read(int(table.slot[session]))]
+        return SessionState(engine.layout.fingerprint, int(table.position[session]), rows)
+
+    async def set_state(self, tenant: str, session_id: str, state: SessionState, meant: Meant = ANYWHERE) -> int:
+        """Put a session into a state and at its position; the position.
+
+        Args:
+            tenant: whose the session is.
+            session_id: of it.
+            state: to be put.
+            meant: where the session is to stand.
+
+        Raises:
+            EpochStale, OutOfStep: it stands elsewhere.
+            InvalidRequest: the state is of other weights, or not of this model's shape.
+            OutOfStep: it has other constants than the session, or steps that were accepted before it failed.
+        """
+        layout, table = self._engine.layout, self._table
+        if state.weights_fingerprint != layout.fingerprint:
+            raise InvalidRequest(
+                f"state.weights_fingerprint is {state.weights_fingerprint[:140]!r}; this model's is "
+                f"{layout.fingerprint!r}: a state has a meaning for the weights that made it only",
+                Reason.STATE_MISMATCH,
+            )
+        sizes = [item.row_bytes for item in layout.states]
+        if [len(column) for column in state.rows] != sizes:
+            raise InvalidRequest(
+                f"state.state has columns of {[len(column) for column in state.rows[:8]]} bytes; expected {sizes}",
+                Reason.STATE_MISMATCH,
+            )
+        if state.position >= _POSITIONS:
+            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
+        rows = [item.rows(column) for column, item in zip(state.rows, layout.states, strict=True)]
+        for item, column in zip(layout.states, state.rows, strict=True):
+            check_numbers(f"state.state {item.name!r}", item, column)
+
+        def put(session: int) -> int:
+            meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            self._engine.rows.write(int(table.slot[session]), rows)
+            table.offset[session] += table.position[session] + 1 - state.position
+            table.position[session] = state.position
+            return state.position
+
+        if (key := self._registry.key(tenant, session_id)) is not None:
+            await self._stored.replace(key, state.position, b"".join(state.rows), meant)
+            return state.position
+        session = self._registry.find(tenant, session_id)
+        self._constants.check_state(session, state.rows)
+        if table.kept[session]:
+            return await self._set_kept(session, tenant, state, meant)
+        setting = self._in_line(tenant, session_id, put)
+        # Steps that come from now on stand behind it in the queue, and count from its position.
+        table.accepted[session] = state.position
+        return await setting
+
+    async def _set_kept(self, session: int, tenant: str, state: SessionState, meant: Meant) -> int:
+        """As `set_state`, of a session that the store knows: there first."""
+        kept, checkpointer, table = self._kept, self._checkpointer, self._table
+        assert kept is not None, "the store knows it"
+        assert checkpointer is not None, "there is a store"
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        packed = b"".join(state.rows)
+
+        async def replace() -> Then:
+            meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            checkpoint = Checkpoint(int(table.sequences(session)) + 1, state.position, packed)
+            taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
+            return partial(settle, checkpoint if taken else None)
+
+        def settle(checkpoint: Checkpoint | None) -> None:
+            if checkpoint is None:
+                self._registry.end(np.array([session]), CloseReason.FENCED)
+                return
+            kept.put(session, checkpoint)
+            for column in (table.written, table.tip, table.durable, table.acknowledged):
+                column[session] = checkpoint.sequence
+            if not answer.done():
+                answer.set_result(state.position)
+
+        def fail(error: Refused, *_: Any) -> None:
+            if table.accepted[session] == accepted:
+                table.accepted[session] = table.position[session]
+            if not answer.done():
+                answer.set_exception(error)
+
+        self._registry.bring_back(session)
+        self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
+        if table.accepted[session] >= 0:
+            # Steps that come from now on stand behind it in the queue, and count from its position.
+            table.accepted[session] = state.position
+        accepted = state.position
+        return await answer
+
+    async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
+        """A session that no stream holds, with a copy of another's state; its id and position."""
+        new_id = new_id or random_id()
+        if (key := self._registry.key(tenant, session_id)) is not None:
+            return new_id, (await self._stored.fork(key, new_id)).position
+        session = self._registry.find(tenant, session_id)
+        if self._kept is not None and self._table.kept[session]:
+            self._registry.check_free(tenant, new_id)
+            self._table.check_free(tenant, new_id)
+            kept = self._kept
+            checkpoint = await self._in_line(tenant, session_id, kept.checkpoint)
+            await self._stored.put(kept.key(session)._replace(session_id=new_id), checkpoint)
+            return new_id, checkpoint.position
+
+        def copy(session: int) -> tuple[str, int]:
+            engine, table = self._engine, self._table
+            twin = self._registry.create(tenant, new_id, self._constants.of(session))
+            table.detach(twin)
+            engine.rows.write(int(table.slot[twin]), engine.rows.read(int(table.slot[session])))
+            # A start with others may be queued behind this.
+            self._registry.keep_constants(twin)
+            table.position[twin] = table.accepted[twin] = table.position[session]
+            return table.session_id(twin), int(table.position[twin])
+
+        return await self._in_line(tenant, session_id, copy)
+
+    async def stored(self, tenant: str, behind: str, size: int) -> list[Listed]:
+        """Up to `size` of a tenant's sessions of this model, of all versions, that the store has, behind an id.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if self._checkpointer is None:
+            return []
+        return await page(self._checkpointer, tenant, self._engine.layout.name, behind, size)
+
+    def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
+        session = self._registry.find(tenant, session_id)
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._registry.bring_back(session)
+        if self._engine.at_rest(session):
+            # A control in an empty queue would be done next, some turns of the loop later.
+            answer.set_result(do(session))
+            return answer
+        caller = self._registry.caller(tenant)
+
+        def run(*_: Any) -> None:
+            try:
+                result = do(session)
+            except Refused as error:
+                fail(error)
+            else:
+                if not answer.done():
+                    answer.set_result(result)
+
+        def fail(error: Refused, *_: Any) -> None:
+            # The caller may have gone.
+            if not answer.done():
+                answer.set_exception(error)
+
+        self._engine.control(np.array([session]), run, fail, holder=caller)
+        return answer

@@ -1,0 +1,236 @@
+"""Opening sessions, and taking them over: from another stream, or from the store."""
+
+from typing import Any
+
+import numpy as np
+
+from gatestream.server.core.batches import GATES
+from gatestream.server.core.constants import Given
+from gatestream.server.core.held import HeldSessions
+from gatestream.server.core.kept import NO_WISH, Wish
+from gatestream.server.core.registry import Registry
+from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
+from gatestream.server.errors import Draining, EpochStale, InvalidRequest, NotFound, Reason, Refused, StoreUnavailable
+
+_NONE = np.empty(0, np.int64)
+
+
+class Opening:
+    """Gives the sessions of one model to streams.
+
+    Args:
+        registry: of the sessions.
+        held: the same, as streams have them.
+    """
+
+    def __init__(self, registry: Registry, held: HeldSessions):
+        self._registry = registry
+        self._held = held
+        self._engine = registry.engine
+        self._table = registry.table
+        self._constants = registry.constants
+        self._kept = registry.kept
+
+    def open(
+        self,
+        owner: ReplySink,
+        tenant: str,
+        session_id: str,
+        handle: int,
+        *,
+        create: bool,
+        resume: bool,
+        reply_mask: int,
+        constants: Given = (),
+        wish: Wish = NO_WISH,
+    ) -> int:
+        """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
+
+        A session that another owner holds is taken from it: the other end of a dead connection may not know yet that
+        it is dead.
+
+        Args:
+            owner: who holds it from now on.
+            tenant: whose it is.
+            session_id: of the session; empty: of a new one, made here.
+            handle: what the owner calls it.
+            create: it may be made,
+            resume: it may be there already. One of them at least.
+            reply_mask: OUTPUTS and GATES, of its steps.
+            constants: that a new session is to have, where it is not to have the model's own; one that is there has
+                the same.
+            wish: how it is to be opened, where the store may know it.
+
+        Returns:
+            The session. Steps may be submitted at once. Where the store is to be asked, the owner hears `opened` or
+            `not_opened` when it has answered.
+
+        Raises:
+            InvalidRequest, NotFound, AlreadyExists, Elsewhere, OutOfStep, Exhausted, Draining, EpochStale: nothing has
+                changed.
+        """
+        engine, table = self._engine, self._table
+        if reply_mask & GATES and not engine.layout.gates:
+            raise InvalidRequest(
+                f"gates were asked for, but the artifact of model {engine.layout.name!r} shows none; "
+                "serve the one that `gatestream export --form gates` makes",
+                Reason.NO_GATES,
+            )
+        given = self._constants.read(constants)
+        # A store that all who serve share knows who has a session; else another worker may.
+        asks = self._kept is not None and (wish.of_store or not create)
+        session = None
+        if not create and not (asks and session_id):
+            session = self._registry.find(tenant, session_id)
+        elif resume and session_id:
+            session = table.get(tenant, session_id)
+        if session is None:
+            if self._registry.closed_for:
+                raise Draining(f"{self._registry.closed_for}; open the session on another server")
+            if asks:
+                return self._open_from_store(
+                    owner, tenant, session_id, handle, wish, given, reply_mask, create=create, resume=resume
+                )
+            session = self._registry.create(tenant, session_id, self._constants.complete(given))
+            table.epoch[session] = table.proposed[session] = wish.epoch or 1
+            table.attach(session, owner, handle)
+            tell(owner, owner.opened, handle, table.session_id(session), table.stands(session), True)
+        else:
+            self._constants.check_same(session, given)
+            self._check_epoch(session, wish.epoch)
+            before, before_handle = table.owner[session], int(table.handle[session])
+            self._registry.bring_back(session)
+            self._take_over(session, owner, handle, wish)
+            table.attach(session, owner, handle)
+            if before is not None:
+                tell(before, before.lost, before_handle)
+        engine.reply_mask[session] = reply_mask
+        return session
+
+    def _check_epoch(self, session: int, epoch: int) -> None:
+        """Check that an Open's epoch is higher than that of a session that is here.
+
+        Raises:
+            EpochStale: it is not.
+        """
+        has = int(self._table.proposed[session])
+        if 0 < epoch <= has:
+            raise EpochStale(f"open.epoch is {epoch}; the session has {has}: expected a higher one", has)
+
+    def _open_from_store(
+        self,
+        owner: ReplySink,
+        tenant: str,
+        session_id: str,
+        handle: int,
+        wish: Wish,
+        given: dict[str, bytes],
+        reply_mask: int,
+        *,
+        create: bool,
+        resume: bool,
+    ) -> int:
+        """As `open`, of a session that is not here; the store may know it."""
+        assert self._kept is not None, "there is a store"
+        table = self._table
+        missing: Refused | None = None
+        try:
+            values = self._constants.complete(given)
+        except InvalidRequest as error:
+            # One that is in the store has its own.
+            if not resume:
+                raise
+            missing, values = error, self._constants.initial()
+        session = self._registry.make(tenant, session_id, values)
+        table.attach(session, owner, handle)
+        table.parks[session] = wish.parks
+        self._engine.reply_mask[session] = reply_mask
+        name = table.session_id(session)
+
+        def ready(created: bool) -> None:
+            if not created:
+                self._registry.keep_constants(session)
+                try:
+                    self._constants.check_same(session, given)
+                except Refused as error:
+                    self._not_opened(owner, handle, session, error)
+                    return
+            self._tell_opened(owner, handle, session, name, created)
+
+        def failed(error: Refused) -> None:
+            why = missing if missing is not None and isinstance(error, NotFound) else error
+            self._not_opened(owner, handle, session, why)
+            if (other := table.owner[session]) is not None:
+                # Another Open stands behind this one, of a session that is not here.
+                again = StoreUnavailable("an Open of the session before this one failed; try again", retry_after=0.02)
+                self._not_opened(other, int(table.handle[session]), session, again)
+            self._engine.stats.opened -= 1
+            self._registry.remove(np.array([session]))
+
+        table.proposed[session] = wish.epoch
+        self._kept.claim(
+            session,
+            owner,
+            wish,
+            new=True,
+            create=create and missing is None,
+            resume=resume,
+            ready=ready,
+            failed=failed,
+            ended=lambda: None,
+        )
+        return session
+
+    def _not_opened(self, owner: ReplySink, handle: int, session: int, error: Refused) -> None:
+        """Tell an owner that a session is not its own; unless another has opened it since, nobody's."""
+        table = self._table
+        if table.owner[session] is owner and table.handle[session] == handle:
+            tell(owner, owner.not_opened, handle, error)
+            self._held.detach(np.array([session]))
+
+    def _tell_opened(self, owner: ReplySink, handle: int, session: int, name: str, created: bool) -> None:
+        table = self._table
+        table.answered_at[session] = self._engine.clock()
+        # Another may have opened it since.
+        if table.owner[session] is owner and table.handle[session] == handle:
+            tell(owner, owner.opened, handle, name, table.stands(session), created)
+
+    def _take_over(self, session: int, owner: ReplySink, handle: int, wish: Wish) -> None:
+        table = self._table
+        session_id = table.session_id(session)
+        before, before_handle = table.owner[session], int(table.handle[session])
+        asks = self._kept is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
+
+        def leave() -> None:
+            table.answered_at[session] = self._engine.clock()
+            if before is not None:
+                gone = np.array([before_handle]), table.position[[session]]
+                tell(before, before.closed, *gone, CloseReason.TAKEN_OVER)
+
+        def run(*_: Any) -> None:
+            leave()
+            tell(owner, owner.opened, handle, session_id, table.stands(session), False)
+
+        def fail(error: Refused, *_: Any) -> None:
+            leave()
+            tell(owner, owner.refused, error, np.array([handle]), _NONE, _NONE, _NONE)
+
+        def ready(_created: bool) -> None:
+            leave()
+            self._tell_opened(owner, handle, session, session_id, False)
+
+        def failed(error: Refused) -> None:
+            leave()
+            self._not_opened(owner, handle, session, error)
+
+        epoch = wish.epoch or int(table.proposed[session]) + 1
+        if asks:
+            assert self._kept is not None, "it is asked"
+            self._kept.claim(
+                session, owner, wish, new=False, create=True, resume=False, ready=ready, failed=failed, ended=leave
+            )
+            table.parks[session] = wish.parks
+        else:
+            self._engine.control(np.array([session]), run, fail, owner, must=True)
+            table.epoch[session] = epoch
+        table.proposed[session] = epoch
