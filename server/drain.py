@@ -61,7 +61,7 @@ async def _hand_over(models: Catalog) -> None:
     """Have the sessions that the store knows be let go of as soon as they have nothing queued; it never returns."""
     while True:
         for model in models:
-            if (kept := model.lifecycle.registry.kept) is not None:
+            if (kept := model.lifecycle.kept) is not None:
                 kept.hand_over(kept.all())
         await asyncio.sleep(_LOOK_SECONDS)
 

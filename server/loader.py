@@ -121,8 +121,9 @@ class Loader:
         model.engine.count_anew()
         model.state = ModelState.READY
         self._catalog.add(model)
-        if self._checkpointer is not None and model.lifecycle.registry.kept is not None:
-            self._checkpointer.add(model.lifecycle.registry.kept)
+        kept, residence = model.lifecycle.kept, model.lifecycle.residence
+        if self._checkpointer is not None and kept is not None and residence is not None:
+            self._checkpointer.add(kept, residence.reserve)
         _log_model(model)
         return model
 
@@ -163,8 +164,8 @@ class Loader:
         await model.lifecycle.expiry.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)
-        if self._checkpointer is not None and model.lifecycle.registry.kept is not None:
-            self._checkpointer.remove(model.lifecycle.registry.kept)
+        if self._checkpointer is not None and model.lifecycle.kept is not None:
+            self._checkpointer.remove(model.lifecycle.kept)
         del self._until[model]
         await self._stop(model)
         _log.info("unloaded", model=name, version=version, sessions_ended=ended)

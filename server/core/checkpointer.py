@@ -106,9 +106,6 @@ class Kept(Protocol):
     def has(self, key: Key, epoch: int) -> bool:
         """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
 
-    def reserve(self) -> None:
-        """See to it that some slots are free."""
-
     def let_go(self) -> tuple[Sequence[Key], Ints]:
         """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
 
@@ -138,7 +135,7 @@ class Checkpointer:
         self._rooms: dict[str, _Room] = {}
         self._letting_go: dict[Key, int] = {}
         self._pruned_at = 0.0
-        self._models: list[Kept] = []
+        self._models: dict[Kept, Callable[[], None]] = {}
         self._closing: dict[Key, int] = {}
         self._closes: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
@@ -148,13 +145,18 @@ class Checkpointer:
     def _due(self) -> None:
         self._wake.set()
 
-    def add(self, kept: Kept) -> None:
-        """Write the checkpoints of a model's sessions too."""
-        self._models.append(kept)
+    def add(self, kept: Kept, reserve: Callable[[], None]) -> None:
+        """Write the checkpoints of a model's sessions too.
+
+        Args:
+            kept: these.
+            reserve: sees to it that some slots are free; called in each round.
+        """
+        self._models[kept] = reserve
 
     def remove(self, kept: Kept) -> None:
         """Of a model that is served no more."""
-        self._models.remove(kept)
+        del self._models[kept]
 
     async def beat(self) -> None:
         """Say that this process lives, and hear which of its sessions others ask for, until cancelled."""
@@ -230,14 +232,14 @@ class Checkpointer:
         group = None if self.gate is None else self.gate.begin()
         await self._close_sessions()
         await self._release()
-        for kept in list(self._models):
+        for kept, reserve in list(self._models.items()):
             sessions = kept.dirty()
             most = max(1, _WRITE_BYTES // kept.state_bytes)
             for begin in range(0, len(sessions), most):
                 async with self._writing:
                     await self._write(kept, sessions[begin : begin + most])
             self.release(*kept.let_go())
-            kept.reserve()
+            reserve()
         if self.gate is not None and group is not None:
             self.gate.stored(group)
         await self._release()

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.controls import Then
+from gatestream.server.core.kept import key_of
+from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.transitions import Phase
@@ -24,13 +26,14 @@ class HeldSessions:
 
     Args:
         registry: of the sessions.
+        places: of them.
     """
 
-    def __init__(self, registry: Registry):
+    def __init__(self, registry: Registry, places: Places):
         self._registry = registry
+        self._places = places
         self._engine = registry.engine
         self._table = registry.table
-        self._kept = registry.kept
         self._checkpointer = registry.checkpointer
 
     def reset(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints | None = None) -> None:
@@ -45,7 +48,7 @@ class HeldSessions:
         Raises:
             Exhausted: too much is pending.
         """
-        self._registry.bring_all_back(sessions)
+        self._places.bring_all_back(sessions)
         if sequences is None:
             self._engine.control(sessions, self.restart, self.not_restarted, owner, handles)
             return
@@ -132,14 +135,13 @@ class HeldSessions:
 
     def _close_kept(self, holder: Holder, session: int) -> None:
         """End a session in its order, in the store first."""
-        kept, checkpointer, table = self._kept, self._checkpointer, self._table
-        assert kept is not None, "the store knows it"
-        assert checkpointer is not None, "there is a store"
+        checkpointer, table = self._checkpointer, self._table
+        assert checkpointer is not None, "the store knows it"
 
         async def close() -> Then:
             # What would be written of it from now on, the store would refuse.
             table.claiming[session] += 1
-            await checkpointer.close([kept.key(session)], table.epoch[[session]])
+            await checkpointer.close([key_of(self._engine, session)], table.epoch[[session]])
             return end
 
         def end() -> None:
@@ -203,9 +205,8 @@ class HeldSessions:
 
     def _let_go(self, sessions: Ints) -> None:
         """Forget sessions that no stream holds and of which the store has all."""
-        kept, checkpointer = self._kept, self._checkpointer
-        assert kept is not None, "the store knows them"
-        assert checkpointer is not None, "there is a store"
-        keys, epochs = [kept.key(session) for session in sessions.tolist()], self._table.epoch[sessions]
+        checkpointer = self._checkpointer
+        assert checkpointer is not None, "the store knows them"
+        keys, epochs = [key_of(self._engine, session) for session in sessions.tolist()], self._table.epoch[sessions]
         self._registry.end(sessions, CloseReason.PARKED)
         checkpointer.release(keys, epochs)

@@ -70,6 +70,11 @@ def meaning(layout: ModelLayout, version: str) -> Meaning:
     return Meaning(layout.fingerprint, hashlib.sha256(repr(states).encode()).hexdigest(), version)
 
 
+def key_of(engine: Engine, session: int) -> Key:
+    """What a session of a model is called in a store."""
+    return Key(engine.sessions.tenant(session), engine.layout.name, engine.sessions.session_id(session))
+
+
 class KeptSessions:
     """The kept sessions of one version of a model.
 
@@ -82,7 +87,6 @@ class KeptSessions:
     Attributes:
         state_bytes: of a session.
         meaning: of their states.
-        reserve: sees to it that some slots are free.
     """
 
     def __init__(
@@ -97,11 +101,10 @@ class KeptSessions:
         self.state_bytes = max(1, engine.layout.state_bytes)
         # Of sessions that another owner asks for, the births.
         self._wanted: set[int] = set()
-        self.reserve: Callable[[], None] = lambda: None
 
     def key(self, session: int) -> Key:
         """What a session is called in the store."""
-        return Key(self._table.tenant(session), self._engine.layout.name, self._table.session_id(session))
+        return key_of(self._engine, session)
 
     # ---- Opening ------------------------------------------------------------------------------
 

@@ -4,10 +4,14 @@ from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.engine import Engine
+from gatestream.server.core.expiry import Expiry
 from gatestream.server.core.held import HeldSessions
+from gatestream.server.core.kept import KeptSessions
 from gatestream.server.core.named import NamedSessions
 from gatestream.server.core.opening import Opening
+from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
+from gatestream.server.core.residence import Residence
 from gatestream.server.core.sequences import Sequences
 from gatestream.server.durability.leases import Leases
 
@@ -25,11 +29,14 @@ class Lifecycle:
 
     Attributes:
         registry: which sessions there are.
+        expiry: ends them when their time is over.
+        kept: those that the store knows; None: there is no store.
+        residence: which of these have a slot.
+        places: gives them their places.
         held: what streams ask of those that they hold.
         opening: gives them to streams.
         sequences: those that no stream holds.
         named: what is asked of them by name.
-        expiry: ends them when their time is over.
     """
 
     def __init__(
@@ -41,9 +48,17 @@ class Lifecycle:
         checkpointer: Checkpointer | None = None,
         version: str = "",
     ):
-        self.registry = Registry(engine, limits, accounts, leases, checkpointer, version)
-        self.held = HeldSessions(self.registry)
-        self.opening = Opening(self.registry, self.held)
-        self.sequences = Sequences(self.registry, self.held)
-        self.named = NamedSessions(self.registry)
-        self.expiry = self.registry.expiry
+        # None of these has one that stands below it: with cycles, what is unloaded would stay.
+        self.registry = Registry(engine, accounts, leases, checkpointer)
+        end = self.registry.end
+        self.expiry = Expiry(engine, limits, end)
+        self.kept: KeptSessions | None = None
+        self.residence: Residence | None = None
+        if checkpointer is not None:
+            self.kept = KeptSessions(engine, version, checkpointer, end)
+            self.residence = Residence(engine, accounts, self.kept, checkpointer, end, self.kept.put)
+        self.places = Places(self.registry, self.expiry, self.residence)
+        self.held = HeldSessions(self.registry, self.places)
+        self.opening = Opening(self.registry, self.places, self.held, self.kept)
+        self.sequences = Sequences(self.registry, self.places, self.held, self.kept, self.expiry.sequence_timeout)
+        self.named = NamedSessions(self.registry, self.places, self.kept)

@@ -10,6 +10,8 @@ import numpy as np
 
 from gatestream.server.core.constants import check_numbers
 from gatestream.server.core.controls import Then
+from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
@@ -41,14 +43,17 @@ class NamedSessions:
 
     Args:
         registry: of the sessions.
+        places: of them.
+        kept: those that the store knows; None: there is no store.
     """
 
-    def __init__(self, registry: Registry):
+    def __init__(self, registry: Registry, places: Places, kept: KeptSessions | None):
         self._registry = registry
+        self._places = places
         self._engine = registry.engine
         self._table = registry.table
         self._constants = registry.constants
-        self._kept = registry.kept
+        self._kept = kept
         self._checkpointer = registry.checkpointer
         if self._checkpointer is not None and self._kept is not None:
             self._stored = StoredSessions(self._checkpointer, self._kept.meaning)
@@ -160,7 +165,7 @@ class NamedSessions:
             if not answer.done():
                 answer.set_exception(error)
 
-        self._registry.bring_back(session)
+        self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
         if table.accepted[session] >= 0:
             # Steps that come from now on stand behind it in the queue, and count from its position.
@@ -184,7 +189,7 @@ class NamedSessions:
 
         def copy(session: int) -> tuple[str, int]:
             engine, table = self._engine, self._table
-            twin = self._registry.create(tenant, new_id, self._constants.of(session))
+            twin = self._places.create(tenant, new_id, self._constants.of(session))
             table.detach(twin)
             engine.rows.write(int(table.slot[twin]), engine.rows.read(int(table.slot[session])))
             # A start with others may be queued behind this.
@@ -207,7 +212,7 @@ class NamedSessions:
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
         session = self._registry.find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._registry.bring_back(session)
+        self._places.bring_back(session)
         if self._engine.at_rest(session):
             # A control in an empty queue would be done next, some turns of the loop later.
             answer.set_result(do(session))

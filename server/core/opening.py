@@ -7,7 +7,8 @@ import numpy as np
 from gatestream.server.core.batches import GATES
 from gatestream.server.core.constants import Given
 from gatestream.server.core.held import HeldSessions
-from gatestream.server.core.kept import NO_WISH, Wish
+from gatestream.server.core.kept import NO_WISH, KeptSessions, Wish
+from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
 from gatestream.server.errors import Draining, EpochStale, InvalidRequest, NotFound, Reason, Refused, StoreUnavailable
@@ -20,16 +21,19 @@ class Opening:
 
     Args:
         registry: of the sessions.
+        places: of them.
         held: the same, as streams have them.
+        kept: those that the store knows; None: there is no store.
     """
 
-    def __init__(self, registry: Registry, held: HeldSessions):
+    def __init__(self, registry: Registry, places: Places, held: HeldSessions, kept: KeptSessions | None):
         self._registry = registry
+        self._places = places
         self._held = held
         self._engine = registry.engine
         self._table = registry.table
         self._constants = registry.constants
-        self._kept = registry.kept
+        self._kept = kept
 
     def open(
         self,
@@ -91,7 +95,7 @@ class Opening:
                 return self._open_from_store(
                     owner, tenant, session_id, handle, wish, given, reply_mask, create=create, resume=resume
                 )
-            session = self._registry.create(tenant, session_id, self._constants.complete(given))
+            session = self._places.create(tenant, session_id, self._constants.complete(given))
             table.epoch[session] = table.proposed[session] = wish.epoch or 1
             table.attach(session, owner, handle)
             tell(owner, owner.opened, handle, table.session_id(session), table.stands(session), True)
@@ -99,7 +103,7 @@ class Opening:
             self._constants.check_same(session, given)
             self._check_epoch(session, wish.epoch)
             before, before_handle = table.owner[session], int(table.handle[session])
-            self._registry.bring_back(session)
+            self._places.bring_back(session)
             self._take_over(session, owner, handle, wish)
             table.attach(session, owner, handle)
             if before is not None:
@@ -141,7 +145,7 @@ class Opening:
             if not resume:
                 raise
             missing, values = error, self._constants.initial()
-        session = self._registry.make(tenant, session_id, values)
+        session = self._places.make(tenant, session_id, values)
         table.attach(session, owner, handle)
         table.parks[session] = wish.parks
         self._engine.reply_mask[session] = reply_mask

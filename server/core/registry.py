@@ -6,21 +6,17 @@ from typing import Final
 import numpy as np
 
 from gatestream.server.arrays import Ints
-from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.checkpointer import Checkpointer
-from gatestream.server.core.constants import Constants, Values
+from gatestream.server.core.constants import Constants
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.expiry import Expiry
 from gatestream.server.core.gate import Gate
-from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.kept import key_of
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
-from gatestream.server.core.residence import Residence
-from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.leases import Alone, Leases
-from gatestream.server.errors import Elsewhere, Exhausted, NotFound
+from gatestream.server.errors import NotFound
 
 _STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST, CloseReason.DRAINED}
 """Why a session ends here that the store goes on knowing."""
@@ -31,18 +27,14 @@ class Registry:
 
     Args:
         engine: of the model.
-        limits: of the server.
         accounts: of the tenants.
         leases: who may have which session, of all who serve it.
         checkpointer: of the server; None: every session ends with its stream.
-        version: of the model.
 
     Attributes:
         engine, leases, checkpointer: as given.
         table: the sessions, in columns.
         constants: theirs.
-        kept: of these sessions, those that the store knows; None: there is no store.
-        expiry: ends those whose time is over.
         gate: where answers of kept sessions wait; None: nowhere.
         closed_for: why no more sessions are opened; empty: they are.
         check_free: raises AlreadyExists where another version of the model has a tenant's session of this id.
@@ -51,11 +43,9 @@ class Registry:
     def __init__(
         self,
         engine: Engine,
-        limits: Limits,
         accounts: Accounts,
         leases: Leases | None = None,
         checkpointer: Checkpointer | None = None,
-        version: str = "",
     ):
         self.engine = engine
         self.table = engine.sessions
@@ -64,26 +54,10 @@ class Registry:
         # By session, what to release it by; 0: nothing.
         self._leased = np.zeros(len(self.table.position), np.int64)
         self.constants = Constants(engine.layout, len(self.table.position))
-        self.expiry = Expiry(engine, limits, self.end)
         self.checkpointer = checkpointer
-        self.gate: Gate | None = None
-        self.kept: KeptSessions | None = None
-        if checkpointer is not None:
-            self.gate = checkpointer.gate
-            self.kept = KeptSessions(engine, version, checkpointer, self.end)
-            self._residence = Residence(engine, accounts, self.kept, checkpointer, self.end, self.kept.put)
+        self.gate: Gate | None = None if checkpointer is None else checkpointer.gate
         self.closed_for = ""
         self.check_free: Callable[[str, str], None] = lambda _tenant, _session_id: None
-
-    def bring_back(self, session: int) -> None:
-        """Have a session that gave up its slot have its state back before anything else that is asked of it."""
-        if self.table.phase[session] == Phase.PARKED:
-            self._residence.bring_back(session)
-
-    def bring_all_back(self, sessions: Ints) -> None:
-        """As `bring_back`, of many."""
-        for session in sessions[self.table.slot[sessions] < 0].tolist():
-            self.bring_back(session)
 
     def find(self, tenant: str, session_id: str) -> int:
         """A session by its id.
@@ -100,7 +74,7 @@ class Registry:
 
     def key(self, tenant: str, session_id: str) -> Key | None:
         """What a session is called in the store that is not here; None: it is here, or there is no store."""
-        if self.kept is None or self.table.get(tenant, session_id) is not None:
+        if self.checkpointer is None or self.table.get(tenant, session_id) is not None:
             return None
         self.leases.check(self.engine.layout.name, tenant, session_id)
         return Key(tenant, self.engine.layout.name, session_id)
@@ -108,58 +82,6 @@ class Registry:
     def caller(self, tenant: str) -> Caller:
         """Who asks for something in a tenant's name."""
         return Caller(self._accounts.of(tenant))
-
-    def create(self, tenant: str, session_id: str, constants: Values) -> int:
-        """A new session, with its lease.
-
-        Args:
-            tenant: whose it is.
-            session_id: of it; empty: one is made here.
-            constants: that it has.
-
-        Raises:
-            AlreadyExists: it is here.
-            Elsewhere: another worker has it.
-            Exhausted: there is no room for it.
-        """
-        if session_id:
-            self.check_free(tenant, session_id)
-        session = self.create_here(tenant, session_id, constants)
-        session_id = self.table.session_id(session)
-        try:
-            self._leased[session] = self.leases.claim(self.engine.layout.name, tenant, session_id)
-        except Elsewhere:
-            self.engine.remove(np.array([session]))
-            self.engine.stats.opened -= 1
-            raise
-        return session
-
-    def create_here(self, tenant: str, session_id: str, constants: Values) -> int:
-        """As `create`, without a lease: no other worker is asked for it."""
-        table, clock = self.table, self.engine.clock
-        try:
-            session = table.create(tenant, session_id, clock())
-        except Exhausted:
-            full = not table.free_slots
-            if not self.expiry.make_room(tenant) and not (
-                full and self.kept is not None and self._residence.make_room()
-            ):
-                raise
-            session = table.create(tenant, session_id, clock())
-        self.engine.rows.begin(int(table.slot[session]), constants)
-        self.constants.keep(session, constants)
-        self.engine.stats.opened += 1
-        return session
-
-    def make(self, tenant: str, session_id: str, values: Values) -> int:
-        """As `create`, of one that the store is asked for."""
-        if self.checkpointer is None or not self.checkpointer.store.shared:
-            return self.create(tenant, session_id, values)
-        # The store says who has it; but one that it does not know another worker may have.
-        if session_id:
-            self.check_free(tenant, session_id)
-            self.leases.check(self.engine.layout.name, tenant, session_id)
-        return self.create_here(tenant, session_id, values)
 
     def end(self, sessions: Ints, reason: CloseReason) -> None:
         """End sessions now; what is queued is answered as not taken, and the owners hear `closed`."""
@@ -181,13 +103,22 @@ class Registry:
         """Forget sessions here; the store does too, unless they are to stay in it."""
         known = sessions[self.table.kept[sessions]]
         if len(known) and not stays:
-            assert self.kept is not None, "the store knows some"
-            assert self.checkpointer is not None, "there is a store"
-            keys = [self.kept.key(session) for session in known.tolist()]
+            assert self.checkpointer is not None, "the store knows some"
+            keys = [key_of(self.engine, session) for session in known.tolist()]
             self.checkpointer.close(keys, self.table.epoch[known])
         self.engine.remove(sessions)
         self.constants.forget(sessions)
         self.release(sessions)
+
+    def lease(self, session: int) -> None:
+        """Have this worker alone have a session's name.
+
+        Raises:
+            Elsewhere: another worker has it.
+        """
+        table = self.table
+        name = self.engine.layout.name, table.tenant(session), table.session_id(session)
+        self._leased[session] = self.leases.claim(*name)
 
     def release(self, sessions: Ints) -> None:
         """Let another worker have the names of sessions."""

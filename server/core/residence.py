@@ -56,7 +56,6 @@ class Residence:
         self._checkpointer = checkpointer
         self._forget = forget
         self._put = put
-        kept.reserve = self.reserve
 
     def make_room(self, count: int = 0) -> bool:
         """Have so many sessions give up their slots, or some; whether any did."""

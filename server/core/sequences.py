@@ -8,7 +8,8 @@ from gatestream.server.arrays import Ints
 from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.constants import Given, Values
 from gatestream.server.core.held import HeldSessions
-from gatestream.server.core.kept import Wish
+from gatestream.server.core.kept import KeptSessions, Wish
+from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.errors import Draining, NotFound, Refused
@@ -22,17 +23,23 @@ class Sequences:
 
     Args:
         registry: of the sessions.
+        places: of them.
         held: the same, as those who hold them have them.
+        kept: those that the store knows; None: there is no store.
+        timeout: seconds without an answer after which one may be ended; infinity: none.
     """
 
-    def __init__(self, registry: Registry, held: HeldSessions):
+    def __init__(
+        self, registry: Registry, places: Places, held: HeldSessions, kept: KeptSessions | None, timeout: float
+    ):
         self._registry = registry
+        self._places = places
         self._held = held
         self._engine = registry.engine
         self._table = registry.table
         self._constants = registry.constants
-        self._kept = registry.kept
-        self._timeout = registry.expiry.sequence_timeout
+        self._kept = kept
+        self._timeout = timeout
 
     def session(self, holder: Holder, tenant: str, session_id: str, *, start: bool, constants: Given = ()) -> int:
         """The session, held by no stream, that a sequence of the Open Inference Protocol is.
@@ -71,14 +78,14 @@ class Sequences:
                 raise Draining(f"{self._registry.closed_for}; start the sequence on another server")
             # Nobody can ask another worker for a session without a name: it has no need of a lease.
             values = self._constants.complete(given)
-            create = self._registry.create if session_id else self._registry.create_here
+            create = self._places.create if session_id else self._places.create_here
             session = create(tenant, session_id, values)
             table.detach(session)
             self._engine.reply_mask[session] = OUTPUTS
         elif start:
             self._start_again(holder, session, self._constants.complete(given))
         else:
-            self._registry.bring_back(session)
+            self._places.bring_back(session)
             self._constants.check_same(session, given)
         table.sequence[session] = table.owner[session] is None
         return session
@@ -88,7 +95,7 @@ class Sequences:
         assert self._kept is not None, "there is a store"
         table = self._table
         values = self._constants.complete(given) if start else self._constants.initial()
-        session = self._registry.make(tenant, session_id, values)
+        session = self._places.make(tenant, session_id, values)
         table.detach(session)
         table.sequence[session] = table.parks[session] = True
         self._engine.reply_mask[session] = OUTPUTS

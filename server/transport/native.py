@@ -216,7 +216,7 @@ class ClientStream:
             return None
         model = self._models[self._handles.model(handle)]
         engine = model.engine
-        model.lifecycle.registry.bring_back(session)
+        model.lifecycle.places.bring_back(session)
         try:
             check_columns(engine.layout, chunk.columns, length)
         except InvalidRequest:
@@ -258,13 +258,13 @@ class ClientStream:
             # While sessions are being moved to another version of their model, a message may be for both.
             for other, which in self._handles.split(handles, np.flatnonzero(good)):
                 engine, some = self._models[other].engine, sessions[which]
-                self._models[other].lifecycle.registry.bring_all_back(some)
+                self._models[other].lifecycle.places.bring_all_back(some)
                 entries = Entries.of(handles[which], some, lengths[which], offsets[which], engine.reply_mask[some])
                 meant, lacks = (None if column is None else column[which] for column in (first, acknowledged))
                 engine.sessions.acknowledge_all(some, meant, lacks)
                 engine.submit(self, entries, meant, inputs)
             return
-        self._models[number].lifecycle.registry.bring_all_back(sessions)
+        self._models[number].lifecycle.places.bring_all_back(sessions)
         entries = Entries.of(handles, sessions, lengths, offsets, engine.reply_mask[sessions])
         kept = bool(engine.sessions.parks[sessions].any())
         self._known_steps = _KnownSteps(self._handles.generation, entries, engine, kept)

@@ -90,8 +90,10 @@ class Server:
         model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
         model.state = ModelState.READY
         catalog.add(model)
-        assert model.lifecycle.registry.kept is not None
-        checkpointer.add(model.lifecycle.registry.kept)
+        kept, residence = model.lifecycle.kept, model.lifecycle.residence
+        assert kept is not None
+        assert residence is not None
+        checkpointer.add(kept, residence.reserve)
         with suppress(StoreUnavailable):
             await checkpointer.beat_once()
         return cls(catalog, checkpointer, asyncio.create_task(model.engine.run()))

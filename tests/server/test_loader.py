@@ -14,6 +14,8 @@ from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, ModelState
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import ArtifactError, ConfigError, NotFound
 from gatestream.server.loader import Loader
 from tests.support.artifacts import accumulator
@@ -23,7 +25,7 @@ LIMITS = Limits(sessions=8)
 
 
 @asynccontextmanager
-async def serving(*paths: Path) -> AsyncIterator[tuple[Catalog, Loader]]:
+async def serving(*paths: Path, checkpointer: Checkpointer | None = None) -> AsyncIterator[tuple[Catalog, Loader]]:
     catalog = Catalog(Accounts(LIMITS))
     tasks: list[asyncio.Task[None]] = []
 
@@ -31,7 +33,8 @@ async def serving(*paths: Path) -> AsyncIterator[tuple[Catalog, Loader]]:
         tasks.append(asyncio.ensure_future(task))  # type: ignore[call-overload]
         return tasks[-1]
 
-    loader = Loader(catalog, ServerConfig(artifacts=paths, provider="cpu", limits=LIMITS), spawn)
+    config = ServerConfig(artifacts=paths, provider="cpu", limits=LIMITS)
+    loader = Loader(catalog, config, spawn, checkpointer=checkpointer)
     try:
         for path in paths:
             await loader.load(path)
@@ -116,8 +119,10 @@ async def test_what_was_accepted_is_answered(made: Callable[[str], Path]) -> Non
         assert said[-1].closed.position == [answered]
 
 
-async def test_nothing_of_it_is_kept(made: Callable[[str], Path]) -> None:
-    async with serving(made("first"), made("second")) as (catalog, loader):
+@pytest.mark.parametrize("store", [None, MemoryStore()], ids=["without a store", "with one"])
+async def test_nothing_of_it_is_kept(made: Callable[[str], Path], store: MemoryStore | None) -> None:
+    checkpointer = None if store is None else Checkpointer(store, LIMITS)
+    async with serving(made("first"), made("second"), checkpointer=checkpointer) as (catalog, loader):
         # As a server does when it has started.
         gc.collect()
         gc.freeze()

@@ -129,9 +129,9 @@ async def bench(
     checkpointer = None if store is None else Checkpointer(store, bounds)
     lifecycle = Lifecycle(engine, bounds, Accounts(bounds), checkpointer=checkpointer)
     holder.append(Bench(engine, lifecycle, checkpointer))
-    if checkpointer is not None and lifecycle.registry.kept is not None:
+    if checkpointer is not None and lifecycle.kept is not None and lifecycle.residence is not None:
         await checkpointer.beat_once()
-        checkpointer.add(lifecycle.registry.kept)
+        checkpointer.add(lifecycle.kept, lifecycle.residence.reserve)
     task = asyncio.create_task(engine.run())
     try:
         yield holder[0]

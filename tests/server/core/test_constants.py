@@ -83,8 +83,8 @@ async def test_a_reset_keeps_them_and_so_does_a_copy(b: Bench) -> None:
 async def test_a_session_that_comes_back_from_a_store_has_its_own(b: Bench) -> None:
     session = open_(b, "s", given(speaker=OTHER), wish=Wish(parks=True))
     await b.engine.quiet()
-    assert b.lifecycle.registry.kept is not None
-    b.lifecycle.registry.kept.hand_over(np.array([session]))
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
     assert b.checkpointer is not None
     await b.checkpointer.round()
     assert b.engine.sessions.get("", "s") is None

@@ -147,8 +147,8 @@ async def test_steps_that_name_a_position_wait_for_opened(b: Bench) -> None:
 async def test_one_that_is_handed_over_is_told_so_and_goes_on_from_the_store(b: Bench) -> None:
     owner, session = await opened(b)
     await stepped(b, owner, session, 1, 2)
-    assert b.lifecycle.registry.kept is not None
-    b.lifecycle.registry.kept.hand_over(np.array([session]))
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
     await round_(b)
     assert owner.take() == [("lost", 7), ("closed", "PARKED", [7], [2])]
     assert b.engine.sessions.get("", "s") is None
@@ -176,10 +176,10 @@ async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when
 ) -> None:
     owner, session = await opened(b)
     assert b.checkpointer is not None
-    assert b.lifecycle.registry.kept is not None
-    key, meant = b.lifecycle.registry.kept.key(session), meaning(b.engine.layout, "")
+    assert b.lifecycle.kept is not None
+    key, meant = b.lifecycle.kept.key(session), meaning(b.engine.layout, "")
     if not here:
-        b.lifecycle.registry.kept.hand_over(np.array([session]))
+        b.lifecycle.kept.hand_over(np.array([session]))
         await round_(b)
     owner.take()
     store = b.checkpointer.store
@@ -195,8 +195,8 @@ async def test_one_that_the_store_claimed_and_could_not_say_so_is_let_go_of_when
 
 async def test_an_open_behind_one_that_fails_is_answered(b: Bench) -> None:
     _, session = await opened(b)
-    assert b.lifecycle.registry.kept is not None
-    b.lifecycle.registry.kept.hand_over(np.array([session]))
+    assert b.lifecycle.kept is not None
+    b.lifecycle.kept.hand_over(np.array([session]))
     await round_(b)
     late, next_ = Recorder(), Recorder()
     b.open(late, 3, "s", wish=Wish(parks=True, epoch=1, acknowledged=0))

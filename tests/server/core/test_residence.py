@@ -91,7 +91,7 @@ async def opened(b: Bench, name: str, *values: float) -> tuple[Recorder, int]:
 
 async def stepped(b: Bench, owner: Recorder, session: int, *values: float) -> list[float]:
     b.now += 1
-    b.lifecycle.registry.bring_back(session)
+    b.lifecycle.places.bring_back(session)
     b.steps(owner, [0], [session], [list(values)])
     await b.engine.quiet()
     return [y for heard in owner.take() if heard[0] == "results" for y in heard[4]]
@@ -157,7 +157,7 @@ async def test_while_one_comes_back_its_neighbour_notices_nothing(b: Bench, stor
     await opened(b, "third")
     assert phase(b, session) is Phase.PARKED
     store.close_gate()
-    b.lifecycle.registry.bring_back(session)
+    b.lifecycle.places.bring_back(session)
     column = (np.full(2, 30, np.float32).tobytes(),)
     b.steps(parked, [0], [session], [[10.0, 20.0]])
     b.engine.submit_one(parked, 0, session, 1, -1, column, OUTPUTS)
@@ -183,7 +183,7 @@ async def test_it_waits_for_a_store_that_is_away(b: Bench, store: SlowStore) -> 
     await opened(b, "n")
     await opened(b, "third")
     store.failure = StoreUnavailable("away")
-    b.lifecycle.registry.bring_back(session)
+    b.lifecycle.places.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])
     await asyncio.sleep(0.05)
     parked.take()
@@ -198,7 +198,7 @@ async def test_one_whose_checkpoint_cannot_be_had_is_lost_and_says_so(b: Bench, 
     await opened(b, "third")
     parked.take()
     store.failure = CheckpointUnfit("damaged")
-    b.lifecycle.registry.bring_back(session)
+    b.lifecycle.places.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])
     await b.engine.quiet()
     assert [heard[:2] for heard in parked.take()] == [("SESSION_CLOSED", [0]), ("closed", "LOST")]
@@ -300,7 +300,7 @@ def test_whatever_happens_each_session_gives_its_sums(accumulator_path: Path, ac
                         continue
                     await settled(b)
                 elif act == "steps" and k in held:
-                    b.lifecycle.registry.bring_back(held[k])
+                    b.lifecycle.places.bring_back(held[k])
                     b.steps(owner, [k], [held[k]], [[1.0, 2.0]])
                     expected[k] += [sums[k] + 1, sums[k] + 3]
                     sums[k] += 3
