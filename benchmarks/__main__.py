@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measure the server against its limits, on this machine."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,9 @@ _BUSY: Final = 0.3
 @click.group(invoke_without_command=True)
 @click.option("--quick", is_flag=True, help="Some three minutes: short windows, few repeats.")
 @click.option("--only", multiple=True, metavar="TARGET", help=f"Any of {', '.join(TARGETS)}, or the target's number.")
+@click.option("--crowd", type=click.IntRange(20_000), help="Sessions that are many, instead of 100,000.")
 @click.pass_context
-def main(context: click.Context, quick: bool, only: tuple[str, ...]) -> None:
+def main(context: click.Context, quick: bool, only: tuple[str, ...], crowd: int | None) -> None:
     """Measure gatestream side by side with its limits; print ratios."""
     if context.invoked_subcommand:
         return
@@ -38,6 +40,8 @@ def main(context: click.Context, quick: bool, only: tuple[str, ...]) -> None:
     if machine.load() > _BUSY * machine.cores():
         click.echo(f"The machine is busy (load {machine.load():.1f}): the figures will be blurred.", err=True)
     pace = QUICK if quick else FULL
+    if crowd is not None:
+        pace = replace(pace, crowd=crowd)
     settings = {"windows": f"{pace.repeats} of {pace.seconds:g} s for each contender, interleaved; medians"}
     report = Report(machine.describe(), settings)
     began = time.monotonic()

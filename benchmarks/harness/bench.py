@@ -1,6 +1,7 @@
 """What a target needs to measure: contenders, instruments, and windows that take turns."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from benchmarks.harness import generator
-from benchmarks.harness.processes import Announced, Gatestream, Instrument, Server, free_port
+from benchmarks.harness.processes import Announced, Gatestream, Instrument, Server, flags, free_port
 from benchmarks.harness.statistics import Figures
 from benchmarks.models import SHAPES, Form, Weights, artifact
 
@@ -74,6 +75,15 @@ class Bench:
     def serving(self, artifact: Path, **settings: object) -> Gatestream:
         """A server of this file; settings are its flags."""
         return self._stack.enter_context(Gatestream(artifact, settings))
+
+    def folder(self) -> Path:
+        """An empty folder, which ends with the processes."""
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+
+    def timed(self, model: str, form: Form, file: Path, **settings: object) -> Gatestream:
+        """A server that writes to a file how long its loop and its checkpoints take (benchmarks.contenders.timed)."""
+        command = ("-m", "benchmarks.contenders.timed", str(file))
+        return self._stack.enter_context(Gatestream(artifact(model, form), settings, command))
 
     def counted(self, model: str, form: Form, file: Path, **settings: object) -> Gatestream:
         """A server that counts its calls and writes them to a file (benchmarks.contenders.counted)."""
@@ -145,15 +155,19 @@ class Bench:
 
     def python_client(self, server: Server, model: str, kind: str, **options: object) -> Instrument:
         """Load by the Python client; kinds and options are those of benchmarks.contenders.client."""
-        flags = {"port": server.port, "features": SHAPES[model].inputs, **options}
         module = [sys.executable, "-m", "benchmarks.contenders.client", kind]
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        arguments = flags({"port": server.port, "features": SHAPES[model].inputs, **options})
         return self._stack.enter_context(_ending(Instrument([*module, *arguments])))
 
+    def steppers(self, server: Server, model: str, sessions: int) -> Instrument:
+        """Sessions of a Python client that go on when their server is another (benchmarks.contenders.steppers)."""
+        options = {"port": server.port, "model": model, "sessions": sessions, "features": SHAPES[model].inputs}
+        module = [sys.executable, "-m", "benchmarks.contenders.steppers"]
+        return self._stack.enter_context(_ending(Instrument([*module, *flags(options)])))
+
     def _generator(self, wire: str, server: Server, options: Mapping[str, object]) -> Instrument:
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         program: list[str | Path] = [generator.build(), wire, f"--port={server.port}", f"--pid={server.pid}"]
-        return self._stack.enter_context(_ending(Instrument([*program, *flags])))
+        return self._stack.enter_context(_ending(Instrument([*program, *flags(options)])))
 
     @staticmethod
     def message_bytes(load: Instrument) -> int:

@@ -171,10 +171,7 @@ class Gatestream(Server):
     ):
         with tempfile.TemporaryDirectory() as folder:
             port_file = Path(folder) / "port"
-            flags = {"listen": "127.0.0.1:0", "provider": "cpu", "port_file": port_file, **settings}
-            arguments = [
-                f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()
-            ]
+            arguments = flags({"listen": "127.0.0.1:0", "provider": "cpu", "port_file": port_file, **settings})
             super().__init__(
                 [sys.executable, *command, "serve", artifact, *arguments], talks=False, environment=environment
             )
@@ -186,6 +183,11 @@ class Gatestream(Server):
                     raise error
                 time.sleep(0.01)
             self.port = int(port_file.read_text())
+
+
+def flags(settings: Mapping[str, object]) -> list[str]:
+    """As they stand on a command line; of True the name alone."""
+    return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in settings.items()]
 
 
 def free_port() -> int:

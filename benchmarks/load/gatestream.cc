@@ -1,17 +1,22 @@
 // gatestream.v1. Field numbers: protos/gatestream/v1/gatestream.proto.
+#include <algorithm>
+
 #include "wire.h"
 
 namespace {
 
 // ClientMessage, Open, Steps
 constexpr uint32_t kOpen = 1, kSteps = 2;
-constexpr uint32_t kOpenHandle = 1, kOpenModel = 3, kOpenMode = 5, kOpenGates = 7;
-constexpr uint64_t kModeCreate = 1;
-// ServerMessage, Opened, Results, Closed, Error
-constexpr uint32_t kOpened = 1, kResults = 2, kClosed = 4, kError = 5;
+constexpr uint32_t kOpenHandle = 1, kOpenModel = 3, kOpenMode = 5, kOpenGates = 7, kOpenOnDisconnect = 9;
+constexpr uint64_t kModeCreate = 1, kOnDisconnectPark = 1;
+// ServerMessage, Opened, Results, Closed, Error, Durable
+constexpr uint32_t kOpened = 1, kResults = 2, kClosed = 4, kError = 5, kDurable = 7;
 constexpr uint32_t kErrorReason = 5, kErrorMessage = 6;
 // Steps, Results
 constexpr uint32_t kHandle = 1, kLength = 2, kFirst = 3, kColumn = 4, kGate = 5;
+
+// Sessions of a stream that are asked for at once: those that are being opened cannot give up their slots.
+constexpr int kOpening = 1000;
 
 class GatestreamWire : public Wire {
  public:
@@ -42,15 +47,16 @@ class GatestreamWire : public Wire {
 
   std::string path() const override { return "/gatestream.v1.Gatestream/Stream"; }
 
-  bool begin(int stream, Bytes& out) override {
-    streams_[stream].held = active_ + options_.idle;
-    streams_[stream].to_open = streams_[stream].held;
-    for (int handle = 0; handle < streams_[stream].held; handle++) {
+  bool begin(int number, Bytes& out) override {
+    Stream& stream = streams_[number];
+    const int last = std::min(stream.held + kOpening, active_ + options_.idle);
+    for (; stream.held < last; stream.held++, stream.to_open++) {
       Bytes open, message;
-      put_field(open, kOpenHandle, uint64_t(handle));
+      put_field(open, kOpenHandle, uint64_t(stream.held));
       put_field(open, kOpenModel, options_.model);
       put_field(open, kOpenMode, kModeCreate);
       if (options_.gate_bytes) put_field(open, kOpenGates, uint64_t(1));
+      if (options_.keep) put_field(open, kOpenOnDisconnect, kOnDisconnectPark);
       put_field(message, kOpen, open);
       put_message(out, message);
     }
@@ -80,12 +86,13 @@ class GatestreamWire : public Wire {
     if (kind == kResults) return results(stream, outer.bytes);
     if (kind == kOpened) {
       if (--streams_[stream].to_open > 0) return {Kind::kPartial, 0};
-      return {Kind::kReady, 0};
+      return {streams_[stream].held < active_ + options_.idle ? Kind::kBegin : Kind::kReady, 0};
     }
     if (kind == kClosed) {
       closed(stream, outer.bytes);
       return {Kind::kPartial, 0};
     }
+    if (kind == kDurable && options_.keep) return {Kind::kPartial, 0};
     if (kind == kError) refused(outer.bytes);
     fail("the server sent a message of kind " + std::to_string(kind) + ", which nobody asked for");
   }
@@ -99,8 +106,8 @@ class GatestreamWire : public Wire {
  private:
   struct Stream {
     std::vector<uint64_t> position;  // by handle, steps answered
-    int to_open = 0;
-    int held = 0;
+    int to_open = 0;                 // asked for and not opened
+    int held = 0;                    // opened, or asked for
   };
   struct Lane {
     std::vector<Bytes> handles;  // by block, as a field

@@ -41,10 +41,7 @@ class Load : public Connection::Listener {
     for (int stream = 0; stream < options.streams; stream++) {
       Connection& connection = connection_of(stream);
       connection.open_stream(wire_->path());
-      Bytes first;
-      const bool ready = wire_->begin(stream, first);
-      connection.send(stream / options.connections, first);
-      if (ready) stream_ready();
+      begin(stream);
     }
   }
 
@@ -61,6 +58,7 @@ class Load : public Connection::Listener {
 
   void received(Connection& connection, int index, std::string_view message) override {
     const Wire::Received received = wire_->receive(stream_of(connection, index), message);
+    if (received.kind == Wire::Kind::kBegin) begin(stream_of(connection, index));
     if (received.kind == Wire::Kind::kReady) stream_ready();
     if (received.kind == Wire::Kind::kAnswered) answered(received.lane);
   }
@@ -94,6 +92,13 @@ class Load : public Connection::Listener {
 
   int stream_of(const Connection& connection, int index) const {
     return index * options_.connections + int(connection.tag());
+  }
+
+  void begin(int stream) {
+    Bytes first;
+    const bool ready = wire_->begin(stream, first);
+    connection_of(stream).send(stream / options_.connections, first);
+    if (ready) stream_ready();
   }
 
   void stream_ready() {

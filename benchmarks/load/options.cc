@@ -39,6 +39,7 @@ WIRE is one of
   --tokens N        the input is one int64 below N instead
   --outputs N       float32 in a row of the output (64)
   --gate-bytes N    gatestream: ask for the gates; bytes of all gates in a row
+  --keep            gatestream: open sessions that outlive their stream, as the server's store keeps them
   --blocks N        gatestream: each lane takes N groups of sessions in turn (1)
   --idle N          gatestream: open N sessions more on each stream, and leave them
 )";
@@ -55,7 +56,7 @@ int number(const char* text, int least) {
 
 Options parse_options(int count, char** arguments) {
   enum Name { kPort, kPid, kConnections, kStreams, kInFlight, kPath, kBytes, kModel, kSessions, kSteps, kFeatures,
-              kTokens, kOutputs, kGateBytes, kBlocks, kIdle, kHelp };
+              kTokens, kOutputs, kGateBytes, kKeep, kBlocks, kIdle, kHelp };
   static const option kOptions[] = {
       {"port", 1, nullptr, kPort},           {"pid", 1, nullptr, kPid},
       {"connections", 1, nullptr, kConnections}, {"streams", 1, nullptr, kStreams},
@@ -64,8 +65,9 @@ Options parse_options(int count, char** arguments) {
       {"sessions", 1, nullptr, kSessions},   {"steps", 1, nullptr, kSteps},
       {"features", 1, nullptr, kFeatures},   {"tokens", 1, nullptr, kTokens},
       {"outputs", 1, nullptr, kOutputs},     {"gate-bytes", 1, nullptr, kGateBytes},
-      {"blocks", 1, nullptr, kBlocks},       {"idle", 1, nullptr, kIdle},
-      {"help", 0, nullptr, kHelp},           {nullptr, 0, nullptr, 0}};
+      {"keep", 0, nullptr, kKeep},           {"blocks", 1, nullptr, kBlocks},
+      {"idle", 1, nullptr, kIdle},           {"help", 0, nullptr, kHelp},
+      {nullptr, 0, nullptr, 0}};
   Options options;
   for (int name; (name = getopt_long(count, arguments, "", kOptions, nullptr)) != -1;) {
     switch (name) {
@@ -83,6 +85,7 @@ Options parse_options(int count, char** arguments) {
       case kTokens: options.tokens = number(optarg, 0); break;
       case kOutputs: options.outputs = number(optarg, 1); break;
       case kGateBytes: options.gate_bytes = number(optarg, 0); break;
+      case kKeep: options.keep = true; break;
       case kBlocks: options.blocks = number(optarg, 1); break;
       case kIdle: options.idle = number(optarg, 0); break;
       case kHelp: std::fputs(kUsage, stdout); std::exit(0);

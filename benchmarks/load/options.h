@@ -24,6 +24,7 @@ struct Options {
   int tokens = 0;
   int outputs = 64;
   int gate_bytes = 0;
+  bool keep = false;
 
   // Sessions that are open besides.
   int blocks = 1;

@@ -18,7 +18,8 @@ class Wire {
   // The RPC, as HTTP/2 calls it.
   virtual std::string path() const = 0;
 
-  // Appends what is sent first on a stream. True: its lanes may run at once; false: when `receive` has said kReady.
+  // Appends what is sent first on a stream. True: its lanes may run at once; false: when `receive` has said kReady. When
+  // it says kBegin, this is called once more.
   virtual bool begin(int stream, Bytes& out) = 0;
 
   // Appends the lane's next message.
@@ -27,7 +28,7 @@ class Wire {
   // Appends the message that ends a lane, which is answered like the others; false where the protocol has none.
   virtual bool last(int /*lane*/, Bytes& /*out*/) { return false; }
 
-  enum class Kind { kPartial, kReady, kAnswered };
+  enum class Kind { kPartial, kBegin, kReady, kAnswered };
   struct Received {
     Kind kind;
     int lane;  // of kAnswered: whose message is now answered in full

@@ -12,6 +12,7 @@ from benchmarks.targets import (
     client,
     curves,
     deterministic,
+    durability,
     gates,
     models,
     neighbours,
@@ -59,5 +60,6 @@ TARGETS: Final = {
     "deterministic": Target(0, deterministic.measure),
     "adopted": Target(0, adopted.measure),
     "stores": Target(0, stores.measure),
+    "durability": Target(0, durability.measure),
     "curves": Target(0, curves.measure),
 }

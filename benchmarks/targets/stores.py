@@ -45,7 +45,7 @@ def measure(bench: Bench) -> Section:
         "on this machine.",
     )
     sys.setswitchinterval(SWITCH_SECONDS)
-    repeats = 9 if bench.pace == FULL else 3
+    repeats = 9 if bench.pace.repeats == FULL.repeats else 3
     with tempfile.TemporaryDirectory() as folder, _server() as server:
         stores: dict[str, Callable[[], Store]] = {
             "memory": MemoryStore,

@@ -38,8 +38,9 @@ def load(server: Gatestream | Announced, *arguments: str) -> Instrument:
         (("--sessions=5", "--blocks=4", "--idle=7", "--steps=3"), 1, 15),
         # 160 kB of request and of answer: more than HTTP/2's first windows hold.
         (("--sessions=2", "--steps=10000"), 1, 20_000),
+        (("--sessions=5", "--blocks=4", "--idle=7", "--keep"), 1, 5),
     ],
-    ids=["one", "streams", "packed", "blocks", "large"],
+    ids=["one", "streams", "packed", "blocks", "large", "kept"],
 )
 def test_every_step_is_counted_once(server: Gatestream, shape: tuple[str, ...], lanes: int, steps: int) -> None:
     with load(server, "gatestream", *ROW, *shape) as instrument:
