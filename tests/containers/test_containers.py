@@ -6,15 +6,10 @@ Without a container engine these tests fail; they are not part of `make test`.
 import json
 import os
 import queue
-import shlex
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -27,61 +22,14 @@ from gatestream.client import connect
 from gatestream.model.tasks import reber
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
+from tests.containers.engine import ARTIFACT, Done, Stack, docker, free_port, inspect, succeed
 from tests.support.readme import commands
-from tests.support.reference import ROOT
 from tests.support.strangers import generators, layers
 from tests.support.tls import Files
 
-ARTIFACT = ROOT / "artifacts" / "reber.gates.onnx"
-DOCKER = shlex.split(os.environ.get("DOCKER", "docker"))
 GRACE_SECONDS = 15
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-Done = subprocess.CompletedProcess[str]
-
-
-def docker(*arguments: str, **environment: str) -> Done:
-    return subprocess.run(
-        [*DOCKER, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-
-
-def succeed(*arguments: str) -> str:
-    done = docker(*arguments)
-    assert done.returncode == 0, f"{shlex.join(done.args)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def inspect(kind: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(succeed(kind, "inspect", name))[0]
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The compose file's services, in a project of its own."""
-
-    project: str
-    port: int
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def container(self) -> str:
-        return f"{self.project}-server-1"
-
-    def compose(self, *arguments: str) -> Done:
-        return docker("compose", f"--project-name={self.project}", *arguments, GATESTREAM_PORT=str(self.port))
 
 
 @pytest.fixture(scope="module", params=["cpu", "cuda"])
@@ -96,7 +44,7 @@ def image(request: pytest.FixtureRequest) -> str:
 def stack() -> Iterator[Stack]:
     """The server, built, started and healthy."""
     assert ARTIFACT.exists(), f"{ARTIFACT} is not there; `make test-containers` makes it first"
-    stack = Stack(f"gatestream-test-{os.getpid()}", free_port())
+    stack = Stack(f"gatestream-test-{os.getpid()}", "GATESTREAM_PORT", free_port())
     # What is there from an earlier run is not what is to be tested, and the commands of the README do not build.
     succeed("compose", "build", "server", "demo")
     try:
@@ -235,7 +183,7 @@ def test_the_cuda_profile_asks_for_a_gpu() -> None:
 
 
 def test_the_server_serves_the_reference_model_on_the_cpu(stack: Stack) -> None:
-    assert inspect("container", stack.container)["State"]["Health"]["Status"] == "healthy"
+    assert inspect("container", stack.container("server"))["State"]["Health"]["Status"] == "healthy"
     with connect(stack.address) as gs:
         (model,) = gs.describe().models
     assert model.spec.name == "reber"
@@ -243,13 +191,13 @@ def test_the_server_serves_the_reference_model_on_the_cpu(stack: Stack) -> None:
 
 
 def test_the_server_has_no_rights_that_it_does_not_need(stack: Stack) -> None:
-    status = succeed("exec", stack.container, "cat", "/proc/1/status")
+    status = succeed("exec", stack.container("server"), "cat", "/proc/1/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert fields["NoNewPrivs"] == "1"
     assert set(fields["Uid"].split()) == {"10001"}
     for path in ("/x", "/opt/gatestream/x", "/artifacts/x"):
-        assert "Read-only file system" in docker("exec", "--user=0", stack.container, "touch", path).stderr
+        assert "Read-only file system" in docker("exec", "--user=0", stack.container("server"), "touch", path).stderr
 
 
 def test_a_client_outside_streams(stack: Stack) -> None:
@@ -310,6 +258,6 @@ def test_a_stopped_server_drains(stack: Stack) -> None:
         assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
         requests.put(None)
         assert stop.result().returncode == 0
-    state = inspect("container", stack.container)["State"]
+    state = inspect("container", stack.container("server"))["State"]
     assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)
     assert time.monotonic() - began < GRACE_SECONDS
