@@ -15,8 +15,9 @@ from gatestream.client import connect
 from gatestream.model.tasks import reber
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
-from tests.containers.engine import ARTIFACT, DOCKER, Stack, free_port, inspect, succeed
+from tests.containers.engine import ARTIFACT, DOCKER, Stack, docker, free_port, inspect, printed, succeed
 from tests.containers.streaming import SESSIONS, Streaming
+from tests.support.readme import commands_with
 from tests.support.reference import ROOT
 
 REPLICAS = ("replica-1", "replica-2", "replica-3")
@@ -187,6 +188,21 @@ def test_the_demo_client_streams_through_the_end_of_each_replica(cluster: Stack)
     assert running.returncode == 0, errors
     assert re.search(r"streamed +[0-9,]+ symbols in one session", out)
     assert "illegal   0 predictions" in out
+
+
+def test_the_commands_of_the_readme(stack: Stack) -> None:
+    """In a project of their own; the demo client runs in the background, and is waited for before the end."""
+    environment = {"COMPOSE_PROJECT_NAME": f"{stack.project}-readme", "GATESTREAM_CLUSTER_PORT": str(free_port())}
+    start, demo, kill, down = commands_with("docker compose up --detach --wait balancer")
+    try:
+        printed(docker(*start.split()[1:], **environment))
+        assert demo.endswith(" &")
+        with subprocess.Popen([*DOCKER, *demo.split()[1:-1]], cwd=ROOT, env=os.environ | environment) as running:
+            printed(docker(*kill.split()[1:], **environment))
+            assert running.wait() == 0
+    finally:
+        printed(docker(*down.split()[1:], **environment))
+    assert docker("compose", "ps", "--all", "--quiet", **environment).stdout == ""
 
 
 def test_a_replica_that_drains_gets_no_connection_and_loses_none(cluster: Stack) -> None:

@@ -23,7 +23,7 @@ from gatestream.model.tasks import reber
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.gatestream.v1.gatestream_pb2_grpc import GatestreamStub
 from tests.containers.engine import ARTIFACT, Done, Stack, docker, free_port, inspect, succeed
-from tests.support.readme import commands
+from tests.support.readme import commands_with
 from tests.support.strangers import generators, layers
 from tests.support.tls import Files
 
@@ -225,7 +225,7 @@ def test_the_demo_container_fails_without_a_server(stack: Stack) -> None:
 def test_the_commands_of_the_readme(stack: Stack) -> None:
     """In a project of their own; should one fail, what is left is taken down all the same."""
     environment = {"COMPOSE_PROJECT_NAME": f"{stack.project}-readme", "GATESTREAM_PORT": str(free_port())}
-    lines = commands("docker")
+    lines = [line for line in commands_with("docker compose up --detach --wait server") if line.startswith("docker")]
     assert [line.split()[2] for line in lines] == ["up", "run", "down"]
     try:
         for line in lines:

@@ -31,3 +31,9 @@ def blocks() -> list[Block]:
 def commands(program: str) -> list[str]:
     """Every command line that starts with a program."""
     return [line for block in blocks() for line in block.commands if line.split()[0] == program]
+
+
+def commands_with(line: str) -> list[str]:
+    """Every command line of the block that has this one."""
+    (found,) = (block.commands for block in blocks() if line in block.commands)
+    return found
