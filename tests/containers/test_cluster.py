@@ -192,12 +192,16 @@ def test_the_demo_client_streams_through_the_end_of_each_replica(cluster: Stack)
 
 def test_the_commands_of_the_readme(stack: Stack) -> None:
     """In a project of their own; the demo client runs in the background, and is waited for before the end."""
-    environment = {"COMPOSE_PROJECT_NAME": f"{stack.project}-readme", "GATESTREAM_CLUSTER_PORT": str(free_port())}
+    readers = Stack(f"{stack.project}-readme", "GATESTREAM_CLUSTER_PORT", free_port())
+    environment = {"COMPOSE_PROJECT_NAME": readers.project, readers.variable: str(readers.port)}
     start, demo, kill, down = commands_with("docker compose up --detach --wait balancer")
     try:
         printed(docker(*start.split()[1:], **environment))
         assert demo.endswith(" &")
         with subprocess.Popen([*DOCKER, *demo.split()[1:-1]], cwd=ROOT, env=os.environ | environment) as running:
+            while not any(attached(readers, replica) for replica in REPLICAS):
+                assert running.poll() is None, "it streams nothing"
+                time.sleep(0.2)
             printed(docker(*kill.split()[1:], **environment))
             assert running.wait() == 0
     finally:
