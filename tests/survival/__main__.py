@@ -6,14 +6,24 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from tests.survival.crowd import Outcome, plans
+from tests.survival.crowd import plans
 from tests.survival.cuts import cut_connections
 from tests.survival.kills import kill_server
 from tests.survival.models import MODELS, artifacts
 from tests.survival.owners import stop_owners
 from tests.survival.replicas import lose_replicas
-from tests.survival.takeovers import Takeovers, kill_clients
+from tests.survival.soak import soak
+from tests.survival.takeovers import kill_clients
+
+
+class Proof(Protocol):
+    """What came of one; as text, its counts."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is promised held."""
 
 
 def main() -> int:
@@ -26,6 +36,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=50, help="that are killed; default: 50")
     parser.add_argument("--owners", type=int, default=20, help="that stop, and go on; default: 20")
     parser.add_argument("--clients", type=int, default=50, help="that are killed, for each durability; default: 50")
+    parser.add_argument("--minutes", type=float, default=20, help="of all at random; default: 20")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when; default: 0")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gatestream-survival-") as name:
@@ -40,11 +51,11 @@ def main() -> int:
     return int(bool(broken))
 
 
-def _proofs(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Outcome | Takeovers]]:
+def _proofs(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Proof]]:
     """All, by their names."""
     models, seed = artifacts(given.reber, folder), given.seed
     walks, many = plans(MODELS, given.sessions), plans(MODELS, 100)
-    proofs: dict[str, Callable[[], Outcome | Takeovers]] = {}
+    proofs: dict[str, Callable[[], Proof]] = {}
     for durability in ("behind", "before-answer"):
         proofs[f"killed servers, sqlite, {durability}"] = partial(
             kill_server, models, walks, folder, given.kills, durability, seed
@@ -58,6 +69,7 @@ def _proofs(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], O
         lose_replicas, models, walks, given.replicas, max(given.replicas // 5, 1), away, seed
     )
     proofs["two owners of 100 sessions, sqlite"] = partial(stop_owners, models, many, folder, given.owners, seed)
+    proofs["soak, valkey"] = partial(soak, models, walks, given.minutes, seed)
     return proofs
 
 

@@ -54,7 +54,10 @@ class Replicas:
         server, self.servers[number] = self.servers[number], None
         assert server is not None, "one at a time"
         server.kill()
-        self.servers[number] = await asyncio.to_thread(start, *self._artifacts, **self._settings)
+        while self.servers[number] is None:
+            # A server does not start while its store is away: whoever looks after servers tries again.
+            with contextlib.suppress(RuntimeError):
+                self.servers[number] = await asyncio.to_thread(start, *self._artifacts, **self._settings)
 
     def close(self) -> None:
         for server in self.servers:
@@ -71,10 +74,12 @@ def _ready(server: ServerProcess) -> bool:
 
 @asynccontextmanager
 async def balanced(replicas: Replicas) -> AsyncIterator[Wire]:
-    """A balancer before them, for the length of a block."""
+    """A balancer before them, for the length of a block; one is ready when it begins."""
     checks = asyncio.create_task(replicas.check())
     try:
         async with wire(replicas.next) as balancer:
+            while not replicas.ready:
+                await asyncio.sleep(_CHECK_SECONDS)
             yield balancer
     finally:
         checks.cancel()
@@ -121,8 +126,6 @@ def lose_replicas(
 
     async def go(replicas: Replicas) -> Crowd:
         async with balanced(replicas) as balancer:
-            while not replicas.ready:
-                await asyncio.sleep(_CHECK_SECONDS)
             async with crowd(balancer.address, plans) as made:
                 for fault in faults:
                     await asyncio.sleep(rng.random() * 2)
