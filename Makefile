@@ -100,6 +100,7 @@ test-hostile: install  ## what hostile clients do, with a watched neighbour, and
 	$(BIN)/pytest -m slow tests/cli/test_hostile_files.py tests/cli/test_descriptors.py
 
 test-faults: artifacts  ## servers killed, connections cut, stores away, under sessions that stream: none may notice (docs/sessions.md)
+	$(BIN)/pytest tests/survival/test_disks.py
 	$(BIN)/python -m tests.survival artifacts/reber.gates.onnx $(ARGS)
 
 test-containers: artifacts  ## build the images, and run them with docker compose

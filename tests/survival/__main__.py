@@ -3,12 +3,13 @@
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tests.survival.crowd import plans
+from tests.support.process import serving
+from tests.survival.crowd import Crowd, outcome, plans
 from tests.survival.cuts import cut_connections
 from tests.survival.kills import kill_server
 from tests.survival.models import MODELS, artifacts
@@ -26,6 +27,9 @@ class Proof(Protocol):
         """Whether what is promised held."""
 
 
+_Proofs = dict[str, Callable[[], Proof]]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.survival", description=__doc__)
     parser.add_argument("reber", type=Path, help="the reference model's artifact")
@@ -39,37 +43,42 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20, help="of all at random; default: 20")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when; default: 0")
     given = parser.parse_args()
+    broken = 0
     with tempfile.TemporaryDirectory(prefix="gatestream-survival-") as name:
-        broken = 0
-        for proof, prove in _proofs(given, Path(name)).items():
-            if not given.names or any(each in proof for each in given.names):
-                began = time.monotonic()
-                found = prove()
-                broken += not found.whole
-                print(f"{proof}: {found}; {time.monotonic() - began:.0f} s", flush=True)
+        models = artifacts(given.reber, Path(name))
+        with serving(*models, deterministic=True) as undisturbed:
+            for proof, prove in _proofs(given, Path(name), models, undisturbed.address).items():
+                if not given.names or any(each in proof for each in given.names):
+                    began = time.monotonic()
+                    found = prove()
+                    broken += not found.whole
+                    print(f"{proof}: {found}; {time.monotonic() - began:.0f} s", flush=True)
     print(f"{broken} broken")
     return int(bool(broken))
 
 
-def _proofs(given: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Proof]]:
+def _proofs(given: argparse.Namespace, folder: Path, models: Sequence[Path], undisturbed: str) -> _Proofs:
     """All, by their names."""
-    models, seed = artifacts(given.reber, folder), given.seed
-    walks, many = plans(MODELS, given.sessions), plans(MODELS, 100)
-    proofs: dict[str, Callable[[], Proof]] = {}
+    walks, many, seed = plans(MODELS, given.sessions), plans(MODELS, 100), given.seed
+
+    def compared(faults: Callable[..., Crowd], *arguments: Any) -> Callable[[], Proof]:
+        return lambda: outcome(faults(*arguments, seed=seed), undisturbed)
+
+    proofs: _Proofs = {}
     for durability in ("behind", "before-answer"):
-        proofs[f"killed servers, sqlite, {durability}"] = partial(
-            kill_server, models, walks, folder, given.kills, durability, seed
+        proofs[f"killed servers, sqlite, {durability}"] = compared(
+            kill_server, models, walks, folder, given.kills, durability
         )
         proofs[f"killed clients, sqlite, {durability}"] = partial(
-            kill_clients, models, folder, given.clients, durability, seed
+            kill_clients, models, undisturbed, folder, given.clients, durability, seed
         )
-    proofs["connections"] = partial(cut_connections, models, walks, folder, given.cuts, seed)
+    proofs["connections"] = compared(cut_connections, models, walks, folder, given.cuts)
     away = [10.0] * (1 + given.replicas // 25)
-    proofs["replicas, valkey"] = partial(
-        lose_replicas, models, walks, given.replicas, max(given.replicas // 5, 1), away, seed
+    proofs["replicas, valkey"] = compared(
+        lose_replicas, models, walks, given.replicas, max(given.replicas // 5, 1), away
     )
-    proofs["two owners of 100 sessions, sqlite"] = partial(stop_owners, models, many, folder, given.owners, seed)
-    proofs["soak, valkey"] = partial(soak, models, walks, given.minutes, seed)
+    proofs["two owners of 100 sessions, sqlite"] = compared(stop_owners, models, many, folder, given.owners)
+    proofs["soak, valkey"] = partial(soak, models, walks, undisturbed, given.minutes, seed)
     return proofs
 
 

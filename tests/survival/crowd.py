@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest.mock import patch
 
 from gatestream.client import aio
@@ -143,8 +142,8 @@ async def crowd(address: str, chosen: Sequence[Plan]) -> AsyncIterator[Crowd]:
                 await client.close()
 
 
-def outcome(made: Crowd, artifacts: Sequence[Path]) -> Outcome:
-    """Compare all answers with those of an undisturbed server."""
+def outcome(made: Crowd, undisturbed: str) -> Outcome:
+    """Compare all answers with those of an undisturbed server, which listens at an address."""
     return Outcome(
         steps=sum(member.steps for walk in made.walks for member in walk.members),
         kinds=made.kinds,
@@ -152,7 +151,7 @@ def outcome(made: Crowd, artifacts: Sequence[Path]) -> Outcome:
         replayed=made.replayed,
         lost=sum(walk.lost for walk in made.walks),
         doubled=sum(walk.doubled for walk in made.walks),
-        different=sum(different(made.walks, artifacts)),
+        different=sum(different(made.walks, undisturbed)),
         waits=made.waits(),
     )
 

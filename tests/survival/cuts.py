@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.process import serving
-from tests.survival.crowd import Crowd, Outcome, crowd, outcome
+from tests.survival.crowd import Crowd, crowd
 from tests.survival.walks import Plan
 from tests.survival.wire import FAULTS, Wire, wire
 
@@ -31,7 +31,7 @@ async def disturb(middle: Wire, made: Crowd, rng: random.Random) -> None:
 
 def cut_connections(
     artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, faults: int, seed: int = 0
-) -> Outcome:
+) -> Crowd:
     """The proof.
 
     Args:
@@ -53,5 +53,4 @@ def cut_connections(
                     await disturb(middle, made, rng)
             return made
 
-        made = asyncio.run(go())
-    return outcome(made, artifacts)
+        return asyncio.run(go())

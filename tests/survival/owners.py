@@ -8,12 +8,12 @@ from pathlib import Path
 
 from gatestream.server.durability.checkpoints import SILENCE_SECONDS
 from tests.support.process import start
-from tests.survival.crowd import Crowd, Outcome, crowd, outcome
+from tests.survival.crowd import Crowd, crowd
 from tests.survival.walks import Plan
 from tests.survival.wire import wire
 
 
-def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, rounds: int, seed: int = 0) -> Outcome:
+def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, rounds: int, seed: int = 0) -> Crowd:
     """The proof: clients are led back and forth between two servers, each time away from one that has stopped.
 
     The one that they come back to has in its memory what it had when it was stopped, and wrote, or tried to, when it
@@ -51,9 +51,8 @@ def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, 
             return made
 
     try:
-        made = asyncio.run(go())
+        return asyncio.run(go())
     finally:
         for server in servers:
             server.popen.send_signal(signal.SIGCONT)
             server.close()
-    return outcome(made, artifacts)

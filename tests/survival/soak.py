@@ -87,12 +87,13 @@ class Soaked:
         return f"{self.outcome}; by quarters: " + "; ".join(rows)
 
 
-def soak(artifacts: Sequence[Path], plans: Sequence[Plan], minutes: float, seed: int = 0) -> Soaked:
+def soak(artifacts: Sequence[Path], plans: Sequence[Plan], undisturbed: str, minutes: float, seed: int = 0) -> Soaked:
     """The proof: three replicas behind a balancer, their store, and the connections to them.
 
     Args:
         artifacts: of the models of the plans.
         plans: of the walks.
+        undisturbed: the address of a server that nothing happens to.
         minutes: for how long.
         seed: of what happens when.
 
@@ -156,7 +157,7 @@ def soak(artifacts: Sequence[Path], plans: Sequence[Plan], minutes: float, seed:
             replicas.close()
     finally:
         store.end()
-    return Soaked(outcome(made, artifacts), _parts(samples, made))
+    return Soaked(outcome(made, undisturbed), _parts(samples, made))
 
 
 def _parts(samples: Sequence[Sample], made: Crowd) -> list[Part]:

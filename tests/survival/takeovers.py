@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from gatestream.client import connect
-from tests.support.process import serving, start
+from tests.support.process import start
 from tests.survival.walks import PATIENCE
 from tests.survival.writer import LONGEST, inputs
 
@@ -71,11 +71,14 @@ class Life:
         return cls(int(first[0]), until, b"".join(bytes.fromhex(each[1].decode()) for each in rest))
 
 
-def kill_clients(artifacts: Sequence[Path], folder: Path, kills: int, durability: str, seed: int = 0) -> Takeovers:
+def kill_clients(
+    artifacts: Sequence[Path], undisturbed: str, folder: Path, kills: int, durability: str, seed: int = 0
+) -> Takeovers:
     """The proof. One session goes from client to client; every other time the server dies with the client.
 
     Args:
         artifacts: of the reference model, and others.
+        undisturbed: the address of a server of them that nothing happens to.
         folder: for the store.
         kills: how many clients.
         durability: as the server's setting; before-answer: nothing that was answered lies behind the position.
@@ -114,7 +117,7 @@ def kill_clients(artifacts: Sequence[Path], folder: Path, kills: int, durability
     finally:
         server.close()
     found.answered = sum(life.until - life.first for life in lives)
-    with serving(*artifacts, deterministic=True) as server, connect(server.address, timeout=PATIENCE) as client:
+    with connect(undisturbed, timeout=PATIENCE) as client:
         expected = np.asarray(client.session("reber").run(inputs(seed, 0, max(life.until for life in lives))))
     for life in lives:
         ys = np.frombuffer(life.outputs, np.float32).reshape(life.until - life.first, -1)
