@@ -11,7 +11,7 @@ from gatestream.export.errors import ArtifactError
 from gatestream.export.proof.report import Report
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.models.catalogue import entries
-from tests.models.modules import MODULES, Module
+from tests.models.modules import MODULES, OWN_MODULES, Module, OwnModule
 from tests.support.strangers.comparison import differences
 from tests.support.strangers.exported import ALL, FROZEN, export
 from tests.support.strangers.generators import ADOPTED, REFUSED
@@ -50,9 +50,9 @@ def files() -> Iterator[Outcome]:
 
 
 def modules() -> Iterator[Outcome]:
-    """Every module of the packages."""
-    for module in MODULES:
-        yield of_module(module)
+    """Every module of the packages, and those that are written here."""
+    yield from map(of_module, MODULES)
+    yield from map(of_module, OWN_MODULES)
 
 
 def generated() -> Iterator[Outcome]:
@@ -84,7 +84,7 @@ def of_file(package: str, file: str, stranger: Stranger) -> Outcome:
     return _outcome(package, file, make, lambda artifact: differences(stranger, artifact))
 
 
-def of_module(module: Module) -> Outcome:
+def of_module(module: Module | OwnModule) -> Outcome:
     """Export it."""
     return _outcome(module.package, module.name, module.export, module.differences)
 

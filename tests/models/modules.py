@@ -16,6 +16,8 @@ from gatestream.export.proof.report import Report
 from gatestream.export.sources.module import export_module
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.models.catalogue import packages
+from tests.models.own import OWN, Own
+from tests.models.own import made as made_of
 from tests.support.strangers.adopted import Adopted
 
 
@@ -144,8 +146,51 @@ def _axes(ports: Sequence[str]) -> list[list[str]]:
     return [port.partition("[")[2].rstrip("]").split(",") for port in ports]
 
 
+@dataclass(frozen=True)
+class OwnModule:
+    """A module that is written here.
+
+    Attributes:
+        cls: of `own`.
+    """
+
+    cls: type[Own]
+    package: str = "written here"
+
+    @property
+    def name(self) -> str:
+        return f"torch: {self.cls.__name__}"
+
+    def export(self, artifact: Path) -> tuple[pb.ModelSpec, Report]:
+        """Write the artifact."""
+        cls = self.cls
+        made = export_module(made_of(cls), artifact, inputs=cls.INPUTS, states=cls.STATES, constants=cls.CONSTANTS)
+        return made.spec, made.report
+
+    def differences(self, artifact: Path) -> dict[str, float]:
+        """From the module itself in torch, of all steps at once where it takes them so: of steps, chunks and rows."""
+        steps, rows = 12, 3
+        inputs, constants = self.cls.sample(rows, steps)
+        wanted = made_of(self.cls).whole(inputs, constants).double().numpy()
+        adopted = Adopted(artifact)
+        xs = dict(zip(adopted.inputs, (each.numpy() for each in inputs), strict=True))
+        names = [name.partition(":")[0] for name in self.cls.CONSTANTS]
+        given = [{n: each[row].numpy() for n, each in zip(names, constants, strict=True)} for row in range(rows)]
+        found = {}
+        for case, cuts, count in (("steps", range(steps + 1), 1), ("chunks", (0, 5, 6, 12), rows)):
+            carried, worst = adopted.start(count, given[:count]), 0.0
+            for begin, end in pairwise(cuts):
+                got = adopted.advance(carried, [{n: x[row, begin:end] for n, x in xs.items()} for row in range(count)])
+                for row, outputs in enumerate(got):
+                    (y,) = outputs.values()
+                    worst = max(worst, float(np.abs(y - wanted[row, begin:end]).max()))
+            found[case] = worst
+        return found
+
+
 MODULES = (
     Module("flashvad", FlashVadStream),
     Module("flashvad", FlashVadPlain, refused="depthwise"),
     Module("akiki", Akiki),
 )
+OWN_MODULES = tuple(map(OwnModule, OWN))
