@@ -50,7 +50,8 @@ Adopting anybody's file:
     adopting.refusals      what cannot be streamed, by adopting.over_time, adopting.frozen and adopting.growth
     adopting.explaining    the first node whose steps do not add up to the whole
     adopting.expose        states that it keeps to itself, from adopting.starts, with adopting.probing
-    adopting.by_running    and those that only show when the graph is run, by adopting.running
+    adopting.by_running    and those that only show when the graph is run, by adopting.running: adopting.effects of
+                           moving one, and by these adopting.matching
     adopting.given         whether it contradicts those that were given
     adopting.preparing     what the file's caller had to keep: context, constants of a session
     adopting.axes          which axis is whose, in an adopting.signature: adopting.axis_choices, adopting.axis_trials
@@ -70,7 +71,8 @@ The proof:
     proof.rounding         how far a faithful float32 model may be from them
     proof.int8_parity      the same for int8 weights, against proof.int8_oracle
     proof.accuracy         how far weights in fewer bits are from the network, and what they save
-    proof.streaming        of any recurrent model, run by proof.streamed, as near as proof.loss allows
+    proof.streaming        of any recurrent model, by proof.stream_checks, run by proof.streamed, against a
+                           proof.reference, as near as proof.loss allows
     proof.needed           and that each of its states matters
     errors                 what can be wrong
 """

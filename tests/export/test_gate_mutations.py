@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from gatestream.export import artifact
 from gatestream.export.drawing.findings import Findings, look
 from gatestream.export.errors import ArtifactError
-from gatestream.export.proof import streaming
+from gatestream.export.proof import stream_checks
 from gatestream.export.rewriting.reform import reform
 from gatestream.protos import spec as specs
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -285,7 +285,7 @@ SPOILT: dict[str, tuple[Mutation, str]] = {
 
 
 def test_as_it_was_made_it_passes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "_SECONDS", 0.2)
+    monkeypatch.setattr(stream_checks, "_SECONDS", 0.2)
     found = look(made)
     assert isinstance(found, Findings)
     assert [cell.kind for cell in found.cells] == ["GRU", "GRU", "LSTM"]

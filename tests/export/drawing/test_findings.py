@@ -14,7 +14,7 @@ from gatestream.export.drawing.draw import draw
 from gatestream.export.drawing.findings import Findings, look
 from gatestream.export.drawing.listing import as_json, as_text
 from gatestream.export.errors import ArtifactError
-from gatestream.export.proof import streaming
+from gatestream.export.proof import stream_checks
 from gatestream.export.rewriting.reform import reform
 from tests.support import recurrent
 from tests.support.strangers.generators import ADOPTED, REFUSED
@@ -36,7 +36,7 @@ def findings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("made") / "model.onnx"
     artifact.save(model, spec, path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_SECONDS", 0.2)
+        patch.setattr(stream_checks, "_SECONDS", 0.2)
         found = look(path)
     assert isinstance(found, Findings)
     return found

@@ -15,7 +15,7 @@ from gatestream.export.adopting.adopt import adopt
 from gatestream.export.adopting.options import Options
 from gatestream.export.errors import StructureError
 from gatestream.export.finder.claims import check_claims
-from gatestream.export.proof import streaming
+from gatestream.export.proof import stream_checks
 from gatestream.export.rewriting.reform import Form, reform
 from gatestream.protos.dtypes import DTYPES
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -43,7 +43,7 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp(name)
         stranger = ADOPTED[name](folder)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(streaming, "_SECONDS", 0.1)
+            patch.setattr(stream_checks, "_SECONDS", 0.1)
             spec = adopt(stranger.path, folder / "out.onnx", told(stranger)).spec
         return folder / "out.onnx", spec
 

@@ -6,7 +6,8 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatestream.export.adopting.by_running import _Effect, _only_matching
+from gatestream.export.adopting.effects import Effect
+from gatestream.export.adopting.matching import only_matching
 from gatestream.export.adopting.signature import End
 
 
@@ -23,11 +24,11 @@ def ends(letter: str, count: int) -> list[End]:
 def test_there_is_one_matching_or_none_is_given(moves: list[list[bool]]) -> None:
     starts, outputs = ends("s", len(moves)), ends("t", 5)
     effects = {
-        start.name: {end.name: _Effect(moved, False, False, False) for end, moved in zip(outputs, row, strict=True)}
+        start.name: {end.name: Effect(moved, False, False, False) for end, moved in zip(outputs, row, strict=True)}
         for start, row in zip(starts, moves, strict=True)
     }
     ways = {way for way in permutations(range(5), len(moves)) if all(moves[k][to] for k, to in enumerate(way))}
-    found = _only_matching(starts, outputs, effects)
+    found = only_matching(starts, outputs, effects)
     if found is None:
         assert len(ways) != 1
     else:
@@ -38,8 +39,8 @@ def test_hundreds_of_states_in_a_row_are_told_apart_at_once() -> None:
     """Each moves its own output and all behind it: trying would take for ever."""
     starts, outputs = ends("s", 300), ends("t", 300)
     effects = {
-        start.name: {end.name: _Effect(to >= k, False, False, False) for to, end in enumerate(outputs)}
+        start.name: {end.name: Effect(to >= k, False, False, False) for to, end in enumerate(outputs)}
         for k, start in enumerate(starts)
     }
-    found = _only_matching(starts, outputs, effects)
+    found = only_matching(starts, outputs, effects)
     assert found == {f"s{k}": outputs[k] for k in range(300)}
