@@ -82,6 +82,24 @@ class CellLoop(nn.Module):
         return torch.stack(ys, dim=1)
 
 
+class Elman(nn.Module):
+    """An RNNCell of a ReLU in a loop, and one without biases behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.RNNCell(4, 6, nonlinearity="relu")
+        self.high = nn.RNNCell(6, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = x.new_zeros(len(x), 6), x.new_zeros(len(x), 3)
+        ys = []
+        for step in x.unbind(1):
+            low = self.low(step, low)
+            high = self.high(low, high)
+            ys.append(high)
+        return torch.stack(ys, dim=1)
+
+
 class MinGRU(nn.Module):
     """minGRU (Feng et al., 2024), step after step."""
 

@@ -55,6 +55,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], list[str]]] = {
     "nested": (modules.Nested, {"inputs": ["x[4]"]}, ["body.low.h", "body.high.h", "last.h"]),
     "packed": (modules.Packed, {"inputs": ["x[4]"], "length": "lengths"}, ["lstm.h", "lstm.c"]),
     "cells in a loop": (modules.CellLoop, {"inputs": ["x[4]"]}, ["first.h", "first.c", "second.h"]),
+    "cells without gates": (modules.Elman, {"inputs": ["x[4]"]}, ["low.h", "high.h"]),
     "minGRU": (modules.MinGRU, {"inputs": ["x[4]"], "states": ["h[6]"]}, ["h"]),
     "one number": (modules.OneNumber, {"inputs": ["x[4]"]}, ["gru.h"]),
     "last step": (modules.LastStep, {"inputs": ["x[time,batch,4]"]}, ["gru.h"]),
