@@ -6,6 +6,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 
 from gatestream.client import connect
 from gatestream.export.adopting.adopt import adopt
+from gatestream.export.drawing.findings import Findings, look
 from gatestream.export.errors import ArtifactError
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.export.adopting.found import check_found
 from tests.models.catalogue import NotInstalledError, entries
 from tests.models.modules import MODULES, Module
@@ -77,6 +80,31 @@ def test_a_module(module: Module, tmp_path: Path) -> None:
     else:
         module.export(artifact)
         assert {case: off for case, off in module.differences(artifact).items() if off > TOLERANCE} == {}
+
+
+@pytest.mark.parametrize("name", ["silero_16000", "akiki", "flashvad", "deepfilternet_erb_dec"])
+def test_gates_of_a_file_are_shown_and_its_numbers_stay(name: str, tmp_path: Path) -> None:
+    """`gatestream inspect` finds them in what was made, as it does in any file."""
+    stranger = STRANGERS[name]
+    artifact = tmp_path / "gates.onnx"
+    made = adopt(stranger.path, artifact, replace(options(stranger), form="gates"))
+    kinds = {pb.CELL_KIND_LSTM: ["input", "forget", "candidate", "output"]}
+    expected = [each for cell in made.spec.cells for each in kinds.get(cell.kind, ["reset", "update", "candidate"])]
+    assert [gate.name.rpartition(".")[2] for gate in made.spec.gates] == expected
+    assert {case: off for case, off in differences(stranger, artifact).items() if off > TOLERANCE} == {}
+    found = look(artifact)
+    assert isinstance(found, Findings)
+    assert found.checks
+    assert all(check.passed for check in found.checks)
+
+
+def test_a_cell_that_a_file_has_unrolled_becomes_an_operator(tmp_path: Path) -> None:
+    stranger = STRANGERS["silero_ifless_16000"]
+    artifact = tmp_path / "fused.onnx"
+    made = adopt(stranger.path, artifact, replace(options(stranger), form="fused"))
+    assert [each.kind for each in made.spec.cells] == [pb.CELL_KIND_LSTM]
+    assert any("written out, to the operator" in line for line in made.spec.source.rewritten)
+    assert {case: off for case, off in differences(stranger, artifact).items() if off > TOLERANCE} == {}
 
 
 # ---- Served -----------------------------------------------------------------------------------
