@@ -20,6 +20,7 @@ from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.sessions import UNKNOWN
+from gatestream.server.core.stored import check_size
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import (
     SILENCE_SECONDS,
@@ -31,7 +32,7 @@ from gatestream.server.durability.checkpoints import (
     Owned,
     Written,
 )
-from gatestream.server.errors import EpochStale, Refused, StepFailed, StoreUnavailable
+from gatestream.server.errors import CheckpointUnfit, EpochStale, Refused, StepFailed, StoreUnavailable
 
 # An owner that lives has let go by then, and one that does not counts as dead.
 _HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
@@ -186,10 +187,16 @@ class KeptSessions:
         except Exception as error:
             _log.exception("a session could not be claimed", model=self._engine.layout.name)
             return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
-        if self._table.birth[session] != birth:
-            # It has ended meanwhile, and nobody here would let go of it.
+        unfit: Refused | None = None
+        try:
+            if claimed.checkpoint is not None:
+                check_size(key, claimed.checkpoint, self._engine.layout.state_bytes)
+        except CheckpointUnfit as error:
+            unfit = error
+        if unfit is not None or self._table.birth[session] != birth:
+            # It is not to be had, or has ended meanwhile: nobody here would let go of it.
             self._checkpointer.release([key], np.array([claimed.epoch]))
-        return partial(settle, claimed)
+        return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
 
     async def _ask(self, key: Key, claim: Claim) -> Claimed:
         """Claim, and wait for the owner that has it to hand it over."""

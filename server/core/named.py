@@ -56,7 +56,7 @@ class NamedSessions:
         self._kept = kept
         self._checkpointer = registry.checkpointer
         if self._checkpointer is not None and self._kept is not None:
-            self._stored = StoredSessions(self._checkpointer, self._kept.meaning)
+            self._stored = StoredSessions(self._checkpointer, self._kept.meaning, self._engine.layout.state_bytes)
 
     async def close(self, tenant: str, session_id: str) -> int:
         """End a session whoever holds it; its last position."""

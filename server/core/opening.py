@@ -206,10 +206,13 @@ class Opening:
         asks = self._kept is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
 
         def leave() -> None:
+            nonlocal before
             table.answered_at[session] = self._engine.clock()
-            if before is not None:
+            # A claim that fails may end the session, and with it all that stands in its queue: this once more.
+            told, before = before, None
+            if told is not None:
                 gone = np.array([before_handle]), table.position[[session]]
-                tell(before, before.closed, *gone, CloseReason.TAKEN_OVER)
+                tell(told, told.closed, *gone, CloseReason.TAKEN_OVER)
 
         def run(*_: Any) -> None:
             leave()

@@ -60,12 +60,14 @@ class StoredSessions:
     Args:
         checkpointer: of the server.
         meaning: of the states.
+        state_bytes: of each.
     """
 
-    def __init__(self, checkpointer: Checkpointer, meaning: Meaning):
+    def __init__(self, checkpointer: Checkpointer, meaning: Meaning, state_bytes: int):
         self._store = checkpointer.store
         self._owner = checkpointer.owner
         self._meaning = meaning
+        self._state_bytes = state_bytes
 
     async def state(self, key: Key) -> Checkpoint:
         """Where a session stands.
@@ -117,11 +119,12 @@ class StoredSessions:
 
     async def _read(self, key: Key) -> Stored:
         stored = await self._store.read(key)
-        if stored.owner not in ("", self._owner):
+        if stored.lives and stored.owner != self._owner:
             raise _elsewhere(key)
         mine, its = self._meaning, stored.meaning
         if (mine.fingerprint, mine.states) != (its.fingerprint, its.states):
             raise CheckpointUnfit(f"session {key.session_id!r} is of other weights, those of version {its.version!r}")
+        check_size(key, stored.checkpoints[-1], self._state_bytes)
         return stored
 
 
@@ -142,12 +145,22 @@ async def page(checkpointer: Checkpointer, tenant: str, model: str, behind: str,
     ]
 
 
+def check_size(key: Key, checkpoint: Checkpoint, state_bytes: int) -> None:
+    """Check that a checkpoint has the state of a model.
+
+    Raises:
+        CheckpointUnfit: it has more bytes, or fewer.
+    """
+    if len(checkpoint.state) != state_bytes:
+        raise CheckpointUnfit(
+            f"the state of session {key.session_id!r} has {len(checkpoint.state)} bytes; this model's has {state_bytes}"
+        )
+
+
 def random_id() -> str:
     """A name for a session, of 128 random bits."""
     return secrets.token_urlsafe(16)
 
 
 def _elsewhere(key: Key) -> Elsewhere:
-    return Elsewhere(
-        f"session {key.session_id!r} has an owner, which serves it, or has died without letting go; open it to have it"
-    )
+    return Elsewhere(f"session {key.session_id!r} has an owner, which serves it; open it to have it")

@@ -155,6 +155,7 @@ class Stored(NamedTuple):
         checkpoints: one or two, the latest last; empty where they were not asked for.
         bytes: that they take, when there are two.
         written: seconds since the Unix epoch.
+        lives: its owner does; said where the checkpoints are.
     """
 
     key: Key
@@ -164,6 +165,7 @@ class Stored(NamedTuple):
     checkpoints: Sequence[Checkpoint] = ()
     bytes: int = 0
     written: float = 0.0
+    lives: bool = False
 
 
 class Store(Protocol):

@@ -107,7 +107,7 @@ class MemoryStore:
         record = self._records.get(key)
         if record is None or not record.checkpoints:
             raise rules.unknown(key)
-        return _stored(key, record)
+        return _stored(key, record)._replace(lives=self._lives(record.owner))
 
     async def put(self, stored: Stored) -> None:
         """As `Store`."""

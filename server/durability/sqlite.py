@@ -121,11 +121,17 @@ class SqliteStore:
 
     async def read(self, key: Key) -> Stored:
         """As `Store`."""
-        row = await self._transactions.do(lambda use: sessions.read(use, key))
-        if row is None or not row.record.checkpoints:
-            raise rules.unknown(key)
-        record = row.record
-        return Stored(key, record.epoch, record.owner, record.meaning, record.checkpoints, record.room, record.written)
+
+        def work(use: Use) -> Stored:
+            row = sessions.read(use, key)
+            if row is None or not row.record.checkpoints:
+                raise rules.unknown(key)
+            record = row.record
+            lives = bool(record.owner) and sessions.lives(use, record.owner, self._silence)
+            epoch, owner, meaning, checkpoints, written, _ = record
+            return Stored(key, epoch, owner, meaning, checkpoints, record.room, written, lives)
+
+        return await self._transactions.do(work)
 
     async def put(self, stored: Stored) -> None:
         """As `Store`."""

@@ -125,10 +125,11 @@ class ValkeyStore:
 
     async def read(self, key: Key) -> Stored:
         """As `Store`."""
-        _, record, _ = await self._read(key)
+        _, record, living = await self._read(key)
         if record is None or not record.checkpoints:
             raise rules.unknown(key)
-        return Stored(key, record.epoch, record.owner, record.meaning, record.checkpoints, record.room, record.written)
+        epoch, owner, meaning, checkpoints, written, _ = record
+        return Stored(key, epoch, owner, meaning, checkpoints, record.room, written, bool(living))
 
     async def put(self, stored: Stored) -> None:
         """As `Store`."""

@@ -10,9 +10,9 @@ import pytest
 
 from gatestream.server.core.kept import Wish, meaning
 from gatestream.server.core.transitions import Phase
-from gatestream.server.durability.checkpoints import TERM, Claim, Owned
+from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Key, Owned, Stored
 from gatestream.server.durability.memory import MemoryStore
-from gatestream.server.errors import EpochStale
+from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, NotFound
 from tests.support.engine import Bench, Recorder, bench
 
 PARKS = Wish(parks=True)
@@ -206,3 +206,54 @@ async def test_an_open_behind_one_that_fails_is_answered(b: Bench) -> None:
     assert heard == [("not opened", 4, "STORE_UNAVAILABLE")]
     again, _ = await opened(b, wish=Wish(parks=True, epoch=3, acknowledged=0))
     assert again.take() == [("opened", 7, 0, False)]
+
+
+async def test_a_former_owner_hears_once_that_it_has_lost_a_session_that_was_fenced(b: Bench) -> None:
+    owner, session = await opened(b)
+    assert b.checkpointer is not None
+    assert b.lifecycle.kept is not None
+    key, meant = b.lifecycle.kept.key(session), meaning(b.engine.layout, "")
+    await b.checkpointer.store.claim(key, Claim(b.checkpointer.owner, 5, meant, None, taken_up=True, acknowledged=0))
+    owner.take()
+    next_ = Recorder()
+    b.open(next_, 4, "s", wish=Wish(parks=True, epoch=2, acknowledged=0))
+    await b.engine.quiet()
+    assert owner.take() == [("lost", 7), ("closed", "TAKEN_OVER", [7], [0])]
+    assert next_.take() == [("not opened", 4, "EPOCH_STALE")]
+
+
+@pytest.mark.parametrize("size", [0, 4, 12])
+async def test_a_state_of_another_length_is_not_loaded(b: Bench, size: int) -> None:
+    assert b.checkpointer is not None
+    assert b.lifecycle.kept is not None
+    key, meant = Key("", b.engine.layout.name, "s"), meaning(b.engine.layout, "")
+    store = b.checkpointer.store
+    await store.put(Stored(key, 0, "", meant, (Checkpoint(3, 3, bytes(size)),)))
+    for asked in (b.lifecycle.named.state("", "s"), b.lifecycle.named.fork("", "s", "twin")):
+        with pytest.raises(CheckpointUnfit, match=f"has {size} bytes; this model's has 8"):
+            await asked
+    owner, _ = await opened(b)
+    assert owner.take() == [("not opened", 7, "CHECKPOINT_UNFIT")]
+    await round_(b)
+    assert ((await store.read(key)).owner, b.engine.sessions.get("", "s")) == ("", None)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_by_name_a_session_is_asked_for_whose_owner_has_died(b: Bench, lives: bool) -> None:
+    assert b.checkpointer is not None
+    key, meant = Key("", b.engine.layout.name, "s"), meaning(b.engine.layout, "")
+    store = b.checkpointer.store
+    if lives:
+        await store.beat("other")
+    await store.claim(key, Claim("other", 1, meant, Checkpoint(2, 2, bytes(8)), taken_up=False))
+    named = b.lifecycle.named
+    if lives:
+        for asked in (named.state("", "s"), named.close("", "s")):
+            with pytest.raises(Elsewhere, match="has an owner, which serves it"):
+                await asked
+        return
+    assert (await named.state("", "s")).position == 2
+    assert (await store.read(key))[1:3] == (1, "other"), "it has not been claimed"
+    assert await named.close("", "s") == 2
+    with pytest.raises(NotFound):
+        await store.read(key)

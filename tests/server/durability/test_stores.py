@@ -179,6 +179,7 @@ async def test_a_living_owner_is_asked_to_hand_over(store: Store) -> None:
     with pytest.raises(Owned):
         await store.claim(S, claim("b"))
     assert list(await store.beat("a")) == [S]
+    assert (await store.read(S)).lives
     done = await store.write(writes("a", [(key("other"), 1, at(1), 0), (S, 1, at(1), 0)]))
     assert done.wanted.tolist() == [False, True]
     # Neither a wrong epoch nor another owner lets go of it.
@@ -187,6 +188,7 @@ async def test_a_living_owner_is_asked_to_hand_over(store: Store) -> None:
     with pytest.raises(Owned):
         await store.claim(S, claim("b"))
     await store.release("a", [S], np.array([1]))
+    assert not (await store.read(S)).lives
     assert (await store.claim(S, claim("b", acknowledged=1))).checkpoint == at(1)
     assert list(await store.beat("a")) == []
 
@@ -209,6 +211,8 @@ async def test_a_silent_owner_is_fenced(kind: str, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, silence=0.3) as store:
         await make(store, 3)
         await asyncio.sleep(0.4)
+        found = await store.read(S)
+        assert (found.owner, found.lives) == ("a", False)
         assert (await store.claim(S, claim("b", acknowledged=3))).epoch == 2
         await store.beat("a")
         done = await store.write(writes("a", [(S, 1, at(4), 0)]))
