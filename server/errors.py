@@ -202,10 +202,18 @@ class NotReplayable(Refused):
 
 
 class CheckpointUnfit(Refused):
-    """What is stored of a session is damaged, or has another meaning than this model's states."""
+    """What is stored of a session is damaged, or has another meaning than this model's states.
+
+    Attributes:
+        fingerprint: of the weights that it belongs to; empty: it is damaged.
+    """
 
     code = Code.FAILED_PRECONDITION
     default_reason = Reason.CHECKPOINT_UNFIT
+
+    def __init__(self, message: str, fingerprint: str = ""):
+        super().__init__(message)
+        self.fingerprint = fingerprint
 
 
 class StoreUnavailable(Refused):

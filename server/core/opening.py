@@ -1,5 +1,6 @@
 """Opening sessions, and taking them over: from another stream, or from the store."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,21 @@ from gatestream.server.core.kept import NO_WISH, KeptSessions, Wish
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
-from gatestream.server.errors import Draining, EpochStale, InvalidRequest, NotFound, Reason, Refused, StoreUnavailable
+from gatestream.server.errors import (
+    CheckpointUnfit,
+    Draining,
+    EpochStale,
+    InvalidRequest,
+    NotFound,
+    Reason,
+    Refused,
+    StoreUnavailable,
+)
 
 _NONE = np.empty(0, np.int64)
+
+OnFittingVersion = Callable[[str], bool]
+"""Opens a session on the version of a model that has the weights of a fingerprint; whether there is one."""
 
 
 class Opening:
@@ -47,6 +60,7 @@ class Opening:
         reply_mask: int,
         constants: Given = (),
         wish: Wish = NO_WISH,
+        elsewhere: OnFittingVersion | None = None,
     ) -> int:
         """Give a session to an owner, who hears `opened` when all that was accepted for it before has run.
 
@@ -64,6 +78,8 @@ class Opening:
             constants: that a new session is to have, where it is not to have the model's own; one that is there has
                 the same.
             wish: how it is to be opened, where the store may know it.
+            elsewhere: opens it on the version of the model that has the weights of a fingerprint, where the store has
+                it for other weights than these; whether there is one.
 
         Returns:
             The session. Steps may be submitted at once. Where the store is to be asked, the owner hears `opened` or
@@ -93,7 +109,7 @@ class Opening:
                 raise Draining(f"{self._registry.closed_for}; open the session on another server")
             if asks:
                 return self._open_from_store(
-                    owner, tenant, session_id, handle, wish, given, reply_mask, create=create, resume=resume
+                    owner, tenant, session_id, handle, wish, given, reply_mask, elsewhere, create=create, resume=resume
                 )
             session = self._places.create(tenant, session_id, self._constants.complete(given))
             table.epoch[session] = table.proposed[session] = wish.epoch or 1
@@ -130,6 +146,7 @@ class Opening:
         wish: Wish,
         given: dict[str, bytes],
         reply_mask: int,
+        elsewhere: OnFittingVersion | None,
         *,
         create: bool,
         resume: bool,
@@ -162,6 +179,18 @@ class Opening:
             self._tell_opened(owner, handle, session, name, created)
 
         def failed(error: Refused) -> None:
+            fingerprint = error.fingerprint if isinstance(error, CheckpointUnfit) else ""
+            if fingerprint and elsewhere is not None and self._holds(owner, handle, session):
+                # The name is wanted for the one that takes its place.
+                self._engine.stats.opened -= 1
+                self._registry.remove(np.array([session]))
+                try:
+                    if elsewhere(fingerprint):
+                        return
+                except Refused as refused:
+                    error = refused
+                tell(owner, owner.not_opened, handle, error)
+                return
             why = missing if missing is not None and isinstance(error, NotFound) else error
             self._not_opened(owner, handle, session, why)
             if (other := table.owner[session]) is not None:
@@ -187,16 +216,19 @@ class Opening:
 
     def _not_opened(self, owner: ReplySink, handle: int, session: int, error: Refused) -> None:
         """Tell an owner that a session is not its own; unless another has opened it since, nobody's."""
-        table = self._table
-        if table.owner[session] is owner and table.handle[session] == handle:
+        if self._holds(owner, handle, session):
             tell(owner, owner.not_opened, handle, error)
             self._held.detach(np.array([session]))
+
+    def _holds(self, owner: ReplySink, handle: int, session: int) -> bool:
+        """Whether an owner has a session by this handle; another may have opened it since."""
+        table = self._table
+        return table.owner[session] is owner and bool(table.handle[session] == handle)
 
     def _tell_opened(self, owner: ReplySink, handle: int, session: int, name: str, created: bool) -> None:
         table = self._table
         table.answered_at[session] = self._engine.clock()
-        # Another may have opened it since.
-        if table.owner[session] is owner and table.handle[session] == handle:
+        if self._holds(owner, handle, session):
             tell(owner, owner.opened, handle, name, table.stands(session), created)
 
     def _take_over(self, session: int, owner: ReplySink, handle: int, wish: Wish) -> None:

@@ -141,9 +141,10 @@ def exists(key: Key) -> AlreadyExists:
     return AlreadyExists(f"session {_shown(key)} of model {cut(key.model)!r} exists")
 
 
-def damaged(key: Key, reason: str) -> CheckpointUnfit:
-    """What is said of a session whose checkpoint cannot be used."""
-    return CheckpointUnfit(f"the checkpoint of session {_shown(key)} of model {cut(key.model)!r} {reason}")
+def damaged(key: Key, reason: str, fingerprint: str = "") -> CheckpointUnfit:
+    """What is said of a session whose checkpoint cannot be used, or only with the weights of this fingerprint."""
+    text = f"the checkpoint of session {_shown(key)} of model {cut(key.model)!r} {reason}"
+    return CheckpointUnfit(text, fingerprint)
 
 
 def _check_meaning(key: Key, stored: Meaning, asked: Meaning) -> None:
@@ -152,7 +153,8 @@ def _check_meaning(key: Key, stored: Meaning, asked: Meaning) -> None:
         ("layout of states", stored.states, asked.states),
     ):
         if has != wants:
-            raise damaged(key, f"is of other {name}: {has[:12]} (version {cut(stored.version)}), not {wants[:12]}")
+            reason = f"is of other {name}: {has[:12]} (version {cut(stored.version)}), not {wants[:12]}"
+            raise damaged(key, reason, stored.fingerprint)
 
 
 def _shown(key: Key) -> str:

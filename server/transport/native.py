@@ -1,6 +1,7 @@
 """One client's stream of our own protocol: from handles to sessions, and back."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS, Entries
-from gatestream.server.core.catalog import Catalog
+from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
 from gatestream.server.core.kept import Wish
+from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.core.sessions import Stands
@@ -145,23 +147,41 @@ class ClientStream:
             taken_up = asked.session_id if asked.resume else ""
             model = self._models.find_with(taken_up, self._tenant, asked.model, asked.version)
             self._handles.reserve(handle, model.number)
-            session = model.lifecycle.opening.open(
-                self,
-                self._tenant,
-                asked.session_id,
-                handle,
-                create=asked.create,
-                resume=asked.resume,
-                reply_mask=OUTPUTS * asked.outputs + GATES * asked.gates,
-                constants=asked.constants,
-                wish=Wish(asked.parks, asked.epoch, asked.acknowledged),
-            )
+            elsewhere = None if asked.version else partial(self._open_where_it_fits, model, asked)
+            session = self._open_on(model, asked, elsewhere)
             self._handles.mark(handle, session)
             self._held += 1
             if asked.parks:
                 self.send_queue.gate = model.lifecycle.registry.gate
         except Refused as error:
             self._refuse(error, [handle])
+
+    def _open_on(self, model: Model, asked: Open, elsewhere: OnFittingVersion | None = None) -> int:
+        """Open a session on a version of a model; the session. Raises: as `Opening.open`."""
+        return model.lifecycle.opening.open(
+            self,
+            self._tenant,
+            asked.session_id,
+            asked.handle,
+            create=asked.create,
+            resume=asked.resume,
+            reply_mask=OUTPUTS * asked.outputs + GATES * asked.gates,
+            constants=asked.constants,
+            wish=Wish(asked.parks, asked.epoch, asked.acknowledged),
+            elsewhere=elsewhere,
+        )
+
+    def _open_where_it_fits(self, instead_of: Model, asked: Open, fingerprint: str) -> bool:
+        """Open a session on the version that has the weights of a fingerprint; whether there is one.
+
+        Raises:
+            Refused: it cannot be opened there.
+        """
+        for model in reversed(self._models.versions(instead_of.name)):
+            if model is not instead_of and model.layout.fingerprint == fingerprint:
+                self._handles.move(np.array([asked.handle]), model.number, np.array([self._open_on(model, asked)]))
+                return True
+        return False
 
     def _held_of(self, handles: Ints) -> npt.NDArray[np.bool_]:
         """Which handles have a session; of the others those that are refused for one reason are refused as one."""

@@ -6,7 +6,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -18,7 +21,7 @@ from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import ArtifactError, ConfigError, NotFound
 from gatestream.server.loader import Loader
-from tests.support.artifacts import accumulator
+from tests.support.artifacts import accumulator, save
 from tests.support.in_process import Client
 
 LIMITS = Limits(sessions=8)
@@ -243,3 +246,45 @@ async def test_one_takes_the_place_of_another(tmp_path: Path) -> None:
         await before.lifecycle.named.close("tenant", "old")
         await retiring
         assert [model.number for model in catalog] == [1]
+
+
+async def test_a_stored_session_is_opened_on_the_version_whose_weights_it_has(tmp_path: Path) -> None:
+    """Also where the newest version has other weights; where no version has them, it is refused."""
+    old = accumulator(tmp_path / "1.onnx", name="m", version="1", initial=1000.0)
+    graph, spec = onnx.load(old).graph, Artifact.load(old).spec
+    [poison] = [each for each in graph.initializer if each.name == "poison"]
+    poison.CopyFrom(onnx.numpy_helper.from_array(np.array(2e6, np.float32), "poison"))
+    spec.version = "2"
+    new = save(tmp_path / "2.onnx", graph, spec)
+    checkpointer = Checkpointer(MemoryStore(), LIMITS)
+    await checkpointer.beat_once()
+    kept: dict[str, Any] = {"session_id": "s", "on_disconnect": pb.ON_DISCONNECT_PARK}
+    async with serving(old, checkpointer=checkpointer) as (catalog, loader):
+        client = Client(catalog, LIMITS)
+        assert (await client.open(0, **kept)).opened.version == "1"
+        assert await client.step(0, 1.0) == 1001
+        await loader.load(new)
+        client.stream.disconnect()
+        await checkpointer.round()
+        for model in catalog:
+            assert model.lifecycle.residence is not None
+            model.lifecycle.residence.make_room(8)
+        await checkpointer.round()
+        assert [model.engine.sessions.taken for model in catalog] == [0, 0]
+        client = Client(catalog, LIMITS)
+        client.say(open=pb.Open(handle=3, **kept))
+        heard = await client.hear()
+        opened = heard.opened
+        assert heard.HasField("opened"), heard
+        assert (opened.version, opened.position, opened.created) == ("1", 1, False)
+        assert await client.step(3, 1.0) == 1002
+        refused = (await Client(catalog, LIMITS).open(0, version="2", **kept)).error
+        assert refused.reason == pb.REASON_SESSION_EXISTS
+        client.stream.disconnect()
+        await checkpointer.round()
+        await loader.unload("m", 0.0, "1")
+        await checkpointer.round()
+        refused = (await Client(catalog, LIMITS).open(0, **kept)).error
+        assert refused.reason == pb.REASON_CHECKPOINT_UNFIT
+        assert [model.engine.sessions.taken for model in catalog] == [0]
+        assert [each.engine.check() for each in catalog] == [[]]
