@@ -8,10 +8,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import click
 import numpy as np
@@ -62,9 +62,10 @@ class Live:
     metavar="HOST:PORT",
     help="Only stream, through a server that serves the model already; nothing is trained, exported or drawn.",
 )
+@click.option("--kill", is_flag=True, help="Kill the server in mid-stream and start another: the session goes on.")
 @click.option("--force", is_flag=True, help="Overwrite files that gatestream did not make.")
 @click.pass_context
-def command(ctx: click.Context, symbols: int, seed: int | None, address: str | None, force: bool) -> None:
+def command(ctx: click.Context, symbols: int, seed: int | None, address: str | None, kill: bool, force: bool) -> None:
     """Train the reference model, export it, serve it, stream a live session through it, and draw its gates.
 
     The model learns the continual embedded Reber grammar, an endless stream of symbols: at every step it says which
@@ -73,7 +74,9 @@ def command(ctx: click.Context, symbols: int, seed: int | None, address: str | N
     """
     seed = secrets.randbits(32) if seed is None else seed
     if address is not None:
-        _tell(_stream(address, symbols, seed))
+        if kill:
+            raise click.UsageError("--kill is for the demo's own server, and --address names another")
+        _tell(stream_through(address, symbols, seed))
         return
     with needing("the demo", EXPORTING):
         # Before anything is trained.
@@ -85,9 +88,14 @@ def command(ctx: click.Context, symbols: int, seed: int | None, address: str | N
     artifact = _make(ctx, force)
     FOLDER.mkdir(exist_ok=True)
     _heading(f"Serve {artifact} (log: {log})")
-    with _server(artifact, log) as started:
-        _heading(f"Stream {symbols:,} symbols through {started}, one a message (seed {seed})")
-        live = _stream(started, symbols, seed)
+    with Server(artifact, log) as server:
+        _heading(f"Stream {symbols:,} symbols through {server.address}, one a message (seed {seed})")
+
+        def halfway() -> None:
+            click.echo(f"after symbol {symbols // 2:,} the server is killed (SIGKILL) and another started in its place")
+            server.kill()
+
+        live = stream_through(server.address, symbols, seed, halfway if kill else None)
     draw(live, picture)
     _tell(live, picture)
 
@@ -107,31 +115,75 @@ def _make(ctx: click.Context, force: bool) -> Path:
     return ARTIFACTS / f"{MODEL}.gates.onnx"
 
 
-@contextmanager
-def _server(artifact: Path, log: Path) -> Iterator[str]:
-    """A `gatestream serve` on a free port, for the length of a block; its address."""
-    with tempfile.TemporaryDirectory() as folder, log.open("wb") as out:
-        out.write(f"# {marks.MARK}\n".encode())
-        out.flush()
-        port = Path(folder, "port")
-        flags = [f"--port-file={port}", "--listen=127.0.0.1:0", "--log-format=text"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gatestream.cli", "serve", str(artifact), *flags], stdout=out, stderr=out
-        )
+class Server:
+    """A `gatestream serve` on a free port, for the length of a block, whose sessions outlive it.
+
+    Args:
+        artifact: what it serves.
+        log: where it says what it does.
+    """
+
+    def __init__(self, artifact: Path, log: Path):
+        self._artifact = artifact
+        self._log = log
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self._log.write_text(f"# {marks.MARK}\n")
         try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not port.exists() or not port.read_text().endswith("\n"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise click.ClickException(f"the server did not start; {log} says why")
-                time.sleep(0.05)
-            yield f"127.0.0.1:{port.read_text().strip()}"
-        finally:
-            process.terminate()
-            process.wait()
+            self._start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._folder.cleanup()
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"127.0.0.1:{self._port}"
+
+    def kill(self) -> None:
+        """Kill it, and start another in its place."""
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    def _start(self) -> None:
+        port = Path(self._folder.name, "port")
+        port.unlink(missing_ok=True)
+        store = Path(self._folder.name, "sessions.db")
+        flags = [f"--port-file={port}", f"--listen={self.address}", f"--store=sqlite:{store}", "--log-format=text"]
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gatestream.cli", "serve", str(self._artifact), *flags], stdout=out, stderr=out
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not port.exists() or not port.read_text().endswith("\n"):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise click.ClickException(f"the server did not start; {self._log} says why")
+            time.sleep(0.05)
+        self._port = int(port.read_text())
 
 
-def _stream(address: str, symbols: int, seed: int) -> Live:
-    """Step a session symbol by symbol, and judge each prediction."""
+def stream_through(address: str, symbols: int, seed: int, halfway: Callable[[], None] | None = None) -> Live:
+    """Step a session symbol by symbol, and judge each prediction.
+
+    Args:
+        address: of a server.
+        symbols: how many.
+        seed: of the stream.
+        halfway: called in the middle.
+
+    Raises:
+        ClickException: the session did not go on.
+    """
     illegal = 0
     latencies = np.empty(symbols)
     last: deque[tuple[str, dict[str, NDArray[np.float32]]]] = deque(maxlen=SHOWN)
@@ -147,6 +199,8 @@ def _stream(address: str, symbols: int, seed: int) -> Live:
             ) as stream,
         ):
             for step, (symbol, legal) in enumerate(stream):
+                if halfway is not None and step == symbols // 2:
+                    halfway()
                 began = time.perf_counter()
                 scores = session.step(symbol)
                 latencies[step] = time.perf_counter() - began

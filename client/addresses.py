@@ -40,7 +40,7 @@ def delays() -> Iterator[float]:
     longest = _LEAST_DELAY
     while True:
         yield random.uniform(longest / 2, longest)
-        longest = min(2 * longest, _MOST_DELAY)
+        longest = min(1.5 * longest, _MOST_DELAY)
 
 
 def passes(error: GatestreamError, *, begun: bool) -> bool:

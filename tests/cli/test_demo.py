@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib import image
 
-from gatestream.cli.demo import SHOWN, Live, command, draw
+from gatestream.cli.demo import SHOWN, Live, Server, command, draw, stream_through
 from gatestream.protos.spec import from_metadata
 from tests.support.artifacts import save
 from tests.support.process import serving
@@ -62,6 +62,23 @@ def test_through_a_server_that_runs_already(reference: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "streamed  200 symbols" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_killed_in_mid_stream(reference: Path, tmp_path: Path) -> None:
+    with Server(reference / "reber.gates.onnx", tmp_path / "log") as server:
+        killed = stream_through(server.address, 400, 1, server.kill)
+        quiet = stream_through(server.address, 400, 1)
+    assert killed.illegal == 0
+    assert killed.shown == quiet.shown
+    for name, gates in quiet.gates.items():
+        np.testing.assert_array_equal(killed.gates[name], gates)
+    assert (tmp_path / "log").read_text().count(" serving ") == 2
+
+
+def test_only_its_own_server_is_killed(tmp_path: Path) -> None:
+    done = run(tmp_path, "--address=127.0.0.1:1", "--kill")
+    assert done.returncode == 2
+    assert "--kill is for the demo's own server, and --address names another" in done.stderr
 
 
 def test_illegal_predictions_are_a_failure(reference: Path, tmp_path: Path) -> None:
