@@ -11,53 +11,15 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
-from gatestream.client.columns import Array, Layout
+from gatestream.client.columns import Array
 from gatestream.client.errors import GatestreamError, ProtocolError, Retried, SessionClosedError, SessionError
-from gatestream.client.protocol.codec import Whole, frame, head, message
 from gatestream.client.protocol.in_flight import InFlight
+from gatestream.client.protocol.packing import Bounds, Parcel, controls, steps
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
-from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What may be on its way.
-
-    Attributes:
-        rows: not yet answered, of all messages together.
-        reply_bytes: of the answers to those.
-        request_bytes: of one message.
-    """
-
-    rows: int
-    reply_bytes: int
-    request_bytes: int
-
-    def room(self, layout: Layout, rows: int = 0, reply_bytes: int = 0) -> int:
-        """How many rows fit in a message, where so much is on its way."""
-        return min(
-            self.rows - rows,
-            (self.reply_bytes - reply_bytes) // layout.reply_bytes,
-            self.request_bytes // layout.request_bytes,
-        )
-
-
-class Parcel:
-    """A message of steps on its way, nothing of which is answered yet.
-
-    Attributes:
-        whole: how it looks when all of it is answered at once; None where such an answer is not looked for.
-        cargo: whose steps it carries, in order.
-    """
-
-    def __init__(self, whole: Whole | None, cargo: list[tuple[SessionQueue, InFlight]]) -> None:
-        self.whole = whole
-        self.cargo = cargo
 
 
 class Batcher:
@@ -107,7 +69,8 @@ class Batcher:
 
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
-        messages = self._take_controls() if self._controls else []
+        messages = controls(self._controls) if self._controls else []
+        self._controls.clear()
         for model, ready in self._steps.items():
             if ready and model not in self._unheard:
                 messages += self._take_steps(model, ready)
@@ -152,12 +115,12 @@ class Batcher:
             raise ProtocolError("the server answered steps that were not sent")
         if in_flight.is_whole(members, lengths, firsts):
             in_flight.take_all(columns)
-            steps = in_flight.steps
+            count = in_flight.steps
         else:
             in_flight.take(in_flight.rows_of(members), lengths, firsts, columns)
-            steps = int(lengths.sum())
+            count = int(lengths.sum())
         session_queue.positions[members] = firsts + lengths
-        self._count(session_queue, -steps)
+        self._count(session_queue, -count)
         self._settle(session_queue)
 
     def acknowledged(self, session_queue: SessionQueue, members: Ints, kind: Kind) -> None:
@@ -314,80 +277,19 @@ class Batcher:
         if head is not None:
             self._controls[session_queue] = None
 
-    def _take_controls(self) -> list[bytes]:
-        messages: list[pb.ClientMessage] = []
-        # By whether the sequences that they are meant for are known.
-        resets: dict[bool, pb.Reset] = {}
-        closes: dict[bool, pb.Close] = {}
-        for session_queue in self._controls:
-            in_flight = session_queue.in_flight or session_queue.start_control()
-            rows = in_flight.send()
-            control = in_flight.control
-            assert control is not None
-            if control.kind is Kind.OPEN:
-                messages += [pb.ClientMessage(open=control.opens[row]) for row in rows]
-                continue
-            if control.kind is Kind.PAUSE:
-                control.finish()
-                continue
-            members = in_flight.members[rows]
-            sequences = session_queue.sequences(members)
-            known = sequences is not None
-            reset = control.kind is Kind.RESET
-            asked = resets.setdefault(known, pb.Reset()) if reset else closes.setdefault(known, pb.Close())
-            asked.handle.extend(session_queue.handles[members].tolist())
-            if sequences is not None:
-                asked.sequence.extend(sequences.tolist())
-        self._controls.clear()
-        messages += [pb.ClientMessage(reset=each) for each in resets.values()]
-        messages += [pb.ClientMessage(close=each) for each in closes.values()]
-        return [each.SerializeToString() for each in messages]
-
     def _take_steps(self, model: str, ready: dict[SessionQueue, None]) -> list[bytes]:
         """One message of as many queues as fit, or none."""
-        layout = next(iter(ready)).layout
-        room = self._bounds.room(layout, self._rows, self._reply_bytes)
-        cargo: list[tuple[SessionQueue, InFlight]] = []
-        handles: list[bytes] = []
-        lengths: list[bytes] = []
-        firsts: list[bytes] = []
-        inputs: list[list[Array]] = [[] for _ in layout.inputs]
-        longest = rows = 0
-        usual = True
-        for session_queue in ready:
-            if session_queue.in_flight is None and session_queue.full:
-                continue
-            in_flight = session_queue.in_flight or session_queue.start_steps(room - rows)
-            steps = in_flight.sendable_steps if in_flight is not None else 0
-            if in_flight is None or steps > room - rows:
-                break
-            rows += steps
-            longest = max(longest, in_flight.length)
-            if in_flight.due:
-                usual = False
-                resent = in_flight.send()
-                handles.append(session_queue.handle_bytes(in_flight.members[resent]))
-                length, first, columns = in_flight.entries_again(resent)
-            else:
-                handles.append(session_queue.handle_bytes(in_flight.members))
-                length, first, columns = in_flight.entry_lengths(), in_flight.firsts(), in_flight.inputs()
-            lengths.append(length)
-            firsts.append(first)
-            for pieces, column in zip(inputs, columns, strict=True):
-                pieces.append(column)
-            usual = usual and session_queue.layout is layout
-            cargo.append((session_queue, in_flight))
-        if not cargo:
+        room = self._bounds.room(next(iter(ready)).layout, self._rows, self._reply_bytes)
+        packed = steps(ready, room)
+        if packed is None:
             return []
-        for session_queue, _ in cargo:
+        data, parcel, rows = packed
+        for session_queue, in_flight in parcel.cargo:
             del ready[session_queue]
-        self._count(cargo[0][0], rows)
-        begin = head(b"".join(handles), b"".join(lengths) if longest > 1 else b"", b"".join(firsts))
-        around = frame(layout, rows)
-        parcel = self._unheard[model] = Parcel(Whole(begin, around) if usual else None, cargo)
-        for _, in_flight in cargo:
             in_flight.parcel = parcel
-        return [message(begin, inputs, around)]
+        self._count(parcel.cargo[0][0], rows)
+        self._unheard[model] = parcel
+        return [data]
 
 
 def _closing(in_flight: InFlight) -> bool:
