@@ -35,9 +35,9 @@ def server(folder: Path, accumulator_path: Path, lstm: Lstm) -> Iterator[ServerP
 
 @pytest.fixture(scope="session")
 def narrow(accumulator_path: Path) -> Iterator[ServerProcess]:
-    """A server with small limits."""
+    """A server with small limits; kept sessions would give up their slots to others."""
     limits = {"sessions": 6, "sessions_per_stream": 4, "rows": 64, "rows_per_stream": 32, "chunk_length": 8}
-    with serving(accumulator_path, **limits) as running:
+    with serving(accumulator_path, durability="off", **limits) as running:
         yield running
 
 
