@@ -24,10 +24,12 @@ _INTERVAL_SECONDS: Final = 0.05
 _PART: Final = 0.05
 _LONGEST_SECONDS: Final = 2.0
 _BEAT_SECONDS: Final = 1.0
-# States that are copied while the loop waits, and that are written in one transaction.
+# States that are copied while the loop waits, and that the store is given at once: what has become of these is noted
+# while the loop waits, too.
 _PIECE_BYTES: Final = 2**20
-_PIECE_ROWS: Final = 256
+_PIECE_ROWS: Final = 500
 _WRITE_BYTES: Final = 32 * 2**20
+_WRITE_ROWS: Final = 2000
 _LONGEST_PAUSE: Final = 5.0
 _PRUNE_SECONDS: Final = 30.0
 # So long it is believed what a tenant has in the store, of so many tenants.
@@ -234,7 +236,7 @@ class Checkpointer:
         await self._release()
         for kept, reserve in list(self._models.items()):
             sessions = kept.dirty()
-            most = max(1, _WRITE_BYTES // kept.state_bytes)
+            most = max(1, min(_WRITE_ROWS, _WRITE_BYTES // kept.state_bytes))
             for begin in range(0, len(sessions), most):
                 async with self._writing:
                     await self._write(kept, sessions[begin : begin + most])
