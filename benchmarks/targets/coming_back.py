@@ -22,7 +22,7 @@ def measure(bench: Bench, section: Section) -> None:
     steppers.begin("")
     steppers.finish()
     waits = []
-    for _ in range(5 if bench.pace.repeats == FULL.repeats else 2):
+    for _ in range(3 if bench.pace.repeats == FULL.repeats else 2):
         server.stop()
         server = bench.gatestream(MODEL, FORM, **settings)
         steppers.begin("")

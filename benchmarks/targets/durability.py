@@ -22,14 +22,14 @@ LOADS: Final[dict[str, dict[str, Any]]] = {
     "8 sessions, chunks of 64": {"sessions": 8, "steps": 64},
 }
 # Long enough for some checkpoints: those of 512 sessions come some times a second.
-SECONDS: Final = 0.6
-NEIGHBOUR_SECONDS: Final = 1.0
+SECONDS: Final = 0.5
+NEIGHBOUR_SECONDS: Final = 0.8
 STEPS_BOUND: Final = 0.93
 P99_BOUND: Final = 1.2
 BUSY: Final = 10_000
 PACKED: Final = 500
 # A checkpoint of so many comes every two seconds.
-BUSY_SECONDS: Final = 9.0
+BUSY_SECONDS: Final = 7.0
 ROUND_BOUND_MS: Final = 250.0
 HOLD_BOUND_MS: Final = 5.0
 
@@ -157,7 +157,7 @@ def _before_answer(bench: Bench, section: Section) -> None:
         for count in counts:
             for name, server in (("off", off), ("before-answer", waits)):
                 load = bench.load(server, MODEL, streams=count, keep=True)
-                cases[f"{count} streams, answers, {name}"] = bench.closed(load, SECONDS)
+                cases[f"{count} streams, answers, {name}"] = bench.closed(load)
             cases[f"commit, {count}"] = partial(commits.measure, count, bench.pace.seconds)
         windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders |= {name: summarise(windows[name]) for name in cases}

@@ -34,7 +34,7 @@ def measure(bench: Bench, section: Section) -> None:
         memory[name] = server.resident_bytes() / 2**20
         cases[f"resident, {name}"] = bench.closed(bench.load(server, MODEL, keep=True))
         cases[f"in turn, {name}"] = bench.closed(in_turn)
-    windows = bench.interleave(cases)
+    windows = bench.interleave(cases, bench.pace.sweeps)
     section.contenders |= {name: summarise(windows[name]) for name in cases}
     with_them, without = (column(windows[f"resident, {name}"], "p50_us") for name in (parked, "none parked"))
     restores = Spread.of([each / 1e3 for each in column(windows[f"in turn, {parked}"], "p50_us")])
