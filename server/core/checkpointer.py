@@ -5,7 +5,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -15,8 +14,9 @@ import structlog
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.gate import Gate, Held
+from gatestream.server.core.store_room import StoreRoom
 from gatestream.server.durability.checkpoints import Checkpoint, Key, Store, Writes, Written
-from gatestream.server.errors import CheckpointUnfit, Exhausted, NotFound, Reason, StoreUnavailable
+from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 from gatestream.server.telemetry import CheckpointsNow, CheckpointStats
 
 _INTERVAL_SECONDS: Final = 0.05
@@ -32,9 +32,6 @@ _WRITE_BYTES: Final = 32 * 2**20
 _WRITE_ROWS: Final = 2000
 _LONGEST_PAUSE: Final = 5.0
 _PRUNE_SECONDS: Final = 30.0
-# So long it is believed what a tenant has in the store, of so many tenants.
-_ROOM_SECONDS: Final = 1.0
-_MOST_ROOMS: Final = 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -74,15 +71,6 @@ class _WakingGate(Gate):
         """As `Gate`."""
         super().hold(queue)
         self._due()
-
-
-@dataclass(slots=True)
-class _Room:
-    """What a tenant had in the store when it was asked, and what came since."""
-
-    asked_at: float
-    sessions: int
-    bytes: int
 
 
 class Kept(Protocol):
@@ -125,6 +113,7 @@ class Checkpointer:
         owner: what this process is called in the store, for its life.
         stats: what is counted.
         gate: where answers wait; None: nowhere.
+        room: that tenants have in the store.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -132,9 +121,9 @@ class Checkpointer:
         self.gate = _WakingGate(self._due) if before_answer else None
         self.owner = secrets.token_hex(16)
         self.stats = CheckpointStats()
+        self.room = StoreRoom(store, limits)
         self._limits = limits
         self._all_written_at = 0.0
-        self._rooms: dict[str, _Room] = {}
         self._letting_go: dict[Key, int] = {}
         self._pruned_at = 0.0
         self._models: dict[Kept, Callable[[], None]] = {}
@@ -289,31 +278,6 @@ class Checkpointer:
 
         kept.between_runs(copy)
         return await done
-
-    # ---- What may be stored -------------------------------------------------------------------
-
-    async def check_room(self, tenant: str) -> None:
-        """Check that a tenant may have a session more in the store.
-
-        Raises:
-            Exhausted: it has as many as it may, or as many bytes.
-            StoreUnavailable: the store does not answer.
-        """
-        now = asyncio.get_running_loop().time()
-        room = self._rooms.get(tenant)
-        if room is None or now > room.asked_at + _ROOM_SECONDS:
-            if len(self._rooms) >= _MOST_ROOMS:
-                self._rooms.clear()
-            room = self._rooms[tenant] = _Room(now, *await self.store.usage(tenant))
-        limits = self._limits
-        if room.sessions >= limits.parked_sessions or room.bytes >= limits.parked_bytes:
-            raise Exhausted(
-                f"this tenant's kept sessions are {room.sessions}, of {room.bytes} bytes; it may have "
-                f"{limits.parked_sessions}, of {limits.parked_bytes} bytes: close some, or try again later",
-                Reason.SESSIONS_EXHAUSTED,
-                retry_after=_ROOM_SECONDS,
-            )
-        room.sessions += 1
 
     def now(self) -> CheckpointsNow:
         """What there is to be written."""

@@ -4,11 +4,9 @@ The rules are those of docs/sessions.md. What has to wait for the store stands i
 sessions go on.
 """
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Set
-from functools import partial
-from typing import Final, NamedTuple
+from collections.abc import Callable, Set
+from typing import Final
 
 import numpy as np
 import structlog
@@ -16,53 +14,20 @@ import structlog
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Ints
 from gatestream.server.core.checkpointer import Checkpointer, Rows
-from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
-from gatestream.server.core.sessions import UNKNOWN
-from gatestream.server.core.stored import check_size
+from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import (
-    SILENCE_SECONDS,
     Checkpoint,
-    Claim,
-    Claimed,
     Key,
     Meaning,
-    Owned,
     Written,
 )
-from gatestream.server.errors import CheckpointUnfit, EpochStale, Refused, StepFailed, StoreUnavailable
-
-# An owner that lives has let go by then, and one that does not counts as dead.
-_HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+from gatestream.server.errors import StoreUnavailable
 
 _NOTHING: Final = np.empty(0, np.int64)
 
 _log = structlog.get_logger(__name__)
-
-
-class Wish(NamedTuple):
-    """How a session is to be opened, where a store may know it.
-
-    Attributes:
-        parks: it stays when its stream ends.
-        epoch: that it is to have; 0: one more than it has.
-        acknowledged: sequence of the first answer that its client lacks; None: the client can send nothing again.
-    """
-
-    parks: bool = False
-    epoch: int = 0
-    acknowledged: int | None = None
-
-    @property
-    def of_store(self) -> bool:
-        """Whether the store is to be asked for a session that is not here."""
-        return self.parks or self.epoch > 0 or self.acknowledged is not None
-
-
-NO_WISH: Final = Wish()
 
 
 def meaning(layout: ModelLayout, version: str) -> Meaning:
@@ -98,7 +63,6 @@ class KeptSessions:
         self.meaning = meaning(engine.layout, version)
         self._checkpointer = checkpointer
         self._forget = forget
-        self._store = checkpointer.store
         self.state_bytes = max(1, engine.layout.state_bytes)
         # Of sessions that another owner asks for, the births.
         self._wanted: set[int] = set()
@@ -106,112 +70,6 @@ class KeptSessions:
     def key(self, session: int) -> Key:
         """What a session is called in the store."""
         return key_of(self._engine, session)
-
-    # ---- Opening ------------------------------------------------------------------------------
-
-    def claim(
-        self,
-        session: int,
-        holder: Holder,
-        wish: Wish,
-        *,
-        new: bool,
-        create: bool,
-        resume: bool,
-        ready: Callable[[bool], None],
-        failed: Callable[[Refused], None],
-        ended: Callable[[], None],
-    ) -> None:
-        """Have a session that is here be claimed in its turn.
-
-        Args:
-            session: which.
-            holder: whose what is queued is.
-            wish: how it is to be opened.
-            new: nothing was known of it here.
-            create: the store need not know it.
-            resume: the store may know it.
-            ready: told, when it stands where it is to stand, whether it was created.
-            failed: told why not; it is as before, or of a new one nobody has heard.
-            ended: told that it has ended before that.
-
-        Raises:
-            Exhausted: too much is pending.
-        """
-        table = self._table
-
-        def wait() -> Awaitable[Then]:
-            known = bool(table.kept[session])
-            here = self.checkpoint(session)
-            claim = Claim(
-                self._checkpointer.owner,
-                wish.epoch,
-                self.meaning,
-                here if create and not known else None,
-                resume or known,
-                wish.acknowledged,
-                (int(table.epoch[session]), here) if known else None,
-            )
-            return self._claimed(session, claim, settle, refuse)
-
-        def settle(claimed: Claimed) -> None:
-            table.claiming[session] -= 1
-            self._settle(session, claimed, wish)
-            ready(claimed.created)
-
-        def refuse(error: Refused) -> None:
-            table.claiming[session] -= 1
-            if not table.claiming[session]:
-                table.accepted[session] += table.position[session] - UNKNOWN
-            if isinstance(error, EpochStale):
-                table.proposed[session] = max(int(table.proposed[session]), error.epoch)
-            void = bool(table.kept[session]) and isinstance(error, EpochStale)
-            failed(error)
-            if void:
-                self._forget(np.array([session]), CloseReason.FENCED)
-
-        self._engine.wait_for(session, wait, lambda *_: ended(), holder, must=True, unlimited=new)
-        table.claiming[session] += 1
-        table.accepted[session] = UNKNOWN
-
-    async def _claimed(
-        self, session: int, claim: Claim, settle: Callable[[Claimed], None], refuse: Callable[[Refused], None]
-    ) -> Then:
-        key, birth = self.key(session), self._table.birth[session]
-        try:
-            if claim.first is not None:
-                await self._checkpointer.check_room(key.tenant)
-            claimed = await self._ask(key, claim)
-        except Refused as error:
-            return partial(refuse, error)
-        except Exception as error:
-            _log.exception("a session could not be claimed", model=self._engine.layout.name)
-            return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
-        unfit: Refused | None = None
-        try:
-            if claimed.checkpoint is not None:
-                check_size(key, claimed.checkpoint, self._engine.layout.state_bytes)
-        except CheckpointUnfit as error:
-            unfit = error
-        if unfit is not None or self._table.birth[session] != birth:
-            # It is not to be had, or has ended meanwhile: nobody here would let go of it.
-            self._checkpointer.release([key], np.array([claimed.epoch]))
-        return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
-
-    async def _ask(self, key: Key, claim: Claim) -> Claimed:
-        """Claim, and wait for the owner that has it to hand it over."""
-        loop = asyncio.get_running_loop()
-        until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
-        while True:
-            try:
-                return await self._store.claim(key, claim)
-            except Owned:
-                if loop.time() > until:
-                    raise StoreUnavailable(
-                        "the session's owner lives and does not hand it over; try again", retry_after=1.0
-                    ) from None
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def checkpoint(self, session: int) -> Checkpoint:
         """Where a session stands that has a slot. No run is under way."""
@@ -222,27 +80,6 @@ class KeptSessions:
         table, rows = self._table, self._engine.rows
         state = rows.packed(table.slot[[session]])
         return int(table.sequences(session)), int(table.position[session]), state.tobytes()
-
-    def _settle(self, session: int, claimed: Claimed, wish: Wish) -> None:
-        """Have a session be where a claim has it."""
-        table = self._table
-        queued = int(table.accepted[session]) - UNKNOWN
-        if (checkpoint := claimed.checkpoint) is not None:
-            self.put(session, checkpoint)
-        sequence = int(table.sequences(session))
-        table.accepted[session] = int(table.position[session]) + queued
-        table.epoch[session] = claimed.epoch
-        table.proposed[session] = max(int(table.proposed[session]), claimed.epoch)
-        table.kept[session] = True
-        table.parks[session] = wish.parks
-        table.acknowledged[session] = sequence if wish.acknowledged is None else wish.acknowledged
-        table.durable[session] = claimed.durable
-        table.tip[session] = claimed.tip
-        if checkpoint is not None or claimed.created or wish.acknowledged is None:
-            table.written[session] = sequence
-        if table.claiming[session]:
-            # Another Open stands behind it.
-            table.accepted[session] = UNKNOWN + queued
 
     def put(self, session: int, checkpoint: Checkpoint) -> None:
         """Have a session that has a slot stand at a checkpoint.

@@ -3,6 +3,7 @@
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.claims import Claims
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.expiry import Expiry
 from gatestream.server.core.held import HeldSessions
@@ -52,13 +53,15 @@ class Lifecycle:
         self.registry = Registry(engine, accounts, leases, checkpointer)
         end = self.registry.end
         self.expiry = Expiry(engine, limits, end)
+        claims: Claims | None = None
         self.kept: KeptSessions | None = None
         self.residence: Residence | None = None
         if checkpointer is not None:
             self.kept = KeptSessions(engine, version, checkpointer, end)
+            claims = Claims(engine, self.kept, checkpointer, end)
             self.residence = Residence(engine, accounts, self.kept, checkpointer, end, self.kept.put)
         self.places = Places(self.registry, self.expiry, self.residence)
         self.held = HeldSessions(self.registry, self.places)
-        self.opening = Opening(self.registry, self.places, self.held, self.kept)
-        self.sequences = Sequences(self.registry, self.places, self.held, self.kept, self.expiry.sequence_timeout)
+        self.opening = Opening(self.registry, self.places, self.held, claims)
+        self.sequences = Sequences(self.registry, self.places, self.held, claims, self.expiry.sequence_timeout)
         self.named = NamedSessions(self.registry, self.places, self.kept)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from gatestream.server.core.batches import GATES
+from gatestream.server.core.claims import NO_WISH, Claims, Wish
 from gatestream.server.core.constants import Given
 from gatestream.server.core.held import HeldSessions
-from gatestream.server.core.kept import NO_WISH, KeptSessions, Wish
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
@@ -36,17 +36,17 @@ class Opening:
         registry: of the sessions.
         places: of them.
         held: the same, as streams have them.
-        kept: those that the store knows; None: there is no store.
+        claims: has them be claimed; None: there is no store.
     """
 
-    def __init__(self, registry: Registry, places: Places, held: HeldSessions, kept: KeptSessions | None):
+    def __init__(self, registry: Registry, places: Places, held: HeldSessions, claims: Claims | None):
         self._registry = registry
         self._places = places
         self._held = held
         self._engine = registry.engine
         self._table = registry.table
         self._constants = registry.constants
-        self._kept = kept
+        self._claims = claims
 
     def open(
         self,
@@ -98,7 +98,7 @@ class Opening:
             )
         given = self._constants.read(constants)
         # A store that all who serve share knows who has a session; else another worker may.
-        asks = self._kept is not None and (wish.of_store or not create)
+        asks = self._claims is not None and (wish.of_store or not create)
         session = None
         if not create and not (asks and session_id):
             session = self._registry.find(tenant, session_id)
@@ -152,7 +152,7 @@ class Opening:
         resume: bool,
     ) -> int:
         """As `open`, of a session that is not here; the store may know it."""
-        assert self._kept is not None, "there is a store"
+        assert self._claims is not None, "there is a store"
         table = self._table
         missing: Refused | None = None
         try:
@@ -201,7 +201,7 @@ class Opening:
             self._registry.remove(np.array([session]))
 
         table.proposed[session] = wish.epoch
-        self._kept.claim(
+        self._claims.claim(
             session,
             owner,
             wish,
@@ -235,7 +235,7 @@ class Opening:
         table = self._table
         session_id = table.session_id(session)
         before, before_handle = table.owner[session], int(table.handle[session])
-        asks = self._kept is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
+        asks = self._claims is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
 
         def leave() -> None:
             nonlocal before
@@ -264,8 +264,8 @@ class Opening:
 
         epoch = wish.epoch or int(table.proposed[session]) + 1
         if asks:
-            assert self._kept is not None, "it is asked"
-            self._kept.claim(
+            assert self._claims is not None, "it is asked"
+            self._claims.claim(
                 session, owner, wish, new=False, create=True, resume=False, ready=ready, failed=failed, ended=leave
             )
             table.parks[session] = wish.parks

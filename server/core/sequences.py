@@ -6,9 +6,9 @@ import numpy as np
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.batches import OUTPUTS
+from gatestream.server.core.claims import Claims, Wish
 from gatestream.server.core.constants import Given, Values
 from gatestream.server.core.held import HeldSessions
-from gatestream.server.core.kept import KeptSessions, Wish
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import Holder, ReplySink
@@ -25,20 +25,18 @@ class Sequences:
         registry: of the sessions.
         places: of them.
         held: the same, as those who hold them have them.
-        kept: those that the store knows; None: there is no store.
+        claims: has them be claimed; None: there is no store.
         timeout: seconds without an answer after which one may be ended; infinity: none.
     """
 
-    def __init__(
-        self, registry: Registry, places: Places, held: HeldSessions, kept: KeptSessions | None, timeout: float
-    ):
+    def __init__(self, registry: Registry, places: Places, held: HeldSessions, claims: Claims | None, timeout: float):
         self._registry = registry
         self._places = places
         self._held = held
         self._engine = registry.engine
         self._table = registry.table
         self._constants = registry.constants
-        self._kept = kept
+        self._claims = claims
         self._timeout = timeout
 
     def session(self, holder: Holder, tenant: str, session_id: str, *, start: bool, constants: Given = ()) -> int:
@@ -92,7 +90,7 @@ class Sequences:
 
     def _from_store(self, holder: Holder, tenant: str, session_id: str, given: dict[str, bytes], *, start: bool) -> int:
         """As `sequence`, of one that is not here; the store may know it, and is to know it."""
-        assert self._kept is not None, "there is a store"
+        assert self._claims is not None, "there is a store"
         table = self._table
         values = self._constants.complete(given) if start else self._constants.initial()
         session = self._places.make(tenant, session_id, values)
@@ -121,7 +119,7 @@ class Sequences:
             self._engine.stats.opened -= 1
             self._registry.remove(np.array([session]))
 
-        self._kept.claim(
+        self._claims.claim(
             session,
             holder,
             Wish(parks=True),

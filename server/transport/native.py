@@ -12,9 +12,9 @@ from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS, Entries
 from gatestream.server.core.catalog import Catalog, Model
+from gatestream.server.core.claims import Wish
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
-from gatestream.server.core.kept import Wish
 from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue

@@ -17,8 +17,8 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.accounts import Account, Accounts
 from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.claims import NO_WISH, Wish
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.kept import NO_WISH, Wish
 from gatestream.server.core.lifecycle import Lifecycle
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gatestream.server.core.batches import OUTPUTS
+from gatestream.server.core.claims import Wish
 from gatestream.server.core.constants import Given
-from gatestream.server.core.kept import Wish
 from gatestream.server.core.named import SessionState
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import InvalidRequest, OutOfStep, Reason

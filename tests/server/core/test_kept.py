@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatestream.server.core.kept import Wish, meaning
+from gatestream.server.core.claims import Wish
+from gatestream.server.core.kept import meaning
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Key, Owned, Stored
 from gatestream.server.durability.memory import MemoryStore

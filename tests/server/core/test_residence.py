@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatestream.server.core.batches import OUTPUTS
-from gatestream.server.core.kept import Wish
+from gatestream.server.core.claims import Wish
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Stored, Writes, Written
 from gatestream.server.durability.memory import MemoryStore

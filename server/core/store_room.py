@@ -1,0 +1,59 @@
+"""How much each tenant may have in the store of checkpoints."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from gatestream.server.config import Limits
+from gatestream.server.durability.checkpoints import Store
+from gatestream.server.errors import Exhausted, Reason
+
+# So long it is believed what a tenant has in the store, of so many tenants.
+_ROOM_SECONDS: Final = 1.0
+_MOST_ROOMS: Final = 1024
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a tenant had in the store when it was asked, and what came since."""
+
+    asked_at: float
+    sessions: int
+    bytes: int
+
+
+class StoreRoom:
+    """The room that tenants have in a store.
+
+    Args:
+        store: of the checkpoints.
+        limits: of the server.
+    """
+
+    def __init__(self, store: Store, limits: Limits):
+        self._store = store
+        self._limits = limits
+        self._rooms: dict[str, _Room] = {}
+
+    async def check(self, tenant: str) -> None:
+        """Check that a tenant may have a session more in the store.
+
+        Raises:
+            Exhausted: it has as many as it may, or as many bytes.
+            StoreUnavailable: the store does not answer.
+        """
+        now = asyncio.get_running_loop().time()
+        room = self._rooms.get(tenant)
+        if room is None or now > room.asked_at + _ROOM_SECONDS:
+            if len(self._rooms) >= _MOST_ROOMS:
+                self._rooms.clear()
+            room = self._rooms[tenant] = _Room(now, *await self._store.usage(tenant))
+        limits = self._limits
+        if room.sessions >= limits.parked_sessions or room.bytes >= limits.parked_bytes:
+            raise Exhausted(
+                f"this tenant's kept sessions are {room.sessions}, of {room.bytes} bytes; it may have "
+                f"{limits.parked_sessions}, of {limits.parked_bytes} bytes: close some, or try again later",
+                Reason.SESSIONS_EXHAUSTED,
+                retry_after=_ROOM_SECONDS,
+            )
+        room.sessions += 1
