@@ -189,8 +189,8 @@ class EpochStale(Refused):
     code = Code.FAILED_PRECONDITION
     default_reason = Reason.EPOCH_STALE
 
-    def __init__(self, message: str, epoch: int):
-        super().__init__(message)
+    def __init__(self, message: str, reason: Reason | None = None, retry_after: float = 0.0, *, epoch: int = 0):
+        super().__init__(message, reason, retry_after)
         self.epoch = epoch
 
 
@@ -211,8 +211,8 @@ class CheckpointUnfit(Refused):
     code = Code.FAILED_PRECONDITION
     default_reason = Reason.CHECKPOINT_UNFIT
 
-    def __init__(self, message: str, fingerprint: str = ""):
-        super().__init__(message)
+    def __init__(self, message: str, reason: Reason | None = None, retry_after: float = 0.0, *, fingerprint: str = ""):
+        super().__init__(message, reason, retry_after)
         self.fingerprint = fingerprint
 
 

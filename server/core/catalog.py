@@ -98,7 +98,7 @@ class Model:
             detached=detached,
             sequences=sequences,
             parked=parked,
-            most_sessions=len(sessions.phase),
+            most_sessions=sessions.slots,
             state_bytes=sessions.resident * self.layout.state_bytes,
             rows=engine.admission.rows,
             most_rows=engine.admission.most,

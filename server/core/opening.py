@@ -135,7 +135,7 @@ class Opening:
         """
         has = int(self._table.proposed[session])
         if 0 < epoch <= has:
-            raise EpochStale(f"open.epoch is {epoch}; the session has {has}: expected a higher one", has)
+            raise EpochStale(f"open.epoch is {epoch}; the session has {has}: expected a higher one", epoch=has)
 
     def _open_from_store(
         self,

@@ -68,9 +68,11 @@ class Places:
         try:
             session = table.create(tenant, session_id, clock())
         except Exhausted:
-            full = not table.free_slots
+            # One that has as many slots as it may gives up its own.
+            whose = tenant if table.has_share_of_slots(tenant) else None
+            full = whose is not None or not table.free_slots
             given_up = self._expiry.make_room(tenant)
-            if not given_up and not (full and self._residence is not None and self._residence.make_room()):
+            if not given_up and not (full and self._residence is not None and self._residence.make_room(tenant=whose)):
                 raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)

@@ -57,9 +57,14 @@ class Residence:
         self._forget = forget
         self._put = put
 
-    def make_room(self, count: int = 0) -> bool:
-        """Have so many sessions give up their slots, or some; whether any did."""
-        sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)))
+    def make_room(self, count: int = 0, tenant: str | None = None) -> bool:
+        """Have so many sessions give up their slots, or some; whether any did.
+
+        Args:
+            count: of sessions; 0: some.
+            tenant: whose; None: anybody's.
+        """
+        sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)), tenant)
         if not len(sessions):
             return False
         table = self._table
@@ -79,7 +84,7 @@ class Residence:
         if (free := self._table.free_slots) < wanted:
             self.make_room(wanted - free)
 
-    def _unneeded(self, count: int) -> Ints:
+    def _unneeded(self, count: int, tenant: str | None) -> Ints:
         """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least."""
         table = self._table
         sequences = table.sequences(slice(None))
@@ -92,7 +97,8 @@ class Residence:
             & ((sequences >= table.tip) | (sequences == table.durable))
             & ((table.phase == Phase.RESIDENT) | (table.phase == Phase.DETACHED))
         )
-        sessions = np.flatnonzero(at_rest)
+        sessions = np.flatnonzero(at_rest) if tenant is None else table.of(tenant)
+        sessions = sessions[at_rest[sessions]]
         if len(sessions) > count:
             answered = table.answered_at[sessions]
             # Some of them may have something queued.
@@ -129,7 +135,10 @@ class Residence:
         return _ended
 
     def _give_slot(self, session: int) -> bool:
-        if not self._table.free_slots and not self.make_room():
+        table, tenant = self._table, self._table.tenant(session)
+        if table.share < table.slots and table.has_share_of_slots(tenant) and not self.make_room(1, tenant):
+            return False
+        if not table.free_slots and not self.make_room():
             return False
         self._table.give_slot(session)
         return True

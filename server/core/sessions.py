@@ -435,5 +435,13 @@ class SessionTable:
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""
         mine = self._by_name.get(tenant)
-        # Those without a slot count too: of these there may be as many again.
-        return mine is not None and mine.sessions >= self.share * len(self._id) // len(self._slots)
+        # Of those without a slot there may be as many again.
+        most = self.share * len(self._id) // len(self._slots)
+        return mine is not None and (mine.sessions >= most or self.has_share_of_slots(tenant))
+
+    def has_share_of_slots(self, tenant: str) -> bool:
+        """Whether a tenant has as many slots as it may."""
+        mine = self._by_name.get(tenant)
+        if mine is None or mine.sessions < self.share:
+            return False
+        return int(np.count_nonzero(self.slot[self.of(tenant)] != _NO_SLOT)) >= self.share

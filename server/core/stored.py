@@ -46,7 +46,7 @@ class Meant(NamedTuple):
             OutOfStep: it stands elsewhere.
         """
         if self.epoch not in (0, epoch):
-            raise EpochStale(f"epoch is {self.epoch}; the session has {epoch}: expected that", epoch)
+            raise EpochStale(f"epoch is {self.epoch}; the session has {epoch}: expected that", epoch=epoch)
         if self.sequence not in (None, sequence):
             raise OutOfStep(f"sequence is {self.sequence}; the session stands at {sequence}")
 
@@ -123,7 +123,10 @@ class StoredSessions:
             raise _elsewhere(key)
         mine, its = self._meaning, stored.meaning
         if (mine.fingerprint, mine.states) != (its.fingerprint, its.states):
-            raise CheckpointUnfit(f"session {key.session_id!r} is of other weights, those of version {its.version!r}")
+            raise CheckpointUnfit(
+                f"session {key.session_id!r} is of other weights, those of version {its.version!r}",
+                fingerprint=its.fingerprint,
+            )
         check_size(key, stored.checkpoints[-1], self._state_bytes)
         return stored
 

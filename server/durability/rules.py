@@ -76,7 +76,7 @@ def claimed(
     before = record.epoch if record else 0
     epoch = claim.epoch or before + 1
     if epoch <= before:
-        raise EpochStale(f"epoch is {epoch}; session {_shown(key)} has {before}: expected a higher one", before)
+        raise EpochStale(f"epoch is {epoch}; session {_shown(key)} has {before}: expected a higher one", epoch=before)
     if not record or not stored:
         assert claim.first is not None, "refused above"
         made = Record(epoch, claim.owner, claim.meaning, (claim.first,), now)
@@ -144,7 +144,7 @@ def exists(key: Key) -> AlreadyExists:
 def damaged(key: Key, reason: str, fingerprint: str = "") -> CheckpointUnfit:
     """What is said of a session whose checkpoint cannot be used, or only with the weights of this fingerprint."""
     text = f"the checkpoint of session {_shown(key)} of model {cut(key.model)!r} {reason}"
-    return CheckpointUnfit(text, fingerprint)
+    return CheckpointUnfit(text, fingerprint=fingerprint)
 
 
 def _check_meaning(key: Key, stored: Meaning, asked: Meaning) -> None:

@@ -3,16 +3,18 @@
 import base64
 import re
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import gatestream
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.config import ServerConfig
 from gatestream.server.core.catalog import Catalog, Model
-from gatestream.server.core.named import SessionState
+from gatestream.server.core.named import NamedSessions, SessionState
 from gatestream.server.core.stored import Listed, Meant
-from gatestream.server.errors import InvalidRequest
+from gatestream.server.errors import CheckpointUnfit, InvalidRequest
 from gatestream.server.transport.auth import CALLER
 from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.grpc_server.definition import MOST_BYTES, ServiceDefinition
@@ -21,6 +23,7 @@ from gatestream.server.transport.native import ClientStream
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
+_T = TypeVar("_T")
 # What the token of a page begins with, of sessions that the store alone has.
 _IN_STORE = "="
 _DURABILITY: Final[dict[str, Any]] = {
@@ -138,15 +141,18 @@ class Service:
         self, request: pb.CloseSessionRequest, context: Any
     ) -> pb.CloseSessionResponse:
         """End a session, after the steps accepted before."""
-        tenant, model = self._of(request.model, request.session_id)
-        return pb.CloseSessionResponse(position=await model.lifecycle.named.close(tenant, request.session_id))
+        position = await self._asked(
+            request.model, request.session_id, lambda named, tenant: named.close(tenant, request.session_id)
+        )
+        return pb.CloseSessionResponse(position=position)
 
     async def GetState(self, request: pb.GetStateRequest, context: Any) -> pb.SessionState:  # noqa: N802
         """Copy a session's state, after the steps accepted before."""
-        tenant, model = self._of(request.model, request.session_id)
-        state = await model.lifecycle.named.state(tenant, request.session_id)
+        state = await self._asked(
+            request.model, request.session_id, lambda named, tenant: named.state(tenant, request.session_id)
+        )
         return pb.SessionState(
-            model=model.name,
+            model=self._models.versions(request.model)[-1].name,
             weights_fingerprint=state.weights_fingerprint,
             position=state.position,
             state=state.rows,
@@ -155,6 +161,15 @@ class Service:
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:  # noqa: N802
         """Put a session into a state."""
         tenant, model = self._of(request.state.model, request.session_id)
+        if not self._models.has(request.session_id, tenant, model.name):
+            # The store alone has it, if any does, on a version that the state is of.
+            its = request.state.weights_fingerprint, [len(row) for row in request.state.state]
+            fits = (
+                each
+                for each in (model, *self._others(model, request.state.weights_fingerprint))
+                if (each.layout.fingerprint, [item.row_bytes for item in each.layout.states]) == its
+            )
+            model = next(fits, model)
         state = SessionState(request.state.weights_fingerprint, request.state.position, request.state.state)
         meant = Meant(request.sequence if request.HasField("sequence") else None, request.epoch)
         position = await model.lifecycle.named.set_state(tenant, request.session_id, state, meant)
@@ -162,9 +177,34 @@ class Service:
 
     async def Fork(self, request: pb.ForkRequest, context: Any) -> pb.ForkResponse:  # noqa: N802
         """Copy a session into a new one."""
-        tenant, model = self._of(request.model, request.session_id)
-        session_id, position = await model.lifecycle.named.fork(tenant, request.session_id, request.new_session_id)
+        session_id, position = await self._asked(
+            request.model,
+            request.session_id,
+            lambda named, tenant: named.fork(tenant, request.session_id, request.new_session_id),
+        )
         return pb.ForkResponse(session_id=session_id, position=position)
+
+    async def _asked(self, name: str, session_id: str, ask: Callable[[NamedSessions, str], Awaitable[_T]]) -> _T:
+        """What a version of a model answers: the one that has the session, or that has the weights of what is stored.
+
+        Args:
+            name: of the model.
+            session_id: of the session.
+            ask: asks the sessions of a version, in a tenant's name.
+        """
+        tenant, model = self._of(name, session_id)
+        try:
+            return await ask(model.lifecycle.named, tenant)
+        except CheckpointUnfit as error:
+            for other in self._others(model, error.fingerprint):
+                with suppress(CheckpointUnfit):
+                    return await ask(other.lifecycle.named, tenant)
+            raise
+
+    def _others(self, model: Model, fingerprint: str) -> list[Model]:
+        """The other versions of a model that have weights of this fingerprint, the newest first."""
+        versions = reversed(self._models.versions(model.name))
+        return [each for each in versions if each is not model and each.layout.fingerprint == fingerprint]
 
     def _of(self, model: str, session_id: str) -> tuple[str, Model]:
         """The caller's tenant, and the version of a model that its session is on."""

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from gatestream.cli.models import command
 from gatestream.client import connect
@@ -671,6 +671,21 @@ def test_what_a_file_cannot_say_stands_in_its_configuration(models: Path, tmp_pa
         assert {each.batch_size for each in stats.batch_stats} == {3, 2}, "eight, never more than three at once"
 
 
+def many_means(count: int) -> onnx.ModelProto:
+    """One step of so many running means of one input, each at a pace of its own: some seconds to adopt."""
+    nodes, states, after = [], [], []
+    for k in range(count):
+        half = helper.make_node("Mul", [f"m{k}", f"pace{k}"], [f"half{k}"])
+        nodes += [half, helper.make_node("Add", [f"half{k}", "x"], [f"n{k}"])]
+        states.append(helper.make_tensor_value_info(f"m{k}", onnx.TensorProto.FLOAT, ["rows", 4]))
+        after.append(helper.make_tensor_value_info(f"n{k}", onnx.TensorProto.FLOAT, ["rows", 4]))
+    nodes.append(helper.make_node("Sum", [f"n{k}" for k in range(count)], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", 4]) for name in "xy")
+    paces = [numpy_helper.from_array(np.array(0.5 + 0.4 * k / count, np.float32), f"pace{k}") for k in range(count)]
+    graph = helper.make_graph(nodes, "means", [x, *states], [y, *after], paces)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def test_adopting_is_bounded(models: Path, tmp_path: Path) -> None:
     put(models, "m", 1)
     stranger = lstm_exposed(tmp_path)
@@ -684,6 +699,7 @@ def test_adopting_is_bounded(models: Path, tmp_path: Path) -> None:
             error = listed(stub)[name, "1"].error
             assert f"{name}/1/model.onnx: gatestream adopt: " in error
             assert "--adopt-mib" in error
+    (models / "theirs" / "1" / "model.onnx").write_bytes(many_means(300).SerializeToString())
     with serving(models=models, adopt_seconds=1) as server, control(server) as stub:
         assert "was not adopted within 1 s (--adopt-seconds)" in listed(stub)["theirs", "1"].error
 

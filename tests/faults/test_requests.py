@@ -105,7 +105,9 @@ def test_a_position_where_the_session_does_not_stand(stream: Stream, position: i
     check(
         stream,
         pb.Steps(handle=[1, 0], length=[1, 2], first=[1, position], input=[ones(3)]),
-        pb.Error(handle=[0], position=[1], first=[position], length=[2], reason=pb.REASON_POSITION_MISMATCH),
+        pb.Error(
+            handle=[0], position=[1], first=[position], length=[2], reason=pb.REASON_POSITION_MISMATCH, sequence=[1]
+        ),
         f"first is {position}",
         "next step is 1",
         taken={1: 1},
