@@ -268,6 +268,27 @@ async def test_a_tenant_has_as_many_as_it_may(accumulator_path: Path, store: Slo
         assert owner.take() == [("not opened", 0, "SESSIONS_EXHAUSTED")]
 
 
+async def test_a_tenant_that_has_its_share_of_slots_gives_up_its_own(accumulator_path: Path, store: SlowStore) -> None:
+    async with bench(accumulator_path, sessions=8, store=store) as b:
+        table = b.engine.sessions
+        table.share = 2
+        first, one = await opened(b, "one", 1)
+        _, two = await opened(b, "two", 10)
+        _, three = await opened(b, "three", 100)
+        assert [phase(b, each) for each in (one, two, three)] == [Phase.PARKED, Phase.RESIDENT, Phase.RESIDENT]
+        assert await stepped(b, first, one, 5) == [6]
+        assert [phase(b, each) for each in (one, two, three)] == [Phase.RESIDENT, Phase.PARKED, Phase.RESIDENT]
+        # Those that the store does not know keep theirs.
+        await round_(b)
+        unkept = b.open(Recorder(), 0)
+        assert [phase(b, each) for each in (one, two, three)] == [Phase.RESIDENT, Phase.PARKED, Phase.PARKED]
+        assert await stepped(b, first, one, 7) == [13]
+        # Of those without a slot there may be as many as of those with one.
+        with pytest.raises(Exhausted, match="all 2 of this tenant's sessions are taken"):
+            b.open(Recorder(), 2)
+        assert phase(b, unkept) == Phase.RESIDENT
+
+
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["steps", "steps", "open", "leave", "round", "close"]), st.integers(0, 4)),
