@@ -140,7 +140,7 @@ def compared_with(value: ir.Value) -> list[int]:
                 for number in () if numbers is None else numbers.ravel()[:_MOST_COMPARED].tolist():
                     if abs(number) < np.iinfo(np.int32).max:
                         found |= dict.fromkeys((int(number), int(number) + 1))
-            elif node.domain == "" and (node.op_type in _MOVES or node.op_type == "Cast") and place == 0:
+            elif node.domain == "" and node.op_type in _MOVES and place == 0:
                 waiting += node.outputs
     return list(found)
 

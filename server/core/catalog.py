@@ -286,6 +286,11 @@ class Catalog:
         """
         return sorted(self._versions(name), key=lambda model: model.precedence)
 
+    def others_of_weights(self, model: Model, fingerprint: str) -> list[Model]:
+        """The other versions of a model that have weights of this fingerprint, the newest first."""
+        versions = reversed(self.versions(model.name))
+        return [each for each in versions if each is not model and each.layout.fingerprint == fingerprint]
+
     def all_versions(self) -> list[Model]:
         """Every version of every model, model by model; a model's as `versions` has them."""
         return [model for name in self._by_name for model in self.versions(name)]

@@ -177,10 +177,9 @@ class ClientStream:
         Raises:
             Refused: it cannot be opened there.
         """
-        for model in reversed(self._models.versions(instead_of.name)):
-            if model is not instead_of and model.layout.fingerprint == fingerprint:
-                self._handles.move(np.array([asked.handle]), model.number, np.array([self._open_on(model, asked)]))
-                return True
+        for model in self._models.others_of_weights(instead_of, fingerprint):
+            self._handles.move(np.array([asked.handle]), model.number, np.array([self._open_on(model, asked)]))
+            return True
         return False
 
     def _held_of(self, handles: Ints) -> npt.NDArray[np.bool_]:

@@ -152,7 +152,7 @@ class Service:
             request.model, request.session_id, lambda named, tenant: named.state(tenant, request.session_id)
         )
         return pb.SessionState(
-            model=self._models.versions(request.model)[-1].name,
+            model=self._models.find(request.model).name,
             weights_fingerprint=state.weights_fingerprint,
             position=state.position,
             state=state.rows,
@@ -166,7 +166,7 @@ class Service:
             its = request.state.weights_fingerprint, [len(row) for row in request.state.state]
             fits = (
                 each
-                for each in (model, *self._others(model, request.state.weights_fingerprint))
+                for each in (model, *self._models.others_of_weights(model, request.state.weights_fingerprint))
                 if (each.layout.fingerprint, [item.row_bytes for item in each.layout.states]) == its
             )
             model = next(fits, model)
@@ -196,15 +196,10 @@ class Service:
         try:
             return await ask(model.lifecycle.named, tenant)
         except CheckpointUnfit as error:
-            for other in self._others(model, error.fingerprint):
+            for other in self._models.others_of_weights(model, error.fingerprint):
                 with suppress(CheckpointUnfit):
                     return await ask(other.lifecycle.named, tenant)
             raise
-
-    def _others(self, model: Model, fingerprint: str) -> list[Model]:
-        """The other versions of a model that have weights of this fingerprint, the newest first."""
-        versions = reversed(self._models.versions(model.name))
-        return [each for each in versions if each is not model and each.layout.fingerprint == fingerprint]
 
     def _of(self, model: str, session_id: str) -> tuple[str, Model]:
         """The caller's tenant, and the version of a model that its session is on."""
