@@ -67,8 +67,8 @@ class StateRows:
 
     def packed(self, slots: Ints) -> npt.NDArray[np.uint8]:
         """Copies of many rows, [slots, bytes], of each state one after another in the layout's order."""
-        if not self._states:
-            return np.empty((len(slots), 0), np.uint8)
+        if not len(slots) or not self._states:
+            return np.empty((len(slots), sum(each.row_bytes for each in self._states)), np.uint8)
         columns = self.runner.read(slots)
         if (fresh := self._fresh[slots]).any():
             for column, first in zip(columns, self._first(slots[fresh]), strict=True):

@@ -51,6 +51,14 @@ def test_a_fresh_row_is_read_as_it_will_be(rows: StateRows) -> None:
     assert rows.read(2)[0].tolist() == [[9, 9]]
 
 
+@pytest.mark.parametrize("slots", [[], [3], [2, 3, 1]])
+def test_rows_are_packed_as_they_are_read_and_none_is_no_fault(rows: StateRows, slots: list[int]) -> None:
+    rows.make_fresh(3)
+    packed = rows.packed(np.array(slots, np.int64))
+    assert packed.shape == (len(slots), 2 * 4)
+    assert [row.tobytes() for row in packed] == [rows.read(slot)[0].tobytes() for slot in slots]
+
+
 def test_a_row_that_is_set_is_no_longer_fresh(rows: StateRows) -> None:
     rows.make_fresh(0)
     rows.write(0, [np.full((1, 2), 7, np.float32)])
