@@ -1,5 +1,6 @@
 """What a file is given before anything is looked for in it: states and outputs that its caller has had to keep."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,45 +105,38 @@ def shown(model: ir.Model, pair: Pair) -> ir.Value:
 def embedding_limit(value: ir.Value) -> int:
     """Below what the ids of an input have to be: the size of the embedding that they index; 0: they index none."""
     limits = []
-    seen: set[ir.Value] = set()
-    waiting = [value]
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        for node, place in current.uses():
-            if node.domain != "":
-                continue
-            if node.op_type == "Gather" and place == 1 and (data := node.inputs[0]) is not None:
-                attribute = node.attributes.get("axis")
-                axis = attribute.as_int() if attribute is not None else 0
-                size = data.shape[axis] if data.shape is not None and data.is_initializer() else None
-                limits += [size] if isinstance(size, int) else []
-            elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
-                waiting += node.outputs
+    for node, place in _readers(value):
+        if node.op_type == "Gather" and place == 1 and (data := node.inputs[0]) is not None:
+            attribute = node.attributes.get("axis")
+            axis = attribute.as_int() if attribute is not None else 0
+            size = data.shape[axis] if data.shape is not None and data.is_initializer() else None
+            limits += [size] if isinstance(size, int) else []
     return min(limits, default=0)
 
 
 def compared_with(value: ir.Value) -> list[int]:
     """The whole numbers that an input is compared with, each with the next: where what it says may change."""
     found: dict[int, None] = {}
-    seen: set[ir.Value] = set()
+    for node, place in _readers(value):
+        numbers = constant(node.inputs[1 - place]) if node.op_type in _COMPARES else None
+        for number in () if numbers is None else numbers.ravel()[:_MOST_COMPARED].tolist():
+            if abs(number) < np.iinfo(np.int32).max:
+                found |= dict.fromkeys((int(number), int(number) + 1))
+    return list(found)
+
+
+def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """ONNX's own nodes that read the numbers of a value, wherever they are moved, and at which of their inputs."""
+    seen = {value}
     waiting = [value]
     while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        for node, place in current.uses():
-            if node.domain == "" and node.op_type in _COMPARES:
-                numbers = constant(node.inputs[1 - place])
-                for number in () if numbers is None else numbers.ravel()[:_MOST_COMPARED].tolist():
-                    if abs(number) < np.iinfo(np.int32).max:
-                        found |= dict.fromkeys((int(number), int(number) + 1))
-            elif node.domain == "" and node.op_type in _MOVES and place == 0:
-                waiting += node.outputs
-    return list(found)
+        for node, place in waiting.pop().uses():
+            if node.domain != "":
+                continue
+            yield node, place
+            if node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
+                waiting += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
 
 
 def is_multiplied_away(value: ir.Value) -> bool:

@@ -18,3 +18,11 @@ def server(accumulator_path: Path) -> Iterator[ServerProcess]:
     with serving(accumulator_path, tick_steps=1) as running:
         yield running
         assert running.popen.poll() is None
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder for models, `NAME/VERSION/model.onnx`."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
