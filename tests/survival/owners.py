@@ -1,6 +1,7 @@
 """Two owners of the same sessions: one stops past its heartbeat, the other takes over, and the first goes on."""
 
 import asyncio
+import json
 import random
 import signal
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from tests.survival.wire import wire
 def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, rounds: int, seed: int = 0) -> Crowd:
     """The proof: clients are led back and forth between two servers, each time away from one that has stopped.
 
-    The one that they come back to has in its memory what it had when it was stopped, and wrote, or tried to, when it
-    went on.
+    The one that they come back to has in its memory what it had when it was stopped, and tried to write it when it went
+    on: by its log, so many writes were refused.
 
     Args:
         artifacts: of the models of the plans.
@@ -51,8 +52,16 @@ def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, 
             return made
 
     try:
-        return asyncio.run(go())
+        made = asyncio.run(go())
+        made.kinds["late writes refused"] = sum(_refused(server.log) for server in servers)
+        return made
     finally:
         for server in servers:
             server.popen.send_signal(signal.SIGCONT)
             server.close()
+
+
+def _refused(log: Path) -> int:
+    """Checkpoints that the store did not take of a server, since another had claimed the sessions."""
+    lines = map(json.loads, log.read_text().splitlines())
+    return sum(line["sessions"] for line in lines if line["event"] == "another server has claimed sessions")

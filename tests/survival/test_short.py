@@ -48,9 +48,10 @@ def test_replicas(models: Sequence[Path], undisturbed: str) -> None:
 
 
 def test_an_owner_that_stops(models: Sequence[Path], undisturbed: str, tmp_path: Path) -> None:
-    found = outcome(stop_owners(models, WALKS, tmp_path, 1), undisturbed)
+    found = outcome(stop_owners(models, WALKS, tmp_path, 2), undisturbed)
     assert found.whole, found
     assert found.resumes >= 8, "nobody noticed"
+    assert found.kinds["late writes refused"], "the older owner wrote nothing"
 
 
 def test_killed_clients(models: Sequence[Path], undisturbed: str, tmp_path: Path) -> None:
