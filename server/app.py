@@ -134,6 +134,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
             await checkpointer.beat_once()
             run_behind("the beat of an owner of sessions", checkpointer.beat)
             run_behind("the writing of checkpoints", checkpointer.run)
+            run_behind("the forgetting of parked sessions", checkpointer.prune)
         for path in config.artifacts:
             await loader.load(path if adopting is None else await adopting.artifact_of(path))
         wanted = None if worker is None else worker.wanted

@@ -42,6 +42,13 @@ class Limits:
     """
 
     sessions: int = _setting("Resident sessions, of each model.", 10_000, least=1, most=10_000_000)
+    held_sessions: Share = _setting(
+        "Sessions that have a slot or are held by a stream while their states are in the store, of each model; auto: "
+        "twice as many as can be resident.",
+        "auto",
+        least=1,
+        most=10_000_000,
+    )
     sessions_per_stream: int = _setting("Sessions that one stream may hold.", 10_000, least=1, most=10_000_000)
     streams: int = _setting("Streams open at once.", 1_000, least=1, most=1_000_000)
     rows: int = _setting("Rows accepted and not yet computed, of each model.", 262_144, least=1, most=2**31 - 1)
@@ -107,6 +114,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         _check_ranges(self)
+        if self.most_held < self.sessions:
+            raise ConfigError(
+                f"held_sessions is {self.held_sessions}, sessions {self.sessions}: a resident session counts as held"
+            )
         if self.chunk_length > self.rows_per_stream:
             raise ConfigError(
                 f"chunk_length is {self.chunk_length}, rows_per_stream {self.rows_per_stream}: "
@@ -128,6 +139,11 @@ class Limits:
                     f"{name}_per_stream is {of_stream}, tenant_{name} {of_tenant}: one stream may not hold more than "
                     "its tenant"
                 )
+
+    @property
+    def most_held(self) -> int:
+        """`held_sessions` as a number."""
+        return 2 * self.sessions if self.held_sessions == "auto" else self.held_sessions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

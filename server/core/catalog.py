@@ -350,8 +350,8 @@ def build(
         ConfigError: not even one row fits the limits.
     """
     runner, measured = _runner(artifact, config, threads)
-    # Streams may hold as many sessions again that have given up their slots.
-    parked = 0 if checkpointer is None else config.limits.sessions
+    # Only a session that a store knows can do without a slot.
+    parked = 0 if checkpointer is None else config.limits.most_held - config.limits.sessions
     engine = Engine(
         artifact.layout,
         runner,

@@ -125,7 +125,6 @@ class Checkpointer:
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
-        self._pruned_at = 0.0
         self._models: dict[Kept, Callable[[], None]] = {}
         self._closing: dict[Key, int] = {}
         self._closes: list[asyncio.Future[None]] = []
@@ -235,15 +234,18 @@ class Checkpointer:
             self.gate.stored(group)
         await self._release()
         self._all_written_at = began
-        await self._prune()
 
-    async def _prune(self) -> None:
-        """Forget, now and then, what nobody has asked for in too long."""
-        now = asyncio.get_running_loop().time()
+    async def prune(self) -> None:
+        """Forget, now and then, what nobody has asked for in too long, until cancelled.
+
+        There may be so much of it that no round of checkpoints is to wait for it.
+        """
         timeout = self._limits.park_timeout
-        if now >= self._pruned_at + _PRUNE_SECONDS:
-            self._pruned_at = now
-            await self.store.prune(time.time() - timeout if timeout else 0.0)
+        while True:
+            # The log says already that a store does not answer.
+            with suppress(StoreUnavailable):
+                await self.store.prune(time.time() - timeout if timeout else 0.0)
+            await asyncio.sleep(_PRUNE_SECONDS)
 
     async def replace(self, key: Key, epoch: int, checkpoint: Checkpoint) -> bool:
         """As `Store.replace`, behind a write that is under way."""

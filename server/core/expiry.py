@@ -1,7 +1,7 @@
 """Sessions whose time is over."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -44,23 +44,32 @@ class Expiry:
 
     async def end_all(self, reason: CloseReason) -> None:
         """End every session; what is queued is answered as not taken, and the owners hear `closed`."""
-        while len(sessions := self._table.last_answered_before(np.inf)):
-            self._end(sessions[:_PIECE], reason)
-            await asyncio.sleep(0)
+        table = self._table
+        while len(sessions := table.last_answered_before(np.inf)):
+            for piece in _pieces(sessions):
+                self._end(piece[table.phase[piece] != Phase.CLOSED], reason)
+                await asyncio.sleep(0)
 
     async def expire(self) -> int:
         """End the sessions that have had no answer for too long; how many."""
         ended = 0
-        while len(sessions := self._overdue()):
-            self._end(sessions[:_PIECE], CloseReason.IDLE)
-            ended += len(sessions[:_PIECE])
+        for piece in _pieces(self._overdue()):
+            # Some may have been answered since.
+            overdue = self._overdue_among(piece)
+            self._end(overdue, CloseReason.IDLE)
+            ended += len(overdue)
             await asyncio.sleep(0)
         return ended
 
     def _overdue(self) -> Ints:
         """The sessions that have had no answer for too long, and have nothing queued."""
+        table = self._table
+        # Of those without a slot, which may be very many, streams hold all.
+        parked = table.last_answered_before(self._engine.clock() - self._timeout)
+        return self._overdue_among(np.concatenate((table.with_slot(), parked[table.slot[parked] < 0])))
+
+    def _overdue_among(self, sessions: Ints) -> Ints:
         table, now = self._table, self._engine.clock()
-        sessions = table.last_answered_before(now - min(self.sequence_timeout, self._park_timeout))
         timeouts = np.where(table.sequence[sessions], self.sequence_timeout, self._timeout)
         left = table.parks[sessions] & (table.phase[sessions] == Phase.DETACHED) & ~table.sequence[sessions]
         timeouts[left] = self._park_timeout
@@ -77,8 +86,12 @@ class Expiry:
             return False
         sessions = self._overdue()
         if self._table.at_share(tenant):
-            sessions = np.intersect1d(sessions, self._table.of(tenant), assume_unique=True)
+            sessions = self._table.those_of(tenant, sessions)
         if len(sessions) == 0:
             self._looked = now
         self._end(sessions[:_ROOM], CloseReason.IDLE)
         return len(sessions) > 0
+
+
+def _pieces(sessions: Ints) -> Iterator[Ints]:
+    return (sessions[begin : begin + _PIECE] for begin in range(0, len(sessions), _PIECE))

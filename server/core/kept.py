@@ -64,8 +64,8 @@ class KeptSessions:
         self._checkpointer = checkpointer
         self._forget = forget
         self.state_bytes = max(1, engine.layout.state_bytes)
-        # Of sessions that another owner asks for, the births.
-        self._wanted: set[int] = set()
+        # Sessions that another owner asks for, by birth.
+        self._wanted: dict[int, int] = {}
 
     def key(self, session: int) -> Key:
         """What a session is called in the store."""
@@ -97,9 +97,13 @@ class KeptSessions:
     def dirty(self) -> Ints:
         """The sessions whose state is not stored, and those that may go back to less than their clients lack."""
         table = self._table
-        moved = table.position + table.offset != table.written
-        behind = (table.acknowledged >= table.written) & (table.durable < table.written)
-        return np.flatnonzero(table.kept & (moved | behind) & (table.claiming == 0) & (table.slot >= 0))
+        sessions = table.with_slot()
+        written = table.written[sessions]
+        moved = table.sequences(sessions) != written
+        behind = (table.acknowledged[sessions] >= written) & (table.durable[sessions] < written)
+        sessions = sessions[moved | behind]
+        dirty: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0)]
+        return dirty
 
     def copied(self, sessions: Ints) -> Rows:
         """Copies of the states of those sessions that are still there. No run is under way."""
@@ -183,7 +187,7 @@ class KeptSessions:
             birth = int(table.birth[session])
             if birth in self._wanted:
                 continue
-            self._wanted.add(birth)
+            self._wanted[birth] = session
             if (owner := table.owner[session]) is not None:
                 tell(owner, owner.lost, int(table.handle[session]))
 
@@ -192,15 +196,16 @@ class KeptSessions:
         if not self._wanted:
             return [], _NOTHING
         table = self._table
-        births = np.fromiter(self._wanted, np.int64, len(self._wanted))
-        self._wanted.intersection_update(table.birth.tolist())
-        there = np.isin(table.birth, births) & table.kept & (table.claiming == 0)
-        sessions = self._engine.idle(np.flatnonzero(there & (table.phase != Phase.CLOSING)))
+        self._wanted = {birth: session for birth, session in self._wanted.items() if table.birth[session] == birth}
+        there = np.fromiter(self._wanted.values(), np.int64, len(self._wanted))
+        good = table.kept[there] & (table.claiming[there] == 0) & (table.phase[there] != Phase.CLOSING)
+        sessions = self._engine.idle(there[good])
         sessions = sessions[table.sequences(sessions) == table.written[sessions]]
         keys, epochs = [self.key(session) for session in sessions.tolist()], table.epoch[sessions]
         # Of one that has no slot the store has all.
         if keys:
-            self._wanted.difference_update(table.birth[sessions].tolist())
+            for birth in table.birth[sessions].tolist():
+                del self._wanted[birth]
             self._forget(sessions, CloseReason.PARKED)
         return keys, epochs
 

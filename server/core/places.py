@@ -68,11 +68,13 @@ class Places:
         try:
             session = table.create(tenant, session_id, clock())
         except Exhausted:
-            # One that has as many slots as it may gives up its own.
-            whose = tenant if table.has_share_of_slots(tenant) else None
-            full = whose is not None or not table.free_slots
+            # One that has as many as it may gives up its own.
+            whose = tenant if table.at_share(tenant) else None
             given_up = self._expiry.make_room(tenant)
-            if not given_up and not (full and self._residence is not None and self._residence.make_room(tenant=whose)):
+            residence = self._residence
+            if not given_up and not (
+                residence is not None and residence.make_room(tenant=whose, leave=table.full(tenant))
+            ):
                 raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)

@@ -57,14 +57,15 @@ class Residence:
         self._forget = forget
         self._put = put
 
-    def make_room(self, count: int = 0, tenant: str | None = None) -> bool:
+    def make_room(self, count: int = 0, tenant: str | None = None, *, leave: bool = False) -> bool:
         """Have so many sessions give up their slots, or some; whether any did.
 
         Args:
             count: of sessions; 0: some.
             tenant: whose; None: anybody's.
+            leave: only those that no stream holds, and that are nowhere then but in the store.
         """
-        sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)), tenant)
+        sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)), tenant, leave)
         if not len(sessions):
             return False
         table = self._table
@@ -84,21 +85,20 @@ class Residence:
         if (free := self._table.free_slots) < wanted:
             self.make_room(wanted - free)
 
-    def _unneeded(self, count: int, tenant: str | None) -> Ints:
+    def _unneeded(self, count: int, tenant: str | None, leave: bool) -> Ints:
         """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least."""
         table = self._table
-        sequences = table.sequences(slice(None))
+        sessions = table.with_slot() if tenant is None else table.those_of(tenant, table.with_slot())
+        sequences, phase = table.sequences(sessions), table.phase[sessions]
         at_rest = (
-            table.kept
-            & table.parks
-            & (table.claiming == 0)
-            & (table.slot >= 0)
-            & (sequences == table.written)
-            & ((sequences >= table.tip) | (sequences == table.durable))
-            & ((table.phase == Phase.RESIDENT) | (table.phase == Phase.DETACHED))
+            table.kept[sessions]
+            & table.parks[sessions]
+            & (table.claiming[sessions] == 0)
+            & (sequences == table.written[sessions])
+            & ((sequences >= table.tip[sessions]) | (sequences == table.durable[sessions]))
+            & ((phase == Phase.DETACHED) | ((phase == Phase.RESIDENT) & (not leave)))
         )
-        sessions = np.flatnonzero(at_rest) if tenant is None else table.of(tenant)
-        sessions = sessions[at_rest[sessions]]
+        sessions = sessions[at_rest]
         if len(sessions) > count:
             answered = table.answered_at[sessions]
             # Some of them may have something queued.

@@ -48,10 +48,11 @@ class _Tenant:
         number: what it is called in columns.
         session_of: by id; without those that are leaving.
         sessions: how many it has, with those.
+        slots: how many of these have one.
         created: how many it ever had.
     """
 
-    __slots__ = ("created", "name", "number", "session_of", "sessions")
+    __slots__ = ("created", "name", "number", "session_of", "sessions", "slots")
 
     def __init__(self, name: str, number: int):
         self.name = name
@@ -59,6 +60,7 @@ class _Tenant:
         # By the id's bytes, which take 16 less than a string.
         self.session_of: dict[bytes, int] = {}
         self.sessions = 0
+        self.slots = 0
         self.created = 0
 
 
@@ -105,6 +107,8 @@ class SessionTable:
         self.generation = 0
         self._free = Slots(capacity)
         self._slots = Slots(slots)
+        # By slot, who has it.
+        self._in_slot = np.full(slots, _NOBODY, np.int64)
         self._numbers = itertools.count()
         self._tenants: dict[int, _Tenant] = {}
         self._by_name: dict[str, _Tenant] = {}
@@ -147,6 +151,12 @@ class SessionTable:
         if self._slots.taken != slots:
             found.append(f"{self._slots.taken} slots are taken, {slots} sessions are to have one")
         resident = (self.phase == Phase.RESIDENT) | (self.phase == Phase.DETACHED)
+        if (counted := sum(tenant.slots for tenant in self._tenants.values())) != (
+            held := int(np.count_nonzero(there & (self.slot != _NO_SLOT)))
+        ):
+            found.append(f"tenants have {counted} slots, their sessions {held}")
+        if not np.array_equal(np.sort(self.with_slot()), np.flatnonzero(self.slot != _NO_SLOT)):
+            found.append("sessions that have a slot are not those that slots are said to be of")
         if lacking := int(np.count_nonzero(there & resident & (self.slot == _NO_SLOT))):
             found.append(f"{lacking} sessions have no slot, and are to have one")
         if (counted := sum(tenant.sessions for tenant in self._tenants.values())) != sessions:
@@ -208,14 +218,15 @@ class SessionTable:
             )
         if not self._free.free:
             raise self._exhausted()
-        slot = self._take_slot()
+        if not self._slots.free:
+            raise self._exhausted()
         session = int(self._free.take(1)[0])
         self._happens(session, Event.CREATE)
-        self.slot[session] = slot
+        self._tenant[session] = mine.number
+        self.give_slot(session)
         mine.session_of[key] = session
         mine.sessions += 1
         self._id[session] = key
-        self._tenant[session] = mine.number
         self.serial[session] = mine.created
         mine.created += 1
         self.position[session] = self.accepted[session] = self.offset[session] = 0
@@ -265,8 +276,8 @@ class SessionTable:
     def park(self, session: int) -> None:
         """Let another session have the slot of one whose state is in a store."""
         self._happens(session, Event.PARK)
-        self._slots.give_back(self.slot[[session]])
-        self.slot[session] = _NO_SLOT
+        self._tenants[int(self._tenant[session])].slots -= 1
+        self._take_slots(np.array([session]))
         self.generation += 1
 
     def restore(self, session: int) -> None:
@@ -275,7 +286,9 @@ class SessionTable:
 
     def give_slot(self, session: int) -> None:
         """Give it one; `free_slots` says that there is one."""
-        self.slot[session] = self._take_slot()
+        slot = int(self._slots.take(1)[0])
+        self.slot[session], self._in_slot[slot] = slot, session
+        self._tenants[int(self._tenant[session])].slots += 1
 
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
@@ -301,6 +314,9 @@ class SessionTable:
         self._happens(sessions, Event.END)
         for number, gone in zip(*np.unique(self._tenant[sessions], return_counts=True), strict=True):
             self._tenants[number].sessions -= int(gone)
+        with_slot = sessions[self.slot[sessions] != _NO_SLOT]
+        for number, gone in zip(*np.unique(self._tenant[with_slot], return_counts=True), strict=True):
+            self._tenants[number].slots -= int(gone)
         self._id[sessions] = None
         self._tenant[sessions] = _NOBODY
         self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
@@ -312,9 +328,7 @@ class SessionTable:
 
     def free(self, sessions: Ints) -> None:
         """Let new sessions have the slots of removed ones."""
-        slots = self.slot[sessions]
-        self._slots.give_back(slots[slots != _NO_SLOT])
-        self.slot[sessions] = _NO_SLOT
+        self._take_slots(sessions)
         self._free.give_back(sessions)
 
     def _happens(self, sessions: int | Ints, event: Event) -> None:
@@ -325,14 +339,17 @@ class SessionTable:
             del self._tenants[number].session_of[key]
         self.generation += 1
 
-    def _take_slot(self) -> int:
-        if not self._slots.free:
-            raise self._exhausted()
-        return int(self._slots.take(1)[0])
+    def _take_slots(self, sessions: Ints) -> None:
+        slots = self.slot[sessions]
+        slots = slots[slots != _NO_SLOT]
+        self._slots.give_back(slots)
+        self._in_slot[slots] = _NOBODY
+        self.slot[sessions] = _NO_SLOT
 
     def _exhausted(self) -> Exhausted:
+        most, flag = (len(self._id), "--held-sessions") if self._slots.free else (len(self._slots), "--sessions")
         return Exhausted(
-            f"all {len(self._slots)} sessions are taken; close some, or start the server with a higher --sessions",
+            f"all {most} sessions are taken; close some, or start the server with a higher {flag}",
             Reason.SESSIONS_EXHAUSTED,
             retry_after=1.0,
         )
@@ -396,6 +413,11 @@ class SessionTable:
         key: bytes = self._id[session]
         return key.decode()
 
+    def with_slot(self) -> Ints:
+        """The sessions that have a slot; looked for by slot, however many there are without one."""
+        sessions: Ints = self._in_slot[self._in_slot != _NOBODY]
+        return sessions
+
     def last_answered_before(self, time: float) -> Ints:
         """The sessions last answered before `time`."""
         return np.flatnonzero(self.answered_at < time)
@@ -416,6 +438,11 @@ class SessionTable:
         mine = self._by_name.get(tenant)
         return np.empty(0, np.int64) if mine is None else np.flatnonzero(self._tenant == mine.number)
 
+    def those_of(self, tenant: str, sessions: Ints) -> Ints:
+        """The tenant's among some sessions."""
+        mine = self._by_name.get(tenant)
+        return sessions[:0] if mine is None else sessions[self._tenant[sessions] == mine.number]
+
     def census(self) -> tuple[int, int, int, int]:
         """How many sessions streams hold, none holds, are sequences, and are parked."""
         parked = int(np.count_nonzero(self.phase == Phase.PARKED))
@@ -435,13 +462,19 @@ class SessionTable:
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""
         mine = self._by_name.get(tenant)
-        # Of those without a slot there may be as many again.
-        most = self.share * len(self._id) // len(self._slots)
-        return mine is not None and (mine.sessions >= most or self.has_share_of_slots(tenant))
+        return mine is not None and (mine.sessions >= self._most or self.has_share_of_slots(tenant))
+
+    def full(self, tenant: str) -> bool:
+        """Whether there is no room for a session more of a tenant, whatever slots are free."""
+        mine = self._by_name.get(tenant)
+        return not self._free.free or (mine is not None and mine.sessions >= self._most)
+
+    @property
+    def _most(self) -> int:
+        """Sessions of one tenant: its share of all is that of the slots."""
+        return self.share * len(self._id) // len(self._slots)
 
     def has_share_of_slots(self, tenant: str) -> bool:
         """Whether a tenant has as many slots as it may."""
         mine = self._by_name.get(tenant)
-        if mine is None or mine.sessions < self.share:
-            return False
-        return int(np.count_nonzero(self.slot[self.of(tenant)] != _NO_SLOT)) >= self.share
+        return mine is not None and mine.slots >= self.share

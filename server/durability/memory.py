@@ -4,7 +4,8 @@ import asyncio
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,8 @@ from gatestream.server.durability.rules import Record
 
 # Sessions that are done before the event loop has its turn: less than 2 ms.
 _AT_ONCE: Final = 200
+# And those that are only looked at.
+_LOOKED_AT: Final = 2000
 
 
 class MemoryStore:
@@ -115,14 +118,18 @@ class MemoryStore:
 
     async def page(self, tenant: str | None, model: str | None, behind: Key | None, size: int) -> Sequence[Stored]:
         """As `Store`."""
-        keys = (
-            key
-            for key, record in self._records.items()
-            if record.checkpoints and tenant in (None, key.tenant) and model in (None, key.model)
-            if behind is None or key > behind
-        )
-        found = heapq.nsmallest(size, keys)
-        return [_stored(key, self._records[key])._replace(checkpoints=()) for key in found]
+        found: list[Key] = []
+        async for piece in self._pieces():
+            keys = (
+                key
+                for key in piece
+                if tenant in (None, key.tenant) and model in (None, key.model) and (behind is None or key > behind)
+                if self._records[key].checkpoints
+            )
+            found = heapq.nsmallest(size, chain(found, keys))
+        # Some may have ended meanwhile.
+        there = ((key, self._records.get(key)) for key in found)
+        return [_stored(key, record)._replace(checkpoints=()) for key, record in there if record and record.checkpoints]
 
     async def delete(self, keys: Sequence[Key]) -> int:
         """As `Store`."""
@@ -135,17 +142,19 @@ class MemoryStore:
     async def prune(self, before: float) -> int:
         """As `Store`."""
         forgotten = max(before, time.time() - CLOSED_SECONDS)
-        live, closed = [], []
-        for key, record in self._records.items():
-            if not record.checkpoints and record.written < forgotten:
-                closed.append(key)
-            elif record.checkpoints and record.written < before and not self._lives(record.owner):
-                live.append(key)
-        for key in live:
-            self._end(key, self._records[key])
-        for key in (*live, *closed):
-            del self._records[key]
-        return len(live)
+        gone = 0
+        async for piece in self._pieces():
+            for key in piece:
+                record = self._records[key]
+                if record.checkpoints:
+                    if record.written >= before or self._lives(record.owner):
+                        continue
+                    self._end(key, record)
+                    gone += 1
+                elif record.written >= forgotten:
+                    continue
+                del self._records[key]
+        return gone
 
     async def usage(self, tenant: str) -> tuple[int, int]:
         """As `Store`."""
@@ -163,6 +172,13 @@ class MemoryStore:
             if record.owner == owner:
                 self._records[key] = record._replace(owner="", wanted=False)
         self._wanted.pop(owner, None)
+
+    async def _pieces(self) -> AsyncIterator[list[Key]]:
+        """All keys, some at a time, those that are there: between two pieces the loop has its turn."""
+        keys = list(self._records)
+        for start in range(0, len(keys), _LOOKED_AT):
+            yield [key for key in keys[start : start + _LOOKED_AT] if key in self._records]
+            await asyncio.sleep(0)
 
     def _lives(self, owner: str) -> bool:
         beat = self._beats.get(owner)

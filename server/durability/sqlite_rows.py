@@ -123,28 +123,29 @@ def keep(use: Use, key: Key, row: Row | None, after: Record) -> None:
         else:
             fresh.append(item)
     owner = _number(use, after.owner) if after.owner else 0
-    values = (after.epoch, owner, after.wanted, _meaning(use, after.meaning), after.written, after.room)
+    places = []
+    for item in fresh:
+        places.append(slots.index(None))
+        slots[places[-1]] = item.sequence
+    values = (after.epoch, owner, after.wanted, _meaning(use, after.meaning), after.written, after.room, *slots)
     if row is None:
         query = (
-            "insert into sessions(epoch, owner, wanted, meaning, written, bytes, live, tenant, model, name) "
-            "values (?, ?, ?, ?, ?, ?, 1, ?, ?, ?) returning id"
+            "insert into sessions(epoch, owner, wanted, meaning, written, bytes, zero, one, live, tenant, model, name) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) returning id"
         )
         [session] = use.connection.execute(query, (*values, *key)).fetchone()
     else:
         session = row.id
         query = (
-            "update sessions set epoch = ?, owner = ?, wanted = ?, meaning = ?, written = ?, bytes = ?, live = 1 "
-            "where id = ?"
+            "update sessions set epoch = ?, owner = ?, wanted = ?, meaning = ?, written = ?, bytes = ?, zero = ?, "
+            "one = ?, live = 1 where id = ?"
         )
         use.connection.execute(query, (*values, session))
-    for item in fresh:
-        slot = slots.index(None)
-        slots[slot] = item.sequence
+    for place, item in zip(places, fresh, strict=True):
         use.connection.execute(
             "insert or replace into checkpoints values (?, ?, ?, ?, ?)",
-            (2 * session + slot, item.sequence, item.position, seal(key, item), item.state),
+            (2 * session + place, item.sequence, item.position, seal(key, item), item.state),
         )
-    use.connection.execute("update sessions set zero = ?, one = ? where id = ?", (*slots, session))
 
 
 def _meaning(use: Use, meaning: Meaning) -> int:

@@ -123,7 +123,7 @@ async def bench(
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
     runner = HostRunner(artifact, bounds.sessions, 1)
     holder: list[Bench] = []
-    parked = 0 if store is None else bounds.sessions
+    parked = 0 if store is None else bounds.most_held - bounds.sessions
     tick = TickLimits(rows=4, steps=4)
     engine = Engine(artifact.layout, runner, bounds, tick, lambda: holder[0].now, parked=parked)
     checkpointer = None if store is None else Checkpointer(store, bounds)

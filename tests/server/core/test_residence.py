@@ -289,6 +289,68 @@ async def test_a_tenant_that_has_its_share_of_slots_gives_up_its_own(accumulator
         assert phase(b, unkept) == Phase.RESIDENT
 
 
+async def test_streams_hold_as_many_as_they_may_with_few_slots(accumulator_path: Path, store: SlowStore) -> None:
+    async with bench(accumulator_path, sessions=2, held_sessions=7, store=store) as b:
+        holders = [await opened(b, f"s{k}", k) for k in range(6)]
+        for k, each in enumerate(holders):
+            assert await stepped(b, *each, 10) == [k + 10]
+            await round_(b)
+        # One that no stream holds leaves for another, rather than that one gives up a slot alone.
+        last, session = await opened(b, "left", 1)
+        b.lifecycle.held.disconnected(last, np.array([session]))
+        await stepped(b, *await opened(b, "another"), 1)
+        assert b.engine.sessions.get("", "left") is None
+        await round_(b)
+        assert b.lifecycle.residence is not None
+        assert b.lifecycle.residence.make_room(2)
+        with pytest.raises(Exhausted, match=r"all 7 sessions are taken.*--held-sessions"):
+            b.open(Recorder(), 1, "one-more", wish=PARKS)
+
+
+async def test_one_that_no_stream_holds_leaves_where_slots_are_free_and_numbers_are_not(
+    accumulator_path: Path, store: SlowStore
+) -> None:
+    async with bench(accumulator_path, sessions=2, held_sessions=3, store=store) as b:
+        await opened(b, "one")
+        owner, session = await opened(b, "left", 5)
+        await opened(b, "two")
+        assert b.lifecycle.residence is not None
+        b.lifecycle.places.bring_back(session)
+        await b.engine.quiet()
+        b.lifecycle.held.disconnected(owner, np.array([session]))
+        assert b.lifecycle.residence.make_room(1)
+        assert (b.engine.sessions.taken, b.engine.sessions.free_slots) == (3, 1)
+        await opened(b, "three")
+        assert b.engine.sessions.get("", "left") is None
+        assert (await b.lifecycle.named.state("", "left")).position == 1
+
+
+async def test_a_parked_one_whose_time_is_over_is_closed_as_any_other(accumulator_path: Path, store: SlowStore) -> None:
+    async with bench(accumulator_path, sessions=1, held_sessions=4, idle_timeout=60.0, store=store) as b:
+        owner, session = await opened(b, "s", 1)
+        await opened(b, "n")
+        assert phase(b, session) is Phase.PARKED
+        owner.take()
+        b.now = 62.5
+        assert await b.lifecycle.expiry.expire() == 1
+        assert owner.take() == [("closed", "IDLE", [0], [1])]
+
+
+async def test_checkpoints_are_written_while_very_much_is_forgotten(accumulator_path: Path) -> None:
+    class Forgetful(SlowStore):
+        async def prune(self, before: float) -> int:
+            await asyncio.Event().wait()
+            return 0
+
+    async with bench(accumulator_path, store=Forgetful()) as b:
+        assert b.checkpointer is not None
+        pruning = asyncio.create_task(b.checkpointer.prune())
+        _, session = await opened(b, "s", 1, 2)
+        assert b.engine.sessions.written[session] == 2
+        assert not pruning.done()
+        pruning.cancel()
+
+
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["steps", "steps", "open", "leave", "round", "close"]), st.integers(0, 4)),
