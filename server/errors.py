@@ -145,10 +145,18 @@ class Elsewhere(Refused):
 
 
 class OutOfStep(Refused):
-    """The session is not in the state that the request assumes."""
+    """The session is not in the state that the request assumes.
+
+    Attributes:
+        position: where it takes its next step; -1: not said here.
+    """
 
     code = Code.FAILED_PRECONDITION
     default_reason = Reason.POSITION_MISMATCH
+
+    def __init__(self, message: str, reason: Reason | None = None, retry_after: float = 0.0, *, position: int = -1):
+        super().__init__(message, reason, retry_after)
+        self.position = position
 
 
 class Exhausted(Refused):

@@ -209,8 +209,10 @@ class Checkpointer:
             interval = min(max(_INTERVAL_SECONDS, (loop.time() - began) / _PART), _LONGEST_SECONDS)
 
     async def _until_due(self, seconds: float) -> None:
+        # Not `wait_for`: Python 3.11's forgets that it was cancelled when what it waits for comes in the same turn.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
     async def round(self) -> None:
         """Write what has changed once, and let go of what is to be handed over.

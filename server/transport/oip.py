@@ -7,6 +7,7 @@ has been idle for too long. A request without sequence_id is a session for its o
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,8 @@ from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.send_queue import Pieces, SendQueue
-from gatestream.server.errors import Draining, Refused
+from gatestream.server.core.sequences import Waiting
+from gatestream.server.errors import Draining, Reason, Refused
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
 from gatestream.server.transport.oip_request import Asked
 
@@ -70,42 +72,62 @@ class _Requests(ABC):
     def receive(self, message: bytes) -> None:
         """As `Conversation`, and for a call's one message: what cannot be done is answered by the request's error."""
         decoded = self._codec.decode(message)
+        self._last = number = self._last + 1
         if isinstance(decoded, Invalid):
-            self._refuse(decoded.id, decoded.error)
+            self._fail(number, decoded.id, decoded.error)
             return
         request, columns = decoded
+        self._waiting[number] = request
+        if request.weight:
+            self.account.hold(request.weight)
+        self._take_on(number, request, columns)
+
+    def _take_on(self, number: int, request: Request, columns: Sequence[bytes]) -> None:
+        """Have a request's steps be taken, or have it wait until it is known where its sequence stands."""
         asked = request.asked
         engine = asked.model.engine
         known, session, generation = self._known
         if known is not request or generation != engine.sessions.generation or self._models.stopped:
             try:
-                session = self._look_up(asked)
+                found = self._look_up(number, request, columns)
             except Refused as error:
-                self._refuse(asked.id, error)
+                self._refuse(number, error)
                 return
+            if found is None:
+                return
+            session = found
             self._known = request, session, engine.sessions.generation
-        self._last = number = self._last + 1
-        self._waiting[number] = request
-        if request.weight:
-            self.account.hold(request.weight)
-        accepted = engine.submit_one(self, number, session, asked.steps, -1, columns, asked.reply_mask)
-        # A sequence whose last request was refused for lack of room is to have that request again.
-        if not asked.session or (asked.ends and accepted):
+        accepted = engine.submit_one(self, number, session, asked.steps, asked.first, columns, asked.reply_mask)
+        # A sequence whose last request was refused for lack of room is to have that request again; and whatever it was
+        # refused for, where it says so.
+        if not asked.session or (asked.ends and accepted and asked.first < 0):
             asked.model.lifecycle.held.close(self, np.array([session]))
 
-    def _look_up(self, asked: Asked) -> int:
-        """The session that a request steps.
+    def _look_up(self, number: int, request: Request, columns: Sequence[bytes]) -> int | None:
+        """The session that a request steps; None: it waits, or is refused in its turn.
 
         Raises:
             Refused: it has none, or takes no steps.
         """
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
-        if asked.starts:
+        asked = request.asked
+        if asked.starts and asked.first < 0:
             self._leave_others(asked)
         lifecycle = asked.model.lifecycle
         if asked.session:
             self.send_queue.gate = lifecycle.registry.gate
+            again, refuse = partial(self._take_on, number, request, columns), partial(self._refuse, number)
+            waits = lifecycle.sequences.waits(
+                Waiting(self, asked.steps, asked.reply_mask, again, refuse),
+                self._tenant,
+                asked.session,
+                start=asked.starts,
+                constants=asked.constants,
+                first=asked.first,
+            )
+            if waits:
+                return None
         return lifecycle.sequences.session(
             self, self._tenant, asked.session, start=asked.starts, constants=asked.constants
         )
@@ -118,9 +140,13 @@ class _Requests(ABC):
                 if session is not None:
                     other.lifecycle.held.close(self, np.array([session]))
 
-    def _refuse(self, name: str, error: Refused) -> None:
-        self._last += 1
-        self._fail(self._last, name, error)
+    def _refuse(self, number: int, error: Refused) -> None:
+        """Answer a request by its error."""
+        request = self._waiting.pop(number)
+        self.account.hold(-request.weight)
+        self._fail(number, request.asked.id, error)
+        if self._ending:
+            self._end_when_done()
 
     # ---- From the engine ----------------------------------------------------------------------
 
@@ -144,19 +170,23 @@ class _Requests(ABC):
         if request.weight:
             self.account.hold(-request.weight)
         self.send_queue.put(answer, steps, handle)
+        if request.asked.ends and request.asked.first >= 0:
+            self._close(request.asked)
         if self._ending:
             self._end_when_done()
+
+    def _close(self, asked: Asked) -> None:
+        """End a sequence whose last request was done."""
+        session = asked.model.engine.sessions.get(self._tenant, asked.session)
+        if session is not None:
+            asked.model.lifecycle.held.close(self, np.array([session]))
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
         for handle in handles.tolist():
             # What was computed of it was counted until now, with the answer that will not be.
             self.rows -= self._forget_parts(handle)
-            request = self._waiting.pop(handle)
-            self.account.hold(-request.weight)
-            self._fail(handle, request.asked.id, error)
-        if self._ending:
-            self._end_when_done()
+            self._refuse(handle, error)
 
     def _forget_parts(self, handle: int) -> int:
         """Count a request's parts no more; how many steps they were."""
@@ -218,14 +248,15 @@ class InferenceStream(_Requests):
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
         self._models.stats.refused(error)
-        self.send_queue.put(self._codec.error(name, str(error)), 0, number)
+        self.send_queue.put(self._codec.error(name, error), 0, number)
 
     def _end_when_done(self) -> None:
         if not self._waiting and (self._half_closed or not self._live_sequences()):
             self.send_queue.end()
 
-    def _look_up(self, asked: Asked) -> int:
-        session = super()._look_up(asked)
+    def _look_up(self, number: int, request: Request, columns: Sequence[bytes]) -> int | None:
+        session = super()._look_up(number, request, columns)
+        asked = request.asked
         if asked.session:
             self._sequences.add((asked.model.name, asked.session))
             if len(self._sequences) > self._most_noted:
@@ -261,7 +292,7 @@ class InferenceCall(_Requests):
         """
         self.receive(message)
         item = await self.send_queue.take()
-        if item is not None:
+        if item is not None and self._refusal is None:
             return bytes(item[0])
         error = self._refusal or self.send_queue.failure
         assert error is not None, "a call without an answer has failed"
@@ -273,7 +304,11 @@ class InferenceCall(_Requests):
 
     def _fail(self, number: int, name: str, error: Refused) -> None:
         self._refusal = error
-        self.send_queue.end()
+        if error.reason is Reason.POSITION_MISMATCH:
+            # What it tells of the steps that were taken waits until they are stored, as an answer does.
+            self.send_queue.put(b"", 0, number)
+        else:
+            self.send_queue.end()
 
     def _end_when_done(self) -> None:
         """It ends with its one request."""

@@ -11,7 +11,7 @@ from gatestream.server.config import Limits
 from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.send_queue import Pieces
-from gatestream.server.errors import Refused
+from gatestream.server.errors import OutOfStep, Refused
 from gatestream.server.transport.messages import forget_frames
 from gatestream.server.transport.oip_inputs import DATATYPES
 from gatestream.server.transport.oip_request import Asked, Message, read, request_id
@@ -23,6 +23,9 @@ _RAW_OUTPUT: Final = oip.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_outpu
 _INFER_RESPONSE: Final = oip.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 # On a stream, where a request of another server may have several answers. Here every answer is the only one.
 _FINAL: Final = "triton_final_response"
+# Where the sequence stands behind an answer, or behind an error that says so; and why a request was refused.
+_POSITION: Final = "gatestream_position"
+_REASON: Final = "gatestream_reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ class InferenceCodec:
         except Refused as error:
             return Invalid(request_id(parsed), error)
         request = _request(asked, streamed=self._streamed)
-        goes_on = asked.session and not asked.starts and not asked.ends
+        # No other that was meant for the same position is answered so.
+        goes_on = asked.session and not asked.starts and not asked.ends and asked.first < 0
         if goes_on and parsed.prefix is not None and not self._models.straight:
             # Requests that share it share what it weighs.
             self._template = _Template(parsed.prefix, len(message), replace(request, weight=0))
@@ -132,11 +136,14 @@ class InferenceCodec:
         return asked.model.engine.sessions.get(self._tenant, asked.session) is not None
 
     @staticmethod
-    def error(request_id: str, text: str) -> bytes:
+    def error(request_id: str, error: Refused) -> bytes:
         """A ModelStreamInferResponse that says why a request was refused."""
         response = oip.ModelInferResponse(id=request_id)
         response.parameters[_FINAL].bool_param = True
-        return oip.ModelStreamInferResponse(error_message=text, infer_response=response).SerializeToString()
+        response.parameters[_REASON].string_param = error.reason.value
+        if isinstance(error, OutOfStep) and error.position >= 0:
+            response.parameters[_POSITION].int64_param = error.position
+        return oip.ModelStreamInferResponse(error_message=str(error), infer_response=response).SerializeToString()
 
 
 def _request(asked: Asked, *, streamed: bool) -> Request:
@@ -155,6 +162,8 @@ def _request(asked: Asked, *, streamed: bool) -> Request:
         sizes.append(asked.steps * item.row_bytes)
     if streamed:
         response.parameters[_FINAL].bool_param = True
+    if asked.first >= 0:
+        response.parameters[_POSITION].int64_param = asked.first + asked.steps
     prefixes = [head(_RAW_OUTPUT, size) for size in sizes]
     prefix = response.SerializeToString()
     if streamed:

@@ -34,12 +34,13 @@ _KINDS: Final[Mapping[str, Sequence[str]]] = {
     "sequence_id": _SEQUENCE_KINDS,
     "sequence_start": ("bool_param",),
     "sequence_end": ("bool_param",),
+    "gatestream_first": ("int64_param",),
     "priority": ("int64_param", "uint64_param"),
     "timeout": ("int64_param", "uint64_param"),
     "triton_enable_empty_final_response": ("bool_param",),
 }
 """The parameters of a request that have a meaning, and which of InferParameter's fields may hold them."""
-_RESERVED: Final = "triton_"
+_RESERVED: Final = ("triton_", "gatestream_")
 
 
 class Message(NamedTuple):
@@ -120,6 +121,7 @@ class Asked:
         session: that its sequence is; empty: none.
         starts: the sequence begins with it.
         ends: the sequence ends behind it.
+        first: the position that its first step is meant for; -1: whatever position it is.
         constants: of the sequence, names and bytes.
     """
 
@@ -131,6 +133,7 @@ class Asked:
     session: str
     starts: bool
     ends: bool
+    first: int = -1
     constants: Sequence[tuple[str, bytes]] = ()
 
 
@@ -152,15 +155,18 @@ def read(message: Message, models: Catalog, limits: Limits, tenant: str) -> tupl
         raise InvalidRequest(f"the request has {message.excess}")
     if (size := len(head.id.encode())) > _ID_BYTES:
         raise InvalidRequest(f"id has {size} bytes; expected at most {_ID_BYTES}")
-    session, starts, ends = _sequence(_parameters(head.parameters))
-    # A sequence stays on the version that it began on; where it begins again, that is the newest.
-    model = models.find_with("" if starts else session, tenant, head.model_name, head.model_version)
+    values = _parameters(head.parameters)
+    session, starts, ends = _sequence(values)
+    first = _first(values, session)
+    # A sequence stays on the version that it began on; where it begins again, that is the newest. But where it may
+    # stand elsewhere than it is meant to, nothing changes before that is known.
+    model = models.find_with("" if starts and first < 0 else session, tenant, head.model_name, head.model_version)
     outputs = _outputs(model.layout, head.outputs)
     given = given_tensors(model.layout, head.inputs, message.raw)
     columns, steps = input_columns(model.layout, given, limits)
     constants = constant_columns(model.layout, given)
     reply_mask = _reply_mask(model.layout, outputs)
-    return Asked(model, head.id, steps, reply_mask, outputs, session, starts, ends, constants), columns
+    return Asked(model, head.id, steps, reply_mask, outputs, session, starts, ends, first, constants), columns
 
 
 def request_id(message: Message) -> str:
@@ -177,9 +183,10 @@ def _parameters(given: Mapping[str, oip.InferParameter]) -> dict[str, Any]:
     for name in given:
         kinds = _KINDS.get(name)
         if kinds is None:
-            if name.startswith(_RESERVED):
-                allowed = [known for known in _KINDS if known.startswith(_RESERVED)]
-                raise InvalidRequest(f"parameter {name[:SHOWN]!r} is not known; of {_RESERVED}* there is: {allowed}")
+            for prefix in _RESERVED:
+                if name.startswith(prefix):
+                    allowed = [known for known in _KINDS if known.startswith(prefix)]
+                    raise InvalidRequest(f"parameter {name[:SHOWN]!r} is not known; of {prefix}* there is: {allowed}")
             continue
         kind = given[name].WhichOneof("parameter_choice")
         if kind not in kinds:
@@ -202,6 +209,18 @@ def _sequence(values: Mapping[str, Any]) -> tuple[str, bool, bool]:
             f"parameter sequence_id is {sequence_id[:40]!r}... of {size} bytes; expected at most {MOST_BYTES}"
         )
     return sequence_session(sequence_id), starts, ends
+
+
+def _first(values: Mapping[str, Any], session: str) -> int:
+    """The position that a request is meant for; -1: whatever position it is."""
+    if "gatestream_first" not in values:
+        return -1
+    first: int = values["gatestream_first"]
+    if first < 0:
+        raise InvalidRequest(f"parameter gatestream_first is {first}; expected 0 or more")
+    if not session:
+        raise InvalidRequest(f"parameter gatestream_first is {first} without a sequence_id: there is nothing to repeat")
+    return first
 
 
 def _shown(parameter: oip.InferParameter, kind: str | None) -> str:

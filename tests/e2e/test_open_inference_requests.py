@@ -131,6 +131,23 @@ def test_what_is_asked_for_and_not_done_is_refused_by_name(door: Stub, parameter
             "parameter triton_enable_empty_final_response is 1 (int64_param); expected bool_param",
         ),
         ("triton_other", {"bool_param": True}, "parameter 'triton_other' is not known; of triton_* there is"),
+        (
+            "gatestream_first",
+            {"string_param": "3"},
+            "parameter gatestream_first is '3' (string_param); expected int64_param",
+        ),
+        (
+            "gatestream_first",
+            {"uint64_param": 2**63},
+            "parameter gatestream_first is 9223372036854775808 (uint64_param); expected int64_param",
+        ),
+        ("gatestream_first", {}, "parameter gatestream_first is empty; expected int64_param"),
+        ("gatestream_first", {"int64_param": -1}, "parameter gatestream_first is -1; expected 0 or more"),
+        (
+            "gatestream_frist",
+            {"int64_param": 0},
+            "parameter 'gatestream_frist' is not known; of gatestream_* there is: ['gatestream_first']",
+        ),
     ],
 )
 def test_a_known_parameter_of_another_type_is_refused_by_name(

@@ -1,5 +1,7 @@
 """Sessions whose server is killed or stopped, and that go on from its store: SQLite, real servers, raw messages."""
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,15 @@ import numpy as np
 import pytest
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.inference import open_inference_grpc_pb2_grpc as oip_grpc
 from tests.e2e.test_kept_sessions import X, opened, sums, take
 from tests.support.open_inference import request
 from tests.support.open_inference import sums as oip_sums
-from tests.support.process import serving
-from tests.support.wire import PATIENCE, Stream, channel, stub
+from tests.support.process import ServerProcess, serving
+from tests.support.wire import PATIENCE, Stream, channel, stub, until
 
+Door = oip_grpc.GRPCInferenceServiceStub
 WHOLE = np.cumsum(X[:, 0]).tolist()
 
 
@@ -85,6 +89,90 @@ def test_a_sequence_of_the_other_protocol_goes_on_after_a_kill(accumulator_path:
             got = door.ModelInfer(request(X[k : k + 1], 7, start=k == 0), timeout=PATIENCE)
             assert oip_sums(got)[0][0] == WHOLE[k]
             server.kill()
+
+
+def standing(refused: grpc.RpcError) -> int:
+    """The position that a refusal tells."""
+    error: Any = refused
+    trailing = dict(error.trailing_metadata())
+    assert (error.code(), trailing["gatestream-reason"]) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "REASON_POSITION_MISMATCH",
+    )
+    return int(trailing["gatestream-position"])
+
+
+def kill_soon(server: ServerProcess, door: Door, asked: oip.ModelInferRequest, seconds: float) -> None:
+    """Kill a server so long after it was sent a request."""
+    pending = door.ModelInfer.future(asked, timeout=PATIENCE)
+    time.sleep(seconds)
+    server.kill()
+    # Either came first.
+    pending.exception()
+
+
+def kill_when_answered(server: ServerProcess, door: Door, asked: oip.ModelInferRequest) -> None:
+    """Kill a server whose answer nobody heeds."""
+    door.ModelInfer(asked, timeout=PATIENCE)
+    server.kill()
+
+
+def kill_when_computed(server: ServerProcess, door: Door, asked: oip.ModelInferRequest, path: Path) -> None:
+    """Kill a server that has taken the steps of a request, and can store nothing of them."""
+    before = asked.parameters["gatestream_first"].int64_param
+    # So that it has the sequence from the store.
+    with pytest.raises(grpc.RpcError) as early:
+        door.ModelInfer(request(X[:1], 7, first=2**40), timeout=PATIENCE)
+    assert standing(early.value) == before
+    other = sqlite3.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    pending = door.ModelInfer.future(asked, timeout=PATIENCE)
+    with stub(server.address) as calls:
+        named = pb.GetStateRequest(session_id="sequence:7")
+        until(lambda: calls.GetState(named).position == before + 2, "the steps were taken")
+    server.kill()
+    assert isinstance(pending.exception(), grpc.RpcError)
+    other.close()
+
+
+def taken(door: Door, asked: oip.ModelInferRequest) -> oip.ModelInferResponse | int:
+    """The answer to a request, or the position that it is told instead."""
+    try:
+        answer: oip.ModelInferResponse = door.ModelInfer(asked, timeout=PATIENCE)
+    except grpc.RpcError as error:
+        return standing(error)
+    return answer
+
+
+def test_a_request_that_was_killed_is_sent_again_and_taken_once(accumulator_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    settings: dict[str, Any] = {"store": f"sqlite:{path}", "durability": "before-answer"}
+    position = 0
+    for when in (0.0, 0.002, 0.005, "computed", "answered"):
+        asked = request(X[position : position + 2], 7, start=position == 0, first=position)
+        with serving(accumulator_path, **settings) as server, channel(server.address) as connection:
+            door = oip_grpc.GRPCInferenceServiceStub(connection)
+            if when == "computed":
+                kill_when_computed(server, door, asked, path)
+            elif when == "answered":
+                kill_when_answered(server, door, asked)
+            else:
+                kill_soon(server, door, asked, float(when))
+        with serving(accumulator_path, **settings) as server, channel(server.address) as connection:
+            door = oip_grpc.GRPCInferenceServiceStub(connection)
+            got = taken(door, asked)
+            if isinstance(got, int):
+                assert (got, when != "computed") == (position + 2, True)
+            else:
+                assert when != "answered"
+                assert got.parameters["gatestream_position"].int64_param == position + 2
+                assert [row[0] for row in oip_sums(got)] == WHOLE[position : position + 2]
+            position += 2
+            assert taken(door, asked) == position, "once more, late"
+            got = taken(door, request(X[position : position + 1], 7, first=position))
+            assert not isinstance(got, int)
+            assert oip_sums(got)[0][0] == WHOLE[position]
+            position += 1
 
 
 def test_without_a_store_a_session_ends_with_its_stream_and_says_so(accumulator_path: Path) -> None:

@@ -39,7 +39,9 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("steps"), SOME, LENGTHS, st.integers(1, 3)),
     st.tuples(st.just("wrong"), SOME, st.sampled_from(["nan", "first", "handle", "size"])),
     st.tuples(st.sampled_from(["reset", "close", "open"]), SOME),
-    st.tuples(st.just("infer"), st.integers(1, 2), LENGTHS, st.integers(1, 5), st.booleans()),
+    st.tuples(
+        st.just("infer"), st.integers(1, 2), LENGTHS, st.integers(1, 5), st.booleans(), st.none() | st.integers(0, 9)
+    ),
     st.tuples(st.just("wait")),
 )
 
@@ -84,7 +86,8 @@ class Told:
     def other(self, data: bytes) -> None:
         answer = oip.ModelStreamInferResponse.FromString(data)
         response = answer.infer_response
-        self.add("infer", response.id, answer.error_message, list(response.raw_output_contents))
+        position = response.parameters["gatestream_position"].int64_param
+        self.add("infer", response.id, answer.error_message, position, list(response.raw_output_contents))
 
 
 def steps(handles: list[int], x: Any, length: int, **fields: Any) -> bytes:
@@ -93,12 +96,14 @@ def steps(handles: list[int], x: Any, length: int, **fields: Any) -> bytes:
     return pb.ClientMessage(steps=message).SerializeToString()
 
 
-def infer(sequence: int, x: Any, start: bool, number: int) -> bytes:
+def infer(sequence: int, x: Any, start: bool, number: int, first: int | None = None) -> bytes:
     asked = oip.ModelInferRequest(model_name="lstm", id=f"{number}" if start else "")
     asked.inputs.add(name="x", datatype="FP32", shape=[1, *x.shape])
     asked.raw_input_contents.append(x.astype("<f4").tobytes())
     asked.parameters["sequence_id"].int64_param = sequence
     asked.parameters["sequence_start"].bool_param = start
+    if first is not None:
+        asked.parameters["gatestream_first"].int64_param = first
     return asked.SerializeToString()
 
 
@@ -142,10 +147,10 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
             case "open", handles:
                 for handle in handles:
                     open_(handle)
-            case "infer", sequence, length, times, start:
+            case "infer", sequence, length, times, start, first:
                 for k in range(times):
                     x = rng.normal(size=(length, LSTM.features))
-                    other.receive(infer(sequence, x, start and k == 0, number))
+                    other.receive(infer(sequence, x, start and k == 0, number, first))
             case _:
                 await model.engine.quiet()
                 await asyncio.sleep(0)
@@ -211,7 +216,7 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
     noted(oip_codec, "read")
     read = f"{oip_codec.__name__}.read"
     alone = [("steps", [0], 1, 1), ("wait",)] * 4
-    operations = [*alone, ("steps", list(range(HANDLES)), 1, 3), ("infer", 1, 1, 3, True)]
+    operations = [*alone, ("steps", list(range(HANDLES)), 1, 3), ("infer", 1, 1, 3, True, None)]
     async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=False) as catalog:
         await live(catalog, operations)
     assert taken.pop(read) == 2

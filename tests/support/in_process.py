@@ -13,24 +13,35 @@ from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig, TickLimits
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, ModelState, build
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.transport.native import ClientStream
 
 
 @asynccontextmanager
 async def serving_here(
-    *paths: Path, limits: Limits, tick: TickLimits | None = None, straight: bool = False
+    *paths: Path,
+    limits: Limits,
+    tick: TickLimits | None = None,
+    straight: bool = False,
+    checkpointer: Checkpointer | None = None,
 ) -> AsyncIterator[Catalog]:
-    """A catalog of models whose step loops run."""
+    """A catalog of models whose step loops run; with a checkpointer, which runs too, sessions may be kept."""
     config = ServerConfig(
         artifacts=paths, provider="cpu", limits=limits, tick=tick or TickLimits(), straight_path=straight
     )
     catalog = Catalog(Accounts(limits), straight=straight)
     for path in paths:
         artifact = Artifact.load(path)
-        model = build(artifact, catalog.reserve(artifact.spec.name, artifact.spec.version), config, catalog.accounts)
+        number = catalog.reserve(artifact.spec.name, artifact.spec.version)
+        model = build(artifact, number, config, catalog.accounts, checkpointer=checkpointer)
+        if checkpointer is not None and model.lifecycle.kept is not None and model.lifecycle.residence is not None:
+            checkpointer.add(model.lifecycle.kept, model.lifecycle.residence.reserve)
         model.state = ModelState.READY
         catalog.add(model)
     tasks = [asyncio.create_task(model.engine.run()) for model in catalog]
+    if checkpointer is not None:
+        await checkpointer.beat_once()
+        tasks.append(asyncio.create_task(checkpointer.run()))
     try:
         yield catalog
         assert catalog.check() == []

@@ -10,7 +10,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 def request(values: Any, sequence: int | str | None = None, **fields: Any) -> oip.ModelInferRequest:
     """A request for steps of one sequence; `values` is [time, 2]."""
     x = np.asarray(values, np.float32)
-    start, end = fields.pop("start", False), fields.pop("end", False)
+    start, end, first = fields.pop("start", False), fields.pop("end", False), fields.pop("first", None)
     built = oip.ModelInferRequest(model_name="accumulator", **fields)
     if not built.inputs:
         built.inputs.add(name="x", datatype="FP32", shape=[1, *x.shape])
@@ -23,6 +23,8 @@ def request(values: Any, sequence: int | str | None = None, **fields: Any) -> oi
     if sequence is not None:
         built.parameters["sequence_start"].bool_param = start
         built.parameters["sequence_end"].bool_param = end
+    if first is not None:
+        built.parameters["gatestream_first"].int64_param = first
     return built
 
 

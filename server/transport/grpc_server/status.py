@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import grpc
 
-from gatestream.server.errors import Code, Failed, Idle, NotOffered, Refused, Unauthenticated
+from gatestream.server.errors import Code, Failed, Idle, NotOffered, OutOfStep, Refused, Unauthenticated
 
 STATUS: Final = {
     Code.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -21,10 +21,12 @@ STATUS: Final = {
 
 
 async def abort(context: Any, error: Refused | Unauthenticated | Failed | Idle | NotOffered) -> None:
-    """End a call with an error's status; its reason goes into the trailing metadata."""
+    """End a call with an error's status; its reason, and where the session stands, go into the trailing metadata."""
     trailing: list[tuple[str, str]] = []
     if isinstance(error, Refused):
         trailing.append(("gatestream-reason", error.reason.value))
         if error.retry_after:
             trailing.append(("gatestream-retry-after-ms", str(int(1000 * error.retry_after) + 1)))
+        if isinstance(error, OutOfStep) and error.position >= 0:
+            trailing.append(("gatestream-position", str(error.position)))
     await context.abort(STATUS[error.code], str(error), tuple(trailing))

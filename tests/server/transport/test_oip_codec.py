@@ -14,7 +14,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.config import Limits
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.errors import InvalidRequest
+from gatestream.server.errors import InvalidRequest, OutOfStep
 from gatestream.server.sequence_ids import sequence_session
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
 from tests.support.in_process import serving_here
@@ -123,8 +123,12 @@ async def test_what_is_wrong_has_the_id_of_its_request(catalog: Catalog) -> None
     invalid = decoder.decode(request([[1, 1]] * 7, id="mine").SerializeToString())
     assert isinstance(invalid, Invalid)
     assert (invalid.id, "at most 6" in str(invalid.error)) == ("mine", True)
-    answer = oip.ModelStreamInferResponse.FromString(decoder.error("mine", "why"))
+    answer = oip.ModelStreamInferResponse.FromString(decoder.error("mine", OutOfStep("why", position=7)))
     assert (answer.error_message, answer.infer_response.id) == ("why", "mine")
+    assert answer.infer_response.parameters["gatestream_reason"].string_param == "REASON_POSITION_MISMATCH"
+    assert answer.infer_response.parameters["gatestream_position"].int64_param == 7
+    other = oip.ModelStreamInferResponse.FromString(decoder.error("", InvalidRequest("why")))
+    assert set(other.infer_response.parameters) == {"triton_final_response", "gatestream_reason"}
     with pytest.raises(InvalidRequest, match="what came is not a ModelInferRequest"):
         decoder.decode(b"\x0a\x05")
 
