@@ -123,6 +123,7 @@ def _of_checkpoints(totals: Totals) -> Iterator[Metric]:
         ("gatestream_checkpoint_bytes", "Bytes of states that were written.", counted.bytes),
         ("gatestream_checkpoint_seconds", "Seconds that the store took to write them.", counted.seconds),
         ("gatestream_checkpoint_failures", "Rounds of checkpoints that the store did not take.", counted.failures),
+        ("gatestream_sessions_left_in_store", "Ended sessions that the store was not told of.", counted.left),
     ):
         yield _counter(name, help_, [], {(): value})
     yield _gauge("gatestream_sessions_not_durable", "Kept sessions whose state is not stored.", [], {(): now.dirty})

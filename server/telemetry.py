@@ -212,12 +212,14 @@ class CheckpointStats:
         bytes: of their states.
         seconds: that the store took to write them.
         failures: rounds that the store did not take.
+        left: sessions that have ended, and of which the store was not told.
     """
 
     written: int = 0
     bytes: int = 0
     seconds: float = 0.0
     failures: int = 0
+    left: int = 0
 
     def wrote(self, sessions: int, size: int, seconds: float) -> None:
         """Count what was written together."""
@@ -231,6 +233,7 @@ class CheckpointStats:
         self.bytes += other.bytes
         self.seconds += other.seconds
         self.failures += other.failures
+        self.left += other.left
 
 
 @dataclass(slots=True)

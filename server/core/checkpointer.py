@@ -31,6 +31,8 @@ _PIECE_ROWS: Final = 500
 _WRITE_BYTES: Final = 32 * 2**20
 _WRITE_ROWS: Final = 2000
 _LONGEST_PAUSE: Final = 5.0
+# Sessions that have ended here and are to end in the store, when it answers again: some 20 MiB.
+_MOST_CLOSING: Final = 2**16
 _PRUNE_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -127,6 +129,8 @@ class Checkpointer:
         self._letting_go: dict[Key, int] = {}
         self._models: dict[Kept, Callable[[], None]] = {}
         self._closing: dict[Key, int] = {}
+        # There were too many since the store has answered last, and the log says so.
+        self._leaves = False
         self._closes: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         # One write of a session is under way at a time.
@@ -310,13 +314,23 @@ class Checkpointer:
     def close(self, keys: Sequence[Key], epochs: Ints) -> asyncio.Future[None]:
         """End sessions in the store, many together; done when they have ended there, or it does not answer.
 
-        Until it does, they are kept in mind.
+        Until it does, they are kept in mind; those that are too many for that are left in the store.
         """
+        room = max(0, _MOST_CLOSING - len(self._closing))
+        if len(keys) > room:
+            self._leave(len(keys) - room)
+            keys, epochs = keys[:room], epochs[:room]
         self._closing.update(zip(keys, epochs.tolist(), strict=True))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closes.append(done)
         self._wake.set()
         return done
+
+    def _leave(self, sessions: int) -> None:
+        self.stats.left += sessions
+        if not self._leaves:
+            self._leaves = True
+            _log.warning("more sessions have ended than are remembered until the store answers; it keeps them")
 
     async def _close_sessions(self) -> None:
         closing, self._closing = self._closing, {}
@@ -324,6 +338,7 @@ class Checkpointer:
         try:
             if closing:
                 await self.store.close(list(closing), np.fromiter(closing.values(), np.int64, len(closing)))
+                self._leaves = False
         except StoreUnavailable:
             self._closing = closing | self._closing
             raise

@@ -68,7 +68,10 @@ READ: Final = (
     + """
 local owner = call('HGET', KEYS[1], 'owner')
 local beat = owner and call('ZSCORE', P .. 'beats', owner)
-local lives = beat and now() - tonumber(beat) < tonumber(ARGV[1])
+local silent = beat and now() - tonumber(beat)
+-- A beat that is to come is of before the clock was put back: an owner that lives beats anew within a second, and to
+-- fence one that does is safe.
+local lives = silent and silent >= 0 and silent < tonumber(ARGV[1])
 return {call('HGETALL', KEYS[1]), lives and 1 or 0}
 """
 )
@@ -203,12 +206,12 @@ DEAD: Final = (
 local out = {}
 for _, owner in ipairs(call('SMEMBERS', P .. 'owners')) do
   local beat = call('ZSCORE', P .. 'beats', owner)
-  if not beat or now() - tonumber(beat) > tonumber(ARGV[1]) then out[#out + 1] = owner end
+  if not beat or math.abs(now() - tonumber(beat)) > tonumber(ARGV[1]) then out[#out + 1] = owner end
 end
 return out
 """
 )
-"""ARGV: seconds. The owners that have been silent for longer."""
+"""ARGV: seconds. The owners that have been silent for longer, or whose beat is of a clock that was put back by more."""
 
 PRUNE: Final = (
     _COMMON

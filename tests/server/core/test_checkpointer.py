@@ -1,13 +1,19 @@
 """The loop that writes checkpoints."""
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from structlog.testing import capture_logs
 
+from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import StoreUnavailable
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -22,3 +28,41 @@ async def test_it_ends_when_it_is_cancelled_whatever_comes_in_the_same_turn(turn
     for _ in range(20):
         await asyncio.sleep(0)
     assert running.cancelled()
+
+
+class Away(MemoryStore):
+    """A store that does not answer until it is there."""
+
+    there = False
+    closed = 0
+
+    async def close(self, keys: Sequence[Key], epochs: Ints) -> npt.NDArray[np.bool_]:
+        if not self.there:
+            raise StoreUnavailable("it is away")
+        self.closed += len(keys)
+        return await super().close(keys, epochs)
+
+
+async def test_so_many_ended_sessions_are_remembered_while_the_store_is_away() -> None:
+    store = Away()
+    checkpointer = Checkpointer(store, Limits())
+
+    def end(begin: int, count: int) -> asyncio.Future[None]:
+        keys = [Key("t", "m", f"{begin + k}") for k in range(count)]
+        return checkpointer.close(keys, np.ones(count, np.int64))
+
+    with capture_logs() as logs:
+        for begin in range(0, 70_000, 10_000):
+            waiting = end(begin, 10_000)
+        with pytest.raises(StoreUnavailable):
+            await checkpointer.round()
+        assert waiting.done(), "who ends a session does not wait for the store"
+        end(70_000, 5)
+    said = [each["event"] for each in logs if each["event"].startswith("more sessions have ended")]
+    assert (len(said), checkpointer.stats.left) == (1, 70_005 - 2**16)
+    store.there = True
+    await checkpointer.round()
+    assert store.closed == 2**16
+    end(80_000, 7)
+    await checkpointer.round()
+    assert (store.closed, checkpointer.stats.left) == (2**16 + 7, 70_005 - 2**16)

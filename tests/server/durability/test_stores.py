@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gatestream.server.durability.checkpoints import TERM, Checkpoint, Key, Meaning, Owned, Store, Stored
+from gatestream.server.durability.checkpoints import (
+    CLOSED_SECONDS,
+    TERM,
+    Checkpoint,
+    Key,
+    Meaning,
+    Owned,
+    Store,
+    Stored,
+)
 from gatestream.server.errors import (
     AlreadyExists,
     CheckpointUnfit,
@@ -19,6 +28,7 @@ from gatestream.server.errors import (
     NotReplayable,
 )
 from tests.server.durability.stores import MEANING, OPEN, at, claim, key, opened, writes
+from tests.server.durability.valkey_server import SERVER
 
 S = key("s")
 
@@ -220,6 +230,25 @@ async def test_a_silent_owner_is_fenced(kind: str, tmp_path: Path) -> None:
         assert not await store.replace(S, "a", 1, at(4))
         assert not (await store.close([S], np.array([1]))).any()
         assert list((await store.read(S)).checkpoints)[-1:] == [at(3)]
+
+
+@pytest.mark.parametrize("ahead", [1.0, 3600.0, 10 * 3600.0])
+async def test_an_owner_that_died_before_valkeys_clock_was_put_back_is_fenced(tmp_path: Path, ahead: float) -> None:
+    # The clock of the others counts since the machine was booted.
+    async with opened("valkey", tmp_path) as store:
+        await make(store, 3)
+        with SERVER.client() as server:
+            server.zincrby("gatestream:beats", ahead, "a")
+        assert not (await store.read(S)).lives
+        assert (await store.claim(S, claim("b", acknowledged=3))).epoch == 2
+        done = await store.write(writes("a", [(S, 1, at(4), 0)]))
+        assert not done.taken.any()
+        # What an owner has that nobody asks for is let go of, and one that lives has its next beat.
+        await make(store, 3, which=key("other"))
+        await store.beat("b")
+        await store.prune(0.0)
+        assert (await store.read(key("other"))).owner == ("" if ahead > CLOSED_SECONDS else "a")
+        assert (await store.read(S)).lives
 
 
 async def test_an_owner_that_beats_is_not(kind: str, tmp_path: Path) -> None:
