@@ -2,12 +2,17 @@
 
 from typing import Protocol
 
+from gatestream.server.durability.checkpoints import Key
+
 
 class Held(Protocol):
     """What has messages that wait."""
 
     def let_out(self, group: int) -> None:
         """Send what waits for this group of checkpoints, or for an earlier one."""
+
+    def fenced(self, key: Key) -> None:
+        """Take back what waits and tells of a session that another server has by now."""
 
 
 class Gate:
@@ -38,3 +43,8 @@ class Gate:
         held, self._held = self._held, set()
         for queue in held:
             queue.let_out(group)
+
+    def fenced(self, key: Key) -> None:
+        """Another server has a session: what was computed of it here since its last checkpoint is not so."""
+        for queue in self._held:
+            queue.fenced(key)

@@ -23,7 +23,6 @@ from gatestream.server.durability.checkpoints import (
     Meaning,
     Written,
 )
-from gatestream.server.errors import StoreUnavailable
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -143,10 +142,6 @@ class KeptSessions:
         self._tell_durable(told)
         if (fenced := sessions[same & ~result.taken]).size:
             _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
-            if self._checkpointer.gate is not None:
-                # Nothing of what waits for them may leave.
-                for owner in {each for each in table.owner[fenced].tolist() if each is not None}:
-                    owner.failed(StoreUnavailable("another server has claimed a session of this stream"))
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
 

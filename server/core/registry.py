@@ -93,6 +93,9 @@ class Registry:
             owner: ReplySink | None = table.owner[mine[0]]
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
+        if reason is CloseReason.FENCED and self.gate is not None:
+            for session in sessions.tolist():
+                self.gate.fenced(key_of(self.engine, session))
         self.engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
         # What is still queued is answered first, then the owner hears that the session is closed.
         self.remove(sessions, stays=reason in _STAYS)

@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from gatestream.server.core.accounts import ITEM_BYTES, Account
 from gatestream.server.core.gate import Gate
+from gatestream.server.durability.checkpoints import Key
 from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
@@ -57,6 +58,7 @@ class SendQueue:
         quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
         gate: what messages wait at; None: they do not.
+        on_fenced: hears of sessions that another server has by now, while messages wait.
     """
 
     def __init__(self, account: Account) -> None:
@@ -76,10 +78,11 @@ class SendQueue:
         self.quiet = True
         self.sending = 0
         self.gate: Gate | None = None
-        # With the group of checkpoints that each waits for, and its number.
-        self._waiting: deque[tuple[int, int, tuple[bytes | Pieces, int, int]]] = deque()
+        self.on_fenced: Callable[[Key], None] | None = None
+        # With the group of checkpoints that each waits for, its number, and what it tells of.
+        self._waiting: deque[tuple[int, int, object, tuple[bytes | Pieces, int, int]]] = deque()
 
-    def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1) -> None:
+    def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1, of: object = None) -> None:
         """Append a message that carries so many rows.
 
         Args:
@@ -87,6 +90,7 @@ class SendQueue:
             rows: of it.
             number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
                 goes behind what is there.
+            of: what it tells of, for `revise`.
         """
         if self._ended:
             return
@@ -117,7 +121,7 @@ class SendQueue:
         if gate is None:
             self._append((message, rows, size), number)
         else:
-            self._waiting.append((gate.group, number, (message, rows, size)))
+            self._waiting.append((gate.group, number, of, (message, rows, size)))
             gate.hold(self)
         if (
             len(self._messages) + len(self._waiting) >= _FULL
@@ -134,12 +138,43 @@ class SendQueue:
     def let_out(self, group: int) -> None:
         """Send the messages that wait for this group of checkpoints, or for an earlier one."""
         while self._waiting and self._waiting[0][0] <= group:
-            _, number, item = self._waiting.popleft()
+            _, number, _, item = self._waiting.popleft()
             self._append(item, number)
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
         if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
             self._wake()
+
+    def fenced(self, key: Key) -> None:
+        """As `Held`."""
+        if self.on_fenced is not None:
+            self.on_fenced(key)
+
+    def revise(self, change: Callable[[bytes | Pieces, object], bytes | Pieces | None]) -> int:
+        """Have messages that wait at the gate say something else.
+
+        Args:
+            change: the message instead of one that tells of this; None, of one without a number: there is none.
+
+        Returns:
+            The rows of those that are no more.
+        """
+        gone = 0
+        waiting, self._waiting = self._waiting, deque()
+        for group, number, of, (message, rows, size) in waiting:
+            other = change(message, of)
+            if other is message:
+                self._waiting.append((group, number, of, (message, rows, size)))
+                continue
+            now = 0 if other is None else len(other) + ITEM_BYTES
+            self._account.hold(now - size)
+            if rows == 0:
+                self._others += now - size
+            if other is None:
+                gone += rows
+            else:
+                self._waiting.append((group, number, of, (other, rows, now)))
+        return gone
 
     def _wake(self) -> None:
         taker, self._taker = self._taker, None
@@ -169,7 +204,7 @@ class SendQueue:
         _log.error("a stream failed", exc_info=error)
         self.failure = Failed("the server failed at this call; its log says how")
         # What they tell may not be so.
-        self._account.hold(-sum(size for _, _, (_, _, size) in self._waiting))
+        self._account.hold(-sum(size for _, _, _, (_, _, size) in self._waiting))
         self._waiting.clear()
         self.end()
 
@@ -184,7 +219,7 @@ class SendQueue:
     def discard(self) -> None:
         """End, without what is there: nobody takes any more."""
         self.end()
-        waiting = itertools.chain(self._messages, self._early.values(), (item for _, _, item in self._waiting))
+        waiting = itertools.chain(self._messages, self._early.values(), (item for *_, item in self._waiting))
         self._account.hold(-self.sending - sum(size for _, _, size in waiting))
         self._messages.clear()
         self._early.clear()

@@ -23,6 +23,7 @@ from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, No
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
 from gatestream.server.transport.messages import Acknowledge, Chunk, Close, Invalid, Numbers, Open, Reset, Steps
+from gatestream.server.transport.taken_back import without
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -429,6 +430,9 @@ class ClientStream:
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `ReplySink`."""
+        if reason is CloseReason.FENCED:
+            # What was computed of them and waits to be stored will not be.
+            self.rows -= self.send_queue.revise(lambda message, _: without(bytes(message), handles))
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
         self.send_queue.put(self._codec.closed(handles, positions, reason))

@@ -17,7 +17,8 @@ from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.core.sequences import Waiting
-from gatestream.server.errors import Draining, Reason, Refused
+from gatestream.server.durability.checkpoints import Key
+from gatestream.server.errors import Draining, Reason, Refused, StoreUnavailable
 from gatestream.server.transport.oip_codec import InferenceCodec, Invalid, Request
 from gatestream.server.transport.oip_request import Asked
 
@@ -39,6 +40,7 @@ class _Requests(ABC):
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.send_queue = SendQueue(self.account)
+        self.send_queue.on_fenced = self._fenced
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -54,14 +56,19 @@ class _Requests(ABC):
         self._ending = False
 
     @abstractmethod
-    def _fail(self, number: int, name: str, error: Refused) -> None:
+    def _fail(self, number: int, name: str, error: Refused, request: Request | None = None) -> None:
         """A request is refused.
 
         Args:
             number: of it.
             name: its id.
             error: why.
+            request: it; None: it was none.
         """
+
+    @abstractmethod
+    def _instead(self, request: Request, error: Refused) -> bytes:
+        """What is sent instead of an answer that waits to be stored."""
 
     @abstractmethod
     def _end_when_done(self) -> None:
@@ -144,7 +151,7 @@ class _Requests(ABC):
         """Answer a request by its error."""
         request = self._waiting.pop(number)
         self.account.hold(-request.weight)
-        self._fail(number, request.asked.id, error)
+        self._fail(number, request.asked.id, error, request)
         if self._ending:
             self._end_when_done()
 
@@ -169,7 +176,7 @@ class _Requests(ABC):
         del self._waiting[handle]
         if request.weight:
             self.account.hold(-request.weight)
-        self.send_queue.put(answer, steps, handle)
+        self.send_queue.put(answer, steps, handle, request)
         if request.asked.ends and request.asked.first >= 0:
             self._close(request.asked)
         if self._ending:
@@ -180,6 +187,20 @@ class _Requests(ABC):
         session = asked.model.engine.sessions.get(self._tenant, asked.session)
         if session is not None:
             asked.model.lifecycle.held.close(self, np.array([session]))
+
+    def _fenced(self, key: Key) -> None:
+        """Take back what was to be told of a sequence that another server has by now."""
+
+        def change(message: bytes | Pieces, of: object) -> bytes | Pieces:
+            mine = isinstance(of, Request) and key == Key(self._tenant, of.asked.model.name, of.asked.session)
+            return self._instead(of, error) if mine and isinstance(of, Request) else message
+
+        error = StoreUnavailable(
+            "another server has claimed the sequence before what was done here was stored, and has nothing of it; send "
+            "the request again",
+            retry_after=0.02,
+        )
+        self.send_queue.revise(change)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
@@ -246,9 +267,13 @@ class InferenceStream(_Requests):
         self._ending = True
         self._end_when_done()
 
-    def _fail(self, number: int, name: str, error: Refused) -> None:
+    def _fail(self, number: int, name: str, error: Refused, request: Request | None = None) -> None:
         self._models.stats.refused(error)
-        self.send_queue.put(self._codec.error(name, error), 0, number)
+        self.send_queue.put(self._codec.error(name, error), 0, number, request)
+
+    def _instead(self, request: Request, error: Refused) -> bytes:
+        self._models.stats.refused(error)
+        return self._codec.error(request.asked.id, error)
 
     def _end_when_done(self) -> None:
         if not self._waiting and (self._half_closed or not self._live_sequences()):
@@ -302,13 +327,17 @@ class InferenceCall(_Requests):
         """The caller has its answer, or has gone."""
         self.send_queue.discard()
 
-    def _fail(self, number: int, name: str, error: Refused) -> None:
+    def _fail(self, number: int, name: str, error: Refused, request: Request | None = None) -> None:
         self._refusal = error
         if error.reason is Reason.POSITION_MISMATCH:
             # What it tells of the steps that were taken waits until they are stored, as an answer does.
-            self.send_queue.put(b"", 0, number)
+            self.send_queue.put(b"", 0, number, request)
         else:
             self.send_queue.end()
+
+    def _instead(self, request: Request, error: Refused) -> bytes:
+        self._refusal = error
+        return b""
 
     def _end_when_done(self) -> None:
         """It ends with its one request."""

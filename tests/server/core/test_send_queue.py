@@ -5,6 +5,7 @@ import pytest
 
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
+from gatestream.server.core.gate import Gate
 from gatestream.server.core.send_queue import SendQueue
 
 
@@ -131,3 +132,18 @@ async def test_who_has_messages_waiting_is_not_read_from_while_too_much_is_held(
     assert other.full
     await other.take()
     await asyncio.wait_for(other.room(), 10)
+
+
+async def test_what_waits_at_the_gate_may_say_something_else() -> None:
+    tenant, gate = account(), Gate()
+    send_queue = SendQueue(tenant)
+    send_queue.gate = gate
+    for k, (message, rows) in enumerate([(b"a", 1), (b"bb", 0), (b"ccc", 3), (b"d", 4)]):
+        send_queue.put(message, rows, of=k)
+    changed: dict[object, bytes | None] = {0: b"longer", 1: b"", 2: None}
+    assert send_queue.revise(lambda message, of: changed.get(of, message)) == 3
+    assert tenant.bytes == len(b"longer" + b"" + b"d") + 3 * ITEM_BYTES
+    gate.stored(gate.begin())
+    assert [await send_queue.take() for _ in range(3)] == [(b"longer", 1), (b"", 0), (b"d", 4)]
+    send_queue.discard()
+    assert tenant.bytes == 0

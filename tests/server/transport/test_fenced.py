@@ -1,0 +1,138 @@
+"""Sessions that another server claims while answers wait for the store: nothing of them is told, all of others is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.config import Limits
+from gatestream.server.core.catalog import Catalog
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.kept import meaning
+from gatestream.server.durability.checkpoints import Claim, Key, Writes, Written
+from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import StoreUnavailable
+from gatestream.server.transport.oip import InferenceCall
+from tests.server.transport.test_oip import Client as Door
+from tests.support.in_process import Client, serving_here
+from tests.support.open_inference import request, sums
+
+LIMITS = Limits(sessions=8)
+
+
+class Slow(MemoryStore):
+    """A store in which nobody lives, and that writes when it may."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.may = asyncio.Event()
+        self.may.set()
+
+    async def write(self, writes: Writes) -> Written:
+        await self.may.wait()
+        return await super().write(writes)
+
+
+class Served:
+    """A server whose answers wait for the store."""
+
+    def __init__(self, catalog: Catalog, store: Slow):
+        self.catalog = catalog
+        self.store = store
+
+    async def fence(self, name: str) -> None:
+        """Have another server have a session, of which answers wait here."""
+        model = self.catalog.find("")
+        await model.engine.quiet()
+        key = Key("tenant", model.layout.name, name)
+        held = (await self.store.read(key)).epoch
+        meant = meaning(model.layout, model.version)
+        await self.store.claim(key, Claim("other", held + 1, meant, None, taken_up=True, acknowledged=0))
+        self.store.may.set()
+
+
+@pytest.fixture
+async def served(accumulator_path: Path) -> AsyncIterator[Served]:
+    store = Slow()
+    checkpointer = Checkpointer(store, LIMITS, before_answer=True)
+    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=checkpointer) as catalog:
+        yield Served(catalog, store)
+        store.may.set()
+
+
+async def told(client: Client) -> pb.ServerMessage:
+    while (message := await client.hear()).HasField("durable"):
+        pass
+    return message
+
+
+def step(client: Client, handles: list[int], value: float) -> None:
+    x = np.full((len(handles), 2), value, "<f4").tobytes()
+    client.say(steps=pb.Steps(handle=handles, input=[x]))
+
+
+async def test_one_session_of_a_stream_is_closed_and_the_others_go_on(served: Served) -> None:
+    client = Client(served.catalog, LIMITS)
+    for handle in range(3):
+        how = pb.ON_DISCONNECT_PARK if handle < 2 else None
+        client.say(open=pb.Open(handle=handle, session_id=f"s{handle}", on_disconnect=how))
+        assert (await told(client)).opened.handle == handle
+    step(client, [0, 1, 2], 1)
+    assert list((await told(client)).results.handle) == [0, 1, 2]
+    served.store.may.clear()
+    step(client, [0], 10)
+    step(client, [0, 1, 2], 100)
+    step(client, [1], 1000)
+    await served.fence("s0")
+    heard = [await told(client) for _ in range(3)]
+    results = {
+        (handle, value)
+        for message in heard
+        if message.HasField("results")
+        for handle, value in zip(
+            message.results.handle, np.frombuffer(message.results.output[0], "<f4")[::2].tolist(), strict=True
+        )
+    }
+    assert results == {(1, 101), (2, 101), (1, 1101)}
+    (closed,) = [message.closed for message in heard if message.HasField("closed")]
+    assert (list(closed.handle), closed.reason) == ([0], pb.CLOSE_REASON_FENCED)
+    step(client, [1, 2], 1)
+    message = await told(client)
+    assert np.frombuffer(message.results.output[0], "<f4")[::2].tolist() == [1102, 102]
+    assert client.stream.rows == 0
+    # The handle is free, and the session is to be had again, where the other server left it.
+    client.say(open=pb.Open(handle=0, session_id="s0", on_disconnect=pb.ON_DISCONNECT_PARK))
+    opened = (await told(client)).opened
+    assert (opened.handle, opened.position) == (0, 1)
+    client.stream.disconnect()
+    assert client.stream.account.everyone.bytes == 0
+
+
+async def test_an_answer_of_a_sequence_is_taken_back_and_its_repeat_is_taken(served: Served) -> None:
+    door = Door(served.catalog)
+    for sequence in (5, 6):
+        door.say([[1, 0]], sequence, start=True, first=0)
+        assert await door.sums() == [[1, 0]]
+    served.store.may.clear()
+    for sequence in (5, 6):
+        door.say([[10, 0]], sequence, first=1)
+    # It is told of no step that is not stored.
+    door.say([[10, 0]], 5, first=1)
+    call = InferenceCall(served.catalog, LIMITS, "tenant")
+    asked = asyncio.ensure_future(call.infer(request([[100, 0]], 5, first=2).SerializeToString()))
+    await asyncio.sleep(0)
+    await served.fence("sequence:5")
+    answers = [await door.hear() for _ in range(3)]
+    reasons = [each.infer_response.parameters["gatestream_reason"].string_param for each in answers]
+    assert reasons == ["REASON_STORE_UNAVAILABLE", "", "REASON_STORE_UNAVAILABLE"]
+    assert all("gatestream_position" not in answers[k].infer_response.parameters for k in (0, 2))
+    assert sums(answers[1].infer_response) == [[11, 0]]
+    with pytest.raises(StoreUnavailable, match="another server has claimed the sequence"):
+        await asked
+    call.end()
+    door.say([[10, 0]], 5, first=1)
+    assert await door.sums() == [[11, 0]]
+    assert door.stream.rows == 0

@@ -1,0 +1,73 @@
+"""Messages without what they tell of some sessions."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from gatestream.server.transport.taken_back import without
+
+ENTRIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.integers(1, 4)), max_size=8).map(
+    lambda entries: list({handle: (handle, first, length) for handle, first, length in entries}.values())
+)
+
+
+def row(handle: int, step: int, column: int) -> bytes:
+    return bytes([handle, step, column]) * (column + 1)
+
+
+def results(entries: list[tuple[int, int, int]], columns: int, gates: int, *, singles: bool) -> pb.ServerMessage:
+    lengths = [1 if singles else length for _, _, length in entries]
+    data = [
+        b"".join(row(handle, step, k) for (handle, _, _), n in zip(entries, lengths, strict=True) for step in range(n))
+        for k in range(columns + gates)
+    ]
+    said = pb.Results(
+        handle=[handle for handle, _, _ in entries],
+        first=[first for _, first, _ in entries],
+        length=[] if singles else lengths,
+        output=data[:columns],
+        gate=data[columns:],
+    )
+    return pb.ServerMessage(results=said)
+
+
+@given(ENTRIES, st.sets(st.integers(0, 9)), st.integers(0, 2), st.integers(0, 2), st.booleans())
+def test_results_are_those_of_the_others(
+    entries: list[tuple[int, int, int]], gone: set[int], columns: int, gates: int, singles: bool
+) -> None:
+    whole = results(entries, columns, gates, singles=singles).SerializeToString()
+    stay = [each for each in entries if each[0] not in gone]
+    left = without(whole, np.array(sorted(gone), np.int64))
+    if len(stay) == len(entries):
+        assert left == whole
+    elif not stay:
+        assert left is None
+    else:
+        assert left is not None
+        assert pb.ServerMessage.FromString(left) == results(stay, columns, gates, singles=singles)
+
+
+def test_what_tells_of_no_steps_stays() -> None:
+    for message in (
+        pb.ServerMessage(opened=pb.Opened(handle=1, position=3)),
+        pb.ServerMessage(closed=pb.Closed(handle=[1, 2], position=[3, 4])),
+        pb.ServerMessage(durable=pb.Durable(handle=[1], sequence=[3])),
+        pb.ServerMessage(error=pb.Error(reason=pb.REASON_SESSION_CLOSED, handle=[1], position=[3])),
+        pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=5)),
+    ):
+        data = message.SerializeToString()
+        assert without(data, np.array([1])) == data
+
+
+def test_a_reset_and_a_position_are_taken_back() -> None:
+    reset = pb.ServerMessage(reset_done=pb.ResetDone(handle=[1, 2], position=[3, 4]))
+    left = without(reset.SerializeToString(), np.array([1]))
+    assert left == pb.ServerMessage(reset_done=pb.ResetDone(handle=[2], position=[4])).SerializeToString()
+    said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1, 2], position=[3, 4], first=[5, 6], length=[1, 1])
+    error = pb.ServerMessage(error=said)
+    left = without(error.SerializeToString(), np.array([2, 7]))
+    assert left is not None
+    said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1], position=[3], first=[5], length=[1])
+    assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
+    assert without(error.SerializeToString(), np.array([1, 2])) is None
