@@ -51,6 +51,7 @@ class Settings:
         retry: try again, within the timeout, what was refused for lack of room.
         resume: go on with sessions when their connection is lost.
         replay_bytes: of what was sent that are kept for that, at most.
+        direct: see `sync.wire`.
     """
 
     address: Address
@@ -61,6 +62,7 @@ class Settings:
     retry: bool = True
     resume: bool = True
     replay_bytes: int = 64 << 20
+    direct: bool | None = None
 
     def __post_init__(self) -> None:
         addresses_of(self.address)

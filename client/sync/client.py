@@ -40,6 +40,7 @@ def connect(
     retry: bool = True,
     resume: bool = True,
     replay_bytes: int = 64 << 20,
+    direct: bool | None = None,
 ) -> "Client":
     """Connect to a server, and ask it what it has.
 
@@ -59,6 +60,8 @@ def connect(
             wait get a ConnectionLostError.
         replay_bytes: how much of what was sent is kept for that, of all sessions together; at this bound steps wait
             until the server has written a checkpoint.
+        direct: move messages past two of grpcio's threads, which relies on what is inside it; None: where grpcio is of
+            a version with which that was tried (1.85). False: by its public API alone, which is slower.
 
     Raises:
         ServerUnreachableError: nobody answers there as a gatestream server.
@@ -75,6 +78,7 @@ def connect(
                 retry=retry,
                 resume=resume,
                 replay_bytes=replay_bytes,
+                direct=direct,
             )
         )
     )

@@ -1,18 +1,17 @@
-"""One `Stream` of the blocking client, and its successors: a thread that reads, and callers that wait."""
+"""One `Stream` of the blocking client, and its successors: a thread that sees to the stream, and callers that wait."""
 
 import contextlib
 import copy
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 
 from gatestream.client.addresses import delays, passes
-from gatestream.client.channel import from_stream, log, stream_method
+from gatestream.client.channel import from_stream, log
 from gatestream.client.columns import Layout
 from gatestream.client.errors import (
     DeadlineExceededError,
@@ -28,7 +27,9 @@ from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.client.protocol.stream import Multiplexer
+from gatestream.client.sync.bells import Bell, Bells
 from gatestream.client.sync.network import Connection, Network
+from gatestream.client.sync.wire import begin
 from gatestream.client.unary import Call
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -45,8 +46,7 @@ class Link:
         self._multiplexer = Multiplexer(self._connection.limits, retry=network.settings.retry, budget=budget)
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        # Callers to be woken, once the lock is free again: what they do next may need it.
-        self._woken: list[queue.SimpleQueue[None]] = []
+        self._bells = Bells()
         self._connect(self._connection)
         self._reader = threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
         self._reader.start()
@@ -54,10 +54,8 @@ class Link:
     def _connect(self, connection: Connection) -> None:
         """Begin a stream."""
         self._connection = connection
-        # gRPC's own thread takes from it; None ends the client's half.
-        self._send_queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        stream: Any = connection.channel.stream_stream(stream_method())
-        self._call = stream(iter(self._send_queue.get, None), metadata=self._network.settings.metadata)
+        settings = self._network.settings
+        self._wire = begin(connection.channel, settings.metadata, direct=settings.direct)
 
     @property
     def connection(self) -> Connection:
@@ -95,17 +93,20 @@ class Link:
         Raises:
             GatestreamError: it was not.
         """
-        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        work.wake = partial(self._woken.append, bell)
+        bell = Bell()
+        work.wake = partial(self._bells.add, bell)
         turns = partial(next, waits(self._multiplexer, session_queue, work, timeout, time.monotonic), None)
         try:
-            while not work.done and (until := self._locked(turns)) is not None:
-                with contextlib.suppress(queue.Empty):
-                    bell.get(timeout=min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX))
+            # What is done is seen under the lock, so that nothing rings the bell any more; but once is enough.
+            while (until := self._locked(turns)) is not None:
+                if self._bells.wait(bell, until - time.monotonic()) and work.done and not work.refusals:
+                    break
         except BaseException:
             # Ctrl-C: nobody waits for the answer any more.
             self._leave(session_queue, work)
             raise
+        finally:
+            self._bells.leave(bell)
         if work.error is not None:
             raise work.error
 
@@ -157,14 +158,14 @@ class Link:
     def part(self, session_queue: SessionQueue) -> None:
         """Give the stream up, for the next one to say where a session stands that outlives it."""
         if session_queue.log is not None:
-            self._call.cancel()
+            self._wire.cancel()
 
     def close(self) -> None:
         """Close the sessions, once what is on its way is answered, and end the stream."""
         self._closing.set()
         self._locked(self._multiplexer.finish)
         self._reader.join(_SECONDS_TO_PART)
-        self._call.cancel()
+        self._wire.cancel()
         self._reader.join()
 
     def _leave(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
@@ -176,14 +177,11 @@ class Link:
         with self._lock:
             result = act()
             for message in self._multiplexer.take():
-                self._send_queue.put(message)
+                self._wire.send(message)
             if self._multiplexer.over:
-                self._send_queue.put(None)
+                self._wire.finish()
             retry_in = self._multiplexer.retry_in
-            woken = self._woken[:]
-            self._woken.clear()
-        for bell in woken:
-            bell.put(None)
+        self._bells.ring()
         if retry_in is not None:
             timer = threading.Timer(retry_in, partial(self._locked, self._multiplexer.retry))
             timer.daemon = True
@@ -198,7 +196,7 @@ class Link:
         while True:
             reason, spoke = self._read()
             begun = begun or spoke
-            self._send_queue.put(None)
+            self._wire.finish()
             if self._multiplexer.parted(time.monotonic()) is None:
                 # It was of use; else the next attempt waits for longer.
                 attempts = delays()
@@ -219,17 +217,21 @@ class Link:
         """Hear what the server says until the stream ends; why it did, and whether anything was said."""
         spoke = False
         address = self._connection.address
+
+        def receive(message: bytes) -> None:
+            nonlocal spoke
+            self._locked(partial(self._multiplexer.receive, message))
+            spoke = True
+
         try:
-            for message in self._call:
-                self._locked(partial(self._multiplexer.receive, message))
-                spoke = True
+            self._wire.run(receive)
         except grpc.RpcError as error:
             return from_stream(error, address), spoke
         except GatestreamError as error:
-            self._call.cancel()
+            self._wire.cancel()
             return partial(copy.copy, error), spoke
         except Exception as error:
-            self._call.cancel()
+            self._wire.cancel()
             self._locked(partial(self._multiplexer.end, partial(ProtocolError, f"this client failed: {error!r}")))
             raise
         return from_stream(None, address), spoke

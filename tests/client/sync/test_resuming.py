@@ -33,14 +33,15 @@ def proxy(server: ServerProcess) -> Iterator[Proxy]:
         yield running
 
 
-def test_each_result_comes_once_through_many_cuts(proxy: Proxy) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+def test_each_result_comes_once_through_many_cuts(proxy: Proxy, direct: bool) -> None:
     stopped = threading.Event()
 
     def cut() -> None:
         while not stopped.wait(0.3):
             proxy.cut()
 
-    with connect(proxy.address) as gs:
+    with connect(proxy.address, direct=direct) as gs:
         sessions = [gs.session("accumulator") for _ in range(4)]
         group = gs.group("accumulator", 5)
         failures: list[BaseException] = []

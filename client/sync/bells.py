@@ -1,0 +1,65 @@
+"""How callers are woken that wait for the answers of one message, each on a thread of its own: one wakes the next.
+
+To wake all of them at once has them all wait for the interpreter's lock, and ask for it every 5 ms: of 512 each then
+cost 53 µs of CPU to wake, one after another 14 µs (two cores, load average 10).
+"""
+
+import contextlib
+import queue
+import threading
+from collections import deque
+
+
+class Bell:
+    """Of one caller."""
+
+    __slots__ = ("_queue", "due")
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # It is in `Bells`, or was rung, and its caller has not come to that yet.
+        self.due = False
+
+
+class Bells:
+    """Those of callers that have an answer. Whoever hears his rings the next."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._due: deque[Bell] = deque()
+
+    def add(self, bell: Bell) -> None:
+        """One more is to be rung; what it is rung for, its caller is to see then."""
+        if not bell.due:
+            bell.due = True
+            self._due.append(bell)
+
+    def ring(self) -> None:
+        """Ring the next."""
+        with self._lock:
+            if self._due:
+                # Left where it is until it was rung: Ctrl-C may come between, and who leaves so rings all.
+                self._due[0]._queue.put(None)
+                self._due.popleft()
+
+    def wait(self, bell: Bell, timeout: float) -> bool:
+        """Wait for one's own, and ring the next at once; whether it was rung.
+
+        Args:
+            bell: see above.
+            timeout: seconds.
+        """
+        with contextlib.suppress(queue.Empty):
+            bell._queue.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+            bell.due = False
+            self.ring()
+            return True
+        return False
+
+    def leave(self, bell: Bell) -> None:
+        """The caller goes; that it was to ring the next must not be lost. Nothing is added for it any more."""
+        if bell.due:
+            with self._lock:
+                while self._due:
+                    self._due[0]._queue.put(None)
+                    self._due.popleft()
