@@ -96,9 +96,12 @@ def floats_of(array: Array, dtype: np.dtype[Any], ignored: Bools | None = None) 
     Raises:
         Unfit: NaN, infinity, or more than the type holds.
     """
-    # Whatever the caller has NumPy do about numbers that are too large: they are reported here.
-    with np.errstate(all="ignore"):
-        floats = np.asarray(array, dtype, order="C")
+    if array.dtype == dtype:
+        floats = np.asarray(array, order="C")
+    else:
+        # Whatever the caller has NumPy do about numbers that are too large: they are reported here.
+        with np.errstate(all="ignore"):
+            floats = np.asarray(array, dtype, order="C")
     good = np.isfinite(floats)
     # On few numbers in a third of the time of ndarray.all().
     if np.count_nonzero(good) < good.size and (place := _first_bad(good, ignored)) is not None:

@@ -60,15 +60,6 @@ class LaneView:
         """
         return self.last.gates
 
-    def _chunk(self, rows: Sequence[Array], members: Ints, length: int) -> Chunk:
-        """Work from encoded rows of [members, time, ...], whatever of these axes they have."""
-        shape = (len(members), length)
-        columns = [
-            array.reshape(shape + each.column.shape)
-            for array, each in zip(rows, self._queue.layout.inputs, strict=True)
-        ]
-        return Chunk(members=members, columns=columns, length=length)
-
     def _keep(self, chunk: Chunk, index: Index) -> Outputs:
         """Remember the answer, of which each array is indexed by `index`, and return the output, or all by name."""
         results, outputs = chunk.results(), self._queue.layout.outputs
@@ -109,11 +100,12 @@ class SessionView(LaneView):
         return int(self._queue.positions[0])
 
     def _of_step(self, x: Inputs) -> Chunk:
-        return self._chunk(self._queue.layout.encode(x, ()), self._queue.members, 1)
+        session_queue = self._queue
+        columns = [array[np.newaxis, np.newaxis] for array in session_queue.layout.encode(x, ())]
+        return Chunk(members=session_queue.members, columns=columns, length=1)
 
     def _of_run(self, xs: Inputs) -> Chunk:
-        rows = self._queue.layout.encode(xs, ("time",))
-        return self._chunk(rows, self._queue.members, len(rows[0]))
+        return self._of_time(self._queue.layout.encode(xs, ("time",)))
 
     def _encode_row(self, x: Inputs, row: int) -> list[Array]:
         """One row of a live source."""
@@ -125,7 +117,12 @@ class SessionView(LaneView):
 
     def _of_rows(self, rows: Sequence[list[Array]]) -> Chunk:
         """Work from encoded rows, one for each step."""
-        return self._chunk([np.stack(each) for each in zip(*rows, strict=True)], self._queue.members, len(rows))
+        return self._of_time([np.stack(each) for each in zip(*rows, strict=True)])
+
+    def _of_time(self, columns: list[Array]) -> Chunk:
+        """Work from encoded columns, [time, ...]."""
+        time = len(columns[0])
+        return Chunk(members=self._queue.members, columns=[array[np.newaxis] for array in columns], length=time)
 
     def _keep_each(self, answer: Answer, steps: int) -> Iterator[Outputs]:
         """The first steps of a chunk's answer, one by one."""
@@ -156,7 +153,8 @@ class GroupView(LaneView):
 
     def _of_step(self, xs: Inputs, members: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
-        return self._chunk(self._queue.layout.encode(xs, (len(chosen),), chosen), chosen, 1)
+        columns = [array[:, np.newaxis] for array in self._queue.layout.encode(xs, (len(chosen),), chosen)]
+        return Chunk(members=chosen, columns=columns, length=1)
 
     def _of_run(self, xs: Inputs, members: Sequence[int] | Ints | None, lengths: Sequence[int] | Ints | None) -> Chunk:
         chosen = self._chosen(members)
@@ -164,7 +162,7 @@ class GroupView(LaneView):
         counted = steps is not None and steps.shape == chosen.shape
         rows = self._queue.layout.encode(xs, (len(chosen), "time"), chosen, steps if counted else None)
         time = rows[0].shape[1]
-        chunk = self._chunk(rows, chosen, time)
+        chunk = Chunk(members=chosen, columns=rows, length=time)
         if steps is not None:
             if not counted or steps.min() < 1 or steps.max() > time:
                 raise InputError(

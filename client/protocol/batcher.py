@@ -89,13 +89,16 @@ class Batcher:
     def _deliver(self, parcel: Parcel, columns: list[Array]) -> None:
         begin = 0
         for session_queue, in_flight in parcel.cargo:
-            end = begin + in_flight.steps
-            in_flight.take_all([column[begin:end] for column in columns] if len(parcel.cargo) > 1 else columns)
-            begin = end
-            after = in_flight.base + (in_flight.length if in_flight.ragged is None else in_flight.ragged)
-            if len(in_flight.members) == len(session_queue.members):
-                session_queue.positions = after
+            if in_flight.steps == 1:
+                # As most are.
+                in_flight.take_one([column[begin] for column in columns])
+                session_queue.positions[in_flight.members.item(0)] = in_flight.base.item(0) + 1
+                begin += 1
             else:
+                end = begin + in_flight.steps
+                in_flight.take_all([column[begin:end] for column in columns] if len(parcel.cargo) > 1 else columns)
+                begin = end
+                after = in_flight.base + (in_flight.length if in_flight.ragged is None else in_flight.ragged)
                 session_queue.positions[in_flight.members] = after
             session_queue.settle()
             if session_queue.waiting:
@@ -268,8 +271,11 @@ class Batcher:
             head = session_queue.head()
         elif session_queue.in_flight.due:
             head = session_queue.in_flight.works[0]
-        self._controls.pop(session_queue, None)
-        ready = self._steps.setdefault(session_queue.layout.key, {})
+        if self._controls:
+            self._controls.pop(session_queue, None)
+        ready = self._steps.get(session_queue.layout.key)
+        if ready is None:
+            ready = self._steps[session_queue.layout.key] = {}
         if isinstance(head, Chunk):
             ready[session_queue] = None
             return

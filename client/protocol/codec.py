@@ -43,7 +43,9 @@ def varint(value: int) -> bytes:
 
 def varints(values: Array) -> bytes:
     """Numbers that are not negative, one after another, as a packed field holds them."""
-    if len(values) == 1 or (values == values[0]).all():
+    if len(values) == 1:
+        return varint(values.item(0))
+    if (values == values[0]).all():
         return varint(int(values[0])) * len(values)
     return b"".join(map(varint, values.tolist()))
 

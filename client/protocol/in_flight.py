@@ -201,6 +201,16 @@ class InFlight:
             shape = len(self.base), self.length
             self.results = [each.reshape(shape + each.shape[1:]).copy() for each in columns]
 
+    def take_one(self, rows: list[Array]) -> None:
+        """The only step of the only row was answered.
+
+        Args:
+            rows: outputs, then gates: its row of each.
+        """
+        self.waiting = 0
+        # Copied: the wire's buffer is read-only, and holds the answers of others too.
+        self.results = [row.copy()[np.newaxis, np.newaxis] for row in rows]
+
     def take(self, rows: Ints, lengths: Ints, firsts: Ints, columns: list[Array]) -> None:
         """Steps were answered.
 

@@ -114,8 +114,11 @@ def steps(ready: Iterable[SessionQueue], room: int) -> tuple[bytes, Parcel, int]
             length, first, columns = in_flight.entry_lengths(), in_flight.firsts(), in_flight.inputs()
         lengths.append(length)
         firsts.append(first)
-        for pieces, column in zip(inputs, columns, strict=True):
-            pieces.append(column)
+        if len(columns) == 1:
+            inputs[0].append(columns[0])
+        else:
+            for pieces, column in zip(inputs, columns, strict=True):
+                pieces.append(column)
         usual = usual and session_queue.layout is layout
         cargo.append((session_queue, in_flight))
     if not cargo:

@@ -158,6 +158,11 @@ class SessionQueue:
         if chunk.lengths is not None:
             return self._start_ragged(chunk, chunk.lengths, room)
         base = self.positions.copy() if len(members) == len(self.members) else self.positions[members]
+        if chunk.length == 1 and len(self.waiting) == 1:
+            # One step alone, as most are.
+            self.waiting.clear()
+            chunk.first, chunk.sent = base, 1
+            return self._leave(InFlight([chunk], [1], members, base, chunk.columns), own=False)
         chunks: list[Chunk] = []
         ends: list[int] = []
         pieces: list[list[Array]] = []
@@ -222,13 +227,15 @@ class SessionQueue:
             self.log.answered(in_flight, self.offsets)
         if in_flight.failures:
             self._settle_failed(in_flight)
+        elif len(in_flight.works) == 1:
+            self._finish(in_flight, in_flight.works[0], 0, in_flight.length)
         else:
             begin = 0
             for work, end in zip(in_flight.works, in_flight.ends, strict=True):
                 self._finish(in_flight, work, begin, end)
                 begin = end
-        control = in_flight.control
-        if control is not None and control.kind is Kind.OPEN and control.error is not None:
+        work = in_flight.works[0]
+        if work.error is not None and isinstance(work, Control) and work.kind is Kind.OPEN:
             self._disown(in_flight)
 
     def _settle_failed(self, in_flight: InFlight) -> None:

@@ -4,21 +4,19 @@ To wake all of them at once has them all wait for the interpreter's lock, and as
 cost 53 µs of CPU to wake, one after another 14 µs (two cores, load average 10).
 """
 
-import contextlib
 import queue
 import threading
 from collections import deque
 
 
-class Bell:
-    """Of one caller."""
+class Bell(queue.SimpleQueue[None]):
+    """Of one caller.
 
-    __slots__ = ("_queue", "due")
+    Attributes:
+        due: it is in `Bells`, or was rung, and its caller has not come to that yet.
+    """
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[None] = queue.SimpleQueue()
-        # It is in `Bells`, or was rung, and its caller has not come to that yet.
-        self.due = False
+    due = False
 
 
 class Bells:
@@ -36,11 +34,8 @@ class Bells:
 
     def ring(self) -> None:
         """Ring the next."""
-        with self._lock:
-            if self._due:
-                # Left where it is until it was rung: Ctrl-C may come between, and who leaves so rings all.
-                self._due[0]._queue.put(None)
-                self._due.popleft()
+        if self._due:
+            self._ring(1)
 
     def wait(self, bell: Bell, timeout: float) -> bool:
         """Wait for one's own, and ring the next at once; whether it was rung.
@@ -49,17 +44,23 @@ class Bells:
             bell: see above.
             timeout: seconds.
         """
-        with contextlib.suppress(queue.Empty):
-            bell._queue.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
-            bell.due = False
-            self.ring()
-            return True
-        return False
+        try:
+            bell.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+        except queue.Empty:
+            return False
+        bell.due = False
+        self.ring()
+        return True
 
     def leave(self, bell: Bell) -> None:
         """The caller goes; that it was to ring the next must not be lost. Nothing is added for it any more."""
         if bell.due:
-            with self._lock:
-                while self._due:
-                    self._due[0]._queue.put(None)
-                    self._due.popleft()
+            self._ring(len(self._due))
+
+    def _ring(self, count: int) -> None:
+        with self._lock:
+            while count and self._due:
+                # Left where it is until it was rung: Ctrl-C may come between, and who leaves so rings all.
+                self._due[0].put(None)
+                self._due.popleft()
+                count -= 1
