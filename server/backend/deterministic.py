@@ -18,7 +18,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.spec import CONTRACT_ANY
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.bit_exact import Shapes, agreeing_shapes
-from gatestream.server.backend.runner import ONE, HostRunner
+from gatestream.server.backend.runner import ONES, HostRunner
 from gatestream.server.config import TickLimits
 from gatestream.server.errors import ArtifactError
 
@@ -91,9 +91,9 @@ class DeterministicRunner:
         self._runner.write(slots, states)
         return results[: len(outputs)], results[len(outputs) :]
 
-    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+    def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        return self.step(np.array((slot,)), inputs, ONE, gates)
+        return self.step(np.array(slots), inputs, ONES[: len(slots)], gates)
 
     def _padded_run(
         self,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import structlog
 
-from gatestream.protos.layout import ModelLayout, State
+from gatestream.protos.layout import State
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.artifact import (
     DUE_SLOTS,
@@ -26,13 +26,14 @@ from gatestream.server.backend.artifact import (
     due_name,
     rows_graphs,
 )
+from gatestream.server.backend.few_steps import FEW, FewSteps
 from gatestream.server.config import Provider
 from gatestream.server.errors import ArtifactError, ProviderError
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-ONE: Final = np.ones(1, np.int32)
-"""The lengths of a run of one step of one row."""
+ONES: Final = np.ones(FEW, np.int32)
+"""The lengths of a run of single steps of so few rows."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,8 +74,8 @@ class Runner(Protocol):
             unspecified. No gates where none are wanted. They are good until the next call.
         """
 
-    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
-        """As `step`, for one step of one row."""
+    def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+        """As `step`, for one step of each of up to `FEW` rows."""
 
     def read(self, slots: Ints) -> list[Array]:
         """Copies of rows of state, in the layout's order, each [batch, *shape]."""
@@ -112,8 +113,8 @@ def load_runner(
 class HostRunner:
     """State rows in host memory, runs on the CPU.
 
-    A single step of one row runs in buffers that are bound once, and rows that lie side by side are neither gathered
-    nor scattered, unless all is to go the `straight` way.
+    Single steps of few rows run in buffers that are bound once, and of other runs the rows that lie side by side are
+    neither gathered nor scattered, unless all is to go the `straight` way.
     """
 
     provider = CPU
@@ -130,14 +131,14 @@ class HostRunner:
         self._wanted = (plain, plain + [gate.name for gate in layout.gates])
         self._arenas = [_empty_arena(state, capacity) for state in layout.states]
         self._straight = straight
-        self._one_step = [_OneStep(self._session, layout, self._arenas, gates) for gates in (False, True)]
+        self._few = FewSteps(self._session, _onnxruntime().OrtValue.ortvalue_from_numpy, layout, self._arenas)
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
     ) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        if len(slots) == 1 and inputs[0].shape[1] == 1 and not self._straight:
-            return self.step_one(int(slots[0]), inputs, gates)
+        if len(slots) <= FEW and inputs[0].shape[1] == 1 and not self._straight:
+            return self._few.run(slots.tolist(), inputs, gates)
         where = None if self._straight else _neighbours(slots)
         # The rows of neighbours are read where they lie: no run writes to its inputs.
         before = self.read(slots) if where is None else [arena[where] for arena in self._arenas]
@@ -146,9 +147,9 @@ class HostRunner:
             arena[slots if where is None else where] = rows
         return outputs, shown
 
-    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+    def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        return self._one_step[gates].run(slot, inputs)
+        return self._few.run(slots, inputs, gates)
 
     def compute(
         self, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], states: Sequence[Array], gates: bool
@@ -188,43 +189,6 @@ def _neighbours(slots: Ints) -> slice | None:
     if slots[-1] - first != count - 1 or np.count_nonzero(slots[1:] - slots[:-1] != 1):
         return None
     return slice(first, first + count)
-
-
-class _OneStep:
-    """One step of one row, in buffers that are bound once: what a lone live session waits for."""
-
-    def __init__(self, session: Any, layout: ModelLayout, arenas: Sequence[Array], gates: bool):
-        self._session = session
-        self._arenas = arenas
-        self._binding = session.io_binding()
-        self._inputs = [self._bound("input", i.name, i.dtype, (1, 1, *i.shape)) for i in layout.inputs]
-        # What is bound is kept here: until 1.30 the binding of onnxruntime does not keep it.
-        self._length = [self._bound("input", name, np.dtype(np.int32), (1,)) for name in (layout.length,) if name]
-        for length in self._length:
-            length[:] = 1
-        self._before = [self._bound("input", s.name, s.dtype, (1, *s.shape)) for s in layout.states]
-        self._outputs = [self._bound("output", o.name, o.dtype, (1, 1, *o.shape)) for o in layout.outputs]
-        self._after = [self._bound("output", s.after, s.dtype, (1, *s.shape)) for s in layout.states]
-        shown = layout.gates if gates else ()
-        self._gates = [self._bound("output", g.name, g.dtype, (1, 1, *g.shape)) for g in shown]
-
-    def run(self, slot: int, inputs: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """As `Runner.step`; the arrays are good until the next run."""
-        for buffer, rows in zip(self._inputs, inputs, strict=True):
-            buffer[:] = rows
-        for buffer, arena in zip(self._before, self._arenas, strict=True):
-            buffer[0] = arena[slot]
-        self._session.run_with_iobinding(self._binding)
-        for buffer, arena in zip(self._after, self._arenas, strict=True):
-            arena[slot] = buffer[0]
-        return self._outputs, self._gates
-
-    def _bound(self, kind: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-        array = np.zeros(shape, dtype)
-        # On the CPU an OrtValue is the array's own memory.
-        value = _onnxruntime().OrtValue.ortvalue_from_numpy(array)
-        getattr(self._binding, f"bind_ortvalue_{kind}")(name, value)
-        return array
 
 
 class ArenaRunner:
@@ -271,9 +235,9 @@ class ArenaRunner:
         answers = [value.numpy() for value in got[: len(wanted)]]
         return answers[: len(self._outputs)], answers[len(self._outputs) :]
 
-    def step_one(self, slot: int, inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
+    def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
-        return self.step(np.array((slot,)), inputs, ONE, gates)
+        return self.step(np.array(slots), inputs, ONES[: len(slots)], gates)
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""

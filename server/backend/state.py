@@ -97,13 +97,13 @@ class StateRows:
             self._constants[slot] = [state[k].copy() for k, _ in self._constant]
 
     def step(
-        self, slots: int | Ints, inputs: Sequence[Array], lengths: int | Ints, *, gates: bool
+        self, slots: list[int] | Ints, inputs: Sequence[Array], lengths: Sequence[int] | Ints, *, gates: bool
     ) -> tuple[list[Array], list[Array]]:
-        """As `Runner.step`; of one step of one row that is not fresh, the slot is an int."""
+        """As `Runner.step`; a list of slots is for `Runner.step_few`, and none of these rows is fresh."""
         started = self._clock()
-        if isinstance(slots, int):
-            result = self.runner.step_one(slots, inputs, gates)
-            self._took(1, 1, started)
+        if isinstance(slots, list):
+            result = self.runner.step_few(slots, inputs, gates)
+            self._took(len(slots), 1, started)
             return result
         fresh = self._fresh[slots]
         if np.count_nonzero(fresh):

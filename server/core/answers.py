@@ -13,6 +13,7 @@ from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.batches import Batch, OneEntry
 from gatestream.server.core.controls import Control
+from gatestream.server.core.few import FewEntries
 from gatestream.server.core.reply_sink import Refusals, refuse_one
 from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import UNKNOWN, SessionTable
@@ -35,7 +36,7 @@ class Answers:
 
     def complete(
         self,
-        batch: Batch | OneEntry,
+        batch: Batch | FewEntries,
         entries: Ints | None,
         first: Any,
         lengths: Any,
@@ -47,8 +48,8 @@ class Answers:
         Args:
             batch: whose they are.
             entries: which of its entries, [n]; None: all.
-            first: position of each one's first step, [n]; a number for `OneEntry`.
-            lengths: steps of each, [n]; a number for `OneEntry`.
+            first: position of each one's first step, [n].
+            lengths: steps of each, [n].
             outputs: of these entries, in the spec's order, each [n, time, *shape].
             gates: the same; empty where no entry of the run wants them.
         """
@@ -56,7 +57,7 @@ class Answers:
             columns: Any = batch.cut(lengths, outputs, gates)
         except Exception as error:
             which = range(len(batch.places())) if entries is None else entries.tolist()
-            for entry, length in zip(which, np.atleast_1d(lengths).tolist(), strict=True):
+            for entry, length in zip(which, np.asarray(lengths).tolist(), strict=True):
                 owner, _, reply_mask = batch.entry(entry)
                 self._admission.withdrawn(owner, length, reply_mask)
                 owner.failed(error)

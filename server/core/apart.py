@@ -6,7 +6,7 @@ steps of others are made; and for a while those who failed share no run with oth
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -65,7 +65,7 @@ class Apart:
             _log.error("steps failed", model=self._model, sessions=self._unsaid, exc_info=error)
             self._unsaid, self._said_at = 0, now
 
-    def mixes(self, sessions: Ints) -> bool:
+    def mixes(self, sessions: Ints | Sequence[int]) -> bool:
         """Whether others among these are to be kept apart from some."""
         suspect = self._suspect(sessions)
         return suspect is not None and not suspect.all()
@@ -78,7 +78,7 @@ class Apart:
         self._left.append(run.part(suspect))
         return run.part(~suspect)
 
-    def _suspect(self, sessions: Ints) -> npt.NDArray[np.bool_] | None:
+    def _suspect(self, sessions: Ints | Sequence[int]) -> npt.NDArray[np.bool_] | None:
         """Which of these have failed lately; None: none has."""
         if self._latest == -np.inf:
             return None

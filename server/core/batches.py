@@ -1,7 +1,7 @@
 """Accepted steps, from the message that asked for them to its answer.
 
-A batch is what one message asks for: many entries (`StepBatch`), or one (`OneEntry`). Messages of one entry that came
-together make one batch (`Gathered`). All of them say to the engine who has reserved what, and tell their owners.
+A batch is what one message asks for (`StepBatch`), or what several messages of one entry (`OneEntry`) do that came
+together (`Gathered`; single steps of a few: `core.few`). It says to the engine who has reserved what, and tells owners.
 """
 
 import itertools
@@ -52,7 +52,7 @@ class Entries(NamedTuple):
 
 
 class OneEntry(NamedTuple):
-    """A message of one entry, for which there was room: a batch of one. Its numbers have yet to be looked at.
+    """A message of one entry, for which there was room. Its numbers have yet to be looked at.
 
     Attributes:
         owner: who holds the session.
@@ -71,37 +71,6 @@ class OneEntry(NamedTuple):
     first: int
     columns: Sequence[bytes]
     reply_mask: int
-
-    @property
-    def number(self) -> int:
-        """As `Batch`: it is not queued."""
-        return 0
-
-    def entry(self, entry: int) -> tuple[ReplySink, int, int]:
-        """As `Batch`."""
-        return self.owner, self.handle, self.reply_mask
-
-    def places(self) -> list[tuple[int, int, int]]:
-        """As `Batch`."""
-        return [(self.session, 0, self.length)]
-
-    def release(self, admission: Admission, entries: Ints | None, lengths: Any) -> None:
-        """As `Batch`."""
-        admission.computed(self.owner, self.length, self.reply_mask)
-
-    def cut(self, lengths: Any, outputs: Sequence[Array], gates: Sequence[Array]) -> tuple[Any, Any]:
-        """As `Batch`, of a run of this step alone."""
-        return [column.tobytes() for column in outputs] if self.reply_mask & OUTPUTS else (), [
-            column.tobytes() for column in gates
-        ]
-
-    def answer(self, entries: Ints | None, first: Any, lengths: Any, columns: tuple[Any, Any]) -> None:
-        """As `Batch`."""
-        # Without `tell`, whose call is felt here.
-        try:
-            self.owner.result(self.handle, first, self.length, *columns)
-        except Exception as error:
-            self.owner.failed(error)
 
 
 @dataclass(slots=True)
@@ -304,9 +273,14 @@ def flatten(batch: Array, lengths: Ints) -> Array:
     return batch[np.arange(steps) < lengths[:, None]]
 
 
+def each_row(batch: Array) -> list[bytes]:
+    """The bytes of each row, [rows, ...]."""
+    whole, size = batch.tobytes(), batch.nbytes // len(batch)
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
+
+
 def _each(batch: Array, lengths: Ints) -> list[bytes]:
     """Each row's real steps."""
     if batch.shape[1] == 1:
-        whole, size = batch.tobytes(), batch.nbytes // len(batch)
-        return [whole[at : at + size] for at in range(0, len(whole), size)]
+        return each_row(batch)
     return [batch[k, :length].tobytes() for k, length in enumerate(lengths.tolist())]

@@ -19,6 +19,7 @@ import structlog
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.backend.few_steps import FEW
 from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
@@ -28,6 +29,7 @@ from gatestream.server.core.apart import Apart
 from gatestream.server.core.batches import Batch, Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
+from gatestream.server.core.few import FewEntries, run_of_few
 from gatestream.server.core.intake import Intake
 from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.core.run import Run
@@ -118,6 +120,8 @@ class Engine:
         )
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
+        # As many single steps are taken without arrays.
+        self._few = max(1, min(FEW, self._limits.rows, _ANSWER_BYTES // self._row_bytes[True]))
         self._called = False
         self._straight = straight
         # So many runs in a row had one step.
@@ -219,7 +223,7 @@ class Engine:
             self.take_in()
         elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
-            if self._alone_runs > _LONELY_RUNS and self._alone_runs % _LONELY_RUNS and (run := self._plan_one()):
+            if self._alone_runs > _LONELY_RUNS and self._alone_runs % _LONELY_RUNS and (run := self._plan_few()):
                 self._step(run)
             else:
                 self._call()
@@ -386,7 +390,7 @@ class Engine:
 
     def _plan(self) -> Run | None:
         """A run of what has just come, where nothing is queued and it is a short one; else it is queued."""
-        if (run := self._plan_one()) is not None:
+        if (run := self._plan_few()) is not None:
             return run
         self._alone_runs = 0
         if self._running or (self._queues and self._scheduler.ready):
@@ -400,34 +404,25 @@ class Engine:
             return None
         return Run.whole(batch, self.sessions.slot[batch.sessions])
 
-    def _plan_one(self) -> Run | None:
-        """A run of the only step that came, without arrays of one number; None: it is not as simple."""
+    def _plan_few(self) -> Run | None:
+        """A run of the single steps that came, where they are few; None: it is not as simple."""
         intake = self._intake
-        if len(intake.steps) != 1 or self._running:
-            return None
-        (one,) = intake.steps.values()
-        session, accepted = one.session, self.sessions.accepted
-        if self._queues.blocks(session):
-            return None
-        slot, position = self.sessions.slot.item(session), accepted.item(session)
+        steps = intake.steps
+        count = len(steps)
         if (
-            one.length > 1
-            or one.first not in (-1, position)
-            or self.rows.is_fresh(slot)
-            or self.rows.run_time.expected(1, 1) > _SHORT_SECONDS
+            not 0 < count <= self._few
+            or self._running
+            or (self._queues and any(map(self._queues.blocks, steps)))
+            or self.rows.run_time.expected(count, 1) > _SHORT_SECONDS
+            or (count > 1 and self._apart.mixes(list(steps)))
         ):
             return None
-        inputs = []
-        for item, column in zip(self.layout.inputs, one.columns, strict=True):
-            rows = item.rows(column)
-            if not item.all_good(rows):
-                return None
-            inputs.append(rows[None])
-        intake.clear()
-        accepted[session] = position + 1
-        self._scheduler.pass_by(1)
-        self._alone_runs += 1
-        return Run.alone(one, slot, inputs, intake.since)
+        run = run_of_few(steps.values(), intake.since, self.layout.inputs, self.sessions, self.rows)
+        if run is not None:
+            intake.clear()
+            self._scheduler.pass_by(1)
+            self._alone_runs = self._alone_runs + 1 if count == 1 else 0
+        return run
 
     def _brief(self, batch: Batch) -> bool:
         """Whether these steps make a run of their own, for which nobody waits for long."""
@@ -521,7 +516,7 @@ class Engine:
         else:
             # As if it had been queued.
             ((batch, _, _),) = run.parts
-            self._queues.add(batch)
+            self._queues.add(batch.gathered(self.layout.inputs) if isinstance(batch, FewEntries) else batch)
 
     def _fail(self, run: Run, error: Exception) -> None:
         """Refuse the steps of a run of one member, and what stands behind them."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Array, Ints
-from gatestream.server.core.batches import GATES, Batch, OneEntry, gather
+from gatestream.server.core.batches import Batch, gather
 from gatestream.server.core.scheduler import Tick, within
 from gatestream.server.telemetry import Where
 
@@ -19,7 +19,8 @@ class Run(NamedTuple):
     """One call of the model. Its members are the sessions that it steps, one element of each array for each.
 
     Attributes:
-        sessions: the members; an int where it is one step that came alone, for arrays of one number cost too much.
+        sessions: the members. Of few single steps that have just come this and the lengths are tuples, and the slots a
+            list, for arrays of a few numbers cost too much.
         slots: their rows of state.
         lengths: steps that each takes.
         members: how many there are.
@@ -34,9 +35,9 @@ class Run(NamedTuple):
         tick: what the scheduler said; None where nothing was queued: the run is all of one batch.
     """
 
-    sessions: int | Ints
-    slots: int | Ints
-    lengths: int | Ints
+    sessions: tuple[int, ...] | Ints
+    slots: list[int] | Ints
+    lengths: tuple[int, ...] | Ints
     members: int
     steps: int
     rows: int
@@ -47,14 +48,6 @@ class Run(NamedTuple):
     parts: Sequence[tuple[Any, int, int]]
     offsets: Ints | None = None
     tick: Tick | None = None
-
-    @classmethod
-    def alone(cls, one: OneEntry, slot: int, inputs: Sequence[Array], since: float) -> "Run":
-        """Of one step that came alone."""
-        parts = ((one, 0, 1),)
-        return _new(
-            cls, (one.session, slot, 1, 1, 1, 1, one.reply_mask >= GATES, since, "alone", inputs, parts, None, None)
-        )
 
     @classmethod
     def whole(cls, batch: Batch, slots: Ints) -> "Run":

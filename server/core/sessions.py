@@ -296,11 +296,23 @@ class SessionTable:
         if self.owner[session] is not None and self.phase[session] == Phase.DETACHED:
             self._happens(session, Event.ATTACH)
 
-    def advance(self, sessions: int | Ints, lengths: int | Ints, now: float) -> Any:
-        """Note that steps were taken; the position of each session's first."""
-        first = self.position.item(sessions) if isinstance(sessions, int) else self.position[sessions]
+    def advance(self, sessions: tuple[int, ...] | Ints, lengths: tuple[int, ...] | Ints, now: float) -> Any:
+        """Note that steps were taken; the position of each session's first. A tuple is of few, of one step each."""
+        if isinstance(sessions, tuple):
+            return self._advance_few(sessions, now)
+        first = self.position[sessions]
         self.position[sessions] = first + lengths
         self.answered_at[sessions] = now
+        return first
+
+    def _advance_few(self, sessions: tuple[int, ...], now: float) -> list[int]:
+        position, answered_at = self.position, self.answered_at
+        first = []
+        for session in sessions:
+            before = position.item(session)
+            position[session] = before + 1
+            answered_at[session] = now
+            first.append(before)
         return first
 
     def leave(self, sessions: Ints) -> None:

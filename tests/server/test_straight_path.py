@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
-from gatestream.server.backend import runner
+from gatestream.server.backend.few_steps import FewSteps
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.engine import Engine
@@ -208,7 +208,7 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
 
     short_cuts = [
         *((codec._ChunkTemplate, "match"), (codec._StepsTemplate, "match")),
-        *((Engine, "_plan_one"), (runner._OneStep, "run")),
+        *((Engine, "_plan_few"), (FewSteps, "run")),
     ]
     for owner, name in short_cuts:
         noted(owner, name)

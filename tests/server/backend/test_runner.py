@@ -3,20 +3,15 @@
 The arena runner is what serves on CUDA; on the CPU provider it is the same graph and the same code.
 """
 
-import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 import torch
 
 from gatestream.model.network import Network
-from gatestream.server.backend import runner as runner_module
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner, Runner, load_runner
 from gatestream.server.errors import ProviderError
@@ -124,26 +119,3 @@ def test_cuda_that_cannot_be_had_is_an_error_that_says_how_to_get_it(accumulator
 
 def test_auto_takes_the_cpu_where_there_is_no_cuda(accumulator_path: Path) -> None:
     assert load_runner(Artifact.load(accumulator_path), 1, "auto", 1).provider == CPU
-
-
-class Forgetful:
-    """A binding that keeps nothing alive, as onnxruntime's kept nothing before 1.30."""
-
-    def __init__(self) -> None:
-        self.bound: dict[str, weakref.ref[npt.NDArray[Any]]] = {}
-
-    def bind_ortvalue_input(self, name: str, value: npt.NDArray[Any]) -> None:
-        self.bound[name] = weakref.ref(value)
-
-    bind_ortvalue_output = bind_ortvalue_input
-
-
-def test_every_buffer_of_the_bound_step_is_kept(lstm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = SimpleNamespace(ortvalue_from_numpy=lambda array: array)
-    monkeypatch.setattr(runner_module, "_onnxruntime", lambda: SimpleNamespace(OrtValue=values))
-    layout, binding = Artifact.load(lstm_path).layout, Forgetful()
-    step = runner_module._OneStep(SimpleNamespace(io_binding=lambda: binding), layout, [], gates=True)
-    names = [item.name for item in (*layout.inputs, *layout.states, *layout.outputs, *layout.gates)]
-    assert binding.bound.keys() == {layout.length, *names, *(state.after for state in layout.states)}
-    assert [name for name, buffer in binding.bound.items() if buffer() is None] == []
-    del step

@@ -73,10 +73,12 @@ def test_a_fresh_row_of_a_run_that_fails_holds_the_initial_state(rows: StateRows
     assert [rows.read(slot)[0].tolist() for slot in (1, 2)] == [[[0, 0]], [[9, 9]]]
 
 
-def test_one_step_of_one_row(rows: StateRows) -> None:
-    outputs, gates = rows.step(2, ones(1, 1), 1, gates=False)
+def test_single_steps_of_few_rows(rows: StateRows) -> None:
+    outputs, gates = rows.step([2], ones(1, 1), [1], gates=False)
     assert (outputs[0].tolist(), gates) == ([[[10, 10]]], [])
     assert rows.read(2)[0].tolist() == [[10, 10]]
+    outputs, _ = rows.step([0, 2], ones(2, 1), [1, 1], gates=False)
+    assert outputs[0].tolist() == [[[10, 10]], [[11, 11]]]
 
 
 def test_runs_are_timed_by_their_size(rows: StateRows) -> None:
@@ -84,5 +86,5 @@ def test_runs_are_timed_by_their_size(rows: StateRows) -> None:
     assert rows.seconds == 1
     assert rows.run_time.expected(3, 2) == 1
     assert rows.run_time.expected(1, 1) == float("inf")
-    rows.step(0, ones(1, 1), 1, gates=False)
+    rows.step([0], ones(1, 1), [1], gates=False)
     assert rows.run_time.expected(1, 1) == 1

@@ -54,18 +54,18 @@ async def test_company_is_noticed_and_then_waited_for(accumulator_path: Path, mo
             one(b, owner, 0, slots[0], 1)
             await b.engine.quiet()
         runs = []
-        step, step_one = b.engine.rows.runner.step, b.engine.rows.runner.step_one
+        step, step_few = b.engine.rows.runner.step, b.engine.rows.runner.step_few
 
         def watched(slots: Ints, *rest: Any) -> Any:
             runs.append(len(slots))
             return step(slots, *rest)
 
-        def watched_one(slot: int, *rest: Any) -> Any:
-            runs.append(1)
-            return step_one(slot, *rest)
+        def watched_few(slots: list[int], *rest: Any) -> Any:
+            runs.append(len(slots))
+            return step_few(slots, *rest)
 
         monkeypatch.setattr(b.engine.rows.runner, "step", watched)
-        monkeypatch.setattr(b.engine.rows.runner, "step_one", watched_one)
+        monkeypatch.setattr(b.engine.rows.runner, "step_few", watched_few)
         for _ in range(40):
             for handle, slot in enumerate(slots):
                 one(b, owner, handle, slot, 1)

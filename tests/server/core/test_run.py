@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatestream.server.core.batches import GATES, OUTPUTS, OneEntry, StepBatch
+from gatestream.server.core.batches import OUTPUTS, StepBatch
 from gatestream.server.core.run import Run
 from tests.support.engine import Recorder
 
@@ -85,13 +84,3 @@ def test_pieces_leave_nobody_out_and_are_no_larger_than_asked(lengths: list[int]
     assert [member for _, start, stop in pieces for member in range(start, stop)] == list(range(len(lengths)))
     for _, start, stop in pieces:
         assert (stop - start) * run.steps <= most or stop - start == 1
-
-
-@pytest.mark.parametrize(("reply_mask", "gates"), [(OUTPUTS, False), (OUTPUTS | GATES, True), (GATES, True)])
-def test_one_step_that_came_alone(reply_mask: int, gates: bool) -> None:
-    one = OneEntry(Recorder(), 3, 5, 1, -1, (bytes(8),), reply_mask)
-    run = Run.alone(one, 9, [np.zeros((1, 1, 2), np.float32)], 1.5)
-    assert (run.sessions, run.slots, run.members, run.rows, run.gates, run.since, run.where) == (
-        5, 9, 1, 1, gates, 1.5, "alone",
-    )  # fmt: skip
-    assert list(run.parts) == [(one, 0, 1)]
