@@ -24,6 +24,8 @@ from gatestream.server.errors import ConfigError, ServerError
 from gatestream.server.transport.native import ClientStream
 
 _LOOK_SECONDS: Final = 0.05
+# Sessions that are unloaded with their model are in the store by then, where it answers.
+_LET_GO_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -161,6 +163,7 @@ class Loader:
         while sessions.taken and time.monotonic() < self._until[model]:  # noqa: ASYNC110 - they end in many places
             await asyncio.sleep(_LOOK_SECONDS)
         ended = sessions.taken
+        await self._let_go(model)
         await model.lifecycle.expiry.end_all(CloseReason.DRAINED)
         await model.engine.quiet()
         self._catalog.remove(model)
@@ -169,6 +172,13 @@ class Loader:
         del self._until[model]
         await self._stop(model)
         _log.info("unloaded", model=name, version=version, sessions_ended=ended)
+
+    async def _let_go(self, model: Model) -> None:
+        """Have the sessions that the store knows go on from there, on a version that has the same weights."""
+        kept, until = model.lifecycle.kept, time.monotonic() + _LET_GO_SECONDS
+        while kept is not None and len(sessions := kept.all()) and time.monotonic() < until:
+            kept.hand_over(sessions)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _stop(self, model: Model) -> None:
         # Cancelled, the task would keep what its frames hold, and so the model, for as long as somebody has it.

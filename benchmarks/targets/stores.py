@@ -1,4 +1,4 @@
-"""What the stores of sessions cost: a checkpoint of many, a claim, and what it is to have very many parked."""
+"""What the stores of sessions cost: a checkpoint of many, a claim, and a restore."""
 
 import asyncio
 import sys
@@ -59,8 +59,6 @@ def measure(bench: Bench) -> Section:
             found = section.contenders[name]
             section.verdicts.append(Verdict(f"{name}: 10,000 written", found["write_10000"], BOUND_MS, True, "ms"))
             section.verdicts.append(Verdict(f"{name}: a restore", found["restore"], RESTORE_BOUND_MS, True, "ms"))
-        parked = bench.pace.crowd * 10
-        section.notes += asyncio.run(_many_parked(Path(folder) / "many.db", parked))
     return section
 
 
@@ -95,36 +93,6 @@ async def _measured(store: Store, repeats: int) -> dict[str, Spread]:
     found["restore"] = await _each(lambda key: store.claim(key, restore), keys[:CLAIMS])
     await store.close_store(OWNER)
     return found
-
-
-async def _many_parked(path: Path, count: int) -> Sequence[str]:
-    store = SqliteStore(path)
-    await store.beat(OWNER)
-    new = Claim(OWNER, 0, MEANING, Checkpoint(0, 0, bytes(WIDTH)), True)
-    began = time.perf_counter()
-    at_once = 5000
-    for start in range(0, count, at_once):
-        keys = [Key("", "model", f"session-{k:08}") for k in range(start, start + at_once)]
-        await asyncio.gather(*(store.claim(key, new) for key in keys))
-        await _release(store, keys, np.ones(at_once, np.int64))
-    made = time.perf_counter() - began
-    size = sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*")) / 2**20
-    some = [Key("", "model", f"session-{k:08}") for k in np.random.default_rng(1).integers(0, count, CLAIMS)]
-    some = list(dict.fromkeys(some))
-    restore = await _each(lambda key: store.claim(key, Claim(OWNER, 0, MEANING, None, True)), some)
-    began = time.perf_counter()
-    page = await store.page(None, None, Key("", "model", f"session-{count // 2:08}"), 500)
-    paged = 1e3 * (time.perf_counter() - began)
-    began = time.perf_counter()
-    pruned = await store.prune(time.time() + 60)
-    prune = time.perf_counter() - began
-    await store.close_store(OWNER)
-    assert (len(page), pruned) == (500, count - len(some))
-    return [
-        f"{count:,} parked in SQLite: {size:,.0f} MiB, made at {count / made:,.0f} a second. A restore of one of them: "
-        f"{restore} ms. A page of 500: {paged:.1f} ms. All forgotten by one prune: {prune:.1f} s, at most 1,000 in a "
-        "transaction."
-    ]
 
 
 async def _each(ask: Callable[[Key], Awaitable[object]], keys: Sequence[Key]) -> Spread:

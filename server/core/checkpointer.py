@@ -120,7 +120,7 @@ class Checkpointer:
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
         self.store = store
-        self.gate = _WakingGate(self._due) if before_answer else None
+        self.gate = _WakingGate(self.hurry) if before_answer else None
         self.owner = secrets.token_hex(16)
         self.stats = CheckpointStats()
         self.room = StoreRoom(store, limits)
@@ -131,12 +131,13 @@ class Checkpointer:
         self._closing: dict[Key, int] = {}
         # There were too many since the store has answered last, and the log says so.
         self._leaves = False
-        self._closes: list[asyncio.Future[None]] = []
+        self._closes: list[asyncio.Future[bool]] = []
         self._wake = asyncio.Event()
         # One write of a session is under way at a time.
         self._writing = asyncio.Lock()
 
-    def _due(self) -> None:
+    def hurry(self) -> None:
+        """Begin the next round of checkpoints as soon as may be: somebody waits for it."""
         self._wake.set()
 
     def add(self, kept: Kept, reserve: Callable[[], None]) -> None:
@@ -311,17 +312,19 @@ class Checkpointer:
             self._letting_go = letting_go | self._letting_go
             raise
 
-    def close(self, keys: Sequence[Key], epochs: Ints) -> asyncio.Future[None]:
-        """End sessions in the store, many together; done when they have ended there, or it does not answer.
+    def close(self, keys: Sequence[Key], epochs: Ints) -> asyncio.Future[bool]:
+        """End sessions in the store, many together; whether they have ended there.
 
-        Until it does, they are kept in mind; those that are too many for that are left in the store.
+        Where it does not answer they may have, and are kept in mind until it does; those that are too many for that are
+        left in the store.
         """
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         room = max(0, _MOST_CLOSING - len(self._closing))
         if len(keys) > room:
             self._leave(len(keys) - room)
             keys, epochs = keys[:room], epochs[:room]
+            done.set_result(False)
         self._closing.update(zip(keys, epochs.tolist(), strict=True))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closes.append(done)
         self._wake.set()
         return done
@@ -335,17 +338,19 @@ class Checkpointer:
     async def _close_sessions(self) -> None:
         closing, self._closing = self._closing, {}
         closes, self._closes = self._closes, []
+        closed = False
         try:
             if closing:
                 await self.store.close(list(closing), np.fromiter(closing.values(), np.int64, len(closing)))
                 self._leaves = False
+            closed = True
         except StoreUnavailable:
             self._closing = closing | self._closing
             raise
         finally:
             for done in closes:
                 if not done.done():
-                    done.set_result(None)
+                    done.set_result(closed)
 
 
 def _joined(parts: Any) -> Any:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.controls import Then
 from gatestream.server.core.kept import key_of
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
@@ -129,26 +128,9 @@ class HeldSessions:
         if len(others := sessions[~known]):
             self._engine.control(others, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
         for session in sessions[known].tolist():
-            self._close_kept(holder, session)
+            self._registry.close_in_store(session, holder, CloseReason.REQUESTED, lambda _: None, self._not_closed)
         self._table.leave(sessions)
         self._registry.release(sessions)
-
-    def _close_kept(self, holder: Holder, session: int) -> None:
-        """End a session in its order, in the store first."""
-        checkpointer, table = self._checkpointer, self._table
-        assert checkpointer is not None, "the store knows it"
-
-        async def close() -> Then:
-            # What would be written of it from now on, the store would refuse.
-            table.claiming[session] += 1
-            await checkpointer.close([key_of(self._engine, session)], table.epoch[[session]])
-            return end
-
-        def end() -> None:
-            table.kept[session] = False
-            self._registry.end(np.array([session]), CloseReason.REQUESTED)
-
-        self._engine.wait_for(session, close, self._not_closed, holder, must=True, unlimited=True)
 
     def _close(self, _owner: ReplySink | None, sessions: Ints, _handles: Ints) -> None:
         self._registry.end(sessions, CloseReason.REQUESTED)

@@ -16,7 +16,7 @@ from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
 from gatestream.server.durability.checkpoints import Checkpoint
-from gatestream.server.errors import InvalidRequest, Reason, Refused
+from gatestream.server.errors import InvalidRequest, Reason, Refused, StoreUnavailable
 
 # Far enough below 2^63 that no session steps past it.
 _POSITIONS = 2**62
@@ -62,6 +62,9 @@ class NamedSessions:
         """End a session whoever holds it; its last position."""
         if (key := self._registry.key(tenant, session_id)) is not None:
             return await self._stored.close(key)
+        session, table = self._registry.find(tenant, session_id), self._table
+        if table.kept[session] or table.claiming[session]:
+            return await self._close_kept(session, tenant)
 
         def end(session: int) -> int:
             position = int(self._table.position[session])
@@ -69,6 +72,28 @@ class NamedSessions:
             return position
 
         return await self._in_line(tenant, session_id, end)
+
+    async def _close_kept(self, session: int, tenant: str) -> int:
+        """As `close`, of a session that the store knows."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def told(closed: bool) -> None:
+            if answer.done():
+                return
+            if closed:
+                answer.set_result(int(self._table.position[session]))
+            else:
+                answer.set_exception(
+                    StoreUnavailable("the store did not say that it has closed the session; ask again")
+                )
+
+        def fail(error: Refused, *_: Any) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        caller = self._registry.caller(tenant)
+        self._registry.close_in_store(session, caller, CloseReason.ADMINISTERED, told, fail)
+        return await answer
 
     async def state(self, tenant: str, session_id: str) -> SessionState:
         """A copy of a session's state, after all steps accepted so far."""

@@ -1,6 +1,7 @@
 """Which sessions of one model there are: how they come and go, with their leases and their constants."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,10 +11,11 @@ from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.admission import Caller
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.constants import Constants
+from gatestream.server.core.controls import Fail, Then
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.gate import Gate
 from gatestream.server.core.kept import key_of
-from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
+from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.leases import Alone, Leases
 from gatestream.server.errors import NotFound
@@ -112,6 +114,37 @@ class Registry:
         self.engine.remove(sessions)
         self.constants.forget(sessions)
         self.release(sessions)
+
+    def close_in_store(
+        self, session: int, holder: Holder, reason: CloseReason, told: Callable[[bool], None], fail: Fail
+    ) -> None:
+        """End a session that the store knows, in its turn: there first.
+
+        Where the store does not answer, nobody knows whether it has ended there: who holds it hears that it was let go
+        of, and may open it again.
+
+        Args:
+            session: which.
+            holder: whose what is queued is.
+            reason: why, for its owner.
+            told: whether the store has ended it, when it is about to end here.
+            fail: told that it has ended before its turn.
+        """
+        checkpointer, table = self.checkpointer, self.table
+        assert checkpointer is not None, "the store knows it"
+
+        async def close() -> Then:
+            # What would be written of it from now on, the store would refuse.
+            table.claiming[session] += 1
+            return partial(end, await checkpointer.close([key_of(self.engine, session)], table.epoch[[session]]))
+
+        def end(closed: bool) -> None:
+            told(closed)
+            if closed:
+                table.kept[session] = False
+            self.end(np.array([session]), reason if closed else CloseReason.PARKED)
+
+        self.engine.wait_for(session, close, fail, holder, must=True, unlimited=True)
 
     def lease(self, session: int) -> None:
         """Have this worker alone have a session's name.

@@ -67,6 +67,8 @@ class Residence:
         """
         sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)), tenant, leave)
         if not len(sessions):
+            # Some can when they are stored.
+            self._checkpointer.hurry()
             return False
         table = self._table
         held = sessions[table.phase[sessions] == Phase.RESIDENT]

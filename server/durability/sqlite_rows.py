@@ -15,6 +15,8 @@ from gatestream.server.durability.transactions import Use, boot_time
 
 PIECE: Final = 1000
 """Sessions in one transaction."""
+# And so many where each is another page to be read and written: claims wait for one such transaction.
+_PRUNED: Final = 100
 # The beat of an owner that has had none.
 _NEVER: Final = -1e12
 
@@ -288,7 +290,7 @@ def prune_closed(use: Use, before: float) -> int:
 def _prune(use: Use, which: str, before: float) -> int:
     use.connection.execute("delete from asked")
     query = f"insert into asked(id) select id from sessions where {which} and written < ? limit ?"
-    found = use.connection.execute(query, (before, PIECE)).rowcount
+    found = use.connection.execute(query, (before, _PRUNED)).rowcount
     use.connection.execute(_FORGET_STATES)
     use.connection.execute("delete from sessions where id in (select id from asked)")
     return found

@@ -158,3 +158,13 @@ def test_one_that_does_not_park_ends_with_its_stream(server: ServerProcess) -> N
             return "ends" not in {each.session_id for each in sessions}
 
         until(ended, "it ended")
+
+
+def test_one_that_is_closed_by_name_is_not_there_any_more(server: ServerProcess) -> None:
+    with Stream(server.address) as stream, stub(server.address) as calls:
+        for _ in range(30):
+            assert opened(stream, "closed").created
+            assert sums(stream, X[:2]) == [1, 3]
+            assert calls.CloseSession(pb.CloseSessionRequest(session_id="closed")).position == 2
+            closed = take(stream, "closed")
+            assert (closed.reason, list(closed.position)) == (pb.CLOSE_REASON_ADMINISTERED, [2])

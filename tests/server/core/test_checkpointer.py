@@ -47,7 +47,7 @@ async def test_so_many_ended_sessions_are_remembered_while_the_store_is_away() -
     store = Away()
     checkpointer = Checkpointer(store, Limits())
 
-    def end(begin: int, count: int) -> asyncio.Future[None]:
+    def end(begin: int, count: int) -> asyncio.Future[bool]:
         keys = [Key("t", "m", f"{begin + k}") for k in range(count)]
         return checkpointer.close(keys, np.ones(count, np.int64))
 
