@@ -159,6 +159,11 @@ class OutOfStep(Refused):
         self.position = position
 
 
+def session_closed() -> OutOfStep:
+    """That steps are not taken since their session has ended."""
+    return OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
+
+
 class Exhausted(Refused):
     """A bound is reached. Nothing was taken."""
 

@@ -105,6 +105,13 @@ class Batch(ABC):
     def entry(self, entry: int) -> tuple[ReplySink, int, int]:
         """Of one entry: its owner, what that calls the session, and OUTPUTS and GATES as it was admitted."""
 
+    def one(self, entry: int) -> OneEntry:
+        """One entry that nothing was computed of, as a message of its own, meant for wherever its session stands."""
+        owner, handle, reply_mask = self.entry(entry)
+        begin, length = int(self.offsets[entry]), int(self.lengths[entry])
+        columns = [column[begin : begin + length].tobytes() for column in self.inputs]
+        return OneEntry(owner, handle, int(self.sessions[entry]), length, -1, columns, reply_mask)
+
     def places(self) -> list[tuple[int, int, int]]:
         """Of each entry the session, its number and its steps."""
         return list(zip(self.sessions.tolist(), itertools.count(), self.lengths.tolist(), strict=False))

@@ -8,6 +8,7 @@ step exactly once.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,7 +27,7 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.apart import Apart
-from gatestream.server.core.batches import Batch, Entries
+from gatestream.server.core.batches import Batch, Entries, OneEntry
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.few import FewEntries, run_of_few
@@ -36,7 +37,7 @@ from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
 from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed
+from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed, session_closed
 from gatestream.server.telemetry import ModelStats, RunStats
 
 _ANSWER_BYTES: Final = 2 * 2**20
@@ -542,7 +543,7 @@ class Engine:
     def remove(self, sessions: Ints) -> None:
         """Forget sessions; what stands in their queues is answered as not taken."""
         self.take_in()
-        closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
+        closed = session_closed()
         self._answers.refuse(self._queues.places(self._scheduler.drop(sessions)), lambda _: closed)
         self.sessions.remove(sessions)
         # A run that is under way, or is to be made again, will still write its members' rows.
@@ -570,6 +571,23 @@ class Engine:
         first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
         self._answers.done(first.item, 1)
         self._answers.refuse(behind, lambda _: why, keep_musts=True)
+
+    def withdraw_behind(self, session: int) -> list[OneEntry]:
+        """Take the steps out of a session's queue that stand behind the control that has its turn, up to the next one.
+
+        What stands further behind is refused.
+        """
+        self.take_in()
+        first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
+        self._answers.done(first.item, 1)
+        steps = list(itertools.takewhile(lambda place: not isinstance(place.item, Control), behind))
+        withdrawn = [place.item.one(place.entry) for place in steps]
+        self._answers.shorten(steps)
+        for place in steps:
+            self._queues.count_off(place.item, 1)
+        closed = session_closed()
+        self._answers.refuse(behind[len(steps) :], lambda _: closed)
+        return withdrawn
 
     def between_runs(self, do: Callable[[], None]) -> None:
         """Do something now, or as soon as no run is under way: then rows of state and positions belong together."""

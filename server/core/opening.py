@@ -1,17 +1,19 @@
 """Opening sessions, and taking them over: from another stream, or from the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from gatestream.server.core.batches import GATES
+from gatestream.server.core.batches import GATES, OneEntry
 from gatestream.server.core.claims import NO_WISH, Claims, Wish
 from gatestream.server.core.constants import Given
 from gatestream.server.core.held import HeldSessions
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
-from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
+from gatestream.server.core.reply_sink import CloseReason, ReplySink, refuse_one, tell
+from gatestream.server.core.sessions import UNKNOWN
+from gatestream.server.core.transitions import Phase
 from gatestream.server.errors import (
     CheckpointUnfit,
     Draining,
@@ -21,12 +23,14 @@ from gatestream.server.errors import (
     Reason,
     Refused,
     StoreUnavailable,
+    session_closed,
 )
 
 _NONE = np.empty(0, np.int64)
 
-OnFittingVersion = Callable[[str], bool]
-"""Opens a session on the version of a model that has the weights of a fingerprint; whether there is one."""
+OnFittingVersion = Callable[[str, Sequence[OneEntry]], bool]
+"""Opens a session on the version of a model that has the weights of a fingerprint, and has it take the steps that were
+sent meanwhile; whether there is one."""
 
 
 class Opening:
@@ -79,7 +83,7 @@ class Opening:
                 the same.
             wish: how it is to be opened, where the store may know it.
             elsewhere: opens it on the version of the model that has the weights of a fingerprint, where the store has
-                it for other weights than these; whether there is one.
+                it for other weights than these.
 
         Returns:
             The session. Steps may be submitted at once. Where the store is to be asked, the owner hears `opened` or
@@ -181,14 +185,17 @@ class Opening:
         def failed(error: Refused) -> None:
             fingerprint = error.fingerprint if isinstance(error, CheckpointUnfit) else ""
             if fingerprint and elsewhere is not None and self._holds(owner, handle, session):
+                steps = self._engine.withdraw_behind(session)
                 # The name is wanted for the one that takes its place.
                 self._engine.stats.opened -= 1
                 self._registry.remove(np.array([session]))
                 try:
-                    if elsewhere(fingerprint):
+                    if elsewhere(fingerprint, steps):
                         return
                 except Refused as refused:
                     error = refused
+                for step in steps:
+                    refuse_one(owner, session_closed(), step.handle, UNKNOWN, UNKNOWN, step.length)
                 tell(owner, owner.not_opened, handle, error)
                 return
             why = missing if missing is not None and isinstance(error, NotFound) else error
@@ -218,7 +225,11 @@ class Opening:
         """Tell an owner that a session is not its own; unless another has opened it since, nobody's."""
         if self._holds(owner, handle, session):
             tell(owner, owner.not_opened, handle, error)
-            self._held.detach(np.array([session]))
+            if self._table.phase[session] == Phase.CLOSING:
+                # The owner has asked for its end already, and hears no more of it.
+                self._table.owner[session] = None
+            else:
+                self._held.detach(np.array([session]))
 
     def _holds(self, owner: ReplySink, handle: int, session: int) -> bool:
         """Whether an owner has a session by this handle; another may have opened it since."""

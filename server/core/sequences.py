@@ -13,7 +13,7 @@ from gatestream.server.core.held import HeldSessions
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import Holder, ReplySink, tell
-from gatestream.server.errors import Draining, NotFound, OutOfStep, Reason, Refused, StoreUnavailable
+from gatestream.server.errors import Draining, NotFound, OutOfStep, Reason, Refused, StoreUnavailable, session_closed
 from gatestream.server.sequence_ids import sequence_shown
 
 _NONE = np.empty(0, np.int64)
@@ -210,9 +210,8 @@ class Sequences:
                 tell(each.holder, each.again)
 
         def ended() -> None:
-            closed = OutOfStep("the session was closed before this step's turn came", Reason.SESSION_CLOSED)
             for each in self._answered(session):
-                tell(each.holder, each.refuse, closed)
+                tell(each.holder, each.refuse, session_closed())
 
         self._claims.claim(
             session,

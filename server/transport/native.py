@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.config import Limits
-from gatestream.server.core.batches import GATES, OUTPUTS, Entries
+from gatestream.server.core.batches import GATES, OUTPUTS, Entries, OneEntry
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.engine import Engine
@@ -75,6 +75,8 @@ class ClientStream:
         self._held = 0
         # No session will come: the stream ends with the last one.
         self._ending = False
+        # Nothing more comes from the client.
+        self._half_closed = False
         # Nobody is told anything any more.
         self._gone = False
 
@@ -103,11 +105,15 @@ class ClientStream:
 
     def half_close(self) -> None:
         """Nothing more comes: let go of what is open when it has been answered, then end."""
-        self._ending = True
-        for number, some, sessions in self._handles.by_model(self._handles.held()):
+        self._ending = self._half_closed = True
+        self._leave(self._handles.held())
+        self._end_when_done()
+
+    def _leave(self, handles: Ints) -> None:
+        """Let go of the sessions of handles: some stay, the others end."""
+        for number, some, sessions in self._handles.by_model(handles):
             stays = self._models[number].lifecycle.held.leave_behind(self, sessions)
             self._close(some[~stays])
-        self._end_when_done()
 
     def disconnect(self) -> None:
         """The client has gone: end its sessions, or leave them behind, without the steps that are pending."""
@@ -172,14 +178,39 @@ class ClientStream:
             elsewhere=elsewhere,
         )
 
-    def _open_where_it_fits(self, instead_of: Model, asked: Open, fingerprint: str) -> bool:
+    def _open_where_it_fits(self, instead_of: Model, asked: Open, fingerprint: str, steps: Sequence[OneEntry]) -> bool:
         """Open a session on the version that has the weights of a fingerprint; whether there is one.
+
+        Args:
+            instead_of: the version that it was to be opened on.
+            asked: how.
+            fingerprint: of the weights.
+            steps: of it, that were sent meanwhile.
 
         Raises:
             Refused: it cannot be opened there.
         """
         for model in self._models.others_of_weights(instead_of, fingerprint):
-            self._handles.move(np.array([asked.handle]), model.number, np.array([self._open_on(model, asked)]))
+            session = self._open_on(model, asked)
+            closes = self._handles.session(asked.handle) < LEAVING
+            handles = np.array([asked.handle])
+            self._handles.move(handles, model.number, np.array([session]))
+            if model.layout.inputs == instead_of.layout.inputs:
+                mask = int(model.engine.reply_mask[session])
+                for step in steps:
+                    model.engine.submit_one(self, asked.handle, session, step.length, -1, step.columns, mask)
+            elif steps:
+                error = InvalidRequest(
+                    f"handle {asked.handle} is opened on version {model.version!r} of model {model.name!r}, which "
+                    f"takes other inputs than version {instead_of.version!r}; send its steps as that takes them"
+                )
+                for step in steps:
+                    self._refuse(error, [asked.handle], lengths=[step.length])
+            # What was asked for behind the steps is asked for there.
+            if closes:
+                self._close(handles)
+            elif self._half_closed:
+                self._leave(handles)
             return True
         return False
 

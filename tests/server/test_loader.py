@@ -248,20 +248,37 @@ async def test_one_takes_the_place_of_another(tmp_path: Path) -> None:
         assert [model.number for model in catalog] == [1]
 
 
-async def test_a_stored_session_is_opened_on_the_version_whose_weights_it_has(tmp_path: Path) -> None:
-    """Also where the newest version has other weights; where no version has them, it is refused."""
+KEPT: dict[str, Any] = {"session_id": "s", "on_disconnect": pb.ON_DISCONNECT_PARK}
+
+
+@asynccontextmanager
+async def stored_on_another_version(
+    tmp_path: Path, renamed: str = "x"
+) -> AsyncIterator[tuple[Catalog, Loader, Checkpointer]]:
+    """Two versions of a model, of other weights, and a session of the older in the store, with one step taken.
+
+    Args:
+        tmp_path: for their files.
+        renamed: what the newer calls its input.
+    """
     old = accumulator(tmp_path / "1.onnx", name="m", version="1", initial=1000.0)
     graph, spec = onnx.load(old).graph, Artifact.load(old).spec
     [poison] = [each for each in graph.initializer if each.name == "poison"]
     poison.CopyFrom(onnx.numpy_helper.from_array(np.array(2e6, np.float32), "poison"))
     spec.version = "2"
+    for item in spec.inputs:
+        if item.name == "x":
+            item.name = renamed
+    for given in graph.input:
+        given.name = renamed if given.name == "x" else given.name
+    for node in graph.node:
+        node.input[:] = [renamed if each == "x" else each for each in node.input]
     new = save(tmp_path / "2.onnx", graph, spec)
     checkpointer = Checkpointer(MemoryStore(), LIMITS)
     await checkpointer.beat_once()
-    kept: dict[str, Any] = {"session_id": "s", "on_disconnect": pb.ON_DISCONNECT_PARK}
     async with serving(old, checkpointer=checkpointer) as (catalog, loader):
         client = Client(catalog, LIMITS)
-        assert (await client.open(0, **kept)).opened.version == "1"
+        assert (await client.open(0, **KEPT)).opened.version == "1"
         assert await client.step(0, 1.0) == 1001
         await loader.load(new)
         client.stream.disconnect()
@@ -271,20 +288,116 @@ async def test_a_stored_session_is_opened_on_the_version_whose_weights_it_has(tm
             model.lifecycle.residence.make_room(8)
         await checkpointer.round()
         assert [model.engine.sessions.taken for model in catalog] == [0, 0]
+        yield catalog, loader, checkpointer
+        await checkpointer.round()
+        assert [each.engine.check() for each in catalog] == [[]] * len(list(catalog))
+
+
+async def test_steps_that_are_sent_before_a_session_is_found_on_another_version_are_taken(tmp_path: Path) -> None:
+    async with stored_on_another_version(tmp_path) as (catalog, *_):
         client = Client(catalog, LIMITS)
-        client.say(open=pb.Open(handle=3, **kept))
+        client.say(open=pb.Open(handle=3, **KEPT))
+        client.send(3, 1.0)
+        client.send(3, 1.0, length=3)
+        assert (await client.hear()).opened.position == 1
+        assert await client.step(3, 1.0) == 1002
+        rows = 1
+        while rows < 5:
+            rows += len(np.frombuffer((await client.hear()).results.output[0], "<f4")) // 2
+        assert await client.step(3, 1.0) == 1007
+        client.stream.disconnect()
+
+
+async def test_steps_for_other_inputs_than_those_of_the_version_that_has_the_session_are_refused_so(
+    tmp_path: Path,
+) -> None:
+    async with stored_on_another_version(tmp_path, renamed="z") as (catalog, *_):
+        client = Client(catalog, LIMITS)
+        client.say(open=pb.Open(handle=3, **KEPT))
+        client.send(3, 1.0, length=2)
+        heard = [await client.hear() for _ in range(2)]
+        (refused,) = [each.error for each in heard if each.HasField("error")]
+        assert (refused.reason, list(refused.handle), list(refused.length)) == (pb.REASON_MALFORMED, [3], [2])
+        assert "version '1' of model 'm', which takes other inputs than version '2'" in refused.message
+        assert [each.opened.version for each in heard if each.HasField("opened")] == ["1"]
+        assert await client.step(3, 1.0) == 1002
+        client.stream.disconnect()
+
+
+async def test_of_two_that_open_a_session_at_once_the_later_has_it_where_it_fits(tmp_path: Path) -> None:
+    async with stored_on_another_version(tmp_path) as (catalog, *_):
+        one, two = Client(catalog, LIMITS), Client(catalog, LIMITS)
+        one.say(open=pb.Open(handle=3, **KEPT))
+        one.send(3, 1.0)
+        two.say(open=pb.Open(handle=4, **KEPT))
+        refused = (await two.hear()).error
+        assert (refused.reason, refused.retry_after_ms > 0) == (pb.REASON_STORE_UNAVAILABLE, True)
+        heard = [await one.hear() for _ in range(2)]
+        assert [each.error.reason for each in heard if each.HasField("error")] == [pb.REASON_SESSION_CLOSED]
+        assert [each.closed.reason for each in heard if each.HasField("closed")] == [pb.CLOSE_REASON_TAKEN_OVER]
+        opened = (await two.open(4, **KEPT)).opened
+        assert (opened.version, opened.position) == ("1", 1)
+        assert await two.step(4, 1.0) == 1002
+        one.stream.disconnect()
+        two.stream.disconnect()
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+async def test_a_close_behind_an_open_is_done_where_the_session_is(tmp_path: Path, version: str) -> None:
+    async with stored_on_another_version(tmp_path) as (catalog, _, checkpointer):
+        client = Client(catalog, LIMITS)
+        client.say(open=pb.Open(handle=3, version=version, **KEPT))
+        client.send(3, 1.0)
+        client.say(close=pb.Close(handle=[3]))
+        heard = [await client.hear() for _ in range(2)]
+        if version:
+            reasons = {pb.REASON_CHECKPOINT_UNFIT, pb.REASON_SESSION_CLOSED}
+            assert {each.error.reason for each in heard} == reasons, "it was not opened, and is as it was"
+            assert [model.engine.sessions.taken for model in catalog] == [0, 0]
+        else:
+            assert [each.WhichOneof("kind") for each in heard] == ["opened", "results"]
+            last = asyncio.ensure_future(client.hear())
+            while not last.done():
+                await checkpointer.round()
+                await asyncio.sleep(0)
+            closed = last.result().closed
+            assert (closed.reason, list(closed.position)) == (pb.CLOSE_REASON_REQUESTED, [2])
+        opened = (await client.open(3, **KEPT)).opened
+        assert (opened.version, opened.created) == (("1", False) if version else ("2", True))
+        client.stream.disconnect()
+
+
+async def test_a_half_close_behind_an_open_leaves_the_session_where_it_is(tmp_path: Path) -> None:
+    async with stored_on_another_version(tmp_path) as (catalog, *_):
+        client = Client(catalog, LIMITS)
+        client.say(open=pb.Open(handle=3, **KEPT))
+        client.send(3, 1.0)
+        client.stream.half_close()
+        heard = [await client.hear() for _ in range(3)]
+        assert [each.WhichOneof("kind") for each in heard] == ["opened", "results", "closed"]
+        assert (heard[2].closed.reason, list(heard[2].closed.position)) == (pb.CLOSE_REASON_PARKED, [2])
+        assert await client.stream.send_queue.take() is None
+        other = Client(catalog, LIMITS)
+        assert (await other.open(0, **KEPT)).opened.position == 2
+        other.stream.disconnect()
+
+
+async def test_a_stored_session_is_opened_on_the_version_whose_weights_it_has(tmp_path: Path) -> None:
+    """Also where the newest version has other weights; where no version has them, it is refused."""
+    async with stored_on_another_version(tmp_path) as (catalog, loader, checkpointer):
+        client = Client(catalog, LIMITS)
+        client.say(open=pb.Open(handle=3, **KEPT))
         heard = await client.hear()
         opened = heard.opened
         assert heard.HasField("opened"), heard
         assert (opened.version, opened.position, opened.created) == ("1", 1, False)
         assert await client.step(3, 1.0) == 1002
-        refused = (await Client(catalog, LIMITS).open(0, version="2", **kept)).error
+        refused = (await Client(catalog, LIMITS).open(0, version="2", **KEPT)).error
         assert refused.reason == pb.REASON_SESSION_EXISTS
         client.stream.disconnect()
         await checkpointer.round()
         await loader.unload("m", 0.0, "1")
         await checkpointer.round()
-        refused = (await Client(catalog, LIMITS).open(0, **kept)).error
+        refused = (await Client(catalog, LIMITS).open(0, **KEPT)).error
         assert refused.reason == pb.REASON_CHECKPOINT_UNFIT
         assert [model.engine.sessions.taken for model in catalog] == [0]
-        assert [each.engine.check() for each in catalog] == [[]]
