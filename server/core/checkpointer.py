@@ -3,19 +3,19 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
+from gatestream.server.core.checkpoint_writer import CheckpointWriter, Kept
 from gatestream.server.core.gate import Gate, Held
 from gatestream.server.core.store_room import StoreRoom
-from gatestream.server.durability.checkpoints import Checkpoint, Key, Store, Writes, Written
+from gatestream.server.durability.checkpoints import Checkpoint, Key, Store
 from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 from gatestream.server.telemetry import CheckpointsNow, CheckpointStats
 
@@ -24,38 +24,12 @@ _INTERVAL_SECONDS: Final = 0.05
 _PART: Final = 0.05
 _LONGEST_SECONDS: Final = 2.0
 _BEAT_SECONDS: Final = 1.0
-# States that are copied while the loop waits, and that the store is given at once: what has become of these is noted
-# while the loop waits, too.
-_PIECE_BYTES: Final = 2**20
-_PIECE_ROWS: Final = 500
-_WRITE_BYTES: Final = 32 * 2**20
-_WRITE_ROWS: Final = 2000
 _LONGEST_PAUSE: Final = 5.0
 # Sessions that have ended here and are to end in the store, when it answers again: some 20 MiB.
 _MOST_CLOSING: Final = 2**16
 _PRUNE_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
-
-
-class Rows(NamedTuple):
-    """Copies of sessions' states, one element of each array for each session.
-
-    Attributes:
-        sessions: which.
-        births: theirs, by which it is seen that a number is another session's by now.
-        keys: theirs.
-        epochs, sequences, positions, acknowledged, states: as in `Writes`.
-    """
-
-    sessions: Ints
-    births: Ints
-    keys: Sequence[Key]
-    epochs: Ints
-    sequences: Ints
-    positions: Ints
-    acknowledged: Ints
-    states: npt.NDArray[np.uint8]
 
 
 class _WakingGate(Gate):
@@ -73,33 +47,6 @@ class _WakingGate(Gate):
         """As `Gate`."""
         super().hold(queue)
         self._due()
-
-
-class Kept(Protocol):
-    """The kept sessions of one model, as `core.kept` has them."""
-
-    state_bytes: int
-
-    def dirty(self) -> Ints:
-        """The sessions whose state is not stored."""
-
-    def copied(self, sessions: Ints) -> Rows:
-        """Copies of the states of those sessions that are still there. No run is under way."""
-
-    def between_runs(self, do: Callable[[], None]) -> None:
-        """Do something as soon as no run is under way."""
-
-    def written(self, rows: Rows, result: Written) -> None:
-        """Note what has become of copies that the store was given."""
-
-    def asked_for(self, keys: Set[Key]) -> None:
-        """Hand over those of the sessions that are called so."""
-
-    def has(self, key: Key, epoch: int) -> bool:
-        """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
-
-    def let_go(self) -> tuple[Sequence[Key], Ints]:
-        """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
 
 
 class Checkpointer:
@@ -123,6 +70,7 @@ class Checkpointer:
         self.gate = _WakingGate(self.hurry) if before_answer else None
         self.owner = secrets.token_hex(16)
         self.stats = CheckpointStats()
+        self._writer = CheckpointWriter(store, self.owner, self.stats)
         self.room = StoreRoom(store, limits)
         self._limits = limits
         self._all_written_at = 0.0
@@ -132,13 +80,15 @@ class Checkpointer:
         # There were too many since the store has answered last, and the log says so.
         self._leaves = False
         self._closes: list[asyncio.Future[bool]] = []
-        self._wake = asyncio.Event()
-        # One write of a session is under way at a time.
-        self._writing = asyncio.Lock()
+        self._told_at = 0.0
+        self._awake = False
+        self._sleep: asyncio.Future[None] | None = None
 
     def hurry(self) -> None:
         """Begin the next round of checkpoints as soon as may be: somebody waits for it."""
-        self._wake.set()
+        self._awake = True
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
 
     def add(self, kept: Kept, reserve: Callable[[], None]) -> None:
         """Write the checkpoints of a model's sessions too.
@@ -173,7 +123,7 @@ class Checkpointer:
             return
         for kept in self._models:
             kept.asked_for(wanted)
-        self._wake.set()
+        self.hurry()
         for key in wanted:
             await self._release_void(key)
 
@@ -196,9 +146,9 @@ class Checkpointer:
         while True:
             if pause:
                 await asyncio.sleep(pause)
-            elif not self._wake.is_set():
+            elif not self._awake:
                 await self._until_due(interval)
-            self._wake.clear()
+            self._awake = False
             began = loop.time()
             try:
                 await self.round()
@@ -214,10 +164,16 @@ class Checkpointer:
             interval = min(max(_INTERVAL_SECONDS, (loop.time() - began) / _PART), _LONGEST_SECONDS)
 
     async def _until_due(self, seconds: float) -> None:
-        # Not `wait_for`: Python 3.11's forgets that it was cancelled when what it waits for comes in the same turn.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
+        # Without `wait_for`: it takes a task and some turns of the loop, and Python 3.11's forgets that it was
+        # cancelled when what it waits for comes in the same turn.
+        loop = asyncio.get_running_loop()
+        self._sleep = loop.create_future()
+        timer = loop.call_later(seconds, self.hurry)
+        try:
+            await self._sleep
+        finally:
+            timer.cancel()
+            self._sleep = None
 
     async def round(self) -> None:
         """Write what has changed once, and let go of what is to be handed over.
@@ -227,14 +183,16 @@ class Checkpointer:
         """
         began = asyncio.get_running_loop().time()
         group = None if self.gate is None else self.gate.begin()
+        # Where each answer has its checkpoint, not each is followed by a message that says how far to forget.
+        self._writer.tells = self.gate is None or began >= self._told_at + _INTERVAL_SECONDS
+        if self._writer.tells:
+            self._told_at = began
         await self._close_sessions()
         await self._release()
         for kept, reserve in list(self._models.items()):
-            sessions = kept.dirty()
-            most = max(1, min(_WRITE_ROWS, _WRITE_BYTES // kept.state_bytes))
-            for begin in range(0, len(sessions), most):
-                async with self._writing:
-                    await self._write(kept, sessions[begin : begin + most])
+            await self._writer.write(kept, kept.dirty())
+            if self._writer.tells:
+                kept.tell_durable()
             self.release(*kept.let_go())
             reserve()
         if self.gate is not None and group is not None:
@@ -255,38 +213,8 @@ class Checkpointer:
             await asyncio.sleep(_PRUNE_SECONDS)
 
     async def replace(self, key: Key, epoch: int, checkpoint: Checkpoint) -> bool:
-        """As `Store.replace`, behind a write that is under way."""
-        async with self._writing:
-            return await self.store.replace(key, self.owner, epoch, checkpoint)
-
-    async def _write(self, kept: Kept, sessions: Ints) -> None:
-        pieces: list[Rows] = []
-        most = max(1, min(_PIECE_ROWS, _PIECE_BYTES // kept.state_bytes))
-        for begin in range(0, len(sessions), most):
-            pieces.append(await self._copied(kept, sessions[begin : begin + most]))
-            await asyncio.sleep(0)
-        whole = Rows(*(_joined(column) for column in zip(*pieces, strict=True)))
-        if not len(whole.sessions):
-            return
-        _, _, keys, epochs, sequences, positions, acknowledged, states = whole
-        began = time.perf_counter()
-        result = await self.store.write(Writes(self.owner, keys, epochs, sequences, positions, acknowledged, states))
-        self.stats.wrote(len(keys), states.nbytes, time.perf_counter() - began)
-        kept.written(whole, result)
-
-    @staticmethod
-    async def _copied(kept: Kept, sessions: Ints) -> Rows:
-        done: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-
-        def copy() -> None:
-            if not done.done():
-                try:
-                    done.set_result(kept.copied(sessions))
-                except Exception as error:
-                    done.set_exception(error)
-
-        kept.between_runs(copy)
-        return await done
+        """As `Store.replace`, behind the writes that are under way."""
+        return await self._writer.replace(key, epoch, checkpoint)
 
     def now(self) -> CheckpointsNow:
         """What there is to be written."""
@@ -300,7 +228,7 @@ class Checkpointer:
         """Let any other owner have sessions, soon."""
         if keys:
             self._letting_go.update(zip(keys, epochs.tolist(), strict=True))
-            self._wake.set()
+            self.hurry()
 
     async def _release(self) -> None:
         letting_go, self._letting_go = self._letting_go, {}
@@ -326,7 +254,7 @@ class Checkpointer:
             done.set_result(False)
         self._closing.update(zip(keys, epochs.tolist(), strict=True))
         self._closes.append(done)
-        self._wake.set()
+        self.hurry()
         return done
 
     def _leave(self, sessions: int) -> None:
@@ -351,9 +279,3 @@ class Checkpointer:
             for done in closes:
                 if not done.done():
                     done.set_result(closed)
-
-
-def _joined(parts: Any) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [each for part in parts for each in part]

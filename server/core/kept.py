@@ -13,7 +13,8 @@ import structlog
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Ints
-from gatestream.server.core.checkpointer import Checkpointer, Rows
+from gatestream.server.core.checkpoint_writer import Rows
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
 from gatestream.server.core.transitions import Phase
@@ -65,6 +66,8 @@ class KeptSessions:
         self.state_bytes = max(1, engine.layout.state_bytes)
         # Sessions that another owner asks for, by birth.
         self._wanted: dict[int, int] = {}
+        # Sessions whose owners have yet to hear what is durable.
+        self._untold: list[Ints] = []
 
     def key(self, session: int) -> Key:
         """What a session is called in the store."""
@@ -125,7 +128,7 @@ class KeptSessions:
         self._engine.between_runs(do)
 
     def written(self, rows: Rows, result: Written) -> None:
-        """Note what has become of copies that the store was given, and tell the owners."""
+        """Note what has become of copies that the store was given; owners hear what they have lost."""
         table = self._table
         sessions = rows.sessions
         same = (
@@ -135,18 +138,24 @@ class KeptSessions:
         )
         taken = same & result.taken
         mine, durable = sessions[taken], result.durable[taken]
-        told = mine[(table.durable[mine] != durable) & table.parks[mine]]
+        if len(further := mine[table.durable[mine] != durable]):
+            self._untold.append(further)
         table.written[mine] = rows.sequences[taken]
         table.tip[mine] = np.maximum(table.tip[mine], rows.sequences[taken])
         table.durable[mine] = durable
-        self._tell_durable(told)
         if (fenced := sessions[same & ~result.taken]).size:
             _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
 
-    def _tell_durable(self, sessions: Ints) -> None:
+    def tell_durable(self) -> None:
+        """Tell owners how far the sessions may go back that were written since this was last called."""
+        if not self._untold:
+            return
         table = self._table
+        sessions = np.unique(np.concatenate(self._untold))
+        self._untold.clear()
+        sessions = sessions[table.kept[sessions] & table.parks[sessions] & (table.claiming[sessions] == 0)]
         by_owner: dict[ReplySink, list[int]] = {}
         for owner, session in zip(table.owner[sessions].tolist(), sessions.tolist(), strict=True):
             if owner is not None:

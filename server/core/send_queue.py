@@ -82,7 +82,9 @@ class SendQueue:
         # With the group of checkpoints that each waits for, its number, and what it tells of.
         self._waiting: deque[tuple[int, int, object, tuple[bytes | Pieces, int, int]]] = deque()
 
-    def put(self, message: bytes | Pieces, rows: int = 0, number: int = -1, of: object = None) -> None:
+    def put(
+        self, message: bytes | Pieces, rows: int = 0, number: int = -1, of: object = None, *, stored: bool = False
+    ) -> None:
         """Append a message that carries so many rows.
 
         Args:
@@ -91,12 +93,15 @@ class SendQueue:
             number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
                 goes behind what is there.
             of: what it tells of, for `revise`.
+            stored: what it tells is: it waits for what was put before it, and for no checkpoint of its own.
         """
         if self._ended:
             return
         self.quiet = False
         taker = self._taker
         gate = self.gate
+        if stored and not self._waiting:
+            gate = None
         if (
             gate is None
             and taker is not None
@@ -121,8 +126,10 @@ class SendQueue:
         if gate is None:
             self._append((message, rows, size), number)
         else:
-            self._waiting.append((gate.group, number, of, (message, rows, size)))
-            gate.hold(self)
+            group = self._waiting[-1][0] if stored else gate.group
+            self._waiting.append((group, number, of, (message, rows, size)))
+            if not stored:
+                gate.hold(self)
         if (
             len(self._messages) + len(self._waiting) >= _FULL
             or len(self._early) >= _FULL

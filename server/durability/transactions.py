@@ -84,6 +84,7 @@ class Transactions:
                 raise _unavailable("too much waits for it")
             (self._large if large else self._small).append(call)
             self._wake.notify()
+        _elsewhere(loop, 1)
         result: _T = await call.answer
         return result
 
@@ -181,6 +182,7 @@ def _deliver(calls: list[_Call]) -> None:
 
 
 def _answer(calls: list[_Call]) -> None:
+    _elsewhere(calls[0].loop, -len(calls))
     for call in calls:
         if call.answer.done():
             continue
@@ -188,6 +190,12 @@ def _answer(calls: list[_Call]) -> None:
             call.answer.set_exception(call.error)
         else:
             call.answer.set_result(call.result)
+
+
+def _elsewhere(loop: asyncio.AbstractEventLoop, more: int) -> None:
+    """Tell a loop that looks for what comes, as `process.event_loop.Loop`, how many calls it waits for."""
+    if (tell := getattr(loop, "elsewhere", None)) is not None:
+        tell(more)
 
 
 def boot_time() -> float:

@@ -26,7 +26,7 @@ class Loop(asyncio.SelectorEventLoop):
     bytes are taken before the reader is called.
 
     Args:
-        selector: what it waits by; it does not hold the interpreter while a thread of an executor is at work.
+        selector: what it waits by; it does not hold the interpreter while a thread of an executor or a store works.
         all_wake_ups: take all bytes of gRPC's at once, and not one at a time.
     """
 
@@ -47,13 +47,13 @@ class Loop(asyncio.SelectorEventLoop):
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """As asyncio's."""
         future = super().run_in_executor(executor, func, *args)
-        self._elsewhere += 1
-        self._waiting.at_once = True
-        future.add_done_callback(self._returned)
+        self.elsewhere(1)
+        future.add_done_callback(lambda _: self.elsewhere(-1))
         return future
 
-    def _returned(self, _future: asyncio.Future[Any]) -> None:
-        self._elsewhere -= 1
+    def elsewhere(self, more: int) -> None:
+        """So many more threads, or fewer, do what this one waits for: it is to leave them the interpreter."""
+        self._elsewhere += more
         self._waiting.at_once = self._elsewhere > 0
 
     def _for_all_bytes(self, bell: socket.socket, callback: Callable[..., Any], *args: Any) -> None:

@@ -414,7 +414,7 @@ class ClientStream:
 
     def durable(self, handles: Ints, sequences: Ints) -> None:
         """As `ReplySink`."""
-        self.send_queue.put(self._codec.durable(handles, sequences))
+        self.send_queue.put(self._codec.durable(handles, sequences), stored=True)
 
     def lost(self, handle: int) -> None:
         """As `ReplySink`."""

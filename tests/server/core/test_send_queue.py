@@ -147,3 +147,16 @@ async def test_what_waits_at_the_gate_may_say_something_else() -> None:
     assert [await send_queue.take() for _ in range(3)] == [(b"longer", 1), (b"", 0), (b"d", 4)]
     send_queue.discard()
     assert tenant.bytes == 0
+
+
+async def test_what_is_stored_waits_for_what_was_put_before_it_and_for_no_checkpoint() -> None:
+    send_queue = SendQueue(account())
+    send_queue.gate = gate = Gate()
+    send_queue.put(b"stored", stored=True)
+    assert await send_queue.take() == (b"stored", 0)
+    send_queue.put(b"answer")
+    group = gate.begin()
+    send_queue.put(b"behind it", stored=True)
+    gate.stored(group)
+    assert [await send_queue.take(), await send_queue.take()] == [(b"answer", 0), (b"behind it", 0)]
+    assert len(gate) == 0

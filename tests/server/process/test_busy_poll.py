@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gatestream.server.config import ServerConfig
+from gatestream.server.durability.sqlite import SqliteStore
 from gatestream.server.process import busy_poll
 from gatestream.server.process.busy_poll import BusySelector
 from gatestream.server.process.event_loop import Loop
@@ -124,6 +125,26 @@ def test_a_loop_does_not_look_while_a_thread_is_at_work() -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     assert seen == [True, False]
+
+
+def test_a_loop_does_not_look_while_the_store_is_at_work(tmp_path: Path) -> None:
+    selector = BusySelector(1.0)
+    loop = Loop(selector)
+    store = SqliteStore(tmp_path / "sessions.db")
+
+    async def main() -> list[bool]:
+        seen = [selector.at_once]
+        beats = [asyncio.create_task(store.beat(owner)) for owner in ("one", "other")]
+        await asyncio.sleep(0)
+        seen.append(selector.at_once)
+        await asyncio.gather(*beats)
+        seen.append(selector.at_once)
+        await store.close_store("one")
+        return seen
+
+    assert loop.run_until_complete(main()) == [False, True, False]
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
 
 
 def ready(selector: BusySelector, events: int) -> bool:
