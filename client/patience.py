@@ -35,6 +35,8 @@ def waits(
     """
     deadline = clock() + timeout
     multiplexer.add(session_queue, work)
+    if not work.done:
+        yield deadline
     while not work.done:
         left = deadline - clock()
         if work.refusal is not None:

@@ -44,7 +44,7 @@ class InFlight:
         ends: list[int],
         members: Ints,
         base: Ints,
-        columns: list[Array],
+        columns: Sequence[Array],
         lengths: Ints | None = None,
     ) -> None:
         """Begin with no answer.

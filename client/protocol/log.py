@@ -6,7 +6,7 @@ Steps stand here as they left, and their numbers are copied when they leave: the
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ class Budget:
         return self.used >= self.limit
 
 
-@dataclass(eq=False, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Steps or a reset that left in one message and were answered.
 
     Attributes:
@@ -55,7 +54,7 @@ class Entry:
     members: Ints
     base: Ints
     lengths: Ints | int
-    columns: Sequence[Array] | None
+    columns: tuple[Array, ...] | None
     bytes: int
 
     def ends(self) -> Ints:
@@ -91,34 +90,32 @@ class Log:
         self.opened: set[int] = set()
         self.durable: Ints = np.zeros(len(opens), np.int64)
         self.unsettled: set[int] = set()
-        self._entries: deque[Entry] = deque()
+        # Entries as plain tuples of arrays, which the garbage collector passes over: there may be a hundred thousand.
+        self._entries: deque[tuple[Any, ...]] = deque()
         # As far as the server was told by `Acknowledge`, for all members together.
         self._told: Ints | None = None
 
     # ---- What is sent and answered -----------------------------------------------------------------
 
-    def leaving(self, columns: list[Array], *, own: bool) -> tuple[list[Array], int]:
+    def leaving(self, columns: Sequence[Array], *, own: bool) -> tuple[tuple[Array, ...], int]:
         """Steps leave: their columns, copied unless they are our own, and the bytes that they count for."""
-        if not own:
-            columns = [column.copy() for column in columns]
+        kept = tuple(columns if own else [column.copy() for column in columns])
         size = _ENTRY_BYTES
-        for column in columns:
+        for column in kept:
             size += column.nbytes
         self.budget.used += size
-        return columns, size
+        return kept, size
 
     def answered(self, in_flight: InFlight, offsets: Ints) -> None:
         """Keep steps that were answered, as far as they were taken."""
         lengths: Ints | int = in_flight.length if in_flight.ragged is None else in_flight.ragged
         if in_flight.failures:
             lengths = in_flight.taken
-        self._entries.append(
-            Entry(offsets, in_flight.members, in_flight.base, lengths, in_flight.columns, in_flight.logged)
-        )
+        self._entries.append((offsets, in_flight.members, in_flight.base, lengths, in_flight.columns, in_flight.logged))
 
     def was_reset(self, members: Ints, positions: Ints, offsets: Ints) -> None:
         """Keep a reset that was answered."""
-        self._entries.append(Entry(offsets, members, positions, 0, None, _ENTRY_BYTES))
+        self._entries.append((offsets, members, positions, 0, None, _ENTRY_BYTES))
         self.budget.used += _ENTRY_BYTES
 
     def is_durable(self, members: Ints, sequences: Ints) -> None:
@@ -134,13 +131,13 @@ class Log:
     def trim(self) -> None:
         """Let go of what lies below the durable sequences."""
         entries = self._entries
-        while entries and self._below(entries[0]):
-            self.budget.used -= entries.popleft().bytes
+        while entries and self._below(Entry._make(entries[0])):
+            self.budget.used -= Entry._make(entries.popleft()).bytes
         if self.budget.full:
             # A member that was left out for long holds what stands behind its latest entry.
-            kept = [each for each in entries if not self._below(each)]
-            self.budget.used -= sum(each.bytes for each in entries) - sum(each.bytes for each in kept)
-            self._entries = deque(kept)
+            before = self.bytes
+            self._entries = deque(each for each in entries if not self._below(Entry._make(each)))
+            self.budget.used -= before - self.bytes
 
     def _below(self, entry: Entry) -> bool:
         if len(entry.members) == 1:
@@ -150,7 +147,7 @@ class Log:
     @property
     def bytes(self) -> int:
         """That the entries count for."""
-        return sum(each.bytes for each in self._entries)
+        return sum(Entry._make(each).bytes for each in self._entries)
 
     def untold(self, sequences: Ints) -> bool:
         """Whether to acknowledge these: there are entries, and the server was not told before."""
@@ -180,7 +177,7 @@ class Log:
         """
         pieces: list[Piece] = []
         at = until
-        for entry in itertools.chain([] if latest is None else [latest], reversed(self._entries)):
+        for entry in itertools.chain([] if latest is None else [latest], map(Entry._make, reversed(self._entries))):
             if at <= sequence:
                 break
             row = int(np.searchsorted(entry.members, member))

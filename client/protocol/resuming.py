@@ -198,7 +198,7 @@ class Resumption:
         in_flight, offsets = self.session_queue.in_flight, self.session_queue.offsets
         if in_flight is None or in_flight.control is not None or offsets is None:
             return None
-        return Entry(offsets, in_flight.members, in_flight.base, in_flight.taken, in_flight.columns, 0)
+        return Entry(offsets, in_flight.members, in_flight.base, in_flight.taken, tuple(in_flight.columns), 0)
 
     def _why(self, error: GatestreamError) -> GatestreamError:
         name = self._request.session_id

@@ -25,17 +25,21 @@ class Bells:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._due: deque[Bell] = deque()
+        # How many were rung and have not rung the next yet. Where it is not known, less: one too many may be rung.
+        self._rung = 0
 
     def add(self, bell: Bell) -> None:
-        """One more is to be rung; what it is rung for, its caller is to see then."""
+        """One more is to be rung, by `ring`; what it is rung for, its caller is to see then."""
         if not bell.due:
             bell.due = True
             self._due.append(bell)
 
     def ring(self) -> None:
-        """Ring the next."""
+        """Ring the next, unless somebody is about to."""
         if self._due:
-            self._ring(1)
+            with self._lock:
+                if not self._rung:
+                    self._ring_next()
 
     def wait(self, bell: Bell, timeout: float) -> bool:
         """Wait for one's own, and ring the next at once; whether it was rung.
@@ -48,19 +52,25 @@ class Bells:
             bell.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
         except queue.Empty:
             return False
-        bell.due = False
-        self.ring()
+        with self._lock:
+            self._rung = max(self._rung - 1, 0)
+            bell.due = False
+            if not self._rung:
+                self._ring_next()
         return True
 
     def leave(self, bell: Bell) -> None:
         """The caller goes; that it was to ring the next must not be lost. Nothing is added for it any more."""
         if bell.due:
-            self._ring(len(self._due))
+            with self._lock:
+                self._rung = 0
+                for _ in range(len(self._due)):
+                    self._ring_next()
+                self._rung = 0
 
-    def _ring(self, count: int) -> None:
-        with self._lock:
-            while count and self._due:
-                # Left where it is until it was rung: Ctrl-C may come between, and who leaves so rings all.
-                self._due[0].put(None)
-                self._due.popleft()
-                count -= 1
+    def _ring_next(self) -> None:
+        if self._due:
+            # Left where it is until it was rung: Ctrl-C may come between, and who leaves so rings all.
+            self._due[0].put(None)
+            self._due.popleft()
+            self._rung += 1

@@ -82,3 +82,14 @@ def test_who_has_heard_leaves_the_others_to_the_next(bells: Bells) -> None:
     assert not bells.wait(second, 0)
     bells.ring()
     assert bells.wait(second, PATIENCE)
+
+
+def test_the_next_is_rung_by_who_was_rung_before(bells: Bells) -> None:
+    first, second = Bell(), Bell()
+    bells.add(first)
+    bells.add(second)
+    bells.ring()
+    bells.ring()
+    assert not bells.wait(second, 0)
+    assert bells.wait(first, PATIENCE)
+    assert bells.wait(second, PATIENCE)

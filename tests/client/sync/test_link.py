@@ -85,6 +85,31 @@ def test_an_opening_in_vain_leaves_no_session(gs: Client, frozen: Callable[[], N
         )
 
 
+def test_callers_that_leave_keep_nobody_from_an_answer(gs: Client, frozen: Callable[[], None]) -> None:
+    sessions = [gs.session("accumulator") for _ in range(40)]
+    frozen()
+    answered: list[int] = []
+    late: list[int] = []
+
+    def step(k: int) -> None:
+        try:
+            np.testing.assert_array_equal(sessions[k].step([k, 1], timeout=0.05 if k % 2 else PATIENCE), [k, 1])
+            answered.append(k)
+        except DeadlineExceededError:
+            late.append(k)
+
+    threads = [threading.Thread(target=step, args=(k,)) for k in range(40)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(late) == 20, "half of them have left")
+    frozen()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(answered) == list(range(0, 40, 2))
+    for session in sessions:
+        session.close()
+
+
 def test_more_rows_than_the_server_takes_at_once(narrow: ServerProcess) -> None:
     """Four clients keep twice as many rows on their way as the server admits; all is stepped all the same."""
     xs = whole_numbers(np.random.default_rng(7), 400)
