@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
@@ -59,7 +60,9 @@ class Transactions:
         self._database = database
         self._small: deque[_Call] = deque()
         self._large: deque[_Call] = deque()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        # Something for each call. A condition's waiter would wake while the caller still has its lock, and sleep again.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
         self._reason: str | None = None
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -77,34 +80,35 @@ class Transactions:
         """
         loop = asyncio.get_running_loop()
         call = _Call(work, loop, loop.create_future())
-        with self._wake:
+        with self._lock:
             if self._stopped:
                 raise _unavailable("it is closed")
             if len(self._small) + len(self._large) >= _MOST_WAITING:
                 raise _unavailable("too much waits for it")
             (self._large if large else self._small).append(call)
-            self._wake.notify()
+        self._wake.put(None)
         _elsewhere(loop, 1)
         result: _T = await call.answer
         return result
 
     def stop(self) -> None:
         """Do what waits, close the database, and end the thread."""
-        with self._wake:
+        with self._lock:
             self._stopped = True
-            self._wake.notify()
+        self._wake.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                while not (self._small or self._large or self._stopped):
-                    self._wake.wait()
-                if not (self._small or self._large):
-                    break
+            with self._lock:
                 calls = [self._small.popleft() for _ in range(min(_GROUP, len(self._small)))]
                 if self._large:
                     calls.append(self._large.popleft())
+                if not calls and self._stopped:
+                    break
+            if not calls:
+                self._wake.get()
+                continue
             if self._commit(calls) == _ONE_AT_FAULT and len(calls) > 1:
                 for call in calls:
                     self._commit([call])
