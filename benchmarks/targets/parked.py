@@ -6,7 +6,6 @@ into its store; a million take some ten minutes.
 
 import argparse
 import asyncio
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -95,14 +94,11 @@ def _held(bench: Bench, server: Gatestream, count: int) -> Instrument:
 
 def _forgotten(bench: Bench, section: Section, file: Path, left: int) -> None:
     """What others notice while all that are parked are forgotten, and before that how long some of these wait."""
-    copy = file.with_name("copy.db")
     server = _server(bench, file, left)
     names = [_name(k) for k in np.random.default_rng(1).choice(left, OPENED, replace=False)]
     opened = _opened(server, names, "resume")
     server.stop()
-    for each in file.parent.glob(f"{file.name}*"):
-        shutil.copy(each, copy.with_name(each.name.replace(file.name, copy.name)))
-    forgetting = _server(bench, copy, left, park_timeout=0.001)
+    forgetting = _server(bench, file, left, park_timeout=0.001)
     until = time.monotonic() + PRUNE_SECONDS
     resident = bench.load(forgetting, MODEL, keep=True)
     windows, created = [], []
