@@ -22,21 +22,19 @@ def waits(
     session_queue: SessionQueue,
     work: Chunk | Control,
     timeout: float,
+    deadline: float,
     clock: Callable[[], float],
 ) -> Iterator[float]:
-    """Ask for the work, and yield until when to wait for its `wake` at most, until it is done.
+    """Yield until when to wait, at most, for the `wake` of work that was asked for and is not done.
 
     Args:
-        multiplexer: to ask in.
+        multiplexer: that was asked.
         session_queue: whose work it is.
-        work: what is asked.
+        work: what was asked.
         timeout: seconds after which to give up.
+        deadline: when these are over.
         clock: seconds.
     """
-    deadline = clock() + timeout
-    multiplexer.add(session_queue, work)
-    if not work.done:
-        yield deadline
     while not work.done:
         left = deadline - clock()
         if work.refusal is not None:

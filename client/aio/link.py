@@ -105,16 +105,22 @@ class Link:
                 waiter.set_result(None)
 
         work.wake = wake
+        clock = self._loop.time
+        until = deadline = clock() + timeout
         try:
-            for until in waits(self._multiplexer, session_queue, work, timeout, self._loop.time):
-                if waiter.done():
-                    waiter = self._loop.create_future()
-                self._flush()
+            self._multiplexer.add(session_queue, work)
+            self._flush()
+            turns = None
+            while not work.done:
+                self._waiting[work] = until
+                if self._alarm is None or until < self._alarm.when():
+                    self._set_alarm(until)
+                await waiter
                 if not work.done:
-                    self._waiting[work] = until
-                    if self._alarm is None or until < self._alarm.when():
-                        self._set_alarm(until)
-                    await waiter
+                    turns = turns or waits(self._multiplexer, session_queue, work, timeout, deadline, clock)
+                    waiter = self._loop.create_future()
+                    until = next(turns, until)
+                    self._flush()
         except BaseException:
             # Cancelled: nobody waits for the answer any more.
             self._multiplexer.withdraw(session_queue, work, DeadlineExceededError("the caller waits no longer"))

@@ -41,7 +41,7 @@ class InFlight:
     def __init__(
         self,
         works: Sequence[Chunk | Control],
-        ends: list[int],
+        ends: Sequence[int],
         members: Ints,
         base: Ints,
         columns: Sequence[Array],

@@ -162,7 +162,7 @@ class SessionQueue:
             # One step alone, as most are.
             self.waiting.clear()
             chunk.first, chunk.sent = base, 1
-            return self._leave(InFlight([chunk], [1], members, base, chunk.columns), own=False)
+            return self._leave(InFlight((chunk,), (1,), members, base, chunk.columns), own=False)
         chunks: list[Chunk] = []
         ends: list[int] = []
         pieces: list[list[Array]] = []

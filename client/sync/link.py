@@ -95,12 +95,15 @@ class Link:
         """
         bell = Bell()
         work.wake = partial(self._bells.add, bell)
-        turns = partial(next, waits(self._multiplexer, session_queue, work, timeout, time.monotonic), None)
+        clock = time.monotonic
+        deadline = clock() + timeout
         try:
-            # What is done is seen under the lock, so that nothing rings the bell any more; but once is enough.
-            while (until := self._locked(turns)) is not None:
-                if self._bells.wait(bell, until - time.monotonic()) and work.done and not work.refusals:
-                    break
+            self._locked(partial(self._multiplexer.add, session_queue, work))
+            if not self._bells.wait(bell, timeout) or not work.done or work.refusals:
+                # That it is done is seen under the lock here, so that nothing rings the bell any more.
+                turns = partial(next, waits(self._multiplexer, session_queue, work, timeout, deadline, clock), None)
+                while (until := self._locked(turns)) is not None:
+                    self._bells.wait(bell, until - clock())
         except BaseException:
             # Ctrl-C: nobody waits for the answer any more.
             self._leave(session_queue, work)
@@ -171,16 +174,24 @@ class Link:
     def _leave(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         error = DeadlineExceededError("the caller waits no longer")
         self._locked(partial(self._multiplexer.withdraw, session_queue, work, error))
+        # Ctrl-C may have come before what others wait for too had left.
+        self._wire.flush()
 
     def _locked(self, act: Callable[[], R]) -> R:
         """Do something with the multiplexer, send what may leave then, and wake whoever has an answer."""
         with self._lock:
             result = act()
-            for message in self._multiplexer.take():
-                self._wire.send(message)
-            if self._multiplexer.over:
-                self._wire.finish()
+            wire = self._wire
+            messages = self._multiplexer.take()
+            for message in messages:
+                wire.send(message)
+            over = self._multiplexer.over
             retry_in = self._multiplexer.retry_in
+        # The lock is free again: others may ask meanwhile.
+        if messages:
+            wire.flush()
+        if over:
+            wire.finish()
         self._bells.ring()
         if retry_in is not None:
             timer = threading.Timer(retry_in, partial(self._locked, self._multiplexer.retry))

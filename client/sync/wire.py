@@ -28,7 +28,10 @@ class Wire(Protocol):
     """A stream that has begun."""
 
     def send(self, message: bytes) -> None:
-        """Send it behind what was sent before. By one thread at a time."""
+        """Send it behind what was sent before, at the latest when `flush` is called. By one thread at a time."""
+
+    def flush(self) -> None:
+        """Have what is to be sent leave. By any thread: it may take as long as a system call."""
 
     def finish(self) -> None:
         """End the client's half, behind what was sent."""
@@ -68,6 +71,9 @@ class Plain:
         self._call = stream(iter(self._outbox.get, None), metadata=metadata)
         self.send = self._outbox.put
 
+    def flush(self) -> None:
+        """See `Wire`."""
+
     def finish(self) -> None:
         """See `Wire`."""
         self._outbox.put(None)
@@ -98,27 +104,24 @@ class Direct:
         self._lock = threading.Lock()
         # Messages behind the one that is being sent: gRPC takes one at a time.
         self._outbox: deque[bytes] = deque()
+        self.send = self._outbox.append
         self._sending = False
         self._finishing = False
         self._over = threading.Event()
         self._failure: Exception | None = None
 
-    def send(self, message: bytes) -> None:
+    def flush(self) -> None:
         """See `Wire`."""
         with self._lock:
             if self._sending:
-                self._outbox.append(message)
-            else:
-                self._sending = self._operate(
-                    cygrpc.OperationType.send_message, cygrpc.SendMessageOperation(message, 0), self._sent
-                )
+                return
+            self._sending = True
+        self._send_next()
 
     def finish(self) -> None:
         """See `Wire`."""
-        with self._lock:
-            self._finishing = True
-            if not self._sending:
-                self._finished.put(None)
+        self._finishing = True
+        self.flush()
 
     def cancel(self) -> None:
         """See `Wire`."""
@@ -146,6 +149,20 @@ class Direct:
             state.due.remove(kind)
             return False
 
+    def _send_next(self) -> None:
+        """Start to send the next message, by whoever has set `_sending`; the lock is free meanwhile."""
+        with self._lock:
+            message = self._outbox.popleft() if self._outbox else None
+            if message is None:
+                self._sending = False
+                if self._finishing:
+                    self._finished.put(None)
+                return
+        operation = cygrpc.SendMessageOperation(message, 0)
+        if not self._operate(cygrpc.OperationType.send_message, operation, self._sent):
+            # Nobody sends on it any more.
+            self._finished.put(None)
+
     def _listen(self) -> None:
         operation = cygrpc.ReceiveMessageOperation(0)
         if not self._operate(cygrpc.OperationType.receive_message, operation, self._received):
@@ -170,12 +187,5 @@ class Direct:
 
     def _sent(self, event: Any) -> bool:
         done: bool = self._account(event)
-        with self._lock:
-            self._sending = bool(self._outbox) and self._operate(
-                cygrpc.OperationType.send_message,
-                cygrpc.SendMessageOperation(self._outbox.popleft(), 0),
-                self._sent,
-            )
-            if self._finishing and not self._sending:
-                self._finished.put(None)
+        self._send_next()
         return done

@@ -23,6 +23,11 @@ def wire(channel: grpc.Channel, request: pytest.FixtureRequest) -> Wire:
     return begin(channel, (), direct=request.param)
 
 
+def send(wire: Wire, message: bytes) -> None:
+    wire.send(message)
+    wire.flush()
+
+
 def opening(handle: int = 0) -> bytes:
     return pb.ClientMessage(open=pb.Open(handle=handle, model="accumulator")).SerializeToString()
 
@@ -60,9 +65,9 @@ class Heard:
 
 def test_what_is_sent_arrives_in_order_and_the_end_behind_it(wire: Wire) -> None:
     heard = Heard(wire)
-    wire.send(opening())
+    send(wire, opening())
     for first in range(500):
-        wire.send(stepping(first))
+        send(wire, stepping(first))
     wire.finish()
     heard.end()
     assert heard.error is None
@@ -80,10 +85,10 @@ def test_answers_are_sent_from_where_they_are_heard(wire: Wire) -> None:
         if first is None:
             wire.finish()
         else:
-            wire.send(stepping(first))
+            send(wire, stepping(first))
 
     heard = Heard(wire, go_on)
-    wire.send(opening())
+    send(wire, opening())
     heard.end()
     assert heard.error is None
     assert [message.WhichOneof("kind") for message in heard.messages] == ["opened"] + ["results"] * 100 + ["closed"]
@@ -92,14 +97,14 @@ def test_answers_are_sent_from_where_they_are_heard(wire: Wire) -> None:
 def test_a_stream_that_is_cancelled(wire: Wire) -> None:
     opened = threading.Event()
     heard = Heard(wire, lambda _: opened.set())
-    wire.send(opening())
+    send(wire, opening())
     assert opened.wait(PATIENCE)
     wire.cancel()
     heard.end()
     assert isinstance(heard.error, grpc.RpcError)
     assert heard.error.code() is grpc.StatusCode.CANCELLED
     # To nobody any more.
-    wire.send(stepping(0))
+    send(wire, stepping(0))
     wire.finish()
 
 
@@ -117,8 +122,8 @@ def test_what_the_receiver_raises(wire: Wire) -> None:
         raise LookupError("of the test's own")
 
     heard = Heard(wire, fail)
-    wire.send(opening(0))
-    wire.send(opening(1))
+    send(wire, opening(0))
+    send(wire, opening(1))
     heard.end()
     assert isinstance(heard.error, LookupError)
     assert len(heard.messages) == 1
@@ -130,11 +135,11 @@ def test_another_stream_on_the_channel_goes_on(channel: grpc.Channel, wire: Wire
     other = begin(channel, (), direct=True)
     others = Heard(other)
     heard = Heard(wire)
-    wire.send(opening())
+    send(wire, opening())
     wire.finish()
     heard.end()
-    other.send(opening())
-    other.send(stepping(0))
+    send(other, opening())
+    send(other, stepping(0))
     other.finish()
     others.end()
     assert others.error is None
