@@ -10,6 +10,7 @@ import structlog
 
 from gatestream.server.core.accounts import ITEM_BYTES, Account
 from gatestream.server.core.gate import Gate
+from gatestream.server.core.resuming import resume
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
@@ -58,6 +59,7 @@ class SendQueue:
         quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
         gate: what messages wait at; None: they do not.
+        prompt: who takes a message sends it and does nothing else: it may do so while `put` is called.
         on_fenced: hears of sessions that another server has by now, while messages wait.
     """
 
@@ -78,6 +80,7 @@ class SendQueue:
         self.quiet = True
         self.sending = 0
         self.gate: Gate | None = None
+        self.prompt = False
         self.on_fenced: Callable[[Key], None] | None = None
         # With the group of checkpoints that each waits for, its number, and what it tells of.
         self._waiting: deque[tuple[int, int, object, tuple[bytes | Pieces, int, int]]] = deque()
@@ -114,7 +117,8 @@ class SendQueue:
                 self._turn += 1
             self._taker = None
             if not taker.done():
-                taker.set_result((message, rows))
+                give = resume if self.prompt else asyncio.Future.set_result
+                give(taker, (message, rows))
             return
         size = len(message) + ITEM_BYTES
         account = self._account

@@ -127,6 +127,7 @@ class Streams:
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
         send_queue = conversation.send_queue
+        send_queue.prompt = True
         take = send_queue.take
         try:
             while (item := await take()) is not None:

@@ -6,7 +6,7 @@ import pytest
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.core.gate import Gate
-from gatestream.server.core.send_queue import SendQueue
+from gatestream.server.core.send_queue import Pieces, SendQueue
 
 
 def account(**limits: int) -> Account:
@@ -160,3 +160,23 @@ async def test_what_is_stored_waits_for_what_was_put_before_it_and_for_no_checkp
     gate.stored(group)
     assert [await send_queue.take(), await send_queue.take()] == [(b"answer", 0), (b"behind it", 0)]
     assert len(gate) == 0
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_who_only_sends_goes_on_while_the_message_is_put(prompt: bool) -> None:
+    queue = SendQueue(account())
+    queue.prompt = prompt
+    taken: list[tuple[bytes | Pieces, int] | None] = []
+
+    async def send() -> None:
+        for _ in range(2):
+            taken.append(await queue.take())  # noqa: PERF401  One by one, as they come.
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    queue.put(b"first", 1)
+    assert taken == [(b"first", 1)] * prompt
+    queue.put(b"second", 2)
+    assert taken == [(b"first", 1), (b"second", 2)] * prompt
+    await sending
+    assert taken == [(b"first", 1), (b"second", 2)]
