@@ -127,6 +127,8 @@ class CheckpointWriter:
                 if len(writes) == _WRITES:
                     await writes.popleft()
                 writes.append(asyncio.create_task(self._give(kept, copies)))
+                # The store has it before more is copied, and the loop is not held for both.
+                await asyncio.sleep(0)
                 if self._replacing:
                     break
             while writes:
