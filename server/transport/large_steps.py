@@ -19,6 +19,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Of a message that has its numbers in columns, as protobuf writes them, these are many.
 _MOST_FIELDS: Final = 256
 _LONGEST_VARINT: Final = 10
+# And a size.
+_LONGEST_TAG: Final = 5
+# The first number that no field may have.
+_NO_NUMBER: Final = 2**29
 
 
 def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, Ints, list[memoryview]]:
@@ -50,6 +54,9 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, Ints, l
         if kind == _BYTES and number == _INPUT:
             inputs.append(whole[start:at])
         elif kind in (_BYTES, _VARINT) and number in columns:
+            if start < at and message[at - 1] >= 0x80:
+                # A number ends in the column that it begins in.
+                raise malformed(pb.ClientMessage, message)
             columns[number].append(whole[start:at])
             sizes[number] += at - start
             # Then there are more of them, however they are written.
@@ -70,14 +77,15 @@ def large_steps(message: bytes, entries: int) -> tuple[Ints, Ints, Ints, Ints, l
 
 def _field(message: bytes, at: int) -> tuple[int, int, int, int]:
     """The field that begins at some place: its number, its kind, and where its contents begin and end."""
+    number = 0
     try:
-        tag, at = varint_at(message, at)
+        tag, at = varint_at(message, at, _LONGEST_TAG)
         number, kind = divmod(tag, 8)
         start = at
         if kind == _VARINT:
             _, at = varint_at(message, at)
         elif kind == _BYTES:
-            size, start = varint_at(message, at)
+            size, start = varint_at(message, at, _LONGEST_TAG)
             at = start + size
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
@@ -85,7 +93,7 @@ def _field(message: bytes, at: int) -> tuple[int, int, int, int]:
             at = len(message) + 1
     except (IndexError, ValueError):
         at = len(message) + 1
-    if at > len(message):
+    if at > len(message) or not 0 < number < _NO_NUMBER:
         raise malformed(pb.ClientMessage, message)
     return number, kind, start, at
 

@@ -34,20 +34,25 @@ def varint(number: int) -> bytes:
     return bytes(groups)
 
 
-def varint_at(data: bytes, at: int) -> tuple[int, int]:
+def varint_at(data: bytes, at: int, longest: int = 10) -> tuple[int, int]:
     """The number that begins at some place, and where it ends.
+
+    Args:
+        data: the message.
+        at: where it begins.
+        longest: bytes that it may have; tags and sizes may have 5.
 
     Raises:
         IndexError, ValueError: there is none.
     """
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * longest, 7):
         octet = data[at]
         at += 1
         value |= (octet & 0x7F) << shift
         if octet < 0x80:
             return value, at
-    raise ValueError("a number of over ten bytes")
+    raise ValueError(f"a number of over {longest} bytes")
 
 
 def field(message: bytes, at: int) -> tuple[int, int, int]:

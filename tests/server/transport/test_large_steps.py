@@ -86,7 +86,9 @@ def test_no_other_message_is_large(other: pb.ClientMessage) -> None:
         read(data)
 
 
-@pytest.mark.parametrize("steps", [b"\x22\x05a", b"\x0b\x0c", b"\x80" * 12, b"\x08" + b"\x80" * 12, b"\x22"])
+@pytest.mark.parametrize(
+    "steps", [b"\x0a\x01\x80\x0a\x01\x01", b"\x22\x05a", b"\x0b\x0c", b"\x80" * 12, b"\x08" + b"\x80" * 12, b"\x22"]
+)
 def test_what_is_no_message_is_told_from_what_may_not_be(steps: bytes) -> None:
     with pytest.raises(Malformed, match="what came is not a ClientMessage: its"):
         read(message(steps))
