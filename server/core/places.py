@@ -70,12 +70,13 @@ class Places:
         except Exhausted:
             # One that has as many as it may gives up its own.
             whose = tenant if table.at_share(tenant) else None
-            given_up = self._expiry.make_room(tenant)
             residence = self._residence
-            if not given_up and not (
-                residence is not None and residence.make_room(tenant=whose, leave=table.full(tenant))
-            ):
-                raise
+            if not self._expiry.make_room(tenant):
+                if residence is None:
+                    raise
+                if not residence.make_room(tenant=whose, leave=table.full(tenant)):
+                    residence.hurry()
+                    raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)
         self._registry.constants.keep(session, constants)

@@ -67,8 +67,6 @@ class Residence:
         """
         sessions = self._unneeded(count or max(1, min(_PIECE, self._table.slots // _RESERVE)), tenant, leave)
         if not len(sessions):
-            # Some can when they are stored.
-            self._checkpointer.hurry()
             return False
         table = self._table
         held = sessions[table.phase[sessions] == Phase.RESIDENT]
@@ -80,6 +78,10 @@ class Residence:
             self._forget(left, CloseReason.PARKED)
             self._checkpointer.release(keys, epochs)
         return True
+
+    def hurry(self) -> None:
+        """Have what is not stored be stored soon: then some can give up their slots."""
+        self._checkpointer.hurry()
 
     def reserve(self) -> None:
         """See to it that some slots are free, so that nobody waits for one."""
@@ -138,11 +140,11 @@ class Residence:
 
     def _give_slot(self, session: int) -> bool:
         table, tenant = self._table, self._table.tenant(session)
-        if table.share < table.slots and table.has_share_of_slots(tenant) and not self.make_room(1, tenant):
+        at_share = table.share < table.slots and table.has_share_of_slots(tenant)
+        if (at_share and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
+            self.hurry()
             return False
-        if not table.free_slots and not self.make_room():
-            return False
-        self._table.give_slot(session)
+        table.give_slot(session)
         return True
 
     def _settle(self, session: int, stored: Stored) -> None:
