@@ -140,16 +140,18 @@ async def test_one_that_is_not_stored_where_it_stands_keeps_its_slot(b: Bench) -
         b.open(Recorder(), 1, "five")
 
 
-async def test_slots_that_nobody_can_give_up_keep_no_round_going(b: Bench) -> None:
-    for name in "ab":
-        b.open(Recorder(), 7, name)
-    assert b.engine.sessions.free_slots == 0
-    assert b.checkpointer is not None
-    running = asyncio.create_task(b.checkpointer.run())
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert not running.done()
-    running.cancel()
+async def test_slots_that_nobody_can_give_up_keep_no_round_going(accumulator_path: Path, store: SlowStore) -> None:
+    async with bench(accumulator_path, sessions=64, store=store) as b:
+        for name in range(64):
+            b.open(Recorder(), 7, str(name))
+        assert b.engine.sessions.free_slots == 0
+        assert b.checkpointer is not None
+        b.checkpointer.hurry()
+        running = asyncio.create_task(b.checkpointer.run())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not running.done()
+        running.cancel()
 
 
 async def test_one_that_no_stream_holds_leaves_for_the_store(b: Bench) -> None:
