@@ -77,7 +77,7 @@ async def _serve(config: ServerConfig, worker: Worker | None, tuned: Tuned, cach
     tenants = Tenants(config.tokens)
     tls = Tls.of(config)
     models.divide(several=tenants.several)
-    streams = Streams(models, config.limits, tenants)
+    streams = Streams(models, config.limits, tenants, prompt="prompt-writer" in tuned.active)
     health = Health(item.full_name for item in (native_calls.DESCRIPTOR, model_calls.DESCRIPTOR, oip_calls.DESCRIPTOR))
     await health.say(serving=False)
     calls = Calls(tenants, config.unary_calls, config.tenant_unary_calls, config.limits.streams, models.stats)

@@ -15,7 +15,16 @@ LogFormat = Literal["auto", "json", "text"]
 Threads = int | Literal["auto"]
 Share = int | Literal["auto"]
 Durability = Literal["off", "behind", "before-answer"]
-Tuning = Literal["grpc-poller", "grpc-reader", "busy-poll", "switch-interval", "allocator", "protobuf-trim", "garbage"]
+Tuning = Literal[
+    "grpc-poller",
+    "grpc-reader",
+    "busy-poll",
+    "switch-interval",
+    "allocator",
+    "protobuf-trim",
+    "garbage",
+    "prompt-writer",
+]
 
 TUNINGS: Final[tuple[Tuning, ...]] = get_args(Tuning)
 """What can be done to the process and to gRPC for speed; gatestream.server.process.tuning does it."""

@@ -61,6 +61,10 @@ def _shorten_switch_interval() -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
+def _no_prompt_writer(_config: ServerConfig) -> str | None:
+    return None if hasattr(asyncio.Future, "_callbacks") else "this asyncio has no Future._callbacks"
+
+
 TUNINGS: Final = (
     # First, since the next one imports gRPC.
     Tuning(
@@ -103,6 +107,11 @@ TUNINGS: Final = (
         "garbage",
         "Python looks for unreachable objects when few calls are open, and not among what was loaded at the start",
         lambda _config: garbage.why_not(),
+    ),
+    Tuning(
+        "prompt-writer",
+        "a stream's message leaves in the turn of the loop in which it is made, and not in the next",
+        _no_prompt_writer,
     ),
 )
 """All of them, in the order in which they are done."""

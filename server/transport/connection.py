@@ -87,12 +87,14 @@ class Streams:
         models: what is served.
         limits: of the server.
         tenants: who may call.
+        prompt: messages leave in the turn of the loop in which they are made, and not in the next.
     """
 
-    def __init__(self, models: Catalog, limits: Limits, tenants: Tenants):
+    def __init__(self, models: Catalog, limits: Limits, tenants: Tenants, *, prompt: bool = False):
         self._models = models
         self._limits = limits
         self._tenants = tenants
+        self._prompt = prompt
         self._open: dict[Conversation, _Open] = {}
         tenants.changed.append(self._tokens_changed)
         self._none = asyncio.Event()
@@ -127,7 +129,7 @@ class Streams:
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
         send_queue = conversation.send_queue
-        send_queue.prompt = True
+        send_queue.prompt = self._prompt
         take = send_queue.take
         try:
             while (item := await take()) is not None:

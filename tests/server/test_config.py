@@ -77,7 +77,8 @@ def test_the_tunings_that_a_text_chooses(text: str, chosen: dict[str, bool]) -> 
 def test_a_text_that_chooses_no_tunings_is_told_which_there_are(text: str) -> None:
     says = (
         f"tuning is {text!r}; expected all, none, or some of grpc-poller, grpc-reader, busy-poll, switch-interval, "
-        "allocator, protobuf-trim, garbage, separated by commas, each with a dash before it for all but those"
+        "allocator, protobuf-trim, garbage, prompt-writer, separated by commas, each with a dash before it for all but "
+        "those"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(says)}$"):
         ServerConfig(artifacts=ARTIFACTS, tuning=text)

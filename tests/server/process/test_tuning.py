@@ -103,6 +103,8 @@ if protobuf_trim.why_not() == "this protobuf does not call malloc_trim":
     done.append("protobuf-trim")
 if sys.getswitchinterval() < 1e-3:
     done.append("switch-interval")
+if "prompt-writer" in tuned.active:
+    done.append("prompt-writer")  # by the streams of the server
 print(json.dumps([sorted(done), sorted(tuned.active)]))
 """
 
@@ -204,7 +206,7 @@ def test_another_grpc_than_was_tried_is_left_alone_unless_that_is_asked_for(
     monkeypatch.setenv("GRPC_EXPERIMENTS", "-event_engine_listener")
     monkeypatch.setattr(metadata, "version", lambda _name: version)
     why = f"it was tried with grpcio 1.85, and this is {version}; --tuning can ask for it by name"
-    found = tuned("-switch-interval,-allocator,-protobuf-trim,-garbage")
+    found = tuned("-switch-interval,-allocator,-protobuf-trim,-garbage,-prompt-writer")
     assert found.active == ("busy-poll",)
     assert {name: found.inactive[name] for name in ("grpc-poller", "grpc-reader")} == {
         "grpc-poller": why,
@@ -220,6 +222,7 @@ def test_every_patch_of_the_grpc_that_was_tried_will_do(monkeypatch: pytest.Monk
         "grpc-reader",
         "busy-poll",
         "garbage",
+        "prompt-writer",
     )
 
 
