@@ -25,6 +25,9 @@ _PART: Final = 0.05
 _LONGEST_SECONDS: Final = 2.0
 _BEAT_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 5.0
+# Turns of the loop in which nothing has come to wait, after which nothing is under way.
+_TURNS: Final = 6
+_COMPANY_SECONDS: Final = 0.005
 # Sessions that have ended here and are to end in the store, when it answers again: some 20 MiB.
 _MOST_CLOSING: Final = 2**16
 _PRUNE_SECONDS: Final = 30.0
@@ -37,16 +40,33 @@ class _WakingGate(Gate):
 
     Args:
         due: is told.
+
+    Attributes:
+        came: how often something came to wait.
     """
 
     def __init__(self, due: Callable[[], None]):
         super().__init__()
         self._due = due
+        self.came = 0
 
     def hold(self, queue: Held) -> None:
         """As `Gate`."""
         super().hold(queue)
+        self.came += 1
         self._due()
+
+    async def company(self, seconds: float) -> None:
+        """Wait until what is under way has come to wait too, for so long at most.
+
+        What the loop works on while a group is written is in that writing's way, and needs a group of its own.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        turns, came = 0, self.came
+        while turns < _TURNS and loop.time() < end:
+            await asyncio.sleep(0)
+            turns, came = (turns + 1, came) if self.came == came else (0, self.came)
 
 
 class Checkpointer:
@@ -141,13 +161,15 @@ class Checkpointer:
 
     async def run(self) -> None:
         """Write checkpoints, until cancelled."""
-        interval, pause = _INTERVAL_SECONDS, 0.0
+        interval, pause, took = _INTERVAL_SECONDS, 0.0, 0.0
         loop = asyncio.get_running_loop()
         while True:
             if pause:
                 await asyncio.sleep(pause)
             elif not self._awake:
                 await self._until_due(interval)
+            if self.gate is not None:
+                await self.gate.company(min(took, _COMPANY_SECONDS))
             self._awake = False
             began = loop.time()
             try:
@@ -161,7 +183,8 @@ class Checkpointer:
                 if pause:
                     _log.info("checkpoints are written again")
                 pause = 0.0
-            interval = min(max(_INTERVAL_SECONDS, (loop.time() - began) / _PART), _LONGEST_SECONDS)
+            took = loop.time() - began
+            interval = min(max(_INTERVAL_SECONDS, took / _PART), _LONGEST_SECONDS)
 
     async def _until_due(self, seconds: float) -> None:
         # Without `wait_for`: it takes a task and some turns of the loop, and Python 3.11's forgets that it was

@@ -10,7 +10,9 @@ from structlog.testing import capture_logs
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
+from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import StoreUnavailable
@@ -28,6 +30,32 @@ async def test_it_ends_when_it_is_cancelled_whatever_comes_in_the_same_turn(turn
     for _ in range(20):
         await asyncio.sleep(0)
     assert running.cancelled()
+
+
+async def test_answers_that_come_one_turn_after_another_are_one_group() -> None:
+    checkpointer = Checkpointer(MemoryStore(), Limits(), before_answer=True)
+    gate = checkpointer.gate
+    assert gate is not None
+    queue = SendQueue(Accounts(Limits()).of(""))
+    for turns, comes in ((20, range(9)), (20, ())):
+        company = asyncio.create_task(gate.company(60))
+        for turn in range(turns):
+            await asyncio.sleep(0)
+            assert company.done() <= (turn > len(comes) + 3)
+            if turn in comes:
+                gate.hold(queue)
+        assert company.done()
+
+
+async def test_a_group_does_not_wait_for_an_end_of_answers() -> None:
+    checkpointer = Checkpointer(MemoryStore(), Limits(), before_answer=True)
+    gate = checkpointer.gate
+    assert gate is not None
+    queue = SendQueue(Accounts(Limits()).of(""))
+    company = asyncio.create_task(gate.company(0.01))
+    while not company.done():
+        gate.hold(queue)
+        await asyncio.sleep(0)
 
 
 class Away(MemoryStore):
