@@ -4,7 +4,9 @@ import asyncio
 import json
 import random
 import signal
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from gatestream.server.durability.checkpoints import SILENCE_SECONDS
@@ -31,7 +33,8 @@ def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, 
         GatestreamError: a call of a walk failed.
     """
     rng = random.Random(seed)
-    settings = {"deterministic": True, "store": f"sqlite:{folder}/owners.db"}
+    path = folder / "owners.db"
+    settings = {"deterministic": True, "store": f"sqlite:{path}"}
     servers = [start(*artifacts, **settings) for _ in range(2)]
 
     async def go() -> Crowd:
@@ -40,12 +43,14 @@ def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, 
             for _ in range(rounds):
                 await asyncio.sleep(rng.random())
                 older, current = servers[current], 1 - current
-                made.fault("owners stopped")
                 older.popen.send_signal(signal.SIGSTOP)
                 middle.cut()
+                # One that has been stopped within a transaction keeps the file from everybody until it goes on.
+                free = await asyncio.to_thread(_is_free, path)
+                made.fault("owners stopped" if free else "owners stopped within a write")
                 await asyncio.sleep(rng.random() * SILENCE_SECONDS)
                 # Now and then it is heard of before anybody has what it had.
-                if rng.random() < 0.8:
+                if free and rng.random() < 0.8:
                     await made.answered()
                 older.popen.send_signal(signal.SIGCONT)
                 await made.answered()
@@ -59,6 +64,17 @@ def stop_owners(artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, 
         for server in servers:
             server.popen.send_signal(signal.SIGCONT)
             server.close()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether somebody who wants to write to a SQLite file can."""
+    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+        try:
+            connection.execute("begin immediate")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("rollback")
+        return True
 
 
 def _refused(log: Path) -> int:
