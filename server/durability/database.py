@@ -143,7 +143,7 @@ class Database:
             raise Unusable(f"its folder takes no write-ahead log (journal mode {mode}): is it on a network?")
         connection.execute(f"pragma synchronous = {self._synchronous}")
         connection.execute("pragma temp_store = memory")
-        connection.execute("pragma wal_autocheckpoint = 4000")
+        connection.execute("pragma wal_autocheckpoint = 8000")
         connection.execute(f"pragma journal_size_limit = {_WAL_BYTES}")
         connection.execute("begin immediate")
         try:
