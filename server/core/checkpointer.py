@@ -49,6 +49,8 @@ class _WakingGate(Gate):
         super().__init__()
         self._due = due
         self.came = 0
+        self._came_before = 0
+        self._alone = True
 
     def hold(self, queue: Held) -> None:
         """As `Gate`."""
@@ -56,11 +58,22 @@ class _WakingGate(Gate):
         self.came += 1
         self._due()
 
+    def begin(self) -> int:
+        """As `Gate`."""
+        self._alone = self._one_came()
+        self._came_before = self.came
+        return super().begin()
+
+    def _one_came(self) -> bool:
+        return self.came <= self._came_before + 1
+
     async def company(self, seconds: float) -> None:
-        """Wait until what is under way has come to wait too, for so long at most.
+        """Wait until what is under way has come to wait too, for so long at most; not where each comes alone.
 
         What the loop works on while a group is written is in that writing's way, and needs a group of its own.
         """
+        if self._alone and self._one_came():
+            return
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         turns, came = 0, self.came

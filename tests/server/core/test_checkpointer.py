@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,27 +33,43 @@ async def test_it_ends_when_it_is_cancelled_whatever_comes_in_the_same_turn(turn
     assert running.cancelled()
 
 
-async def test_answers_that_come_one_turn_after_another_are_one_group() -> None:
-    checkpointer = Checkpointer(MemoryStore(), Limits(), before_answer=True)
-    gate = checkpointer.gate
-    assert gate is not None
-    queue = SendQueue(Accounts(Limits()).of(""))
-    for turns, comes in ((20, range(9)), (20, ())):
+@pytest.fixture
+def gate() -> Any:
+    return Checkpointer(MemoryStore(), Limits(), before_answer=True).gate
+
+
+@pytest.fixture
+def queue() -> SendQueue:
+    return SendQueue(Accounts(Limits()).of(""))
+
+
+async def test_answers_that_come_one_turn_after_another_are_one_group(gate: Any, queue: SendQueue) -> None:
+    gate.hold(queue)
+    gate.hold(queue)
+    for comes in (range(9), range(0)):
         company = asyncio.create_task(gate.company(60))
-        for turn in range(turns):
+        for turn in range(20):
             await asyncio.sleep(0)
             assert company.done() <= (turn > len(comes) + 3)
             if turn in comes:
                 gate.hold(queue)
         assert company.done()
+        gate.begin()
 
 
-async def test_a_group_does_not_wait_for_an_end_of_answers() -> None:
-    checkpointer = Checkpointer(MemoryStore(), Limits(), before_answer=True)
-    gate = checkpointer.gate
-    assert gate is not None
-    queue = SendQueue(Accounts(Limits()).of(""))
+async def test_an_answer_alone_waits_for_none_where_none_came_before(gate: Any, queue: SendQueue) -> None:
+    for _ in range(3):
+        gate.hold(queue)
+        company = gate.company(60)
+        with pytest.raises(StopIteration):
+            company.send(None)
+        gate.begin()
+
+
+async def test_a_group_does_not_wait_for_an_end_of_answers(gate: Any, queue: SendQueue) -> None:
     company = asyncio.create_task(gate.company(0.01))
+    gate.hold(queue)
+    gate.hold(queue)
     while not company.done():
         gate.hold(queue)
         await asyncio.sleep(0)
