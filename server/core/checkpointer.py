@@ -13,7 +13,7 @@ import structlog
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.checkpoint_writer import CheckpointWriter, Kept
-from gatestream.server.core.gate import Gate, Held
+from gatestream.server.core.gate import WakingGate
 from gatestream.server.core.store_room import StoreRoom
 from gatestream.server.durability.checkpoints import Checkpoint, Key, Store
 from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
@@ -25,61 +25,12 @@ _PART: Final = 0.05
 _LONGEST_SECONDS: Final = 2.0
 _BEAT_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 5.0
-# Turns of the loop in which nothing has come to wait, after which nothing is under way.
-_TURNS: Final = 6
 _COMPANY_SECONDS: Final = 0.005
 # Sessions that have ended here and are to end in the store, when it answers again: some 20 MiB.
 _MOST_CLOSING: Final = 2**16
 _PRUNE_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
-
-
-class _WakingGate(Gate):
-    """A gate that says when something waits at it.
-
-    Args:
-        due: is told.
-
-    Attributes:
-        came: how often something came to wait.
-    """
-
-    def __init__(self, due: Callable[[], None]):
-        super().__init__()
-        self._due = due
-        self.came = 0
-        self._came_before = 0
-        self._alone = True
-
-    def hold(self, queue: Held) -> None:
-        """As `Gate`."""
-        super().hold(queue)
-        self.came += 1
-        self._due()
-
-    def begin(self) -> int:
-        """As `Gate`."""
-        self._alone = self._one_came()
-        self._came_before = self.came
-        return super().begin()
-
-    def _one_came(self) -> bool:
-        return self.came <= self._came_before + 1
-
-    async def company(self, seconds: float) -> None:
-        """Wait until what is under way has come to wait too, for so long at most; not where each comes alone.
-
-        What the loop works on while a group is written is in that writing's way, and needs a group of its own.
-        """
-        if self._alone and self._one_came():
-            return
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        turns, came = 0, self.came
-        while turns < _TURNS and loop.time() < end:
-            await asyncio.sleep(0)
-            turns, came = (turns + 1, came) if self.came == came else (0, self.came)
 
 
 class Checkpointer:
@@ -100,7 +51,7 @@ class Checkpointer:
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
         self.store = store
-        self.gate = _WakingGate(self.hurry) if before_answer else None
+        self.gate = WakingGate(self.hurry) if before_answer else None
         self.owner = secrets.token_hex(16)
         self.stats = CheckpointStats()
         self._writer = CheckpointWriter(store, self.owner, self.stats)

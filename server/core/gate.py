@@ -1,8 +1,13 @@
 """Answers that wait until what they tell is stored."""
 
-from typing import Protocol
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from gatestream.server.durability.checkpoints import Key
+
+# Turns of the loop in which nothing has come to wait, after which nothing is under way.
+_TURNS: Final = 6
 
 
 class Held(Protocol):
@@ -48,3 +53,50 @@ class Gate:
         """Another server has a session: what was computed of it here since its last checkpoint is not so."""
         for queue in self._held:
             queue.fenced(key)
+
+
+class WakingGate(Gate):
+    """A gate that says when something waits at it.
+
+    Args:
+        due: is told.
+
+    Attributes:
+        came: how often something came to wait.
+    """
+
+    def __init__(self, due: Callable[[], None]):
+        super().__init__()
+        self._due = due
+        self.came = 0
+        self._came_before = 0
+        self._alone = True
+
+    def hold(self, queue: Held) -> None:
+        """As `Gate`."""
+        super().hold(queue)
+        self.came += 1
+        self._due()
+
+    def begin(self) -> int:
+        """As `Gate`."""
+        self._alone = self._one_came()
+        self._came_before = self.came
+        return super().begin()
+
+    def _one_came(self) -> bool:
+        return self.came <= self._came_before + 1
+
+    async def company(self, seconds: float) -> None:
+        """Wait until what is under way has come to wait too, for so long at most; not where each comes alone.
+
+        What the loop works on while a group is written is in that writing's way, and needs a group of its own.
+        """
+        if self._alone and self._one_came():
+            return
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        turns, came = 0, self.came
+        while turns < _TURNS and loop.time() < end:
+            await asyncio.sleep(0)
+            turns, came = (turns + 1, came) if self.came == came else (0, self.came)

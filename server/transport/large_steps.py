@@ -19,7 +19,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Of a message that has its numbers in columns, as protobuf writes them, these are many.
 _MOST_FIELDS: Final = 256
 _LONGEST_VARINT: Final = 10
-# And a size.
+# A size has no more bytes either.
 _LONGEST_TAG: Final = 5
 # The first number that no field may have.
 _NO_NUMBER: Final = 2**29
