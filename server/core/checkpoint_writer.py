@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence, Set
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,9 @@ from gatestream.server.arrays import Ints
 from gatestream.server.durability.checkpoints import Checkpoint, Key, Store, Writes, Written
 from gatestream.server.telemetry import CheckpointStats
 
-# States that are copied while the loop waits, and that the store is given at once: what has become of these is noted
-# while the loop waits, too.
-_PIECE_BYTES: Final = 2**20
-_PIECE_ROWS: Final = 500
-_WRITE_BYTES: Final = 4 * 2**20
-_WRITE_ROWS: Final = 1000
+# Of states that are copied while the loop waits, for half a millisecond, and that the store is given at once.
+_BYTES: Final = 2**20
+_ROWS: Final = 1000
 # Writes that the store has at a time: behind the one that it makes another waits, so that it is never without.
 _WRITES: Final = 2
 
@@ -115,11 +112,11 @@ class CheckpointWriter:
 
     async def _write(self, kept: Kept, sessions: Ints) -> Ints:
         """Write sessions, and copy the next meanwhile; those that are left, where others wait to write."""
-        most = max(1, min(_WRITE_ROWS, _WRITE_BYTES // kept.state_bytes))
+        most = max(1, min(_ROWS, _BYTES // kept.state_bytes))
         writes: deque[asyncio.Task[None]] = deque()
         try:
             while len(sessions):
-                copies = await self._copies(kept, sessions[:most])
+                copies = await self._copied(kept, sessions[:most])
                 sessions = sessions[most:]
                 if not len(sessions) and not writes:
                     await self._give(kept, copies)
@@ -140,14 +137,6 @@ class CheckpointWriter:
         finally:
             await asyncio.gather(*writes, return_exceptions=True)
         return sessions
-
-    async def _copies(self, kept: Kept, sessions: Ints) -> Rows:
-        most = max(1, min(_PIECE_ROWS, _PIECE_BYTES // kept.state_bytes))
-        pieces = [await self._copied(kept, sessions[:most])]
-        for begin in range(most, len(sessions), most):
-            await asyncio.sleep(0)
-            pieces.append(await self._copied(kept, sessions[begin : begin + most]))
-        return Rows(*(_joined(column) for column in zip(*pieces, strict=True)))
 
     async def _give(self, kept: Kept, copies: Rows) -> None:
         _, _, keys, epochs, sequences, positions, acknowledged, states = copies
@@ -173,9 +162,3 @@ class CheckpointWriter:
 
         kept.between_runs(copy)
         return await done
-
-
-def _joined(parts: Any) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [each for part in parts for each in part]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.kept import key_of
+from gatestream.server.core.kept import keys_of
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
@@ -74,6 +74,8 @@ class HeldSessions:
         self._table.acknowledged[sessions] = np.minimum(sequences, self._table.sequences(sessions))
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
         self._table.written[sessions] = -1
+        if self._checkpointer is not None:
+            self._checkpointer.tell_next()
 
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
         """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
@@ -189,6 +191,6 @@ class HeldSessions:
         """Forget sessions that no stream holds and of which the store has all."""
         checkpointer = self._checkpointer
         assert checkpointer is not None, "the store knows them"
-        keys, epochs = [key_of(self._engine, session) for session in sessions.tolist()], self._table.epoch[sessions]
+        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
         self._registry.end(sessions, CloseReason.PARKED)
         checkpointer.release(keys, epochs)

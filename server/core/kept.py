@@ -5,10 +5,12 @@ sessions go on.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Set
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from gatestream.protos.layout import ModelLayout
@@ -41,6 +43,12 @@ def key_of(engine: Engine, session: int) -> Key:
     return Key(engine.sessions.tenant(session), engine.layout.name, engine.sessions.session_id(session))
 
 
+def keys_of(engine: Engine, sessions: Ints) -> list[Key]:
+    """The same of many; the loop waits while their states are copied, and for this."""
+    tenants, ids = engine.sessions.names(sessions)
+    return list(map(Key, tenants, itertools.repeat(engine.layout.name), ids))
+
+
 class KeptSessions:
     """The kept sessions of one version of a model.
 
@@ -64,6 +72,9 @@ class KeptSessions:
         self._checkpointer = checkpointer
         self._forget = forget
         self.state_bytes = max(1, engine.layout.state_bytes)
+        # By slot, what the session in it was called that was last copied, and its birth.
+        self._called: npt.NDArray[np.object_] = np.full(self._table.slots, None, object)
+        self._called_births = np.full(self._table.slots, -1, np.int64)
         # Sessions that another owner asks for, by birth.
         self._wanted: dict[int, int] = {}
         # Sessions whose owners have yet to hear what is durable.
@@ -115,13 +126,23 @@ class KeptSessions:
         return Rows(
             sessions,
             table.birth[sessions],
-            [self.key(session) for session in sessions.tolist()],
+            self._keys(sessions),
             table.epoch[sessions],
             sequences,
             table.position[sessions],
             np.minimum(table.acknowledged[sessions], sequences),
             self._engine.rows.packed(table.slot[sessions]),
         )
+
+    def _keys(self, sessions: Ints) -> list[Key]:
+        """What sessions are called that have a slot."""
+        slots, births = self._table.slot[sessions], self._table.birth[sessions]
+        if (others := self._called_births[slots] != births).any():
+            self._called_births[slots[others]] = births[others]
+            for slot, key in zip(slots[others].tolist(), keys_of(self._engine, sessions[others]), strict=True):
+                self._called[slot] = key
+        keys: list[Key] = self._called[slots].tolist()
+        return keys
 
     def between_runs(self, do: Callable[[], None]) -> None:
         """Do something as soon as no run is under way."""
@@ -205,7 +226,7 @@ class KeptSessions:
         good = table.kept[there] & (table.claiming[there] == 0) & (table.phase[there] != Phase.CLOSING)
         sessions = self._engine.idle(there[good])
         sessions = sessions[table.sequences(sessions) == table.written[sessions]]
-        keys, epochs = [self.key(session) for session in sessions.tolist()], table.epoch[sessions]
+        keys, epochs = keys_of(self._engine, sessions), table.epoch[sessions]
         # Of one that has no slot the store has all.
         if keys:
             for birth in table.birth[sessions].tolist():

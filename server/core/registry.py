@@ -14,7 +14,7 @@ from gatestream.server.core.constants import Constants
 from gatestream.server.core.controls import Fail, Then
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.gate import Gate
-from gatestream.server.core.kept import key_of
+from gatestream.server.core.kept import key_of, keys_of
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.leases import Alone, Leases
@@ -96,8 +96,8 @@ class Registry:
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
         if reason is CloseReason.FENCED and self.gate is not None:
-            for session in sessions.tolist():
-                self.gate.fenced(key_of(self.engine, session))
+            for key in keys_of(self.engine, sessions):
+                self.gate.fenced(key)
         self.engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
         # What is still queued is answered first, then the owner hears that the session is closed.
         self.remove(sessions, stays=reason in _STAYS)
@@ -109,8 +109,7 @@ class Registry:
         known = sessions[self.table.kept[sessions]]
         if len(known) and not stays:
             assert self.checkpointer is not None, "the store knows some"
-            keys = [key_of(self.engine, session) for session in known.tolist()]
-            self.checkpointer.close(keys, self.table.epoch[known])
+            self.checkpointer.close(keys_of(self.engine, known), self.table.epoch[known])
         self.engine.remove(sessions)
         self.constants.forget(sessions)
         self.release(sessions)

@@ -14,7 +14,7 @@ from gatestream.server.core.admission import Caller
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.kept import KeptSessions, keys_of
 from gatestream.server.core.reply_sink import CloseReason, tell
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Checkpoint, Stored
@@ -74,7 +74,7 @@ class Residence:
             table.park(session)
             tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
         if len(left := sessions[table.phase[sessions] == Phase.DETACHED]):
-            keys, epochs = [self._kept.key(session) for session in left.tolist()], table.epoch[left]
+            keys, epochs = keys_of(self._engine, left), table.epoch[left]
             self._forget(left, CloseReason.PARKED)
             self._checkpointer.release(keys, epochs)
         return True

@@ -425,6 +425,12 @@ class SessionTable:
         key: bytes = self._id[session]
         return key.decode()
 
+    def names(self, sessions: Ints) -> tuple[list[str], list[str]]:
+        """Whose sessions are, and what the clients call them, each [sessions]."""
+        numbers = self._tenant[sessions].tolist()
+        name_of = {number: self._tenants[number].name for number in set(numbers)}
+        return [name_of[number] for number in numbers], [key.decode() for key in self._id[sessions].tolist()]
+
     def with_slot(self) -> Ints:
         """The sessions that have a slot; looked for by slot, however many there are without one."""
         sessions: Ints = self._in_slot[self._in_slot != _NOBODY]

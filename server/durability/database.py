@@ -12,14 +12,25 @@ Synchronous = Literal["NORMAL", "FULL"]
 
 # "gstr": no other program's file is taken for ours.
 _APPLICATION: Final = 0x67737472
-_VERSION: Final = 1
+_VERSION: Final = 2
 # Seconds to wait for another process' transaction.
 _PATIENCE: Final = 5.0
 _WAL_BYTES: Final = 64 * 2**20
 
-# A session's checkpoints have the ids 2 * id and 2 * id + 1; `zero` and `one` say at which sequence they are, null that
-# there is none. The state that a write leaves in its place is so never copied. A closed session has neither.
-_SCHEMA: Final = """
+SLOTS: Final = ("checkpoints_zero", "checkpoints_one")
+"""Tables of checkpoints. A session's have its id; `zero` and `one` of `sessions` say at which sequence they are, null
+that there is none, as there is none of a closed session. The state that a write leaves in its place is so never copied,
+and the pages of sessions that are written together hold nothing else."""
+
+_CHECKPOINTS: Final = """
+create table {}(
+  id integer primary key, sequence integer not null, position integer not null, checksum integer not null,
+  state blob not null
+);
+"""
+_SCHEMA: Final = (
+    "".join(map(_CHECKPOINTS.format, SLOTS))
+    + """
 create table owners(id integer primary key autoincrement, name text not null unique, beat real not null);
 create table meanings(
   id integer primary key, fingerprint text not null, states text not null, version text not null,
@@ -35,10 +46,6 @@ create index owned on sessions(owner) where owner != 0;
 create index wanted on sessions(owner) where wanted = 1;
 create index parked on sessions(written) where owner = 0 and live = 1;
 create index closed on sessions(written) where live = 0;
-create table checkpoints(
-  id integer primary key, sequence integer not null, position integer not null, checksum integer not null,
-  state blob not null
-);
 create table tenants(tenant text primary key, sessions integer not null, bytes integer not null) without rowid;
 create trigger came after insert on sessions when new.live begin
   insert into tenants values (new.tenant, 1, new.bytes)
@@ -54,6 +61,7 @@ create trigger went after delete on sessions when old.live begin
   delete from tenants where tenant = old.tenant and sessions = 0;
 end;
 """
+)
 # What a transaction is about, read once from JSON; `target` is the slot that a checkpoint gets.
 _ASKED: Final = """
 create temp table asked(

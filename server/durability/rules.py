@@ -113,10 +113,13 @@ def written(stored: tuple[Checkpoint, ...], new: Checkpoint, acknowledged: int) 
         new: takes the place of a stored one of its sequence.
         acknowledged: sequence of the first answer that the client lacks.
     """
+    known = [item for item in stored if item.sequence != new.sequence]
+    known.append(new)
+    known.sort()
     acknowledged = min(acknowledged, new.sequence)
-    known = sorted([*(item for item in stored if item.sequence != new.sequence), new])
-    anchor = max((item for item in known if item.sequence <= acknowledged), default=known[0])
-    return (anchor, known[-1]) if anchor != known[-1] else (anchor,)
+    covered = [item for item in known if item.sequence <= acknowledged]
+    anchor, tip = covered[-1] if covered else known[0], known[-1]
+    return (anchor, tip) if anchor is not tip else (tip,)
 
 
 def put(key: Key, record: Record | None, stored: Stored, now: float) -> Record:

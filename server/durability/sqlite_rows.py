@@ -9,6 +9,7 @@ import numpy as np
 
 from gatestream.server.durability import rules
 from gatestream.server.durability.checkpoints import CLOSED_SECONDS, Checkpoint, Key, Meaning, Stored, Writes
+from gatestream.server.durability.database import SLOTS
 from gatestream.server.durability.rules import Record
 from gatestream.server.durability.sealing import seal, seals
 from gatestream.server.durability.transactions import Use, boot_time
@@ -25,7 +26,7 @@ select s.id, s.epoch, coalesce(o.name, ''), s.wanted, s.written, s.zero, s.one, 
   m.version, z.sequence, z.position, cast(z.state as blob), z.checksum, y.sequence, y.position,
   cast(y.state as blob), y.checksum
 from sessions s left join owners o on o.id = s.owner left join meanings m on m.id = s.meaning
-  left join checkpoints z on z.id = 2 * s.id left join checkpoints y on y.id = 2 * s.id + 1
+  left join checkpoints_zero z on z.id = s.id left join checkpoints_one y on y.id = s.id
 where s.tenant = ? and s.model = ? and s.name = ?
 """
 _FREE: Final = "owner = 0, wanted = 0"
@@ -60,10 +61,13 @@ update sessions set written = ?1,
   one = case when a.target = 1 then a.sequence when not a.only_one then one end
 from asked a where sessions.id = a.id
 """
-_STATES: Final = """
-insert or replace into checkpoints
-select 2 * id + target, sequence, position, checksum, substr(?1, 1 + k * ?2, ?2) from asked where target is not null
+_STATES: Final = tuple(
+    f"""
+insert or replace into {slot}
+select id, sequence, position, checksum, substr(?1, 1 + k * ?2, ?2) from asked where target = {target}
 """
+    for target, slot in enumerate(SLOTS)
+)
 _WRITTEN: Final = """
 select json_group_array(json_array(a.k, min(coalesce(s.zero, s.one), coalesce(s.one, s.zero)), s.wanted))
 from asked a join sessions s on s.id = a.id
@@ -72,9 +76,7 @@ _END: Final = """
 update sessions set live = 0, bytes = 0, owner = 0, wanted = 0, zero = null, one = null, written = ?
 where id in (select id from asked)
 """
-_FORGET_STATES: Final = """
-delete from checkpoints where id in (select 2 * id from asked union all select 2 * id + 1 from asked)
-"""
+_FORGET_STATES: Final = tuple(f"delete from {slot} where id in (select id from asked)" for slot in SLOTS)
 
 
 class Row(NamedTuple):
@@ -145,8 +147,8 @@ def keep(use: Use, key: Key, row: Row | None, after: Record) -> None:
         use.connection.execute(query, (*values, session))
     for place, item in zip(places, fresh, strict=True):
         use.connection.execute(
-            "insert or replace into checkpoints values (?, ?, ?, ?, ?)",
-            (2 * session + place, item.sequence, item.position, seal(key, item), item.state),
+            f"insert or replace into {SLOTS[place]} values (?, ?, ?, ?, ?)",
+            (session, item.sequence, item.position, seal(key, item), item.state),
         )
 
 
@@ -192,10 +194,16 @@ def write(use: Use, writes: Writes, piece: slice) -> list[list[int]]:
     states = np.ascontiguousarray(writes.states[piece])
     use.connection.execute(_AIM)
     use.connection.execute(_MOVE, (time.time(),))
-    use.connection.execute(_STATES, (states.data, states.shape[1]))
+    for states_of_slot in _STATES:
+        use.connection.execute(states_of_slot, (states.data, states.shape[1]))
     [found] = use.connection.execute(_WRITTEN).fetchone()
     rows: list[list[int]] = json.loads(found)
     return rows
+
+
+def _forget_states(use: Use) -> None:
+    for states_of_slot in _FORGET_STATES:
+        use.connection.execute(states_of_slot)
 
 
 def release(use: Use, asked: Sequence[Sequence[object]], owner: str) -> None:
@@ -208,7 +216,7 @@ def end(use: Use, asked: Sequence[Sequence[object]]) -> list[int]:
     """Close sessions, each by tenant, model, name and epoch or None; the indices of those that were there."""
     _ask(use, asked)
     [found] = use.connection.execute("select json_group_array(k) from asked").fetchone()
-    use.connection.execute(_FORGET_STATES)
+    _forget_states(use)
     use.connection.execute(_END, (time.time(),))
     indices: list[int] = json.loads(found)
     return indices
@@ -291,6 +299,6 @@ def _prune(use: Use, which: str, before: float) -> int:
     use.connection.execute("delete from asked")
     query = f"insert into asked(id) select id from sessions where {which} and written < ? limit ?"
     found = use.connection.execute(query, (before, _PRUNED)).rowcount
-    use.connection.execute(_FORGET_STATES)
+    _forget_states(use)
     use.connection.execute("delete from sessions where id in (select id from asked)")
     return found

@@ -13,6 +13,7 @@ import pytest
 from gatestream.client import connect
 from gatestream.client.errors import CheckpointUnfitError, StoreUnavailableError
 from gatestream.client.sync import Client, Session
+from gatestream.server.durability.database import SLOTS
 from tests.support.artifacts import accumulator
 from tests.support.process import ServerProcess, serving, start
 
@@ -147,8 +148,9 @@ def test_a_bit_of_one_session(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     five_steps(model, f"sqlite:{path}")
     damaged = sqlite3.connect(path)
-    flip = "update checkpoints set state = x'01' || substr(state, 2) where id / 2 = "
-    damaged.execute(flip + "(select id from sessions where name = 'a')")
+    for slot in SLOTS:
+        flip = f"update {slot} set state = x'01' || substr(state, 2) where id = "
+        damaged.execute(flip + "(select id from sessions where name = 'a')")
     damaged.commit()
     damaged.close()
     with serving(model, store=f"sqlite:{path}") as server, connect(server.address) as client:

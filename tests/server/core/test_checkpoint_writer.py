@@ -50,8 +50,7 @@ def store() -> WatchedStore:
 
 @pytest.fixture
 async def b(accumulator_path: Path, store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(checkpoint_writer, "_WRITE_ROWS", AT_ONCE)
-    monkeypatch.setattr(checkpoint_writer, "_PIECE_ROWS", AT_ONCE // 2)
+    monkeypatch.setattr(checkpoint_writer, "_ROWS", AT_ONCE)
     async with bench(accumulator_path, sessions=2 * SESSIONS, store=store) as made:
         yield made
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gatestream.server.core.claims import Wish
-from gatestream.server.core.kept import meaning
+from gatestream.server.core.kept import key_of, meaning
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Key, Owned, Stored
 from gatestream.server.durability.memory import MemoryStore
@@ -69,12 +69,37 @@ async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench) -
     await stepped(b, owner, session, 3, 4)
     b.engine.sessions.acknowledge(session, -1, 3)
     await round_(b)
+    # It hears so some times a second.
+    assert owner.take() == []
+    assert b.checkpointer is not None
+    b.checkpointer.tell_next()
+    await round_(b)
     assert owner.take() == [("durable", [7], [2])]
     leave(b, owner, session)
     again, session = await opened(b, wish=Wish(parks=True, epoch=5, acknowledged=3))
     assert again.take() == [("opened", 7, 2, False)]
     assert again.stands == (2, 5, 2, 2)
     assert await stepped(b, again, session, 3, 4, 5) == [6, 10, 15]
+
+
+async def test_a_checkpoint_is_of_whoever_has_the_slot(b: Bench) -> None:
+    assert b.checkpointer is not None
+    store = b.checkpointer.store
+    rounds = asyncio.create_task(b.checkpointer.run())
+    slots = []
+    for name, value in (("s", 1.0), ("t", 5.0)):
+        owner, session = await opened(b, name)
+        await stepped(b, owner, session, value)
+        slots.append(int(b.engine.sessions.slot[session]))
+        key = key_of(b.engine, session)
+        while (await store.read(key)).checkpoints[-1].sequence == 0:
+            await asyncio.sleep(0.01)
+        b.lifecycle.held.close(owner, np.array([session]))
+        await b.engine.quiet()
+        with pytest.raises(NotFound):
+            await store.read(key)
+    assert slots[0] == slots[1]
+    rounds.cancel()
 
 
 async def test_it_stays_where_it_stands_if_its_client_lacks_nothing(b: Bench) -> None:

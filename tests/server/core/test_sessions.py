@@ -108,3 +108,12 @@ def test_a_tenant_has_its_share_and_no_more() -> None:
         table.create("a", "", 0.0)  # it has yet to end
     table.remove(np.array(mine[:1]))
     table.create("a", "", 0.0)
+
+
+def test_the_names_of_many_are_those_of_each() -> None:
+    table = SessionTable(4)
+    asked = [("a", "one"), ("b", "one"), ("a", "two")]
+    sessions = [table.create(tenant, session_id, 0.0) for tenant, session_id in asked]
+    order = np.array([sessions[k] for k in (2, 0, 1)])
+    tenants, ids = table.names(order)
+    assert list(zip(tenants, ids, strict=True)) == [("a", "two"), ("a", "one"), ("b", "one")]

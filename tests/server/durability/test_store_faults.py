@@ -43,14 +43,14 @@ def sql(path: Path, statement: str, *values: object) -> None:
 
 
 DAMAGE = {
-    "state": "update checkpoints set state = x'00' || substr(state, 2) where id = 2",
-    "short": "update checkpoints set state = substr(state, 2) where id = 3",
-    "position": "update checkpoints set position = position + 1 where id = 2",
-    "checksum": "update checkpoints set checksum = checksum + 1 where id = 3",
-    "sequence": "update checkpoints set sequence = sequence + 1 where id = 2",
-    "gone": "delete from checkpoints where id = 3",
+    "state": "update checkpoints_zero set state = x'00' || substr(state, 2) where id = 1",
+    "short": "update checkpoints_one set state = substr(state, 2) where id = 1",
+    "position": "update checkpoints_zero set position = position + 1 where id = 1",
+    "checksum": "update checkpoints_one set checksum = checksum + 1 where id = 1",
+    "sequence": "update checkpoints_zero set sequence = sequence + 1 where id = 1",
+    "gone": "delete from checkpoints_one where id = 1",
     "another's": "update sessions set name = 's', tenant = 'x' where id = 1",
-    "text": "update checkpoints set state = 'text' where id = 2",
+    "text": "update checkpoints_zero set state = 'text' where id = 1",
 }
 
 
