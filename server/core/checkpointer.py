@@ -182,14 +182,16 @@ class Checkpointer:
             self._told_at = began
         await self._close_sessions()
         await self._release()
-        for kept, reserve in list(self._models.items()):
+        models = list(self._models.items())
+        for kept, _ in models:
             await self._writer.write(kept, kept.dirty())
+        if self.gate is not None and group is not None:
+            self.gate.stored(group)
+        for kept, reserve in models:
             if self._writer.tells:
                 kept.tell_durable()
             self.release(*kept.let_go())
             reserve()
-        if self.gate is not None and group is not None:
-            self.gate.stored(group)
         await self._release()
         self._all_written_at = began
 

@@ -154,7 +154,7 @@ class SendQueue:
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
         if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
-            self._wake()
+            self._wake(at_once=True)
 
     def fenced(self, key: Key) -> None:
         """As `Held`."""
@@ -187,10 +187,11 @@ class SendQueue:
                 self._waiting.append((group, number, of, (other, rows, now)))
         return gone
 
-    def _wake(self) -> None:
+    def _wake(self, *, at_once: bool = False) -> None:
         taker, self._taker = self._taker, None
         if taker is not None and not taker.done():
-            taker.set_result(None)
+            give = resume if at_once and self.prompt else asyncio.Future.set_result
+            give(taker, None)
 
     def _append(self, item: tuple[bytes | Pieces, int, int], number: int) -> None:
         if number != self._turn and number >= 0:
