@@ -48,6 +48,7 @@ class Entry(NamedTuple):
         lengths: steps of each that were taken; one number where all took as many.
         columns: per input, [rows, time, ...]; None: a reset.
         bytes: that it counts for.
+        end: the sequence behind it, where the queue has one member; else 0.
     """
 
     offsets: Ints
@@ -56,6 +57,7 @@ class Entry(NamedTuple):
     lengths: Ints | int
     columns: tuple[Array, ...] | None
     bytes: int
+    end: int = 0
 
     def ends(self) -> Ints:
         """The sequence behind it, by row."""
@@ -111,12 +113,27 @@ class Log:
         lengths: Ints | int = in_flight.length if in_flight.ragged is None else in_flight.ragged
         if in_flight.failures:
             lengths = in_flight.taken
-        self._entries.append((offsets, in_flight.members, in_flight.base, lengths, in_flight.columns, in_flight.logged))
+        self._append(offsets, in_flight.members, in_flight.base, lengths, in_flight.columns, in_flight.logged)
 
     def was_reset(self, members: Ints, positions: Ints, offsets: Ints) -> None:
         """Keep a reset that was answered."""
-        self._entries.append((offsets, members, positions, 0, None, _ENTRY_BYTES))
+        self._append(offsets, members, positions, 0, None, _ENTRY_BYTES)
         self.budget.used += _ENTRY_BYTES
+
+    def _append(
+        self,
+        offsets: Ints,
+        members: Ints,
+        base: Ints,
+        lengths: Ints | int,
+        columns: Sequence[Array] | None,
+        size: int,
+    ) -> None:
+        end = 0
+        if len(offsets) == 1:
+            steps = 1 if columns is None else lengths if isinstance(lengths, int) else int(lengths[0])
+            end = base.item(0) + offsets.item(0) + steps
+        self._entries.append((offsets, members, base, lengths, columns, size, end))
 
     def is_durable(self, members: Ints, sequences: Ints) -> None:
         """A checkpoint covers so much."""
@@ -131,6 +148,12 @@ class Log:
     def trim(self) -> None:
         """Let go of what lies below the durable sequences."""
         entries = self._entries
+        if len(self.durable) == 1:
+            # As most queues are, each with as many entries as it takes steps between two checkpoints.
+            durable = self.durable.item(0)
+            while entries and entries[0][-1] <= durable:
+                self.budget.used -= entries.popleft()[-2]
+            return
         while entries and self._below(Entry._make(entries[0])):
             self.budget.used -= Entry._make(entries.popleft()).bytes
         if self.budget.full:
@@ -140,8 +163,6 @@ class Log:
             self.budget.used -= before - self.bytes
 
     def _below(self, entry: Entry) -> bool:
-        if len(entry.members) == 1:
-            return entry.row(0)[1] <= int(self.durable[entry.members[0]])
         return bool((entry.ends() <= self.durable[entry.members]).all())
 
     @property
