@@ -1,7 +1,7 @@
 """What the Python client costs, over the least that a Python client can cost."""
 
 from benchmarks.harness.bench import Bench, Case
-from benchmarks.harness.report import Section
+from benchmarks.harness.report import Section, Verdict
 from benchmarks.harness.statistics import Figures, Spread, column, ratios, summarise
 from benchmarks.models import Form
 
@@ -9,6 +9,8 @@ MODEL = "lstm128"
 FORM: Form = "fused"
 SESSIONS = (1, 64, 512)
 IN_FLIGHT = 8
+P50_BOUND = 1.2
+CROWD_BOUND = 30_000
 
 
 def measure(bench: Bench) -> Section:
@@ -43,6 +45,12 @@ def measure(bench: Bench) -> Section:
             "client_cpu_over_bare": _over(measured, windows[bare[name]], "client_cpu_step_us"),
             "p50_over_bare": _over(measured, windows[bare[name]], "p50_us"),
         }
+    for api in ("blocking", "asyncio"):
+        one, many = (section.contenders[f"{api}, {count}: sessions"] for count in (1, max(SESSIONS)))
+        section.verdicts += [
+            Verdict(f"{api}, one session: p50 over bare", one["p50_over_bare"], P50_BOUND, at_most=True),
+            Verdict(f"{api}, {max(SESSIONS)} sessions: steps/s", many["steps_per_s"], CROWD_BOUND, at_most=False),
+        ]
     return section
 
 

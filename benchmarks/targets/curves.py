@@ -14,6 +14,8 @@ LATENCY_MODEL = "lstm1024"
 STREAMS = 64
 # Of an open loop's window: hundreds of steps for its 99th percentile.
 SECONDS = 0.5
+# A curve has many points, and one is looked at beside the others.
+WINDOWS = 3
 # Of by-hand's best; it is not asked for more than it can do.
 LOADS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.5, 2.5, 4.0, 5.0, 6.0)
 
@@ -50,7 +52,7 @@ def _throughput(bench: Bench, section: Section) -> None:
             "by-hand, a stream each": bench.by_hand_load(by_hand, THROUGHPUT_MODEL, streams=count),
         }
         cases |= {f"{name}/{count}": bench.closed(load) for name, load in loads.items()}
-    windows = bench.interleave(cases, bench.pace.sweeps)
+    windows = bench.interleave(cases, WINDOWS)
     for case, found in windows.items():
         name, _, sessions = case.rpartition("/")
         point = {"sessions": float(sessions), "steps_per_s": Spread.of(column(found, "steps_per_s")).median}
@@ -72,7 +74,7 @@ def _latency(bench: Bench, section: Section) -> None:
         add("gatestream", ours, times)
         if times < 1:
             add("by-hand", by_hand, times)
-    windows = bench.interleave(cases, bench.pace.sweeps)
+    windows = bench.interleave(cases, WINDOWS)
     for case, found in windows.items():
         name, _, _ = case.rpartition("/")
         point = {"rate": rates[case]} | {

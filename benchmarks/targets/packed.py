@@ -11,6 +11,8 @@ from benchmarks.targets import sequences
 
 MODEL = "lstm128"
 SESSIONS = 512
+OVER_RUN = 0.75
+OVER_BOTH = 0.95
 ONE_BY_ONE = "gatestream, fused, target 2's sequences"
 
 
@@ -41,7 +43,10 @@ def measure(bench: Bench) -> Section:
     for form in FORMS:
         steps = column(windows[f"gatestream, {form}"], "steps_per_s")
         limit = column(windows[f"limit-run, {form}"], "steps_per_s")
-        section.verdicts.append(Verdict(f"steps/s over limit-run, {form}", ratios(steps, limit), 0.60, at_most=False))
+        both = ratios(column(windows[f"limit-both, {form}"], "steps_per_s"), limit).median
+        claim = f"steps/s over limit-run, {form} ({OVER_RUN}, or {OVER_BOTH} of limit-both's)"
+        bound = min(OVER_RUN, OVER_BOTH * both)
+        section.verdicts.append(Verdict(claim, ratios(steps, limit), bound, at_most=False))
         section.notes.append(floor(windows, form))
     packed, apart = (column(windows[name], "steps_per_s") for name in ("gatestream, fused", ONE_BY_ONE))
     section.verdicts.append(Verdict("steps/s over target 2's, fused", ratios(packed, apart), 8.0, at_most=False))
