@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _START_SECONDS = 60.0
@@ -67,7 +68,7 @@ def start_under(launcher: Sequence[str], *artifacts: Path, **settings: object) -
 
 def start_of(python: Path, launcher: Sequence[str], *artifacts: Path, **settings: object) -> ServerProcess:
     """As `start_under`, the server of the environment that this Python is of."""
-    folder = Path(tempfile.mkdtemp(prefix="gatestream-test-"))
+    folder = Path(tempfile.mkdtemp(dir=_folders().name))
     port_file, log = folder / "port", folder / "log"
     flags = {"listen": "127.0.0.1:0", "provider": "cpu", "log_format": "json", **settings}
     arguments = [
@@ -97,6 +98,12 @@ def start_of(python: Path, launcher: Sequence[str], *artifacts: Path, **settings
             raise RuntimeError(f"the server did not start:\n{log.read_text()}")
         time.sleep(0.02)
     return ServerProcess(popen, int(port_file.read_text()), log)
+
+
+@cache
+def _folders() -> tempfile.TemporaryDirectory[str]:
+    """Where the servers of this process have their logs, until it ends."""
+    return tempfile.TemporaryDirectory(prefix="gatestream-test-", ignore_cleanup_errors=True)
 
 
 @contextmanager
