@@ -27,10 +27,10 @@ from gatestream.server.durability.checkpoints import (
 )
 from gatestream.server.durability.rules import Record
 
-# Sessions that are written at once, in some 0.2 ms, and how long the event loop then does what else there is: one turn
-# of it would be too few, for to read a message and to answer it takes several.
+# Sessions that are written at once, in some 0.2 ms, and the turns of the event loop that follow: as many as it takes to
+# read a message, to make its run and to answer it.
 _AT_ONCE: Final = 64
-_PAUSE_SECONDS: Final = 0.001
+_TURNS: Final = 5
 # And those that are only looked at.
 _LOOKED_AT: Final = 2000
 
@@ -71,7 +71,8 @@ class MemoryStore:
         result = Written(np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, bool))
         for start in range(0, n, _AT_ONCE):
             if start:
-                await asyncio.sleep(_PAUSE_SECONDS)
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
             self._write(writes, slice(start, start + _AT_ONCE), result)
         return result
 
