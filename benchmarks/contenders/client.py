@@ -50,6 +50,8 @@ class Window:
         """The figures, where each call takes so many steps."""
         cpu, seconds = time.process_time() - self._cpu, time.perf_counter() - self._clock
         self.running = self.counting = False
+        if not self.waits:
+            raise SystemExit(f"no call was answered within {seconds:.2f} s")
         waits = np.array(self.waits)
         return {
             "steps_per_s": steps * len(waits) / seconds,

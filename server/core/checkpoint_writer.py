@@ -13,8 +13,8 @@ from gatestream.server.arrays import Ints
 from gatestream.server.durability.checkpoints import Checkpoint, Key, Store, Writes, Written
 from gatestream.server.telemetry import CheckpointStats
 
-# Of states that are copied while the loop waits, for half a millisecond, and that the store is given at once.
-_BYTES: Final = 2**20
+# Of states that are copied while the loop waits, for a millisecond or two, and that the store is given at once.
+_BYTES: Final = 4 * 2**20
 _ROWS: Final = 1000
 # Writes that the store has at a time: behind the one that it makes another waits, so that it is never without.
 _WRITES: Final = 2
