@@ -47,7 +47,7 @@ million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a
 counter-proof: install  ## the same network with its forget gate held at 1, and how it fails
 	$(BIN)/python -m gatestream.model.counter_proof docs/images/counter-proof.png
 
-bench: install $(MODELS_VENV)/.installed  ## measure the server against its limits, side by side: some twelve minutes, needs g++ and make
+bench: install $(MODELS_VENV)/.installed  ## measure the server against its limits, side by side: some fourteen minutes, needs g++ and make
 	$(BIN)/python -m benchmarks
 
 # Asked for before some gigabytes are fetched.

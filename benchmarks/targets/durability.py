@@ -21,7 +21,7 @@ LOADS: Final[dict[str, dict[str, Any]]] = {
     "64 streams": {"streams": 64},
     "8 sessions, chunks of 64": {"sessions": 8, "steps": 64},
 }
-# Long enough for some checkpoints: those of 512 sessions come some times a second.
+# Long enough for a checkpoint or two: those of 512 sessions come some times a second.
 SECONDS: Final = 0.5
 NEIGHBOUR_SECONDS: Final = 0.8
 STEPS_BOUND: Final = 0.93

@@ -23,6 +23,8 @@ _INTERVAL_SECONDS: Final = 0.05
 # A round takes this part of the time at most, unless the longest interval is reached. Steps beside a round are slower,
 # and few enough to leave the p99 alone.
 _PART: Final = 0.02
+# And this part where a client waits for one, since it has sent as much as it may keep.
+_PART_ASKED: Final = 0.05
 _LONGEST_SECONDS: Final = 2.0
 # Owners hear what is durable so often at most, for each that hears it is one message more; not where one waits for it.
 _TELL_SECONDS: Final = 0.25
@@ -68,6 +70,9 @@ class Checkpointer:
         self._leaves = False
         self._closes: list[asyncio.Future[bool]] = []
         self._told_at = -_TELL_SECONDS
+        # A client waits for the next round, which begins then at the soonest.
+        self._asked = False
+        self._soonest = 0.0
         self._awake = False
         self._sleep: asyncio.Future[None] | None = None
 
@@ -77,9 +82,11 @@ class Checkpointer:
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
-    def tell_next(self) -> None:
-        """Have owners hear what is durable with the next round: one waits for it."""
-        self._told_at = -_TELL_SECONDS
+    def tell_soon(self) -> None:
+        """Have a round soon, after which owners hear what is durable: one waits for it."""
+        if not self._asked:
+            self._asked = True
+            asyncio.get_running_loop().call_at(self._soonest, self.hurry)
 
     def add(self, kept: Kept, reserve: Callable[[], None]) -> None:
         """Write the checkpoints of a model's sessions too.
@@ -155,7 +162,8 @@ class Checkpointer:
                     _log.info("checkpoints are written again")
                 pause = 0.0
             took = loop.time() - began
-            interval = min(max(_INTERVAL_SECONDS, took / _PART), _LONGEST_SECONDS)
+            interval = _interval(took, _PART)
+            self._soonest = loop.time() + _interval(took, _PART_ASKED)
 
     async def _until_due(self, seconds: float) -> None:
         # Without `wait_for`: it takes a task and some turns of the loop, and Python 3.11's forgets that it was
@@ -177,21 +185,27 @@ class Checkpointer:
         """
         began = asyncio.get_running_loop().time()
         group = None if self.gate is None else self.gate.begin()
-        self._writer.tells = began >= self._told_at + _TELL_SECONDS
-        if self._writer.tells:
+        tells = self._asked or began >= self._told_at + _TELL_SECONDS
+        self._asked = False
+        if tells:
             self._told_at = began
+        # Before the answer, the answers leave first.
+        self._writer.tells = tells and self.gate is None
         await self._close_sessions()
         await self._release()
-        models = list(self._models.items())
-        for kept, _ in models:
-            await self._writer.write(kept, kept.dirty())
-        if self.gate is not None and group is not None:
-            self.gate.stored(group)
-        for kept, reserve in models:
-            if self._writer.tells:
-                kept.tell_durable()
-            self.release(*kept.let_go())
-            reserve()
+        written = []
+        try:
+            for kept, reserve in list(self._models.items()):
+                await self._writer.write(kept, kept.dirty())
+                written.append((kept, reserve))
+            if self.gate is not None and group is not None:
+                self.gate.stored(group)
+        finally:
+            for kept, reserve in written:
+                if tells:
+                    kept.tell_durable()
+                self.release(*kept.let_go())
+                reserve()
         await self._release()
         self._all_written_at = began
 
@@ -274,3 +288,8 @@ class Checkpointer:
             for done in closes:
                 if not done.done():
                     done.set_result(closed)
+
+
+def _interval(took: float, part: float) -> float:
+    """Seconds between two rounds, of which the first took so long, for them to take so much of the time."""
+    return min(max(_INTERVAL_SECONDS, took / part), _LONGEST_SECONDS)

@@ -75,7 +75,7 @@ class HeldSessions:
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
         self._table.written[sessions] = -1
         if self._checkpointer is not None:
-            self._checkpointer.tell_next()
+            self._checkpointer.tell_soon()
 
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
         """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.

@@ -169,6 +169,10 @@ class KeptSessions:
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
 
+    def tell_later(self, session: int) -> None:
+        """Have an owner hear how far its session may go back when the others do, also if it has heard so."""
+        self._untold.append(np.array([session]))
+
     def tell_durable(self) -> None:
         """Tell owners how far the sessions may go back that were written since this was last called."""
         if not self._untold:

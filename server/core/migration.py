@@ -216,6 +216,9 @@ class _Move:
         engine.sessions.position[twin] = state.position
         engine.sessions.offset[twin] = state.sequence - state.position
         engine.sessions.kept[twin] = state.kept
+        if state.kept and (kept := self._after.lifecycle.kept) is not None:
+            # What was to be told of the old session is of no number that is known any more.
+            kept.tell_later(twin)
         if state.position != self._expected:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)

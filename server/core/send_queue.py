@@ -59,7 +59,7 @@ class SendQueue:
         quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
         gate: what messages wait at; None: they do not.
-        prompt: who takes a message sends it and does nothing else: it may do so while `put` is called.
+        prompt: who takes a message sends it and does nothing else: it may do so while `put` or `let_out` is called.
         on_fenced: hears of sessions that another server has by now, while messages wait.
     """
 
@@ -154,7 +154,7 @@ class SendQueue:
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
         if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
-            self._wake(at_once=True)
+            self._wake(at_once=bool(self._messages))
 
     def fenced(self, key: Key) -> None:
         """As `Held`."""

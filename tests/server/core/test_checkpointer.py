@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
+from gatestream.server.core import checkpointer as checkpointer_module
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.send_queue import SendQueue
@@ -111,3 +112,35 @@ async def test_so_many_ended_sessions_are_remembered_while_the_store_is_away() -
     end(80_000, 7)
     await checkpointer.round()
     assert (store.closed, checkpointer.stats.left) == (2**16 + 7, 70_005 - 2**16)
+
+
+@pytest.mark.parametrize("may", [True, False])
+async def test_who_waits_for_a_round_has_it_before_it_is_due_where_rounds_take_little_of_the_time(
+    may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointer_module, "_LONGEST_SECONDS", 3600.0)
+    monkeypatch.setattr(checkpointer_module, "_PART", 1e-9)
+    monkeypatch.setattr(checkpointer_module, "_PART_ASKED", 1e9 if may else 1e-9)
+    again = asyncio.Event()
+
+    class Watched(Checkpointer):
+        rounds = 0
+
+        async def round(self) -> None:
+            self.rounds += 1
+            if self.rounds == 2:
+                again.set()
+            await super().round()
+
+    checkpointer = Watched(MemoryStore(), Limits())
+    running = asyncio.create_task(checkpointer.run())
+    while not checkpointer.rounds:
+        await asyncio.sleep(0.01)
+    for _ in range(10):
+        checkpointer.tell_soon()
+    if may:
+        await again.wait()
+    else:
+        await asyncio.sleep(0.3)
+        assert checkpointer.rounds == 1
+    running.cancel()

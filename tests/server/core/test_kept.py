@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gatestream.server.core import checkpointer as checkpointer_module
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.kept import key_of, meaning
 from gatestream.server.core.transitions import Phase
@@ -61,8 +62,10 @@ async def test_a_session_stays_when_its_stream_ends_and_stands_where_it_stood(b:
     assert await stepped(b, again, session, 4) == [7]
 
 
-async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench) -> None:
+async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, session = await opened(b)
+    await round_(b)
+    monkeypatch.setattr(checkpointer_module, "_TELL_SECONDS", 3600.0)
     await stepped(b, owner, session, 1, 2)
     b.engine.sessions.acknowledge(session, 0, -1)
     await round_(b)
@@ -72,7 +75,7 @@ async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench) -
     # It hears so some times a second.
     assert owner.take() == []
     assert b.checkpointer is not None
-    b.checkpointer.tell_next()
+    b.checkpointer.tell_soon()
     await round_(b)
     assert owner.take() == [("durable", [7], [2])]
     leave(b, owner, session)
@@ -92,8 +95,9 @@ async def test_a_checkpoint_is_of_whoever_has_the_slot(b: Bench) -> None:
         await stepped(b, owner, session, value)
         slots.append(int(b.engine.sessions.slot[session]))
         key = key_of(b.engine, session)
-        while (await store.read(key)).checkpoints[-1].sequence == 0:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while (await store.read(key)).checkpoints[-1].sequence == 0:
+                await asyncio.sleep(0.01)
         b.lifecycle.held.close(owner, np.array([session]))
         await b.engine.quiet()
         with pytest.raises(NotFound):

@@ -180,3 +180,30 @@ async def test_who_only_sends_goes_on_while_the_message_is_put(prompt: bool) -> 
     assert taken == [(b"first", 1), (b"second", 2)] * prompt
     await sending
     assert taken == [(b"first", 1), (b"second", 2)]
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+async def test_who_only_sends_goes_on_while_messages_are_let_out(prompt: bool) -> None:
+    queue, gate = SendQueue(account()), Gate()
+    queue.prompt, queue.gate = prompt, gate
+    taken: list[tuple[bytes | Pieces, int] | None] = []
+
+    async def send() -> None:
+        while taken[-1:] != [None]:
+            taken.append(await queue.take())
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    queue.put(b"first", 1)
+    queue.put(b"second", 2)
+    assert taken == []
+    gate.stored(gate.begin())
+    assert taken == [(b"first", 1), (b"second", 2)] * prompt
+    # The end of a stream does more than send: never there.
+    queue.put(b"third", 3)
+    queue.end()
+    queue.revise(lambda _message, _of: None)
+    gate.stored(gate.begin())
+    assert None not in taken
+    await sending
+    assert taken == [(b"first", 1), (b"second", 2), None]
