@@ -122,9 +122,11 @@ class Server:
         return session
 
     def _refuse(
-        self, connection: Connection, handle: int, reason: pb.Reason, position: int = 0, epoch: int = 0
+        self, connection: Connection, handle: int, reason: pb.Reason, position: int | None = None, epoch: int = 0
     ) -> None:
-        connection.tell(error=pb.Error(handle=[handle], position=[position], reason=reason, message="no", epoch=epoch))
+        # Where a session stands is said of one that the stream has.
+        positions = [] if position is None else [position]
+        connection.tell(error=pb.Error(handle=[handle], position=positions, reason=reason, message="no", epoch=epoch))
 
     def _open(self, connection: Connection, request: pb.Open) -> None:
         def refuse(reason: pb.Reason, epoch: int = 0) -> None:

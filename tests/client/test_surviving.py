@@ -154,9 +154,11 @@ class Expected:
         self.may_be = {(0, 0)}
 
     def given_up(self, xs: list[int]) -> None:
-        """Any number of these were taken."""
+        """The first of these were taken, however many."""
+        at = self.may_be
         for x in xs:
-            self.may_be |= {(position + 1, after(state, x)) for position, state in self.may_be}
+            at = {(position + 1, after(state, x)) for position, state in at}
+            self.may_be = self.may_be | at
 
     def answered(self, first: int, xs: list[int], ys: list[int]) -> None:
         left = set()

@@ -52,9 +52,9 @@ def test_what_lies_behind_the_durable_sequence_is_there_and_nothing_else(
             sent += range(position, position + taken)
             position += taken
         ends.append(position + offset)
-    for at in durable:
+    for k, at in enumerate(durable):
         log.is_durable(np.array([member]), np.array([at]))
-        lowest = min(max(durable[: durable.index(at) + 1]), len(sent))
+        lowest = min(max(durable[: k + 1]), len(sent))
         pieces = log.since(member, lowest, len(sent), None)
         assert pieces is not None
         again: list[float | None] = []
