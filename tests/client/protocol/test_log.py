@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatestream.client.errors import GatestreamError
 from gatestream.client.protocol.in_flight import InFlight
 from gatestream.client.protocol.log import Budget, Log
 from gatestream.client.protocol.requests import Chunk
@@ -25,7 +26,7 @@ def asked(log: Log, member: int, members: int, steps: int, taken: int, position:
     in_flight = InFlight([chunk], [steps], chosen, np.array([position]), kept)
     in_flight.logged = size
     if taken < steps:
-        in_flight.failures = {member: Exception("refused")}  # type: ignore[dict-item]
+        in_flight.failures = {member: GatestreamError("refused")}
         in_flight.taken[:] = taken
     log.answered(in_flight, np.full(members, offset))
 
