@@ -73,6 +73,7 @@ class Checkpointer:
         # A client waits for the next round, which begins then at the soonest.
         self._asked = False
         self._soonest = 0.0
+        self._due: asyncio.TimerHandle | None = None
         self._awake = False
         self._sleep: asyncio.Future[None] | None = None
 
@@ -86,7 +87,10 @@ class Checkpointer:
         """Have a round soon, after which owners hear what is durable: one waits for it."""
         if not self._asked:
             self._asked = True
-            asyncio.get_running_loop().call_at(self._soonest, self.hurry)
+            # After the round that is under way, if one is, `run` waits no longer than this.
+            if self._due is not None:
+                self._due.cancel()
+                self._due = asyncio.get_running_loop().call_at(self._soonest, self.hurry)
 
     def add(self, kept: Kept, reserve: Callable[[], None]) -> None:
         """Write the checkpoints of a model's sessions too.
@@ -162,20 +166,21 @@ class Checkpointer:
                     _log.info("checkpoints are written again")
                 pause = 0.0
             took = loop.time() - began
-            interval = _interval(took, _PART)
-            self._soonest = loop.time() + _interval(took, _PART_ASKED)
+            soonest = _interval(took, _PART_ASKED)
+            self._soonest = loop.time() + soonest
+            interval = soonest if self._asked else _interval(took, _PART)
 
     async def _until_due(self, seconds: float) -> None:
         # Without `wait_for`: it takes a task and some turns of the loop, and Python 3.11's forgets that it was
         # cancelled when what it waits for comes in the same turn.
         loop = asyncio.get_running_loop()
         self._sleep = loop.create_future()
-        timer = loop.call_later(seconds, self.hurry)
+        self._due = loop.call_later(seconds, self.hurry)
         try:
             await self._sleep
         finally:
-            timer.cancel()
-            self._sleep = None
+            self._due.cancel()
+            self._sleep = self._due = None
 
     async def round(self) -> None:
         """Write what has changed once, and let go of what is to be handed over.

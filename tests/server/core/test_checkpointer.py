@@ -114,9 +114,10 @@ async def test_so_many_ended_sessions_are_remembered_while_the_store_is_away() -
     assert (store.closed, checkpointer.stats.left) == (2**16 + 7, 70_005 - 2**16)
 
 
+@pytest.mark.parametrize("within", [True, False])
 @pytest.mark.parametrize("may", [True, False])
 async def test_who_waits_for_a_round_has_it_before_it_is_due_where_rounds_take_little_of_the_time(
-    may: bool, monkeypatch: pytest.MonkeyPatch
+    may: bool, within: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpointer_module, "_LONGEST_SECONDS", 3600.0)
     monkeypatch.setattr(checkpointer_module, "_PART", 1e-9)
@@ -131,6 +132,8 @@ async def test_who_waits_for_a_round_has_it_before_it_is_due_where_rounds_take_l
             if self.rounds == 2:
                 again.set()
             await super().round()
+            if within:
+                self.tell_soon()
 
     checkpointer = Watched(MemoryStore(), Limits())
     running = asyncio.create_task(checkpointer.run())
