@@ -256,9 +256,10 @@ class InFlight:
 
     def put_back(self, rows: Ints) -> None:
         """Nothing will be heard of these rows any more: what they lack leaves once more."""
-        self._shut(rows)
-        self.again[rows] = True
-        self.due = True
+        if len(rows):
+            self._shut(rows)
+            self.again[rows] = True
+            self.due = True
 
     def _empty(self, columns: list[Array]) -> list[Array]:
         return [np.zeros((len(self.base), self.length, *each.shape[1:]), each.dtype) for each in columns]

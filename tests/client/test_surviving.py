@@ -367,9 +367,9 @@ class Surviving(RuleBasedStateMachine):
         assert self.network.budget.used == sum(each.bytes for each in logs)
 
 
-def walk(network: Network, session_queue: SessionQueue, xs: list[int]) -> Chunk:
+def walk(network: Network, session_queue: SessionQueue, xs: list[int], member: int = 0) -> Chunk:
     """One member's steps, asked for."""
-    chunk = Chunk(members=np.array([0]), columns=[np.array([xs], "<i8")], length=len(xs))
+    chunk = Chunk(members=np.array([member]), columns=[np.array([xs], "<i8")], length=len(xs))
     network.add(session_queue, chunk)
     return chunk
 
@@ -410,6 +410,26 @@ def test_what_comes_before_a_taking_over_is_known_is_refused() -> None:
     assert isinstance(work.error, SessionClosedError)
     assert work.error.close_reason == pb.CLOSE_REASON_TAKEN_OVER
     assert isinstance(walk(network, session_queue, [1]).error, SessionClosedError)
+
+
+def test_steps_answered_while_another_of_the_group_is_parked_are_not_sent_again() -> None:
+    network = Network()
+    session_queue, _ = network.open(2)
+    for _ in range(2):
+        network.arrive()
+        network.hear()
+    work = walk(network, session_queue, [7], member=1)
+    network.arrive()
+    server = network.servers[0]
+    server.park("session-0")
+    server.answer("session-1", 1)
+    for _ in range(3):
+        # Durable and Closed of the one, Results of the other.
+        network.hear()
+    server.park("session-1")
+    network.settle()
+    assert work.results()[0][0].tolist() == expected([7])
+    assert session_queue.positions.tolist() == [0, 1]
 
 
 def test_no_session_waits_for_another_where_a_server_is_stopping() -> None:
