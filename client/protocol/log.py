@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
     Attributes:
         offsets: of all members of the queue, as they were then, [n].
-        members: who took part, [rows].
+        members: who took part, in order, [rows].
         base: the position of each of them, [rows].
         lengths: steps of each that were taken; one number where all took as many.
         columns: per input, [rows, time, ...]; None: a reset.
@@ -116,8 +116,9 @@ class Log:
         self._append(offsets, in_flight.members, in_flight.base, lengths, in_flight.columns, in_flight.logged)
 
     def was_reset(self, members: Ints, positions: Ints, offsets: Ints) -> None:
-        """Keep a reset that was answered."""
-        self._append(offsets, members, positions, 0, None, _ENTRY_BYTES)
+        """Keep a reset that was answered, to its members in any order."""
+        order = members.argsort()
+        self._append(offsets, members[order], positions[order], 0, None, _ENTRY_BYTES)
         self.budget.used += _ENTRY_BYTES
 
     def _append(

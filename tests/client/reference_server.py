@@ -77,6 +77,24 @@ class Connection:
             self.told.append(pb.ServerMessage(**kind))  # type: ignore[arg-type]
 
 
+def together(answers: list[pb.ServerMessage]) -> list[pb.ServerMessage]:
+    """The same, with one message for all that may be said in one."""
+    merged: dict[str, pb.ServerMessage] = {}
+    rest = []
+    for answer in answers:
+        kind = str(answer.WhichOneof("kind"))
+        if kind not in {"results", "reset_done"}:
+            rest.append(answer)
+        elif kind not in merged:
+            merged[kind] = answer
+        else:
+            column = b"".join([*merged[kind].results.output, *answer.results.output])
+            merged[kind].MergeFrom(answer)
+            if kind == "results":
+                merged[kind].results.output[:] = [column]
+    return [*merged.values(), *rest]
+
+
 class Server:
     """One process: what it knows dies with it, and the store does not."""
 
@@ -243,6 +261,16 @@ class Server:
         session.sequence += len(ys)
         output = np.array(ys, "<i8").tobytes()
         connection.tell(results=pb.Results(handle=[session.handle], length=[len(ys)], first=[first], output=[output]))
+
+    def answer_together(self, names: list[str], steps: int) -> None:
+        """As `answer`, of several, with one message for all answers of a kind, in the order of the names."""
+        told = {id(each.connection): each.connection.told for name in names if (each := self.resident[name]).connection}
+        before = {key: len(each) for key, each in told.items()}
+        for name in names:
+            self.answer(name, steps)
+        for key, messages in told.items():
+            answers = [messages.pop() for _ in range(len(messages) - before[key])][::-1]
+            messages += together(answers)
 
     def checkpoint(self, name: str) -> None:
         """Write where a session stands, and say how far its client may forget."""

@@ -246,6 +246,11 @@ class Surviving(RuleBasedStateMachine):
         if busy := self.network.servers[server].busy():
             self.network.servers[server].answer(data.draw(st.sampled_from(busy)), steps)
 
+    @rule(data=st.data(), server=st.integers(0, 1), steps=st.integers(1, 4))
+    def answer_together(self, data: st.DataObject, server: int, steps: int) -> None:
+        if busy := self.network.servers[server].busy():
+            self.network.servers[server].answer_together(data.draw(st.permutations(busy)), steps)
+
     @rule(data=st.data(), server=st.integers(0, 1))
     def checkpoint(self, data: st.DataObject, server: int) -> None:
         if names := sorted(self.network.servers[server].resident):
@@ -432,6 +437,27 @@ def test_steps_answered_while_another_of_the_group_is_parked_are_not_sent_again(
     assert session_queue.positions.tolist() == [0, 1]
 
 
+def test_a_reset_that_was_answered_in_another_order_is_sent_again() -> None:
+    network = Network()
+    session_queue, _ = network.open(2)
+    for _ in range(2):
+        network.arrive()
+        network.hear()
+    before = walk(network, session_queue, [1], member=1)
+    network.arrive()
+    server = network.servers[0]
+    server.answer("session-1", 1)
+    network.hear()
+    network.add(session_queue, Control(kind=Kind.RESET, members=session_queue.members))
+    network.arrive()
+    server.answer_together(["session-1", "session-0"], 1)
+    network.hear()
+    network.kill(0)
+    after = walk(network, session_queue, [2], member=1)
+    network.settle()
+    assert [each.results()[0][0].tolist() for each in (before, after)] == [expected([1]), expected([2])]
+
+
 def test_no_session_waits_for_another_where_a_server_is_stopping() -> None:
     network = Network()
     idle, _ = network.open(1)
@@ -501,6 +527,6 @@ class Narrow(Surviving):
 
 
 TestSurviving = Surviving.TestCase
-TestSurviving.settings = settings(max_examples=40, stateful_step_count=40)
+TestSurviving.settings = settings(max_examples=150, stateful_step_count=40)
 TestNarrow: Any = Narrow.TestCase
-TestNarrow.settings = settings(max_examples=20, stateful_step_count=40)
+TestNarrow.settings = settings(max_examples=80, stateful_step_count=40)

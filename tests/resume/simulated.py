@@ -33,7 +33,8 @@ from gatestream.server.errors import StoreUnavailable
 from gatestream.server.transport.native import ClientStream
 
 FOREVER = 1e9
-LIMITS = Limits(sessions=6, sessions_per_stream=16, chunk_length=4, rows_per_stream=12)
+# Fewer slots than a walk has sessions: some are parked, and restored on their next step.
+LIMITS = Limits(sessions=4, held_sessions=12, sessions_per_stream=16, chunk_length=4, rows_per_stream=12)
 WIRE_LIMITS = pb.Limits(
     sessions_per_stream=16,
     rows_per_stream=12,
@@ -171,7 +172,7 @@ class World:
         self.layout: Layout = models.layout(self.spec, outputs=True, gates=False)
         self.wire = Wire(self.servers[0])
         for k in range(sessions):
-            members = 1 + k % 2
+            members = 1 + k % 3
             queue, work = self.client.open(
                 self.layout, opens(self.spec, [""] * members, "create", outputs=True, gates=False)
             )
@@ -195,16 +196,21 @@ class World:
             session.totals[:] = 0
             self.seen["resets"] += 1
             return
-        length = self.rng.randint(1, 6)
-        xs = np.arange(self.inputs + 1, self.inputs + 1 + len(queue.members) * length, dtype=np.float32) % 97 + 1
-        self.inputs += xs.size
-        rows = xs.reshape(len(queue.members), length)
-        ys = session.totals[:, None] + np.cumsum(rows, axis=1)
-        session.totals[:] = ys[:, -1]
-        chunk = Chunk(members=queue.members, columns=[np.repeat(rows[:, :, None], 2, axis=2)], length=length)
-        session.asked.append((chunk, ys.tolist()))
+        some = sorted(self.rng.sample(queue.members.tolist(), self.rng.randint(1, len(queue.members))))
+        lengths = np.array([self.rng.randint(1, 6) for _ in some])
+        length = int(lengths.max())
+        real = np.arange(length) < lengths[:, None]
+        xs = np.zeros(real.shape, np.float32)
+        xs[real] = np.arange(self.inputs + 1, self.inputs + 1 + lengths.sum()) % 97 + 1
+        self.inputs += int(lengths.sum())
+        ys = session.totals[some, None] + np.cumsum(xs, axis=1)
+        session.totals[some] = ys[:, -1]
+        chunk = Chunk(members=np.array(some), columns=[np.repeat(xs[:, :, None], 2, axis=2)], length=length)
+        if (lengths != length).any():
+            chunk.lengths = lengths
+        session.asked.append((chunk, np.where(real, ys, 0).tolist()))
         self.client.add(queue, chunk)
-        self.seen["steps"] += xs.size
+        self.seen["steps"] += int(lengths.sum())
 
     def send(self) -> None:
         """What the client has to say leaves, and one message arrives."""
@@ -311,7 +317,8 @@ class World:
                     raise AssertionError(f"failed: {chunk.error!r}")
                 got = chunk.results()[0][:, :, 0].tolist()
                 assert got == right, f"{got} came, and {right} is right"
-                self.seen["answered"] += chunk.length * len(session.queue.members)
+                steps = chunk.length * len(chunk.members) if chunk.lengths is None else int(chunk.lengths.sum())
+                self.seen["answered"] += steps
 
     async def settle(self) -> None:
         """All goes well until everything is answered."""
