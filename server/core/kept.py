@@ -91,6 +91,7 @@ class KeptSessions:
     def _stands(self, session: int) -> tuple[int, int, bytes]:
         """Sequence, position and state, as in `Checkpoint`."""
         table, rows = self._table, self._engine.rows
+        assert table.slot[session] >= 0, "its state is here"
         state = rows.packed(table.slot[[session]])
         return int(table.sequences(session)), int(table.position[session]), state.tobytes()
 

@@ -74,10 +74,14 @@ class Residence:
             table.park(session)
             tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
         if len(left := sessions[table.phase[sessions] == Phase.DETACHED]):
-            keys, epochs = keys_of(self._engine, left), table.epoch[left]
-            self._forget(left, CloseReason.PARKED)
-            self._checkpointer.release(keys, epochs)
+            self._leave(left)
         return True
+
+    def _leave(self, sessions: Ints) -> None:
+        """Forget sessions of which the store has all; whoever holds them may open them again."""
+        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
+        self._forget(sessions, CloseReason.PARKED)
+        self._checkpointer.release(keys, epochs)
 
     def hurry(self) -> None:
         """Have what is not stored be stored soon: then some can give up their slots."""
@@ -134,6 +138,10 @@ class Residence:
                 pass
             except (CheckpointUnfit, NotFound) as error:
                 return partial(self._lose, session, str(error))
+            except Exception:
+                # Whatever it was, what stands in its queue is not to go on without its state.
+                _log.exception("a session could not be restored", model=self._engine.layout.name)
+                return partial(self._leave, np.array([session]))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return _ended
@@ -143,6 +151,9 @@ class Residence:
         at_share = table.share < table.slots and table.has_share_of_slots(tenant)
         if (at_share and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
             self.hurry()
+            return False
+        if not table.free_slots:
+            # Those who left have theirs until the run that is under way is over.
             return False
         table.give_slot(session)
         return True

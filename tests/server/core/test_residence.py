@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Stored, Writes, Written
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import CheckpointUnfit, Exhausted, NotFound, StoreUnavailable
-from tests.support.engine import Bench, Recorder, bench
+from tests.support.engine import Bench, Recorder, bench, expect_long_runs
 
 PARKS = Wish(parks=True)
 
@@ -217,6 +218,55 @@ async def test_one_whose_checkpoint_cannot_be_had_is_lost_and_says_so(b: Bench, 
     await b.engine.quiet()
     assert [heard[:2] for heard in parked.take()] == [("SESSION_CLOSED", [0]), ("closed", "LOST")]
     store.failure = None
+
+
+async def test_it_waits_for_a_slot_that_is_free_when_a_run_is_over(
+    b: Bench, store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parked, session = await opened(b, "s", 1)
+    gone, left = await opened(b, "left", 1)
+    neighbour, beside = await opened(b, "n")
+    b.lifecycle.held.disconnected(gone, np.array([left]))
+    begun, over, step = Event(), Event(), b.engine.rows.step
+
+    def long_step(*args: Any, **kinds: Any) -> Any:
+        begun.set()
+        over.wait(10)
+        return step(*args, **kinds)
+
+    monkeypatch.setattr(b.engine.rows, "step", long_step)
+    expect_long_runs(b.engine)
+    store.close_gate()
+    b.lifecycle.places.bring_back(session)
+    b.steps(parked, [0], [session], [[10.0]])
+    await stalled(store)
+    b.steps(neighbour, [0], [beside], [[1.0]])
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    store.gate.set()
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert b.engine.running
+    over.set()
+    await b.engine.quiet()
+    assert parked.take()[-1] == ("results", [0], [1], [1], [11])
+
+
+async def test_one_that_could_not_be_restored_for_a_fault_of_ours_may_be_opened_again(
+    b: Bench, store: SlowStore
+) -> None:
+    parked, session = await opened(b, "s", 1)
+    await opened(b, "n")
+    await opened(b, "third")
+    parked.take()
+    store.failure = RuntimeError("a fault of ours")
+    b.lifecycle.places.bring_back(session)
+    b.steps(parked, [0], [session], [[10.0]])
+    await b.engine.quiet()
+    assert [heard[:2] for heard in parked.take()] == [("SESSION_CLOSED", [0]), ("closed", "PARKED")]
+    store.failure = None
+    again, session = await opened(b, "s")
+    assert await stepped(b, again, session, 10) == [11]
 
 
 async def test_a_stream_that_holds_a_parked_one_may_close_reset_or_leave_it(accumulator_path: Path) -> None:
