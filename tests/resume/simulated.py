@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.client.columns import Layout
-from gatestream.client.errors import ConnectionLostError
+from gatestream.client.errors import ConnectionLostError, DrainingError
 from gatestream.client.models import Models, opens
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
@@ -42,7 +42,7 @@ WIRE_LIMITS = pb.Limits(
     message_bytes=2**20,
     reply_bytes_per_stream=2**20,
     durability=pb.DURABILITY_BEHIND,
-    store="memory",
+    store="shared",
 )
 
 
@@ -80,6 +80,7 @@ class Server:
     catalog: Catalog
     checkpointer: Checkpointer
     task: "asyncio.Task[None]"
+    stops: bool = False
 
     @classmethod
     async def start(cls, path: Path, store: Unsteady) -> "Server":
@@ -98,6 +99,21 @@ class Server:
         with suppress(StoreUnavailable):
             await checkpointer.beat_once()
         return cls(catalog, checkpointer, asyncio.create_task(model.engine.run()))
+
+    def retire(self, wires: list["Wire"]) -> None:
+        """It was told to stop, and its connections are these."""
+        self.stops = True
+        self.catalog.drain()
+        for wire in wires:
+            wire.stream.going_away(30.0)
+
+    def hand_over(self) -> None:
+        """One that stops lets go of what is stored."""
+        if self.stops:
+            for model in self.catalog:
+                kept = model.lifecycle.kept
+                assert kept is not None
+                kept.hand_over(kept.all())
 
     async def kill(self) -> None:
         self.task.cancel()
@@ -140,6 +156,7 @@ class Session:
     """What a caller asks of a session, and what must come."""
 
     queue: SessionQueue
+    opening: Control
     totals: npt.NDArray[np.float32]
     asked: list[tuple[Chunk, list[float]]] = field(default_factory=list)
 
@@ -177,7 +194,7 @@ class World:
                 self.layout, opens(self.spec, [""] * members, "create", outputs=True, gates=False)
             )
             self.client.add(queue, work)
-            self.sessions.append(Session(queue, np.zeros(members, np.float32)))
+            self.sessions.append(Session(queue, work, np.zeros(members, np.float32)))
 
     async def stop(self) -> None:
         for server in self.servers:
@@ -226,7 +243,10 @@ class World:
     def hear(self) -> None:
         """One message of the server arrives."""
         if self.wire is not None and self.wire.down:
-            self.client.receive(self.wire.down.pop(0))
+            try:
+                self.client.receive(self.wire.down.pop(0))
+            except DrainingError:
+                self.part()
 
     def late(self) -> None:
         """Something arrives at a server on a connection that its client has left, or its end does."""
@@ -255,9 +275,20 @@ class World:
             self.wire = Wire(self.rng.choice(self.servers))
             self.client.reattach(WIRE_LIMITS)
 
+    def retire(self) -> None:
+        """A server is told to stop, while the other one goes on; it ends when it is killed."""
+        k = self.rng.randrange(2)
+        # Its caller hears of a session that was never open, and asks another server.
+        if all(each.opening.done for each in self.sessions) and not any(server.stops for server in self.servers):
+            wires = [*self.old, *([self.wire] if self.wire else [])]
+            self.servers[k].retire([wire for wire in wires if wire.server is self.servers[k] and not wire.ended])
+            self.seen["servers told to stop"] += 1
+
     async def kill(self) -> None:
         """A server's process ends and begins anew."""
-        k = self.rng.randrange(2)
+        await self._kill(self.rng.randrange(2))
+
+    async def _kill(self, k: int) -> None:
         gone = self.servers[k]
         for wire in [*self.old, *([self.wire] if self.wire else [])]:
             if wire.server is gone:
@@ -271,7 +302,9 @@ class World:
 
     async def round(self) -> None:
         """A server writes its checkpoints."""
-        checkpointer = self.rng.choice(self.servers).checkpointer
+        server = self.rng.choice(self.servers)
+        checkpointer = server.checkpointer
+        server.hand_over()
         # By the clock hardly any would: a walk takes less than a second.
         if self.rng.random() < 0.8:
             checkpointer.tell_soon()
@@ -323,6 +356,9 @@ class World:
     async def settle(self) -> None:
         """All goes well until everything is answered."""
         self.store.away = False
+        for k, server in enumerate(self.servers):
+            if server.stops:
+                await self._kill(k)
         for _ in range(3000):
             if not any(session.asked for session in self.sessions):
                 return
@@ -337,7 +373,7 @@ class World:
 
 
 CALM = ("ask", "send", "send", "send", "hear", "hear", "hear", "round", "beat", "connect", "retry", "late")
-FAULTS = ("part", "kill", "away")
+FAULTS = ("part", "kill", "away", "retire")
 
 
 async def walk(path: Path, seed: int, steps: int = 300) -> Counter[str]:

@@ -20,7 +20,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return accumulator(tmp_path_factory.mktemp("model") / "accumulator.onnx")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(24))
 def test_no_answer_is_lost_doubled_or_changed(path: Path, seed: int) -> None:
     seen = asyncio.run(walk(path, seed))
     assert seen["answered"] == seen["steps"] > 0
