@@ -62,21 +62,6 @@ class HeldSessions:
 
         self._engine.control(sessions, restart, self.not_restarted, owner, handles)
 
-    def acknowledge(self, sessions: Ints, sequences: Ints) -> None:
-        """Note what clients have that send nothing for a while: the next checkpoint tells them what is durable.
-
-        Args:
-            sessions: which.
-            sequences: of the first answer of each that its client lacks.
-        """
-        kept = self._table.kept[sessions]
-        sessions, sequences = sessions[kept], sequences[kept]
-        self._table.acknowledged[sessions] = np.minimum(sequences, self._table.sequences(sessions))
-        # Written once more, also where nothing was stepped since: that is what moves the anchor.
-        self._table.written[sessions] = -1
-        if self._checkpointer is not None:
-            self._checkpointer.tell_soon()
-
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
         """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
 

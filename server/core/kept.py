@@ -91,7 +91,7 @@ class KeptSessions:
     def _stands(self, session: int) -> tuple[int, int, bytes]:
         """Sequence, position and state, as in `Checkpoint`."""
         table, rows = self._table, self._engine.rows
-        assert table.slot[session] >= 0, "its state is here"
+        assert table.here[session], "what is copied is its own"
         state = rows.packed(table.slot[[session]])
         return int(table.sequences(session)), int(table.position[session]), state.tobytes()
 
@@ -116,13 +116,18 @@ class KeptSessions:
         moved = table.sequences(sessions) != written
         behind = (table.acknowledged[sessions] >= written) & (table.durable[sessions] < written)
         sessions = sessions[moved | behind]
-        dirty: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0)]
-        return dirty
+        return self._stored(sessions)
+
+    def _stored(self, sessions: Ints) -> Ints:
+        """Those of the sessions that the store knows as they are here, and whose state is here."""
+        table = self._table
+        stored: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0) & table.here[sessions]]
+        return stored
 
     def copied(self, sessions: Ints) -> Rows:
         """Copies of the states of those sessions that are still there. No run is under way."""
         table = self._table
-        sessions = sessions[table.kept[sessions] & (table.claiming[sessions] == 0) & (table.slot[sessions] >= 0)]
+        sessions = self._stored(sessions)
         sequences = table.sequences(sessions)
         return Rows(
             sessions,
@@ -169,6 +174,26 @@ class KeptSessions:
             _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
+
+    def acknowledge(self, sessions: Ints, sequences: Ints) -> None:
+        """Note what clients have that send nothing for a while: they hear soon what is durable.
+
+        Args:
+            sessions: which.
+            sequences: of the first answer of each that its client lacks.
+        """
+        table = self._table
+        kept = table.kept[sessions]
+        sessions, sequences = sessions[kept], sequences[kept]
+        stands = table.sequences(sessions)
+        table.acknowledged[sessions] = np.minimum(sequences, stands)
+        # Written once more, also where nothing was stepped since: that is what moves the anchor.
+        table.written[sessions[table.here[sessions]]] = -1
+        # What is not here is stored where it stands, and a client that has all answers goes back no further.
+        anchored = ~table.here[sessions] & (sequences >= stands)
+        table.durable[sessions[anchored]] = stands[anchored]
+        self._untold.append(sessions[anchored])
+        self._checkpointer.tell_soon()
 
     def tell_later(self, session: int) -> None:
         """Have an owner hear how far its session may go back when the others do, also if it has heard so."""

@@ -79,6 +79,7 @@ class SessionTable:
     And, indexed by session:
         phase: of its life, as `transitions.Phase`.
         slot: its row of state; -1: it has none.
+        here: whether its state is in its slot; of one that is restored it is on its way yet.
         position: steps consumed.
         accepted: steps consumed when all that is pending has run.
         answered_at: when it was last answered, in the clock of whoever writes it.
@@ -116,6 +117,7 @@ class SessionTable:
         self._tenant = np.full(capacity, _NOBODY, np.int32)
         self.phase = np.full(capacity, Phase.CLOSED, np.int8)
         self.slot = np.full(capacity, _NO_SLOT, np.int64)
+        self.here = np.zeros(capacity, np.bool_)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
         self.answered_at = np.full(capacity, np.inf)
@@ -224,6 +226,7 @@ class SessionTable:
         self._happens(session, Event.CREATE)
         self._tenant[session] = mine.number
         self.give_slot(session)
+        self.here[session] = True
         mine.session_of[key] = session
         mine.sessions += 1
         self._id[session] = key
@@ -276,6 +279,7 @@ class SessionTable:
     def park(self, session: int) -> None:
         """Let another session have the slot of one whose state is in a store."""
         self._happens(session, Event.PARK)
+        self.here[session] = False
         self._tenants[int(self._tenant[session])].slots -= 1
         self._take_slots(np.array([session]))
         self.generation += 1
@@ -293,6 +297,7 @@ class SessionTable:
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
         self._happens(session, Event.RESTORED)
+        self.here[session] = True
         if self.owner[session] is not None and self.phase[session] == Phase.DETACHED:
             self._happens(session, Event.ATTACH)
 
@@ -331,7 +336,7 @@ class SessionTable:
             self._tenants[number].slots -= int(gone)
         self._id[sessions] = None
         self._tenant[sessions] = _NOBODY
-        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
+        self.here[sessions] = self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
         self.birth[sessions] = _NEVER

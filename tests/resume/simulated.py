@@ -83,11 +83,11 @@ class Server:
     stops: bool = False
 
     @classmethod
-    async def start(cls, path: Path, store: Unsteady) -> "Server":
+    async def start(cls, path: Path, store: Unsteady, *, before_answer: bool) -> "Server":
         config = ServerConfig(artifacts=(path,), provider="cpu", limits=LIMITS, tick=TickLimits(rows=4, steps=2))
         catalog = Catalog(Accounts(LIMITS))
         artifact = Artifact.load(path)
-        checkpointer = Checkpointer(store, LIMITS)
+        checkpointer = Checkpointer(store, LIMITS, before_answer=before_answer)
         number = catalog.reserve(artifact.spec.name, artifact.spec.version)
         model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
         model.state = ModelState.READY
@@ -176,14 +176,16 @@ class World:
         self.servers: list[Server] = []
         self.wire: Wire | None = None
         self.old: list[Wire] = []
-        self.client = Multiplexer(WIRE_LIMITS, retry=True, budget=Budget(2**20))
+        # Of three or four messages, where it is small: then the client waits for checkpoints.
+        self.client = Multiplexer(WIRE_LIMITS, retry=True, budget=Budget(self.rng.choice((2**20, 2000))))
+        self.before_answer = self.rng.random() < 0.3
         self.sessions: list[Session] = []
         self.inputs = 0
         self.seen: Counter[str] = Counter()
         self.trace: list[str] = []
 
     async def start(self, sessions: int) -> None:
-        self.servers = [await Server.start(self.path, self.store) for _ in range(2)]
+        self.servers = [await self._start() for _ in range(2)]
         self.spec = Artifact.load(self.path).spec
         models = Models(pb.DescribeResponse(limits=WIRE_LIMITS, models=[pb.ServedModel(spec=self.spec)]))
         self.layout: Layout = models.layout(self.spec, outputs=True, gates=False)
@@ -195,6 +197,9 @@ class World:
             )
             self.client.add(queue, work)
             self.sessions.append(Session(queue, work, np.zeros(members, np.float32)))
+
+    async def _start(self) -> Server:
+        return await Server.start(self.path, self.store, before_answer=self.before_answer)
 
     async def stop(self) -> None:
         for server in self.servers:
@@ -297,7 +302,7 @@ class World:
         await gone.kill()
         # It is found dead at once.
         await self.store.store.close_store(gone.checkpointer.owner)
-        self.servers[k] = await Server.start(self.path, self.store)
+        self.servers[k] = await self._start()
         self.seen["kills"] += 1
 
     async def round(self) -> None:
@@ -367,7 +372,7 @@ class World:
             for server in self.servers:
                 with suppress(StoreUnavailable):
                     await server.checkpointer.beat_once()
-                    await server.checkpointer.round()
+                    await asyncio.wait_for(server.checkpointer.round(), 5)
             await asyncio.sleep(0.001)
         raise AssertionError(f"not answered: {[len(each.asked) for each in self.sessions]}")
 

@@ -252,6 +252,72 @@ async def test_it_waits_for_a_slot_that_is_free_when_a_run_is_over(
     assert parked.take()[-1] == ("results", [0], [1], [1], [11])
 
 
+async def test_nothing_is_written_of_one_whose_state_is_on_its_way(
+    b: Bench, store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parked, session = await opened(b, "s", 1)
+    gone, left = await opened(b, "left", 7)
+    neighbour, beside = await opened(b, "n")
+    b.lifecycle.held.disconnected(gone, np.array([left]))
+    b.engine.remove(np.array([left]))
+    assert b.engine.sessions.free_slots == 1
+    begun, over, step = Event(), Event(), b.engine.rows.step
+
+    def long_step(*args: Any, **kinds: Any) -> Any:
+        begun.set()
+        over.wait(10)
+        return step(*args, **kinds)
+
+    monkeypatch.setattr(b.engine.rows, "step", long_step)
+    expect_long_runs(b.engine)
+    store.close_gate()
+    b.lifecycle.places.bring_back(session)
+    b.steps(parked, [0], [session], [[10.0]])
+    # Its client has all answers: the next checkpoint is to be the only one.
+    b.engine.sessions.acknowledged[session] = 1
+    b.engine.sessions.durable[session] = 0
+    await stalled(store)
+    b.steps(neighbour, [0], [beside], [[1.0]])
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    store.gate.set()
+    while b.engine.sessions.slot[session] < 0:
+        await asyncio.sleep(0)
+    written: list[tuple[str, float]] = []
+    write = store.write
+
+    async def noted(writes: Writes) -> Written:
+        states = writes.states.view("<f4")[:, 0].tolist()
+        written.extend(zip([key.session_id for key in writes.keys], states, strict=True))
+        return await write(writes)
+
+    monkeypatch.setattr(store, "write", noted)
+    rounds = asyncio.create_task(round_(b))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    over.set()
+    await rounds
+    assert [value for name, value in written if name == "s"] in ([], [1.0])
+    await b.engine.quiet()
+    assert parked.take()[-1] == ("results", [0], [1], [1], [11])
+
+
+async def test_a_client_that_keeps_too_much_of_a_parked_one_hears_that_it_is_stored(b: Bench) -> None:
+    assert b.lifecycle.kept is not None
+    parked, session = await opened(b, "s", 1, 2)
+    await opened(b, "n")
+    await opened(b, "third")
+    assert phase(b, session) is Phase.PARKED
+    b.engine.sessions.durable[session] = 0
+    parked.take()
+    for sequence, heard in ((1, []), (2, [("durable", [0], [2])])):
+        b.lifecycle.kept.acknowledge(np.array([session]), np.array([sequence]))
+        await round_(b)
+        assert parked.take() == heard
+    assert phase(b, session) is Phase.PARKED
+    assert await stepped(b, parked, session, 4) == [7]
+
+
 async def test_one_that_could_not_be_restored_for_a_fault_of_ours_may_be_opened_again(
     b: Bench, store: SlowStore
 ) -> None:
