@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.kept import keys_of
+from gatestream.server.core.kept import KeptSessions, keys_of
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
@@ -26,11 +26,13 @@ class HeldSessions:
     Args:
         registry: of the sessions.
         places: of them.
+        kept: those that the store knows; None: there is no store.
     """
 
-    def __init__(self, registry: Registry, places: Places):
+    def __init__(self, registry: Registry, places: Places, kept: KeptSessions | None):
         self._registry = registry
         self._places = places
+        self._kept = kept
         self._engine = registry.engine
         self._table = registry.table
         self._checkpointer = registry.checkpointer
@@ -61,6 +63,13 @@ class HeldSessions:
                 self.restart(owner, sessions[good], handles[good])
 
         self._engine.control(sessions, restart, self.not_restarted, owner, handles)
+
+    def acknowledge(self, sessions: Ints, sequences: Ints) -> None:
+        """As `KeptSessions.acknowledge`."""
+        if self._kept is not None:
+            self._kept.acknowledge(sessions, sequences)
+            # What is kept aside is written when it is in a slot again.
+            self._places.bring_all_back(sessions[self._table.aside[sessions] != None])  # noqa: E711
 
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
         """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
@@ -173,7 +182,7 @@ class HeldSessions:
                 self._let_go(parked)
 
     def _let_go(self, sessions: Ints) -> None:
-        """Forget sessions that no stream holds and of which the store has all."""
+        """Forget sessions that no stream holds and of which the store has what their clients cannot send again."""
         checkpointer = self._checkpointer
         assert checkpointer is not None, "the store knows them"
         keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]

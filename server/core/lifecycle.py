@@ -61,7 +61,7 @@ class Lifecycle:
             claims = Claims(engine, self.kept, checkpointer, end)
             self.residence = Residence(engine, accounts, self.kept, checkpointer, end, self.kept.put)
         self.places = Places(self.registry, self.expiry, self.residence)
-        self.held = HeldSessions(self.registry, self.places)
+        self.held = HeldSessions(self.registry, self.places, self.kept)
         self.opening = Opening(self.registry, self.places, self.held, claims)
         self.sequences = Sequences(self.registry, self.places, self.held, claims, self.expiry.sequence_timeout)
         self.named = NamedSessions(self.registry, self.places, self.kept)

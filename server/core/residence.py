@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from gatestream.server.arrays import Ints
@@ -70,6 +71,9 @@ class Residence:
             return False
         table = self._table
         held = sessions[table.phase[sessions] == Phase.RESIDENT]
+        aside = ~self._stays_stored(held)
+        for session in held[aside].tolist():
+            table.aside[session] = self._kept.checkpoint(session)
         for session in held.tolist():
             table.park(session)
             tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
@@ -94,7 +98,11 @@ class Residence:
             self.make_room(wanted - free)
 
     def _unneeded(self, count: int, tenant: str | None, leave: bool) -> Ints:
-        """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least."""
+        """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least.
+
+        One that went back behind the newest checkpoint may stand where none stays stored. If a stream holds it, its state
+        is kept aside, which is copied while no run is under way; if none does, its client sends again what it lacks.
+        """
         table = self._table
         sessions = table.with_slot() if tenant is None else table.those_of(tenant, table.with_slot())
         sequences, phase = table.sequences(sessions), table.phase[sessions]
@@ -103,7 +111,6 @@ class Residence:
             & table.parks[sessions]
             & (table.claiming[sessions] == 0)
             & (sequences == table.written[sessions])
-            & ((sequences >= table.tip[sessions]) | (sequences == table.durable[sessions]))
             & ((phase == Phase.DETACHED) | ((phase == Phase.RESIDENT) & (not leave)))
         )
         sessions = sessions[at_rest]
@@ -112,8 +119,16 @@ class Residence:
             # Some of them may have something queued.
             sessions = sessions[np.argpartition(answered, min(2 * count, len(sessions) - 1))[: 2 * count]]
         sessions = self._engine.idle(sessions)
+        if self._engine.running:
+            sessions = sessions[(table.phase[sessions] == Phase.DETACHED) | self._stays_stored(sessions)]
         order: Ints = sessions[table.answered_at[sessions].argsort(kind="stable")]
         return order[:count]
+
+    def _stays_stored(self, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Whether the store keeps a checkpoint of exactly where sessions stand that were written there."""
+        table, sequences = self._table, self._table.sequences(sessions)
+        stays: npt.NDArray[np.bool_] = (sequences >= table.tip[sessions]) | (sequences == table.durable[sessions])
+        return stays
 
     def bring_back(self, session: int) -> None:
         """Have a session that gave up its slot have its state back before anything else that is asked of it."""
@@ -127,13 +142,14 @@ class Residence:
     async def _back(self, session: int) -> Then:
         table, birth = self._table, self._table.birth[session]
         key, pause = self._kept.key(session), _FIRST_PAUSE
+        aside: Checkpoint | None = table.aside[session]
         stored: Stored | None = None
         while table.birth[session] == birth:
             try:
-                if stored is None:
+                if aside is None and stored is None:
                     stored = await self._checkpointer.store.read(key)
                 if table.birth[session] == birth and self._give_slot(session):
-                    return partial(self._settle, session, stored)
+                    return partial(self._settle, session, aside, stored)
             except StoreUnavailable:
                 pass
             except (CheckpointUnfit, NotFound) as error:
@@ -158,17 +174,19 @@ class Residence:
         table.give_slot(session)
         return True
 
-    def _settle(self, session: int, stored: Stored) -> None:
+    def _settle(self, session: int, found: Checkpoint | None, stored: Stored | None) -> None:
+        """Have a session stand again where it stood; its state was kept aside, or is among what is stored."""
         table = self._table
-        if stored.epoch != table.epoch[session]:
-            self._forget(np.array([session]), CloseReason.FENCED)
-            return
         sequence = int(table.sequences(session))
-        found = [each for each in stored.checkpoints if each.sequence == sequence]
+        if stored is not None:
+            if stored.epoch != table.epoch[session]:
+                self._forget(np.array([session]), CloseReason.FENCED)
+                return
+            found = next((each for each in stored.checkpoints if each.sequence == sequence), None)
         try:
-            if not found:
+            if found is None:
                 raise ValueError(f"no checkpoint is at sequence {sequence}")
-            self._put(session, found[0])
+            self._put(session, found)
         except ValueError as error:
             self._lose(session, str(error))
             return

@@ -80,6 +80,7 @@ class SessionTable:
         phase: of its life, as `transitions.Phase`.
         slot: its row of state; -1: it has none.
         here: whether its state is in its slot; of one that is restored it is on its way yet.
+        aside: the state of a parked one that stands where the store keeps no checkpoint; else None.
         position: steps consumed.
         accepted: steps consumed when all that is pending has run.
         answered_at: when it was last answered, in the clock of whoever writes it.
@@ -118,6 +119,7 @@ class SessionTable:
         self.phase = np.full(capacity, Phase.CLOSED, np.int8)
         self.slot = np.full(capacity, _NO_SLOT, np.int64)
         self.here = np.zeros(capacity, np.bool_)
+        self.aside: npt.NDArray[np.object_] = np.full(capacity, None, object)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
         self.answered_at = np.full(capacity, np.inf)
@@ -277,7 +279,7 @@ class SessionTable:
         self.owner[sessions] = None
 
     def park(self, session: int) -> None:
-        """Let another session have the slot of one whose state is in a store."""
+        """Let another session have the slot of one whose state is in a store, or aside."""
         self._happens(session, Event.PARK)
         self.here[session] = False
         self._tenants[int(self._tenant[session])].slots -= 1
@@ -297,7 +299,7 @@ class SessionTable:
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
         self._happens(session, Event.RESTORED)
-        self.here[session] = True
+        self.here[session], self.aside[session] = True, None
         if self.owner[session] is not None and self.phase[session] == Phase.DETACHED:
             self._happens(session, Event.ATTACH)
 
@@ -334,7 +336,7 @@ class SessionTable:
         with_slot = sessions[self.slot[sessions] != _NO_SLOT]
         for number, gone in zip(*np.unique(self._tenant[with_slot], return_counts=True), strict=True):
             self._tenants[number].slots -= int(gone)
-        self._id[sessions] = None
+        self._id[sessions] = self.aside[sessions] = None
         self._tenant[sessions] = _NOBODY
         self.here[sessions] = self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
         self.owner[sessions] = None

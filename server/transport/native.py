@@ -228,8 +228,7 @@ class ClientStream:
 
     def _acknowledge(self, handles: Ints, sequences: Ints) -> None:
         for number, some, sessions in self._handles.by_model(handles):
-            if (kept := self._models[number].lifecycle.kept) is not None:
-                kept.acknowledge(sessions, sequences[np.isin(handles, some)])
+            self._models[number].lifecycle.held.acknowledge(sessions, sequences[np.isin(handles, some)])
 
     def _close_at(self, handles: Ints, sequences: Ints | None) -> None:
         """Close sessions, of those that are meant for a sequence the ones that stand there and have nothing queued."""

@@ -318,6 +318,58 @@ async def test_a_client_that_keeps_too_much_of_a_parked_one_hears_that_it_is_sto
     assert await stepped(b, parked, session, 4) == [7]
 
 
+async def gone_back(b: Bench, name: str) -> tuple[Recorder, int]:
+    """A session that stands between the checkpoint that it went back to and one further on, and holds its slot."""
+    owner, session = await opened(b, name, 1, 2, 3)
+    b.lifecycle.held.disconnected(owner, np.array([session]))
+    epoch = int(b.engine.sessions.epoch[session]) + 1
+    again = Recorder()
+    session = b.open(again, 0, name, wish=Wish(parks=True, epoch=epoch, acknowledged=0))
+    await b.engine.quiet()
+    assert again.stands.position == 0
+    assert await stepped(b, again, session, 1) == [1]
+    await round_(b)
+    assert b.engine.sessions.tip[session] == 3
+    return again, session
+
+
+async def test_one_that_went_back_gives_its_slot_up_where_nothing_is_stored(b: Bench) -> None:
+    again, session = await gone_back(b, "s")
+    await opened(b, "n")
+    await opened(b, "third")
+    assert phase(b, session) is Phase.PARKED
+    again.take()
+    assert await stepped(b, again, session, 2) == [3]
+    await round_(b)
+    assert await stepped(b, again, session, 3, 4) == [6, 10]
+
+
+async def test_one_that_went_back_is_stored_where_it_stands_for_a_client_that_keeps_too_much(b: Bench) -> None:
+    again, session = await gone_back(b, "s")
+    await opened(b, "n")
+    await opened(b, "third")
+    again.take()
+    b.lifecycle.held.acknowledge(np.array([session]), np.array([1]))
+    await settled(b)
+    # It hears so some times a second.
+    assert b.checkpointer is not None
+    b.checkpointer.tell_soon()
+    await round_(b)
+    assert again.take()[-1] == ("durable", [0], [1])
+
+
+async def test_one_that_went_back_and_that_no_stream_holds_leaves(b: Bench) -> None:
+    again, session = await gone_back(b, "s")
+    b.lifecycle.held.disconnected(again, np.array([session]))
+    await opened(b, "n")
+    await opened(b, "third")
+    assert b.engine.sessions.get("", "s") is None
+    wish = Wish(parks=True, epoch=9, acknowledged=1)
+    session = b.open(again, 0, "s", wish=wish)
+    await settled(b)
+    assert again.stands.position == 0
+
+
 async def test_one_that_could_not_be_restored_for_a_fault_of_ours_may_be_opened_again(
     b: Bench, store: SlowStore
 ) -> None:
