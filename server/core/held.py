@@ -69,7 +69,7 @@ class HeldSessions:
         if self._kept is not None:
             self._kept.acknowledge(sessions, sequences)
             # What is kept aside is written when it is in a slot again.
-            self._places.bring_all_back(sessions[self._table.aside[sessions] != None])  # noqa: E711
+            self._places.bring_all_back(sessions[self._table.are_aside(sessions)])
 
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
         """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.

@@ -189,8 +189,8 @@ class KeptSessions:
         table.acknowledged[sessions] = np.minimum(sequences, stands)
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
         table.written[sessions[table.here[sessions]]] = -1
-        # What is neither here nor aside is stored where it stands, and a client that has all answers goes back no further.
-        anchored = ~table.here[sessions] & (table.aside[sessions] == None) & (sequences >= stands)  # noqa: E711
+        # What is neither here nor aside is stored where it stands: a client that has all answers goes back no further.
+        anchored = ~table.here[sessions] & ~table.are_aside(sessions) & (sequences >= stands)
         table.durable[sessions[anchored]] = stands[anchored]
         self._untold.append(sessions[anchored])
         self._checkpointer.tell_soon()

@@ -100,8 +100,8 @@ class Residence:
     def _unneeded(self, count: int, tenant: str | None, leave: bool) -> Ints:
         """Sessions that have nothing queued and stand at a confirmed checkpoint, those first that were used least.
 
-        One that went back behind the newest checkpoint may stand where none stays stored. If a stream holds it, its state
-        is kept aside, which is copied while no run is under way; if none does, its client sends again what it lacks.
+        One that went back behind the newest checkpoint may stand where none stays stored. If a stream holds it, its
+        state is kept aside, copied while no run is under way; if none does, its client sends again what it lacks.
         """
         table = self._table
         sessions = table.with_slot() if tenant is None else table.those_of(tenant, table.with_slot())

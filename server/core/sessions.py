@@ -421,6 +421,11 @@ class SessionTable:
         elif first is not None:
             self.acknowledged[sessions] = first + self.offset[sessions]
 
+    def are_aside(self, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Whether the state of each is kept aside."""
+        aside: npt.NDArray[np.bool_] = np.not_equal(self.aside[sessions], None)
+        return aside
+
     def stands(self, session: int) -> Stands:
         """Where a session stands."""
         sequence = int(self.sequences(session))
