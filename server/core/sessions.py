@@ -423,8 +423,7 @@ class SessionTable:
 
     def are_aside(self, sessions: Ints) -> npt.NDArray[np.bool_]:
         """Whether the state of each is kept aside."""
-        aside: npt.NDArray[np.bool_] = np.not_equal(self.aside[sessions], None)
-        return aside
+        return np.array([each is not None for each in self.aside[sessions].tolist()], np.bool_)
 
     def stands(self, session: int) -> Stands:
         """Where a session stands."""
