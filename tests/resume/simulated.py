@@ -241,8 +241,9 @@ class World:
         """What the client has to say leaves, and one message arrives."""
         if self.wire is None:
             return
-        if self.wire.ended and not self.wire.down:
-            self.part()
+        if self.wire.ended:
+            if not self.wire.down:
+                self.part()
             return
         self.wire.up += self.client.take()
         if self.wire.up:

@@ -28,6 +28,8 @@ class Proof(Protocol):
 
 
 _Proofs = dict[str, Callable[[], Proof]]
+# Of each model: some two thirds of its sessions have none.
+_SLOTS = 12
 
 
 def main() -> int:
@@ -61,13 +63,20 @@ def _proofs(given: argparse.Namespace, folder: Path, models: Sequence[Path], und
     """All, by their names."""
     walks, many, seed = plans(MODELS, given.sessions), plans(MODELS, 100), given.seed
 
-    def compared(faults: Callable[..., Crowd], *arguments: Any) -> Callable[[], Proof]:
-        return lambda: outcome(faults(*arguments, seed=seed), undisturbed)
+    def compared(faults: Callable[..., Crowd], *arguments: Any, **settings: Any) -> Callable[[], Proof]:
+        return lambda: outcome(faults(*arguments, seed=seed, **settings), undisturbed)
 
     proofs: _Proofs = {}
     for durability in ("behind", "before-answer"):
+        store = folder / durability
+        store.mkdir()
         proofs[f"killed servers, sqlite, {durability}"] = compared(
-            kill_server, models, walks, folder, given.kills, durability
+            kill_server, models, walks, store, given.kills, durability
+        )
+        few = folder / f"few-{durability}"
+        few.mkdir()
+        proofs[f"killed servers with few slots, sqlite, {durability}"] = compared(
+            kill_server, models, walks, few, given.kills // 4, durability, sessions=_SLOTS, held_sessions=1000
         )
         proofs[f"killed clients, sqlite, {durability}"] = partial(
             kill_clients, models, undisturbed, folder, given.clients, durability, seed

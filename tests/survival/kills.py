@@ -48,7 +48,13 @@ async def _killed(server: Restarted, made: Crowd, kills: int, rng: random.Random
 
 
 def kill_server(
-    artifacts: Sequence[Path], plans: Sequence[Plan], folder: Path, kills: int, durability: str, seed: int = 0
+    artifacts: Sequence[Path],
+    plans: Sequence[Plan],
+    folder: Path,
+    kills: int,
+    durability: str,
+    seed: int = 0,
+    **settings: Any,
 ) -> Crowd:
     """The proof: `kills` times, with SQLite.
 
@@ -59,11 +65,13 @@ def kill_server(
         kills: how many.
         durability: as the server's setting.
         seed: of the moments.
+        settings: more of the server.
 
     Raises:
         GatestreamError: a call of a walk failed.
     """
-    server = Restarted(artifacts, store=f"sqlite:{folder / durability}.db", durability=durability)
+    store = f"sqlite:{folder / 'killed.db'}"
+    server = Restarted(artifacts, store=store, durability=durability, **settings)
 
     async def go() -> Crowd:
         async with crowd(server.address, plans) as made:

@@ -37,6 +37,12 @@ def test_killed_servers(models: Sequence[Path], undisturbed: str, tmp_path: Path
     assert found.resumes >= 8, "nobody noticed"
 
 
+def test_killed_servers_with_few_slots(models: Sequence[Path], undisturbed: str, tmp_path: Path) -> None:
+    found = outcome(kill_server(models, WALKS, tmp_path, 3, "behind", sessions=2, held_sessions=64), undisturbed)
+    assert found.whole, found
+    assert found.resumes >= 8, "nobody noticed"
+
+
 def test_connections(models: Sequence[Path], undisturbed: str, tmp_path: Path) -> None:
     found = outcome(cut_connections(models, WALKS, tmp_path, 4), undisturbed)
     assert found.whole, found
