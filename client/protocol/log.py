@@ -94,7 +94,7 @@ class Log:
         self.unsettled: set[int] = set()
         # Entries as plain tuples of arrays, which the garbage collector passes over: there may be a hundred thousand.
         self._entries: deque[tuple[Any, ...]] = deque()
-        # As far as the server was told by `Acknowledge`, for all members together.
+        # As far as the server was told by `Acknowledge` since the latest of them was opened, for all together.
         self._told: Ints | None = None
 
     # ---- What is sent and answered -----------------------------------------------------------------
@@ -182,6 +182,8 @@ class Log:
 
     def reopening(self, member: int) -> pb.Open:
         """A request that opens a member once more, with the next epoch."""
+        # What was told may not have arrived, and steps that are sent again say that less is known.
+        self._told = None
         again = self.opens[member]
         again.epoch += 1
         if member in self.opened:

@@ -226,7 +226,7 @@ class Server:
                 assert connection.broken, "no step twice, none left out"
                 self._refuse(connection, handle, pb.REASON_POSITION_MISMATCH, session.position)
             else:
-                session.acknowledged = max(session.acknowledged, session.sequence)
+                session.acknowledged = session.sequence
                 session.steps = mine
 
     # ---- What a server does by itself ---------------------------------------------------------------

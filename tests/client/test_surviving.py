@@ -437,6 +437,24 @@ def test_steps_answered_while_another_of_the_group_is_parked_are_not_sent_again(
     assert session_queue.positions.tolist() == [0, 1]
 
 
+def test_a_client_that_keeps_too_much_says_so_on_each_connection() -> None:
+    network = Network(700)
+    session_queue, _ = network.open(1)
+    network.settle()
+    works = [walk(network, session_queue, [x]) for x in (1, 2)]
+    for work in works:
+        network.arrive()
+        network.servers[0].answer("session-0", 1)
+        network.hear()
+        assert work.done
+    waiting = walk(network, session_queue, [3])
+    assert network.connection is not None
+    assert network.connection.sent.pop().WhichOneof("kind") == "acknowledge"
+    network.kill(0)
+    network.settle()
+    assert waiting.results()[0][0].tolist() == expected([1, 2, 3])[2:]
+
+
 def test_a_reset_that_was_answered_in_another_order_is_sent_again() -> None:
     network = Network()
     session_queue, _ = network.open(2)
