@@ -402,16 +402,17 @@ class SessionTable:
         return self.position[sessions] + self.offset[sessions]
 
     def acknowledge(self, session: int, first: int, acknowledged: int) -> None:
-        """Note what a message of steps says that its client has.
+        """Note what a message of steps says that its client has, before they are accepted.
 
         Args:
             session: which.
             first: position of the first step; -1: not sent.
-            acknowledged: sequence of the first answer that the client lacks; -1: that of `first`.
+            acknowledged: sequence of the first answer that the client lacks; -1: that of `first`, where the steps are
+                meant for where the session stands: else they are refused, and say nothing.
         """
         if acknowledged >= 0:
             self.acknowledged[session] = acknowledged
-        elif first >= 0:
+        elif first >= 0 and first == self.accepted.item(session):
             self.acknowledged[session] = first + self.offset[session]
 
     def acknowledge_all(self, sessions: Ints, first: Ints | None, acknowledged: Ints | None) -> None:
@@ -419,6 +420,8 @@ class SessionTable:
         if acknowledged is not None:
             self.acknowledged[sessions] = acknowledged
         elif first is not None:
+            meant = first == self.accepted[sessions]
+            sessions, first = sessions[meant], first[meant]
             self.acknowledged[sessions] = first + self.offset[sessions]
 
     def are_aside(self, sessions: Ints) -> npt.NDArray[np.bool_]:

@@ -145,6 +145,7 @@ class Wire:
         """The server sees the end."""
         self.up.clear()
         self.stream.disconnect()
+        self._pump.cancel()
         self.ended = True
 
     def drop(self) -> None:
@@ -205,6 +206,8 @@ class World:
         return await Server.start(self.path, self.store, before_answer=self.before_answer)
 
     async def stop(self) -> None:
+        for wire in [*self.old, *([self.wire] if self.wire else [])]:
+            wire.drop()
         for server in self.servers:
             await server.kill()
 

@@ -85,6 +85,17 @@ async def test_a_session_goes_back_to_what_its_client_can_send_again(b: Bench, m
     assert await stepped(b, again, session, 3, 4, 5) == [6, 10, 15]
 
 
+async def test_steps_that_are_refused_say_nothing_of_what_their_client_has(b: Bench) -> None:
+    owner, session = await opened(b)
+    await stepped(b, owner, session, 1, 2)
+    table = b.engine.sessions
+    for first, acknowledged in ((2, 2), (9, 2), (0, 2), (-1, 2)):
+        table.acknowledge(session, first, -1)
+        assert table.acknowledged[session] == acknowledged
+        table.acknowledge_all(np.array([session]), np.array([first]), None)
+        assert table.acknowledged[session] == acknowledged
+
+
 async def test_a_checkpoint_is_of_whoever_has_the_slot(b: Bench) -> None:
     assert b.checkpointer is not None
     store = b.checkpointer.store
