@@ -244,7 +244,7 @@ class Catalog:
         """Drop what is kept of tenants that are not known any more, and hold nothing."""
         self.accounts.forget_all_but(known)
         for model in self:
-            model.engine.sessions.forget_all_but(known)
+            model.engine.sessions.tenants.forget_all_but(known)
 
     # ---- By name and version ------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class Catalog:
             versions = self._versions(name)
             if len(versions) > 1:
                 for model in versions:
-                    if model.engine.sessions.get(tenant, session_id) is not None:
+                    if model.engine.sessions.tenants.get(tenant, session_id) is not None:
                         return model
         return self.find(name, version)
 
@@ -297,7 +297,9 @@ class Catalog:
 
     def has(self, session_id: str, tenant: str, name: str) -> bool:
         """Whether any version of a model has a session."""
-        return any(model.engine.sessions.get(tenant, session_id) is not None for model in self._by_name.get(name, ()))
+        return any(
+            model.engine.sessions.tenants.get(tenant, session_id) is not None for model in self._by_name.get(name, ())
+        )
 
     def _versions(self, name: str) -> list[Model]:
         if not name and len(self._by_name) > 1:
@@ -317,7 +319,7 @@ class Catalog:
             AlreadyExists: one has.
         """
         for other in self._by_name.get(name, ()):
-            if other.number != number and other.engine.sessions.get(tenant, session_id) is not None:
+            if other.number != number and other.engine.sessions.tenants.get(tenant, session_id) is not None:
                 raise AlreadyExists(
                     f"session {session_id[:140]!r} exists, on version {other.version!r} of this model; resume it there "
                     "(no version named finds it), or choose another session_id"

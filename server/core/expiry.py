@@ -86,7 +86,7 @@ class Expiry:
             return False
         sessions = self._overdue()
         if self._table.at_share(tenant):
-            sessions = self._table.those_of(tenant, sessions)
+            sessions = self._table.tenants.those_of(tenant, sessions)
         if len(sessions) == 0:
             self._looked = now
         self._end(sessions[:_ROOM], CloseReason.IDLE)

@@ -40,12 +40,12 @@ def meaning(layout: ModelLayout, version: str) -> Meaning:
 
 def key_of(engine: Engine, session: int) -> Key:
     """What a session of a model is called in a store."""
-    return Key(engine.sessions.tenant(session), engine.layout.name, engine.sessions.session_id(session))
+    return Key(engine.sessions.tenants.tenant(session), engine.layout.name, engine.sessions.tenants.session_id(session))
 
 
 def keys_of(engine: Engine, sessions: Ints) -> list[Key]:
     """The same of many; the loop waits while their states are copied, and for this."""
-    tenants, ids = engine.sessions.names(sessions)
+    tenants, ids = engine.sessions.tenants.names(sessions)
     return list(map(Key, tenants, itertools.repeat(engine.layout.name), ids))
 
 
@@ -219,14 +219,14 @@ class KeptSessions:
     def asked_for(self, keys: Set[Key]) -> None:
         """Hand over those of the sessions that are called so."""
         name, table = self._engine.layout.name, self._table
-        found = [table.get(key.tenant, key.session_id) for key in keys if key.model == name]
+        found = [table.tenants.get(key.tenant, key.session_id) for key in keys if key.model == name]
         sessions = np.array([session for session in found if session is not None], np.int64)
         self.hand_over(sessions[table.kept[sessions]])
 
     def has(self, key: Key, epoch: int) -> bool:
         """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
         table = self._table
-        session = table.get(key.tenant, key.session_id) if key.model == self._engine.layout.name else None
+        session = table.tenants.get(key.tenant, key.session_id) if key.model == self._engine.layout.name else None
         if session is None:
             return False
         if table.claiming[session] or (table.kept[session] and table.epoch[session] >= epoch):

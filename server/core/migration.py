@@ -149,7 +149,7 @@ class _Move:
         """
         engine, session = self._before.engine, self._session
         table = engine.sessions
-        tenant, owner = table.tenant(session), table.owner[session]
+        tenant, owner = table.tenants.tenant(session), table.owner[session]
         holder: Holder = self._before.lifecycle.registry.caller(tenant) if owner is None else owner
         self._make_twin(tenant, owner)
         if engine.at_rest(session):
@@ -169,7 +169,7 @@ class _Move:
 
     def _make_twin(self, tenant: str, owner: ReplySink | None) -> None:
         old, new, session = self._before.engine.sessions, self._after.engine.sessions, self._session
-        session_id = old.session_id(session)
+        session_id = old.tenants.session_id(session)
         twin = self._twin = new.create(tenant, session_id, float(old.answered_at[session]))
         if owner is None:
             new.detach(twin)

@@ -206,7 +206,7 @@ class NamedSessions:
         session = self._registry.find(tenant, session_id)
         if self._kept is not None and self._table.kept[session]:
             self._registry.check_free(tenant, new_id)
-            self._table.check_free(tenant, new_id)
+            self._table.tenants.check_free(tenant, new_id)
             kept = self._kept
             checkpoint = await self._in_line(tenant, session_id, kept.checkpoint)
             await self._stored.put(kept.key(session)._replace(session_id=new_id), checkpoint)
@@ -220,7 +220,7 @@ class NamedSessions:
             # A start with others may be queued behind this.
             self._registry.keep_constants(twin)
             table.position[twin] = table.accepted[twin] = table.position[session]
-            return table.session_id(twin), int(table.position[twin])
+            return table.tenants.session_id(twin), int(table.position[twin])
 
         return await self._in_line(tenant, session_id, copy)
 

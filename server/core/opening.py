@@ -107,7 +107,7 @@ class Opening:
         if not create and not (asks and session_id):
             session = self._registry.find(tenant, session_id)
         elif resume and session_id:
-            session = table.get(tenant, session_id)
+            session = table.tenants.get(tenant, session_id)
         if session is None:
             if self._registry.closed_for:
                 raise Draining(f"{self._registry.closed_for}; open the session on another server")
@@ -118,7 +118,7 @@ class Opening:
             session = self._places.create(tenant, session_id, self._constants.complete(given))
             table.epoch[session] = table.proposed[session] = wish.epoch or 1
             table.attach(session, owner, handle)
-            tell(owner, owner.opened, handle, table.session_id(session), table.stands(session), True)
+            tell(owner, owner.opened, handle, table.tenants.session_id(session), table.stands(session), True)
         else:
             self._constants.check_same(session, given)
             self._check_epoch(session, wish.epoch)
@@ -170,7 +170,7 @@ class Opening:
         table.attach(session, owner, handle)
         table.parks[session] = wish.parks
         self._engine.reply_mask[session] = reply_mask
-        name = table.session_id(session)
+        name = table.tenants.session_id(session)
 
         def ready(created: bool) -> None:
             if not created:
@@ -244,7 +244,7 @@ class Opening:
 
     def _take_over(self, session: int, owner: ReplySink, handle: int, wish: Wish) -> None:
         table = self._table
-        session_id = table.session_id(session)
+        session_id = table.tenants.session_id(session)
         before, before_handle = table.owner[session], int(table.handle[session])
         asks = self._claims is not None and (wish.parks or bool(table.kept[session] | (table.claiming[session] > 0)))
 

@@ -69,14 +69,14 @@ class Registry:
             Elsewhere: another one has.
         """
         try:
-            return self.table.find(tenant, session_id)
+            return self.table.tenants.find(tenant, session_id)
         except NotFound:
             self.leases.check(self.engine.layout.name, tenant, session_id)
             raise
 
     def key(self, tenant: str, session_id: str) -> Key | None:
         """What a session is called in the store that is not here; None: it is here, or there is no store."""
-        if self.checkpointer is None or self.table.get(tenant, session_id) is not None:
+        if self.checkpointer is None or self.table.tenants.get(tenant, session_id) is not None:
             return None
         self.leases.check(self.engine.layout.name, tenant, session_id)
         return Key(tenant, self.engine.layout.name, session_id)
@@ -152,7 +152,7 @@ class Registry:
             Elsewhere: another worker has it.
         """
         table = self.table
-        name = self.engine.layout.name, table.tenant(session), table.session_id(session)
+        name = self.engine.layout.name, table.tenants.tenant(session), table.tenants.session_id(session)
         self._leased[session] = self.leases.claim(*name)
 
     def release(self, sessions: Ints) -> None:

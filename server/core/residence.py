@@ -104,7 +104,7 @@ class Residence:
         state is kept aside, copied while no run is under way; if none does, its client sends again what it lacks.
         """
         table = self._table
-        sessions = table.with_slot() if tenant is None else table.those_of(tenant, table.with_slot())
+        sessions = table.with_slot() if tenant is None else table.tenants.those_of(tenant, table.with_slot())
         sequences, phase = table.sequences(sessions), table.phase[sessions]
         at_rest = (
             table.kept[sessions]
@@ -136,7 +136,7 @@ class Residence:
         if table.phase[session] != Phase.PARKED:
             return
         table.restore(session)
-        holder = Caller(self._accounts.of(table.tenant(session)))
+        holder = Caller(self._accounts.of(table.tenants.tenant(session)))
         self._engine.wait_for(session, lambda: self._back(session), _ended, holder, must=True, unlimited=True)
 
     async def _back(self, session: int) -> Then:
@@ -163,7 +163,7 @@ class Residence:
         return _ended
 
     def _give_slot(self, session: int) -> bool:
-        table, tenant = self._table, self._table.tenant(session)
+        table, tenant = self._table, self._table.tenants.tenant(session)
         at_share = table.share < table.slots and table.has_share_of_slots(tenant)
         if (at_share and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
             self.hurry()

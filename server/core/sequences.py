@@ -92,7 +92,7 @@ class Sequences:
             StoreUnavailable: a stream has just opened it, and nobody knows where it stands.
         """
         table = self._table
-        session = table.get(tenant, session_id)
+        session = table.tenants.get(tenant, session_id)
         if session is None:
             if self._registry.gate is not None:
                 self._ask(request, tenant, session_id, self._constants.read(constants), start=start, first=first)
@@ -137,7 +137,7 @@ class Sequences:
         """
         table = self._table
         given = self._constants.read(constants)
-        session = table.get(tenant, session_id) if session_id else None
+        session = table.tenants.get(tenant, session_id) if session_id else None
         if session is None:
             if session_id and not start:
                 self._registry.leases.check(self._engine.layout.name, tenant, session_id)

@@ -1,9 +1,7 @@
 """The sessions of one model, in columns."""
 
 import itertools
-import re
 import secrets
-from collections.abc import Container
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,11 +9,10 @@ import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.slots import Slots
+from gatestream.server.core.tenants import Tenants
 from gatestream.server.core.transitions import Event, Phase, after
-from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, NotFound, Reason
-from gatestream.server.sequence_ids import SEQUENCE_SESSION
+from gatestream.server.errors import Exhausted, Reason
 
-_ID: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,128}}|{SEQUENCE_SESSION}")
 _NOBODY: Final = -1
 _NO_SLOT: Final = -1
 _NEVER: Final = -1
@@ -40,30 +37,6 @@ class Stands(NamedTuple):
     durable: int
 
 
-class _Tenant:
-    """The sessions of one tenant.
-
-    Attributes:
-        name: that it is known by.
-        number: what it is called in columns.
-        session_of: by id; without those that are leaving.
-        sessions: how many it has, with those.
-        slots: how many of these have one.
-        created: how many it ever had.
-    """
-
-    __slots__ = ("created", "name", "number", "session_of", "sessions", "slots")
-
-    def __init__(self, name: str, number: int):
-        self.name = name
-        self.number = number
-        # By the id's bytes, which take 16 less than a string.
-        self.session_of: dict[bytes, int] = {}
-        self.sessions = 0
-        self.slots = 0
-        self.created = 0
-
-
 class SessionTable:
     """Which sessions there are, and what is known of each besides its state. A session is an integer, for its life.
 
@@ -72,6 +45,7 @@ class SessionTable:
         parked: sessions that there may be besides.
 
     Attributes:
+        tenants: whose they are, and what they are called.
         share: how many one tenant may have.
         generation: another number whenever a session has lost its id or its slot: what was found before is to be looked
             up again.
@@ -105,17 +79,13 @@ class SessionTable:
 
     def __init__(self, slots: int, parked: int = 0):
         capacity = slots + parked
+        self.tenants = Tenants(capacity)
         self.share = slots
         self.generation = 0
         self._free = Slots(capacity)
         self._slots = Slots(slots)
         # By slot, who has it.
         self._in_slot = np.full(slots, _NOBODY, np.int64)
-        self._numbers = itertools.count()
-        self._tenants: dict[int, _Tenant] = {}
-        self._by_name: dict[str, _Tenant] = {}
-        self._id = np.full(capacity, None, object)
-        self._tenant = np.full(capacity, _NOBODY, np.int32)
         self.phase = np.full(capacity, Phase.CLOSED, np.int8)
         self.slot = np.full(capacity, _NO_SLOT, np.int64)
         self.here = np.zeros(capacity, np.bool_)
@@ -141,32 +111,24 @@ class SessionTable:
         self._births = itertools.count()
 
     def __len__(self) -> int:
-        return sum(len(tenant.session_of) for tenant in self._tenants.values())
+        return len(self.tenants)
 
     def check(self) -> list[str]:
         """What does not add up, where nothing is pending and all slots of removed sessions are free."""
-        there = self._tenant != _NOBODY
-        sessions, leaving, slots = (
-            int(np.count_nonzero(each)) for each in (there, self.phase == Phase.CLOSING, self.slot != _NO_SLOT)
-        )
-        found = []
-        if self._free.taken != sessions:
-            found.append(f"{self._free.taken} numbers of sessions are taken, {sessions} sessions are there")
-        if self._slots.taken != slots:
-            found.append(f"{self._slots.taken} slots are taken, {slots} sessions are to have one")
-        resident = (self.phase == Phase.RESIDENT) | (self.phase == Phase.DETACHED)
-        if (counted := sum(tenant.slots for tenant in self._tenants.values())) != (
-            held := int(np.count_nonzero(there & (self.slot != _NO_SLOT)))
-        ):
-            found.append(f"tenants have {counted} slots, their sessions {held}")
-        if not np.array_equal(np.sort(self.with_slot()), np.flatnonzero(self.slot != _NO_SLOT)):
+        there, with_slot = self.tenants.there(), np.flatnonzero(self.slot != _NO_SLOT)
+        leaving = int(np.count_nonzero(self.phase == Phase.CLOSING))
+        found = self.tenants.check(with_slot)
+        if self._free.taken != len(there):
+            found.append(f"{self._free.taken} numbers of sessions are taken, {len(there)} sessions are there")
+        if self._slots.taken != len(with_slot):
+            found.append(f"{self._slots.taken} slots are taken, {len(with_slot)} sessions are to have one")
+        if not np.array_equal(np.sort(self.with_slot()), with_slot):
             found.append("sessions that have a slot are not those that slots are said to be of")
-        if lacking := int(np.count_nonzero(there & resident & (self.slot == _NO_SLOT))):
+        resident = (self.phase == Phase.RESIDENT) | (self.phase == Phase.DETACHED)
+        if lacking := int(np.count_nonzero(resident & (self.slot == _NO_SLOT))):
             found.append(f"{lacking} sessions have no slot, and are to have one")
-        if (counted := sum(tenant.sessions for tenant in self._tenants.values())) != sessions:
-            found.append(f"tenants have {counted} sessions, {sessions} are there")
-        if len(self) + leaving != sessions:
-            found.append(f"{len(self)} sessions have an id and {leaving} are leaving, {sessions} are there")
+        if len(self) + leaving != len(there):
+            found.append(f"{len(self)} sessions have an id and {leaving} are leaving, {len(there)} are there")
         if late := int(np.count_nonzero(self.position[there] != self.accepted[there])):
             found.append(f"{late} sessions have not consumed all steps that were accepted")
         return found
@@ -208,12 +170,7 @@ class SessionTable:
         """
         # 22 characters: in hexadecimal they would take 16 bytes more.
         session_id = session_id or secrets.token_urlsafe(16)
-        self.check_free(tenant, session_id)
-        mine = self._by_name.get(tenant)
-        if mine is None:
-            mine = self._by_name[tenant] = _Tenant(tenant, next(self._numbers))
-            self._tenants[mine.number] = mine
-        key = session_id.encode()
+        self.tenants.check_free(tenant, session_id)
         if self.at_share(tenant) and self.share < len(self._slots):
             raise Exhausted(
                 f"all {self.share} of this tenant's sessions are taken; close some, or try again later",
@@ -226,34 +183,14 @@ class SessionTable:
             raise self._exhausted()
         session = int(self._free.take(1)[0])
         self._happens(session, Event.CREATE)
-        self._tenant[session] = mine.number
+        self.serial[session] = self.tenants.enter(session, tenant, session_id)
         self.give_slot(session)
         self.here[session] = True
-        mine.session_of[key] = session
-        mine.sessions += 1
-        self._id[session] = key
-        self.serial[session] = mine.created
-        mine.created += 1
         self.position[session] = self.accepted[session] = self.offset[session] = 0
         self.birth[session] = next(self._births)
         self.epoch[session] = self.proposed[session] = 0
         self.answered_at[session] = now
         return session
-
-    def check_free(self, tenant: str, session_id: str) -> None:
-        """Check that a session could be made under an id.
-
-        Raises:
-            InvalidRequest: the id is not of the form that the protocol asks for.
-            AlreadyExists: the tenant has a session of this id.
-        """
-        if not _ID.fullmatch(session_id):
-            raise InvalidRequest(
-                f"session_id is {session_id[:140]!r}; expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
-                Reason.SESSION_ID_INVALID,
-            )
-        if self.get(tenant, session_id) is not None:
-            raise AlreadyExists(f"session {session_id!r} exists; resume it, or choose another session_id")
 
     def pass_on(self, session: int, other: "SessionTable", twin: int) -> None:
         """Have a session of another table be counted on as this one is, which ends; the store does not know it yet."""
@@ -282,7 +219,7 @@ class SessionTable:
         """Let another session have the slot of one whose state is in a store, or aside."""
         self._happens(session, Event.PARK)
         self.here[session] = False
-        self._tenants[int(self._tenant[session])].slots -= 1
+        self.tenants.count_slot(session, -1)
         self._take_slots(np.array([session]))
         self.generation += 1
 
@@ -294,7 +231,7 @@ class SessionTable:
         """Give it one; `free_slots` says that there is one."""
         slot = int(self._slots.take(1)[0])
         self.slot[session], self._in_slot[slot] = slot, session
-        self._tenants[int(self._tenant[session])].slots += 1
+        self.tenants.count_slot(session, 1)
 
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
@@ -331,13 +268,8 @@ class SessionTable:
         """Forget these sessions; their ids are free, their slots are not until `free`."""
         self._forget_ids(sessions[self.phase[sessions] != Phase.CLOSING])
         self._happens(sessions, Event.END)
-        for number, gone in zip(*np.unique(self._tenant[sessions], return_counts=True), strict=True):
-            self._tenants[number].sessions -= int(gone)
-        with_slot = sessions[self.slot[sessions] != _NO_SLOT]
-        for number, gone in zip(*np.unique(self._tenant[with_slot], return_counts=True), strict=True):
-            self._tenants[number].slots -= int(gone)
-        self._id[sessions] = self.aside[sessions] = None
-        self._tenant[sessions] = _NOBODY
+        self.tenants.remove(sessions, sessions[self.slot[sessions] != _NO_SLOT])
+        self.aside[sessions] = None
         self.here[sessions] = self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
@@ -354,8 +286,7 @@ class SessionTable:
         self.phase[sessions] = after(self.phase[sessions], event)
 
     def _forget_ids(self, sessions: Ints) -> None:
-        for number, key in zip(self._tenant[sessions].tolist(), self._id[sessions].tolist(), strict=True):
-            del self._tenants[number].session_of[key]
+        self.tenants.forget_ids(sessions)
         self.generation += 1
 
     def _take_slots(self, sessions: Ints) -> None:
@@ -366,7 +297,7 @@ class SessionTable:
         self.slot[sessions] = _NO_SLOT
 
     def _exhausted(self) -> Exhausted:
-        most, flag = (len(self._id), "--held-sessions") if self._slots.free else (len(self._slots), "--sessions")
+        most, flag = (len(self.phase), "--held-sessions") if self._slots.free else (len(self._slots), "--sessions")
         return Exhausted(
             f"all {most} sessions are taken; close some, or start the server with a higher {flag}",
             Reason.SESSIONS_EXHAUSTED,
@@ -374,28 +305,6 @@ class SessionTable:
         )
 
     # ---- Which there are ----------------------------------------------------------------------
-
-    def get(self, tenant: str, session_id: str) -> int | None:
-        """A session by its id, or None when the tenant has no such session."""
-        mine = self._by_name.get(tenant)
-        return None if mine is None else mine.session_of.get(session_id.encode())
-
-    def find(self, tenant: str, session_id: str) -> int:
-        """A session by its id.
-
-        Raises:
-            NotFound: the tenant has no such session.
-        """
-        session = self.get(tenant, session_id)
-        if session is None:
-            raise NotFound(f"no session {session_id[:140]!r} here; it was never opened, or was closed or expired")
-        return session
-
-    def forget_all_but(self, known: Container[str]) -> None:
-        """Drop the tenants that are not known any more, and have no session."""
-        for name, tenant in list(self._by_name.items()):
-            if name not in known and tenant.sessions == 0:
-                del self._by_name[name], self._tenants[tenant.number]
 
     def sequences(self, sessions: int | slice | Ints) -> Any:
         """Steps and resets that sessions have consumed, and states that were set."""
@@ -434,17 +343,6 @@ class SessionTable:
         durable = int(self.durable[session]) if self.kept[session] and self.parks[session] else sequence
         return Stands(int(self.position[session]), int(self.epoch[session]), sequence, durable)
 
-    def session_id(self, session: int) -> str:
-        """What the client calls the session."""
-        key: bytes = self._id[session]
-        return key.decode()
-
-    def names(self, sessions: Ints) -> tuple[list[str], list[str]]:
-        """Whose sessions are, and what the clients call them, each [sessions]."""
-        numbers = self._tenant[sessions].tolist()
-        name_of = {number: self._tenants[number].name for number in set(numbers)}
-        return [name_of[number] for number in numbers], [key.decode() for key in self._id[sessions].tolist()]
-
     def with_slot(self) -> Ints:
         """The sessions that have a slot; looked for by slot, however many there are without one."""
         sessions: Ints = self._in_slot[self._in_slot != _NOBODY]
@@ -456,7 +354,7 @@ class SessionTable:
 
     def page(self, tenant: str, behind: int, size: int) -> list[int]:
         """Up to `size` of a tenant's sessions, in order of their `serial`, of those whose serial is above `behind`."""
-        sessions = self.of(tenant)
+        sessions = self.tenants.of(tenant)
         sessions = sessions[(self.serial[sessions] > behind) & (self.phase[sessions] != Phase.CLOSING)]
         order = self.serial[sessions]
         if size < len(sessions):
@@ -465,16 +363,6 @@ class SessionTable:
         page: list[int] = sessions[order.argsort()].tolist()
         return page
 
-    def of(self, tenant: str) -> Ints:
-        """A tenant's sessions, with those that are leaving."""
-        mine = self._by_name.get(tenant)
-        return np.empty(0, np.int64) if mine is None else np.flatnonzero(self._tenant == mine.number)
-
-    def those_of(self, tenant: str, sessions: Ints) -> Ints:
-        """The tenant's among some sessions."""
-        mine = self._by_name.get(tenant)
-        return sessions[:0] if mine is None else sessions[self._tenant[sessions] == mine.number]
-
     def census(self) -> tuple[int, int, int, int]:
         """How many sessions streams hold, none holds, are sequences, and are parked."""
         parked = int(np.count_nonzero(self.phase == Phase.PARKED))
@@ -482,31 +370,19 @@ class SessionTable:
         detached = int(np.count_nonzero((self.phase == Phase.DETACHED) & ~self.sequence))
         return self.taken - parked - sequences - detached, detached, sequences, parked
 
-    def tenant(self, session: int) -> str:
-        """Whose a session is."""
-        return self._tenants[int(self._tenant[session])].name
-
-    def count(self, tenant: str) -> int:
-        """How many sessions a tenant has, without those that are leaving."""
-        mine = self._by_name.get(tenant)
-        return 0 if mine is None else len(mine.session_of)
-
     def at_share(self, tenant: str) -> bool:
         """Whether a tenant has as many sessions as it may."""
-        mine = self._by_name.get(tenant)
-        return mine is not None and (mine.sessions >= self._most or self.has_share_of_slots(tenant))
+        return self.tenants.taken(tenant)[0] >= self._most or self.has_share_of_slots(tenant)
 
     def full(self, tenant: str) -> bool:
         """Whether there is no room for a session more of a tenant, whatever slots are free."""
-        mine = self._by_name.get(tenant)
-        return not self._free.free or (mine is not None and mine.sessions >= self._most)
+        return not self._free.free or self.tenants.taken(tenant)[0] >= self._most
 
     @property
     def _most(self) -> int:
         """Sessions of one tenant: its share of all is that of the slots."""
-        return self.share * len(self._id) // len(self._slots)
+        return self.share * len(self.phase) // len(self._slots)
 
     def has_share_of_slots(self, tenant: str) -> bool:
         """Whether a tenant has as many slots as it may."""
-        mine = self._by_name.get(tenant)
-        return mine is not None and mine.slots >= self.share
+        return self.tenants.taken(tenant)[1] >= self.share

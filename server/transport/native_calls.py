@@ -216,7 +216,7 @@ def _served(model: Model, tenant: str) -> pb.ServedModel:
             pb.NodePlacement(execution_provider=item.execution_provider, nodes=item.nodes, operators=item.operators)
             for item in runner.placements
         ],
-        sessions=model.engine.sessions.count(tenant),
+        sessions=model.engine.sessions.tenants.count(tenant),
         state=STATES[model.state],
     )
 
@@ -224,7 +224,7 @@ def _served(model: Model, tenant: str) -> pb.ServedModel:
 def _session_info(model: Model, session: int) -> pb.SessionInfo:
     table = model.engine.sessions
     return pb.SessionInfo(
-        session_id=table.session_id(session),
+        session_id=table.tenants.session_id(session),
         model=model.spec.name,
         position=int(table.position[session]),
         idle_s=model.engine.clock() - float(table.answered_at[session]),

@@ -143,7 +143,7 @@ class _Requests(ABC):
         """End a sequence that is about to begin again on one version of its model where it was on another."""
         for other in self._models.versions(asked.model.name):
             if other is not asked.model:
-                session = other.engine.sessions.get(self._tenant, asked.session)
+                session = other.engine.sessions.tenants.get(self._tenant, asked.session)
                 if session is not None:
                     other.lifecycle.held.close(self, np.array([session]))
 
@@ -184,7 +184,7 @@ class _Requests(ABC):
 
     def _close(self, asked: Asked) -> None:
         """End a sequence whose last request was done."""
-        session = asked.model.engine.sessions.get(self._tenant, asked.session)
+        session = asked.model.engine.sessions.tenants.get(self._tenant, asked.session)
         if session is not None:
             asked.model.lifecycle.held.close(self, np.array([session]))
 

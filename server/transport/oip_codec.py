@@ -133,7 +133,7 @@ class InferenceCodec:
         return request, columns
 
     def _is_there(self, asked: Asked) -> bool:
-        return asked.model.engine.sessions.get(self._tenant, asked.session) is not None
+        return asked.model.engine.sessions.tenants.get(self._tenant, asked.session) is not None
 
     @staticmethod
     def error(request_id: str, error: Refused) -> bytes:

@@ -164,7 +164,7 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
     names = [f"s{handle}" for handle in range(HANDLES)] + ["sequence:1", "sequence:2"]
     states = []
     for name in names:
-        slot = model.engine.sessions.get("tenant", name)
+        slot = model.engine.sessions.tenants.get("tenant", name)
         states.append(b"" if slot is None else b"".join(row.tobytes() for row in model.engine.rows.read(slot)))
     own.disconnect()
     other.disconnect()

@@ -20,9 +20,9 @@ UNSPEAKABLE: Final = "unspeakable"
 def _main(command: list[str]) -> None:
     from gatestream.server.core.named import NamedSessions
     from gatestream.server.core.send_queue import SendQueue
-    from gatestream.server.core.sessions import SessionTable
+    from gatestream.server.core.tenants import Tenants
 
-    put, get, close = SendQueue.put, SessionTable.get, NamedSessions.close
+    put, get, close = SendQueue.put, Tenants.get, NamedSessions.close
     mark = struct.pack("<f", UNANSWERABLE)
 
     def put_or_fail(send_queue: SendQueue, message: bytes, *more: Any, **named: Any) -> None:
@@ -30,10 +30,10 @@ def _main(command: list[str]) -> None:
             raise MemoryError("no room for an answer")
         put(send_queue, message, *more, **named)
 
-    def get_or_fail(table: SessionTable, tenant: str, session_id: str) -> int | None:
+    def get_or_fail(tenants: Tenants, tenant: str, session_id: str) -> int | None:
         if session_id.endswith(UNSPEAKABLE):
             raise RuntimeError("a table is broken")
-        return get(table, tenant, session_id)
+        return get(tenants, tenant, session_id)
 
     async def close_and_miscount(sessions: NamedSessions, tenant: str, session_id: str) -> int:
         position = await close(sessions, tenant, session_id)
@@ -42,7 +42,7 @@ def _main(command: list[str]) -> None:
 
     NamedSessions.close = close_and_miscount  # type: ignore[assignment, method-assign]
     SendQueue.put = put_or_fail  # type: ignore[assignment, method-assign]
-    SessionTable.get = get_or_fail  # type: ignore[assignment, method-assign]
+    Tenants.get = get_or_fail  # type: ignore[assignment, method-assign]
 
     from gatestream.cli.main import main
 

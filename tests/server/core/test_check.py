@@ -54,11 +54,11 @@ def number(catalog: Catalog) -> None:
 
 
 def session(catalog: Catalog) -> None:
-    catalog.find("").engine.sessions._by_name["tenant"].sessions += 1
+    catalog.find("").engine.sessions.tenants._by_name["tenant"].sessions += 1
 
 
 def name(catalog: Catalog) -> None:
-    catalog.find("").engine.sessions._by_name["tenant"].session_of.clear()
+    catalog.find("").engine.sessions.tenants._by_name["tenant"].session_of.clear()
 
 
 def entry(catalog: Catalog) -> None:

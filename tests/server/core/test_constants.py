@@ -73,7 +73,7 @@ async def test_a_reset_keeps_them_and_so_does_a_copy(b: Bench) -> None:
     await steps(b, session, X)
     await b.lifecycle.named.fork("", "s", "after")
     for name in ("s", twin, "after"):
-        which = b.engine.sessions.find("", name)
+        which = b.engine.sessions.tenants.find("", name)
         b.lifecycle.held.reset(Listener(), np.array([which]), np.array([0]))
         np.testing.assert_array_equal(await steps(b, which, X), spoken(X, OTHER))
         open_(b, name, given(speaker=OTHER))
@@ -87,7 +87,7 @@ async def test_a_session_that_comes_back_from_a_store_has_its_own(b: Bench) -> N
     b.lifecycle.kept.hand_over(np.array([session]))
     assert b.checkpointer is not None
     await b.checkpointer.round()
-    assert b.engine.sessions.get("", "s") is None
+    assert b.engine.sessions.tenants.get("", "s") is None
     # Another session has its slot meanwhile.
     for k in range(6):
         open_(b, f"other-{k}", given(speaker=SPEAKER))
@@ -195,7 +195,7 @@ async def test_a_copy_has_those_of_its_turn(b: Bench) -> None:
     sequence(b, "sequence:5", given(speaker=OTHER), start=True)
     twin, position = await task
     assert position == 4
-    assert open_(b, twin, given(speaker=SPEAKER), create=False) == b.engine.sessions.find("", twin)
+    assert open_(b, twin, given(speaker=SPEAKER), create=False) == b.engine.sessions.tenants.find("", twin)
     with pytest.raises(OutOfStep):
         open_(b, twin, given(speaker=OTHER))
     sequence(b, "sequence:5", given(speaker=OTHER), start=False)

@@ -171,8 +171,8 @@ async def test_sequences_whose_time_is_over_make_room_before_they_are_swept(accu
         b.now = 10.5
         # Of its own, where it has as many as it may; else anybody's.
         start("a", "4")
-        assert b.engine.sessions.get("a", "sequence:1") is None
-        assert b.engine.sessions.get("a", "sequence:3") is not None
+        assert b.engine.sessions.tenants.get("a", "sequence:1") is None
+        assert b.engine.sessions.tenants.get("a", "sequence:3") is not None
         start("b", "1")
         assert len(b.engine.sessions) == 4
         with pytest.raises(Exhausted):

@@ -175,7 +175,7 @@ async def test_state_moves_between_sessions_in_order(accumulator_path: Path) -> 
         assert await b.lifecycle.named.set_state("", "s", copied) == 2
         b.steps(owner, [0], [slot], [[100]])
         b.open(owner, 1, session_id="twin", create=False)
-        b.steps(owner, [1], [b.engine.sessions.find("", "twin")], [[1000]])
+        b.steps(owner, [1], [b.engine.sessions.tenants.find("", "twin")], [[1000]])
         await b.engine.quiet()
         answers = [heard for heard in owner.take() if heard[0] == "results"]
         assert answers[-2:] == [("results", [0], [2], [1], [103]), ("results", [1], [3], [1], [1013])]

@@ -192,7 +192,7 @@ async def test_one_that_is_handed_over_is_told_so_and_goes_on_from_the_store(b: 
     b.lifecycle.kept.hand_over(np.array([session]))
     await round_(b)
     assert owner.take() == [("lost", 7), ("closed", "PARKED", [7], [2])]
-    assert b.engine.sessions.get("", "s") is None
+    assert b.engine.sessions.tenants.get("", "s") is None
     again, session = await opened(b)
     assert again.stands == (2, 2, TERM + 2, TERM + 2)
     assert await stepped(b, again, session, 3) == [6]
@@ -276,7 +276,7 @@ async def test_a_state_of_another_length_is_not_loaded(b: Bench, size: int) -> N
     owner, _ = await opened(b)
     assert owner.take() == [("not opened", 7, "CHECKPOINT_UNFIT")]
     await round_(b)
-    assert ((await store.read(key)).owner, b.engine.sessions.get("", "s")) == ("", None)
+    assert ((await store.read(key)).owner, b.engine.sessions.tenants.get("", "s")) == ("", None)
 
 
 @pytest.mark.parametrize("lives", [True, False])

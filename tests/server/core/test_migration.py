@@ -66,7 +66,7 @@ async def test_a_stream_goes_on_where_it_was(tmp_path: Path, straight: bool) -> 
         client.send(0, 1.0, length=40)
         moving = asyncio.ensure_future(moved(catalog))
         await asyncio.sleep(0)
-        assert not catalog.find("m", "1").engine.sessions.get("tenant", "mine")
+        assert not catalog.find("m", "1").engine.sessions.tenants.get("tenant", "mine")
         client.send(0, 2.0, length=30)
         client.say(reset=pb.Reset(handle=[0]))
         client.send(0, 3.0, length=2)

@@ -160,7 +160,7 @@ async def test_one_that_no_stream_holds_leaves_for_the_store(b: Bench) -> None:
     b.lifecycle.held.disconnected(owner, np.array([session]))
     await opened(b, "one")
     await opened(b, "two")
-    assert b.engine.sessions.get("", "left") is None
+    assert b.engine.sessions.tenants.get("", "left") is None
     again, session = await opened(b, "left")
     assert again.stands.position == 2
     assert await stepped(b, again, session, 4) == [7]
@@ -363,7 +363,7 @@ async def test_one_that_went_back_and_that_no_stream_holds_leaves(b: Bench) -> N
     b.lifecycle.held.disconnected(again, np.array([session]))
     await opened(b, "n")
     await opened(b, "third")
-    assert b.engine.sessions.get("", "s") is None
+    assert b.engine.sessions.tenants.get("", "s") is None
     wish = Wish(parks=True, epoch=9, acknowledged=1)
     session = b.open(again, 0, "s", wish=wish)
     await settled(b)
@@ -399,7 +399,7 @@ async def test_a_stream_that_holds_a_parked_one_may_close_reset_or_leave_it(accu
 async def close_reset_and_leave(b: Bench, holders: dict[str, tuple[Recorder, int]]) -> None:
     owner, session = holders["left"]
     b.lifecycle.held.disconnected(owner, np.array([session]))
-    assert b.engine.sessions.get("", "left") is None
+    assert b.engine.sessions.tenants.get("", "left") is None
     owner, session = holders["reset"]
     b.lifecycle.held.reset(owner, np.array([session]), np.array([0]))
     owner, session = holders["closed"]
@@ -481,7 +481,7 @@ async def test_streams_hold_as_many_as_they_may_with_few_slots(accumulator_path:
         last, session = await opened(b, "left", 1)
         b.lifecycle.held.disconnected(last, np.array([session]))
         await stepped(b, *await opened(b, "another"), 1)
-        assert b.engine.sessions.get("", "left") is None
+        assert b.engine.sessions.tenants.get("", "left") is None
         await round_(b)
         assert b.lifecycle.residence is not None
         assert b.lifecycle.residence.make_room(2)
@@ -503,7 +503,7 @@ async def test_one_that_no_stream_holds_leaves_where_slots_are_free_and_numbers_
         assert b.lifecycle.residence.make_room(1)
         assert (b.engine.sessions.taken, b.engine.sessions.free_slots) == (3, 1)
         await opened(b, "three")
-        assert b.engine.sessions.get("", "left") is None
+        assert b.engine.sessions.tenants.get("", "left") is None
         assert (await b.lifecycle.named.state("", "left")).position == 1
 
 

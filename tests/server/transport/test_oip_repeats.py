@@ -203,7 +203,7 @@ async def test_a_sequence_that_is_closed_while_the_store_is_asked_refuses_what_w
     client = Client(server.catalog)
     client.say(ones(1), 5, start=True, first=0)
     model = server.catalog.find("")
-    session = model.engine.sessions.find("tenant", "sequence:5")
+    session = model.engine.sessions.tenants.find("tenant", "sequence:5")
     model.lifecycle.registry.remove(np.array([session]))
     answer = await client.hear()
     assert answer.infer_response.parameters["gatestream_reason"].string_param == "REASON_SESSION_CLOSED"
