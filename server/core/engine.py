@@ -1,10 +1,9 @@
 """One model being served: what is accepted, the runs, and who is answered.
 
-A step is submitted, admitted, planned into a run, run and completed. `_plan` says what the next run computes: what has
-just come, where nothing is queued and it is short, or those queued whose turn it is. `_step` makes a run on
-the event loop; one that is not known to be short is made on another thread, and while it runs the next one gathers.
-`_complete` moves the sessions on. `core.answers` answers what was computed and refuses what will not be, each accepted
-step exactly once.
+A step is submitted, admitted, planned into a run, run and completed. `core.planner` says what the next run computes.
+`_step` makes a run on the event loop; one that is not known to be short is made on another thread, and while it runs
+the next one gathers. `_complete` moves the sessions on. `core.answers` answers what was computed and refuses what will
+not be, each accepted step exactly once.
 """
 
 import asyncio
@@ -20,18 +19,18 @@ import structlog
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
-from gatestream.server.backend.few_steps import FEW
 from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.apart import Apart
-from gatestream.server.core.batches import Batch, Entries, OneEntry
+from gatestream.server.core.batches import Entries, OneEntry
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
-from gatestream.server.core.few import FewEntries, run_of_few
+from gatestream.server.core.few import FewEntries
 from gatestream.server.core.intake import Intake
+from gatestream.server.core.planner import Planner, rows_of_one_answer
 from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
@@ -40,7 +39,6 @@ from gatestream.server.core.sessions import SessionTable
 from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed, session_closed
 from gatestream.server.telemetry import ModelStats, RunStats
 
-_ANSWER_BYTES: Final = 2 * 2**20
 _GATHERED_BYTES: Final = 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
 _READING_TURNS: Final = 4
@@ -49,9 +47,6 @@ _LONELY_RUNS: Final = 16
 # As long the loop waits for the thread to begin a run: far longer than that takes, so that a lost thread stops nothing.
 _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
-# A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
-# good part of it, and the loop can do without the time.
-_SHORT_SECONDS: Final = 3e-3
 _FAILED_SECONDS: Final = 0.1
 # What is known of so many runs is counted together.
 _MOST_RUNS: Final = 512 * len(RunStats._fields)
@@ -102,17 +97,13 @@ class Engine:
         self.clock = clock
         self.sessions = SessionTable(limits.sessions, parked)
         self.reply_mask = np.zeros(capacity, np.uint8)
-        # One answer stays below what every gRPC client takes by default (4 MiB).
-        self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
         self.admission = Admission(layout, limits)
         self.stats = ModelStats()
-        self._limits = replace(tick, steps=max(1, min(tick.steps, _ANSWER_BYTES // self._row_bytes[True])))
+        tick = replace(tick, steps=min(tick.steps, rows_of_one_answer(layout)))
         # Besides the rows admitted, a session can have its close queued, or its move to another version, and an entry
         # that was dropped while ready, and its coming back, or from another version.
         entries = limits.rows + 3 * capacity
-        # A graph that is not told how long its rows are takes all of a run to be of one length.
-        self._even = not layout.length
-        self._scheduler = Scheduler(capacity, entries, self._limits, even=self._even)
+        self._scheduler = Scheduler(capacity, entries, tick, even=not layout.length)
         self._queues = SessionQueues(self._scheduler)
         self._answers = Answers(self.admission, self.sessions, self._queues)
         self._controls = ControlRunner(layout.name, self._queues, self._answers)
@@ -121,16 +112,13 @@ class Engine:
         )
         # Rows of single steps that are put together, at most: those of a run, and no more than are copied in no time.
         self._gathered = max(1, min(tick.rows, _GATHERED_BYTES // layout.input_bytes))
-        # As many single steps are taken without arrays.
-        self._few = max(1, min(FEW, self._limits.rows, _ANSWER_BYTES // self._row_bytes[True]))
         self._called = False
         self._straight = straight
-        # So many runs in a row had one step.
-        self._alone_runs = 0
         # On the thread.
         self._running = False
         self._thread_run: Run | None = None
         self._apart = Apart(layout.name, capacity, clock)
+        self._planner = Planner(layout, self.rows, self.sessions, self._intake, self._queues, self._apart, tick)
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
         self._runs: list[Any] = []
@@ -224,7 +212,8 @@ class Engine:
             self.take_in()
         elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
-            if self._alone_runs > _LONELY_RUNS and self._alone_runs % _LONELY_RUNS and (run := self._plan_few()):
+            alone = self._planner.alone_runs
+            if alone > _LONELY_RUNS and alone % _LONELY_RUNS and not self._running and (run := self._planner.few()):
                 self._step(run)
             else:
                 self._call()
@@ -320,7 +309,7 @@ class Engine:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
         self.take_in()
         more = self._controls.run()
-        run = self._plan_queued()
+        run = self._planner.queued()
         if run is not None:
             await self._make(run)
         elif not self._apart:
@@ -352,7 +341,10 @@ class Engine:
     def _at_once(self) -> None:
         """Step what has just come; where it has to be queued, `_turn` will."""
         self._called = False
-        if (run := self._plan()) is not None:
+        if self._running:
+            self._planner.alone_runs = 0
+            self._queues.wake.set()
+        elif (run := self._planner.at_once()) is not None:
             self._step(run)
 
     def _step(self, run: Run) -> None:
@@ -387,79 +379,7 @@ class Engine:
         while self._leaving and not self._running and not self._apart:
             self.sessions.free(self._leaving.pop())
 
-    # ---- Plan, run, complete ------------------------------------------------------------------
-
-    def _plan(self) -> Run | None:
-        """A run of what has just come, where nothing is queued and it is a short one; else it is queued."""
-        if (run := self._plan_few()) is not None:
-            return run
-        self._alone_runs = 0
-        if self._running or (self._queues and self._scheduler.ready):
-            self._queues.wake.set()
-            return None
-        batch = self._intake.take()
-        if batch is None:
-            return None
-        if self._queues.blocks(batch.sessions) or not self._brief(batch) or self._apart.mixes(batch.sessions):
-            self._queues.add(batch)
-            return None
-        return Run.whole(batch, self.sessions.slot[batch.sessions])
-
-    def _plan_few(self) -> Run | None:
-        """A run of the single steps that came, where they are few; None: it is not as simple."""
-        intake = self._intake
-        steps = intake.steps
-        count = len(steps)
-        if (
-            not 0 < count <= self._few
-            or self._running
-            or (self._queues and any(map(self._queues.blocks, steps)))
-            or self.rows.run_time.expected(count, 1) > _SHORT_SECONDS
-            or (count > 1 and self._apart.mixes(list(steps)))
-        ):
-            return None
-        run = run_of_few(steps.values(), intake.since, self.layout.inputs, self.sessions, self.rows)
-        if run is not None:
-            intake.clear()
-            self._scheduler.pass_by(1)
-            self._alone_runs = self._alone_runs + 1 if count == 1 else 0
-        return run
-
-    def _brief(self, batch: Batch) -> bool:
-        """Whether these steps make a run of their own, for which nobody waits for long."""
-        limits, members, steps = self._limits, len(batch.sessions), batch.longest
-        return (
-            members * steps <= limits.rows
-            and steps <= limits.steps
-            and (not self._even or batch.rows == members * steps)
-            and members * steps * self._row_bytes[batch.gates] <= _ANSWER_BYTES
-            and self.rows.run_time.expected(members, steps) < _SHORT_SECONDS
-            and self._scheduler.pass_by(steps)
-        )
-
-    def _plan_queued(self) -> Run | None:
-        """The run of those whose turn it is."""
-        tick = self._scheduler.tick()
-        if tick is None:
-            return None
-        parts: list[tuple[Any, int, int]] = [(self._queues[work], start, stop) for work, start, stop in tick.parts]
-        steps = tick.steps
-        run = Run(
-            tick.sessions,
-            self.sessions.slot[tick.sessions],
-            tick.lengths,
-            len(tick.sessions),
-            steps,
-            int(tick.lengths.sum()),
-            any(batch.gates for batch, _, _ in parts),
-            min(batch.since for batch, _, _ in parts),
-            "loop" if self.rows.run_time.expected(len(tick.sessions), steps) < _SHORT_SECONDS else "thread",
-            None,
-            parts,
-            tick.offsets,
-            tick,
-        )
-        return self._apart.without_suspects(run)
+    # ---- Run, complete ------------------------------------------------------------------------
 
     def _compute(self, run: Run) -> _Results:
         inputs = run.gathered(len(self.layout.inputs)) if run.inputs is None else run.inputs
@@ -499,7 +419,7 @@ class Engine:
         whole = bool(wanted.all())
         first = self.sessions.position[tick.sessions]
         self.sessions.advance(tick.sessions if whole else tick.sessions[wanted], tick.lengths[wanted], now)
-        for batch, start, stop in run.pieces(_ANSWER_BYTES // self._row_bytes[True]):
+        for batch, start, stop in run.pieces(self._planner.answer_rows):
             members: slice | Ints = slice(start, stop) if whole else start + np.flatnonzero(wanted[start:stop])
             entries = tick.entries[members]
             if len(entries):

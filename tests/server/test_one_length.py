@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.runner import HostRunner
 from gatestream.server.config import Limits, TickLimits
-from gatestream.server.core.engine import Engine
+from gatestream.server.core.planner import Planner
 from tests.support.any_models import summed, sums
 from tests.support.in_process import Client, serving_here
 
@@ -100,12 +100,12 @@ async def test_a_short_message_of_one_length_is_still_a_run_of_its_own(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once: list[bool] = []
-    brief = Engine._brief
+    brief = Planner._brief
 
-    def watched(self: Engine, batch: Any) -> bool:
+    def watched(self: Planner, batch: Any) -> bool:
         at_once.append(brief(self, batch))
         return at_once[-1]
 
-    monkeypatch.setattr(Engine, "_brief", watched)
+    monkeypatch.setattr(Planner, "_brief", watched)
     await _live(path, [{0: 4, 1: 4}, {}, {}, {}, {0: 3, 1: 4}], expected=0.0, straight=False)
     assert at_once == [True, False]

@@ -17,7 +17,7 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend.few_steps import FewSteps
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
-from gatestream.server.core.engine import Engine
+from gatestream.server.core.planner import Planner
 from gatestream.server.transport import codec, oip_codec
 from gatestream.server.transport.native import ClientStream
 from gatestream.server.transport.oip import InferenceStream
@@ -208,7 +208,7 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
 
     short_cuts = [
         *((codec._ChunkTemplate, "match"), (codec._StepsTemplate, "match")),
-        *((Engine, "_plan_few"), (FewSteps, "run")),
+        *((Planner, "few"), (FewSteps, "run")),
     ]
     for owner, name in short_cuts:
         noted(owner, name)
