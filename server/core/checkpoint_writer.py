@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -48,11 +48,8 @@ class Kept(Protocol):
     def dirty(self) -> Ints:
         """The sessions whose state is not stored."""
 
-    def copied(self, sessions: Ints) -> Rows:
-        """Copies of the states of those sessions that are still there. No run is under way."""
-
-    def between_runs(self, do: Callable[[], None]) -> None:
-        """Do something as soon as no run is under way."""
+    async def copied(self, sessions: Ints) -> Rows:
+        """Copies of the states of those sessions that are still there, as soon as no run is under way."""
 
     def written(self, rows: Rows, result: Written) -> None:
         """Note what has become of copies that the store was given."""
@@ -116,7 +113,7 @@ class CheckpointWriter:
         writes: deque[asyncio.Task[None]] = deque()
         try:
             while len(sessions):
-                copies = await self._copied(kept, sessions[:most])
+                copies = await kept.copied(sessions[:most])
                 sessions = sessions[most:]
                 if not len(sessions) and not writes:
                     await self._give(kept, copies)
@@ -148,17 +145,3 @@ class CheckpointWriter:
         kept.written(copies, result)
         if self.tells:
             kept.tell_durable()
-
-    @staticmethod
-    async def _copied(kept: Kept, sessions: Ints) -> Rows:
-        done: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
-
-        def copy() -> None:
-            if not done.done():
-                try:
-                    done.set_result(kept.copied(sessions))
-                except Exception as error:
-                    done.set_exception(error)
-
-        kept.between_runs(copy)
-        return await done

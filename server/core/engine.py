@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import structlog
@@ -51,6 +51,7 @@ _FAILED_SECONDS: Final = 0.1
 # What is known of so many runs is counted together.
 _MOST_RUNS: Final = 512 * len(RunStats._fields)
 
+_T = TypeVar("_T")
 _Results = tuple[list[Array], list[Array]]
 """The outputs and the gates of a run, as `Runner.step` gives them."""
 
@@ -509,12 +510,25 @@ class Engine:
         self._answers.refuse(behind[len(steps) :], lambda _: closed)
         return withdrawn
 
-    def between_runs(self, do: Callable[[], None]) -> None:
-        """Do something now, or as soon as no run is under way: then rows of state and positions belong together."""
-        if self._running:
-            self._between.append(do)
-        else:
-            do()
+    async def between_runs(self, do: Callable[[], _T]) -> _T:
+        """Do something now, or as soon as no run is under way: then rows of state and positions belong together.
+
+        Returns:
+            What came of it.
+        """
+        if not self._running:
+            return do()
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+        def now() -> None:
+            if not done.done():
+                try:
+                    done.set_result(do())
+                except Exception as error:
+                    done.set_exception(error)
+
+        self._between.append(now)
+        return await done
 
     @property
     def running(self) -> bool:

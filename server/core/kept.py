@@ -7,6 +7,7 @@ sessions go on.
 import hashlib
 import itertools
 from collections.abc import Callable, Set
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -91,7 +92,7 @@ class KeptSessions:
     def _stands(self, session: int) -> tuple[int, int, bytes]:
         """Sequence, position and state, as in `Checkpoint`."""
         table, rows = self._table, self._engine.rows
-        assert table.here[session], "what is copied is its own"
+        assert table.slot[session] >= 0, "its state is here"
         state = rows.packed(table.slot[[session]])
         return int(table.sequences(session)), int(table.position[session]), state.tobytes()
 
@@ -121,11 +122,14 @@ class KeptSessions:
     def _stored(self, sessions: Ints) -> Ints:
         """Those of the sessions that the store knows as they are here, and whose state is here."""
         table = self._table
-        stored: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0) & table.here[sessions]]
+        stored: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0) & (table.slot[sessions] >= 0)]
         return stored
 
-    def copied(self, sessions: Ints) -> Rows:
-        """Copies of the states of those sessions that are still there. No run is under way."""
+    async def copied(self, sessions: Ints) -> Rows:
+        """Copies of the states of those sessions that are still there, as soon as no run is under way."""
+        return await self._engine.between_runs(partial(self._copied, sessions))
+
+    def _copied(self, sessions: Ints) -> Rows:
         table = self._table
         sessions = self._stored(sessions)
         sequences = table.sequences(sessions)
@@ -149,10 +153,6 @@ class KeptSessions:
                 self._called[slot] = key
         keys: list[Key] = self._called[slots].tolist()
         return keys
-
-    def between_runs(self, do: Callable[[], None]) -> None:
-        """Do something as soon as no run is under way."""
-        self._engine.between_runs(do)
 
     def written(self, rows: Rows, result: Written) -> None:
         """Note what has become of copies that the store was given; owners hear what they have lost."""
@@ -187,10 +187,11 @@ class KeptSessions:
         sessions, sequences = sessions[kept], sequences[kept]
         stands = table.sequences(sessions)
         table.acknowledged[sessions] = np.minimum(sequences, stands)
+        here = table.slot[sessions] >= 0
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
-        table.written[sessions[table.here[sessions]]] = -1
+        table.written[sessions[here]] = -1
         # What is neither here nor aside is stored where it stands: a client that has all answers goes back no further.
-        anchored = ~table.here[sessions] & ~table.are_aside(sessions) & (sequences >= stands)
+        anchored = ~here & ~table.are_aside(sessions) & (sequences >= stands)
         table.durable[sessions[anchored]] = stands[anchored]
         self._untold.append(sessions[anchored])
         self._checkpointer.tell_soon()

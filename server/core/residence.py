@@ -148,8 +148,9 @@ class Residence:
             try:
                 if aside is None and stored is None:
                     stored = await self._checkpointer.store.read(key)
-                if table.birth[session] == birth and self._give_slot(session):
-                    return partial(self._settle, session, aside, stored)
+                # Then what is given up is free at once, and a state can be kept aside.
+                if await self._engine.between_runs(partial(self._settled, session, birth, aside, stored)):
+                    return _ended
             except StoreUnavailable:
                 pass
             except (CheckpointUnfit, NotFound) as error:
@@ -162,6 +163,14 @@ class Residence:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return _ended
 
+    def _settled(self, session: int, birth: int, aside: Checkpoint | None, stored: Stored | None) -> bool:
+        """Have a session stand again where it stood, if it can have a slot; whether it does, or has ended."""
+        if self._table.birth[session] == birth:
+            if not self._give_slot(session):
+                return False
+            self._settle(session, aside, stored)
+        return True
+
     def _give_slot(self, session: int) -> bool:
         table, tenant = self._table, self._table.tenants.tenant(session)
         at_share = table.share < table.slots and table.has_share_of_slots(tenant)
@@ -169,13 +178,13 @@ class Residence:
             self.hurry()
             return False
         if not table.free_slots:
-            # Those who left have theirs until the run that is under way is over.
+            # Those who left have theirs until a run that is to be made again is over.
             return False
         table.give_slot(session)
         return True
 
     def _settle(self, session: int, found: Checkpoint | None, stored: Stored | None) -> None:
-        """Have a session stand again where it stood; its state was kept aside, or is among what is stored."""
+        """Put the state of a session into its slot; it was kept aside, or is among what is stored."""
         table = self._table
         sequence = int(table.sequences(session))
         if stored is not None:

@@ -53,7 +53,6 @@ class SessionTable:
     And, indexed by session:
         phase: of its life, as `transitions.Phase`.
         slot: its row of state; -1: it has none.
-        here: whether its state is in its slot; of one that is restored it is on its way yet.
         aside: the state of a parked one that stands where the store keeps no checkpoint; else None.
         position: steps consumed.
         accepted: steps consumed when all that is pending has run.
@@ -88,7 +87,6 @@ class SessionTable:
         self._in_slot = np.full(slots, _NOBODY, np.int64)
         self.phase = np.full(capacity, Phase.CLOSED, np.int8)
         self.slot = np.full(capacity, _NO_SLOT, np.int64)
-        self.here = np.zeros(capacity, np.bool_)
         self.aside: npt.NDArray[np.object_] = np.full(capacity, None, object)
         self.position = np.zeros(capacity, np.int64)
         self.accepted = np.zeros(capacity, np.int64)
@@ -185,7 +183,6 @@ class SessionTable:
         self._happens(session, Event.CREATE)
         self.serial[session] = self.tenants.enter(session, tenant, session_id)
         self.give_slot(session)
-        self.here[session] = True
         self.position[session] = self.accepted[session] = self.offset[session] = 0
         self.birth[session] = next(self._births)
         self.epoch[session] = self.proposed[session] = 0
@@ -218,7 +215,6 @@ class SessionTable:
     def park(self, session: int) -> None:
         """Let another session have the slot of one whose state is in a store, or aside."""
         self._happens(session, Event.PARK)
-        self.here[session] = False
         self.tenants.count_slot(session, -1)
         self._take_slots(np.array([session]))
         self.generation += 1
@@ -228,7 +224,7 @@ class SessionTable:
         self._happens(session, Event.RESTORE)
 
     def give_slot(self, session: int) -> None:
-        """Give it one; `free_slots` says that there is one."""
+        """Give it one, for a state that is put there at once; `free_slots` says that there is one."""
         slot = int(self._slots.take(1)[0])
         self.slot[session], self._in_slot[slot] = slot, session
         self.tenants.count_slot(session, 1)
@@ -236,7 +232,7 @@ class SessionTable:
     def restored(self, session: int) -> None:
         """The state of a session is in its slot again."""
         self._happens(session, Event.RESTORED)
-        self.here[session], self.aside[session] = True, None
+        self.aside[session] = None
         if self.owner[session] is not None and self.phase[session] == Phase.DETACHED:
             self._happens(session, Event.ATTACH)
 
@@ -270,7 +266,7 @@ class SessionTable:
         self._happens(sessions, Event.END)
         self.tenants.remove(sessions, sessions[self.slot[sessions] != _NO_SLOT])
         self.aside[sessions] = None
-        self.here[sessions] = self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
+        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
         self.birth[sessions] = _NEVER
