@@ -14,14 +14,11 @@ from gatestream.client.aio.calls import Asking, Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import (
-    ConnectionLostError,
-    DeadlineExceededError,
     GatestreamError,
     InputError,
-    ServerUnreachableError,
     StepError,
 )
-from gatestream.client.protocol.keeping import setting, was_not_set, was_set
+from gatestream.client.protocol.keeping import UNCERTAIN, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -136,7 +133,7 @@ class Session(_Open, SessionView):
             try:
                 position = await self._calls._write_state(ask, self.id, state, self.model)
             except GatestreamError as error:
-                if not isinstance(error, DeadlineExceededError | ConnectionLostError | ServerUnreachableError):
+                if not isinstance(error, UNCERTAIN):
                     was_not_set(self._queue)
                     raise
                 # Set or not: the next stream says where the session stands.

@@ -225,6 +225,9 @@ class Attached:
         if self.going_away:
             # By the next stream.
             return
+        if self.handles.free < len(members):
+            # Those that are crossed are not free before the server has answered.
+            raise ConnectionLostError("there are no handles left on this stream: the next one has all its sessions")
         handles = session_queue.handles.copy()
         handles[members] = self.handles.take(len(members))
         session_queue.move_to(handles, self._chunk_length)

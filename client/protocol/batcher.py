@@ -226,16 +226,20 @@ class Batcher:
         for waiting in (self._unheard, self._controls, self._steps):
             waiting.clear()
         for session_queue in session_queues:
-            in_flight = session_queue.in_flight
-            works = [*(in_flight.works if in_flight else []), *session_queue.waiting]
-            if session_queue.log is not None and in_flight is not None:
-                session_queue.log.budget.used -= in_flight.logged
-            session_queue.in_flight = None
-            session_queue.waiting.clear()
-            for work in works:
-                error = reason()
-                error.members = work.members
-                work.finish(error)
+            self.drop(session_queue, reason)
+
+    def drop(self, session_queue: SessionQueue, reason: Callable[[], GatestreamError]) -> None:
+        """A queue that no stream holds will be held by none: what was asked of it is not answered any more."""
+        in_flight = session_queue.in_flight
+        works = [*(in_flight.works if in_flight else []), *session_queue.waiting]
+        if session_queue.log is not None and in_flight is not None:
+            session_queue.log.budget.used -= in_flight.logged
+        session_queue.in_flight = None
+        session_queue.waiting.clear()
+        for work in works:
+            error = reason()
+            error.members = work.members
+            work.finish(error)
 
     def _count(self, session_queue: SessionQueue, rows: int) -> None:
         self._rows += rows

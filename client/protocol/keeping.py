@@ -6,10 +6,19 @@ from secrets import randbits, token_hex
 import numpy as np
 from google.protobuf.message import Message
 
-from gatestream.client.errors import SessionClosedError
+from gatestream.client.errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    ServerUnreachableError,
+    SessionClosedError,
+    StoreUnavailableError,
+)
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+
+UNCERTAIN = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError, StoreUnavailableError)
+"""After these nobody knows whether what was asked for has been done."""
 
 _CLOSE_REASONS = {
     pb.CLOSE_REASON_REQUESTED: "as was asked",

@@ -12,6 +12,7 @@ from gatestream.client.columns import Layout
 from gatestream.client.errors import (
     DrainingError,
     GatestreamError,
+    SessionClosedError,
     SessionsExhaustedError,
 )
 from gatestream.client.protocol.attached import Attached
@@ -219,7 +220,9 @@ class Multiplexer:
                 continue
             if len(session_queue.members) > self._attached.handles.free:
                 allowed = f"the server allows {limits.sessions_per_stream} sessions on a connection, and this had more"
-                self._batcher.lost([session_queue], partial(SessionsExhaustedError, allowed))
+                self._batcher.drop(session_queue, partial(SessionsExhaustedError, allowed))
+                session_queue.closed = dict.fromkeys(session_queue.members.tolist(), SessionClosedError(allowed))
+                session_queue.away.clear()
                 log.gone(session_queue.members)
                 continue
             session_queue.move_to(self._attached.handles.take(len(session_queue.members)), limits.chunk_length)

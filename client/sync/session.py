@@ -12,14 +12,11 @@ from typing import Self, TypeVar
 from gatestream.client import unary
 from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import (
-    ConnectionLostError,
-    DeadlineExceededError,
     GatestreamError,
     InputError,
-    ServerUnreachableError,
     StepError,
 )
-from gatestream.client.protocol.keeping import setting, was_not_set, was_set
+from gatestream.client.protocol.keeping import UNCERTAIN, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -185,7 +182,7 @@ class Session(_Open, SessionView):
             self._link.note(partial(setting, self._queue))
             try:
                 position = self._calls._write_state(ask, self.id, state, self.model)
-            except (DeadlineExceededError, ConnectionLostError, ServerUnreachableError):
+            except UNCERTAIN:
                 # Set or not: the next stream says where the session stands.
                 self._link.part(self._queue)
                 raise

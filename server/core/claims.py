@@ -1,9 +1,10 @@
 """Claims of kept sessions: each waits in its session's queue until the store has said whose it is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import structlog
@@ -23,7 +24,15 @@ from gatestream.server.durability.checkpoints import (
     Key,
     Owned,
 )
-from gatestream.server.errors import CheckpointUnfit, EpochStale, Refused, StepFailed, StoreUnavailable
+from gatestream.server.errors import (
+    CheckpointUnfit,
+    EpochStale,
+    Exhausted,
+    NotFound,
+    Refused,
+    StepFailed,
+    StoreUnavailable,
+)
 
 # An owner that lives has let go by then, and one that does not counts as dead.
 _HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
@@ -108,7 +117,7 @@ class Claims:
         """
         table = self._table
 
-        def wait() -> Awaitable[Then]:
+        def wait() -> Coroutine[Any, Any, Then]:
             known = bool(table.kept[session])
             here = self._kept.checkpoint(session)
             claim = Claim(
@@ -147,9 +156,7 @@ class Claims:
     ) -> Then:
         key, birth = self._kept.key(session), self._table.birth[session]
         try:
-            if claim.first is not None:
-                await self._checkpointer.room.check(key.tenant)
-            claimed = await self._ask(key, claim)
+            claimed = await self._ask(key, await self._within_room(key, claim))
         except Refused as error:
             return partial(refuse, error)
         except Exception as error:
@@ -165,6 +172,29 @@ class Claims:
             # It is not to be had, or has ended meanwhile: nobody here would let go of it.
             self._checkpointer.release([key], np.array([claimed.epoch]))
         return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
+
+    async def _within_room(self, key: Key, claim: Claim) -> Claim:
+        """The claim, or one of a session that is there, where the tenant has no room for one more.
+
+        Raises:
+            Exhausted: it would have to be made.
+            StoreUnavailable: the store does not answer.
+        """
+        if claim.first is None:
+            return claim
+        try:
+            await self._checkpointer.room.check(key.tenant)
+        except Exhausted:
+            if not claim.taken_up:
+                raise
+            try:
+                await self._checkpointer.store.read(key)
+            except NotFound:
+                pass
+            else:
+                return replace(claim, first=None)
+            raise
+        return claim
 
     async def _ask(self, key: Key, claim: Claim) -> Claimed:
         """Claim, and wait for the owner that has it to hand it over."""

@@ -1,10 +1,10 @@
 """Doing the controls whose turn has come, between two runs of the model."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from itertools import groupby
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -13,7 +13,7 @@ from gatestream.server.core.answers import Answers
 from gatestream.server.core.controls import Control, Then
 from gatestream.server.core.scheduler import Turn
 from gatestream.server.core.session_queues import SessionQueues
-from gatestream.server.errors import Refused, StepFailed
+from gatestream.server.errors import Refused, StepFailed, session_closed
 
 # So long controls are done before the loop has its next turn.
 _SECONDS: Final = 2e-3
@@ -77,15 +77,26 @@ class ControlRunner:
 
     def _begin_waiting(self, control: Control, turn: Turn) -> None:
         assert control.wait is not None, "it has something to do, or to wait for"
-        # What it copies it copies now, while no run is under way.
-        task = asyncio.create_task(self._wait(control, turn, control.wait()))
+        try:
+            # What it copies it copies now, while no run is under way.
+            waiting = control.wait()
+        except Exception as error:
+            self._waited.append((control, turn, self._failure(error)))
+            self._queues.wake.set()
+            return
+        task = asyncio.create_task(self._wait(control, turn, waiting))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _wait(self, control: Control, turn: Turn, waiting: Awaitable[Then]) -> None:
+    async def _wait(self, control: Control, turn: Turn, waiting: Coroutine[Any, Any, Then]) -> None:
         result: Then | Refused
         try:
-            result = await waiting
+            if self._queues.scheduler.wanted(turn.ids).all():
+                result = await waiting
+            else:
+                # The session ended before this had its turn, and its number may be another's.
+                waiting.close()
+                result = session_closed()
         except Refused as error:
             result = error
         except Exception as error:

@@ -1,7 +1,8 @@
 """Controls: what is done to sessions between two runs, to each when its turn in the session's queue has come."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.reply_sink import Holder, ReplySink
@@ -13,7 +14,7 @@ Do = Callable[[ReplySink | None, Ints, Ints], None]
 Then = Callable[[], None]
 """Does to a session what was waited for."""
 
-Await = Callable[[], Awaitable[Then]]
+Await = Callable[[], Coroutine[Any, Any, Then]]
 """Begins to wait for something outside. What is awaited touches nothing of the session's: that may end meanwhile, and
 `Then` is not called in that case. Both calls come while no run is under way."""
 

@@ -471,16 +471,15 @@ class Engine:
         self._leaving.append(sessions)
         self._free()
 
-    def cut_off(self, sessions: Ints) -> None:
+    def cut_off(self, sessions: Ints, why: Refused) -> None:
         """Refuse the steps that stand in the queues of sessions and are not under way; what must be done is done."""
         self.take_in()
-        closed = OutOfStep("the session's stream ended before this step's turn came", Reason.SESSION_CLOSED)
         running: dict[int, int] = {}
         for run in (self._thread_run, *self._apart):
             if run is not None and run.tick is not None:
                 running.update(zip(run.tick.ids.tolist(), run.tick.lengths.tolist(), strict=True))
         dropped, cut, left = self._scheduler.drop_steps(sessions, running)
-        self._answers.refuse(self._queues.places(dropped), lambda _: closed)
+        self._answers.refuse(self._queues.places(dropped), lambda _: why)
         self._answers.shorten(self._queues.places(cut))
         for session, steps in left.items():
             if self.sessions.accepted[session] >= 0:

@@ -72,7 +72,7 @@ class HeldSessions:
             self._places.bring_all_back(sessions[self._table.are_aside(sessions)])
 
     def closable(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints) -> npt.NDArray[np.bool_]:
-        """Which sessions stand where a Close is meant for, with nothing queued; the owner hears of the others.
+        """Which sessions stand where a Close is meant for, with no steps queued; the owner hears of the others.
 
         Args:
             owner: who holds the sessions.
@@ -80,9 +80,10 @@ class HeldSessions:
             handles: what the owner calls them.
             sequences: that each is meant for.
         """
-        idle = np.isin(sessions, self._engine.idle(sessions))
-        # What is queued will have moved it on.
-        return self._standing(owner, sessions, handles, np.where(idle, sequences, -1), "close")
+        self._engine.take_in()
+        # Steps that are queued will have moved it on; whatever else is leaves it where it stands.
+        still = self._table.accepted[sessions] == self._table.position[sessions]
+        return self._standing(owner, sessions, handles, np.where(still, sequences, -1), "close")
 
     def _standing(
         self, owner: ReplySink | None, sessions: Ints, handles: Ints, expected: Ints, kind: str
@@ -175,7 +176,8 @@ class HeldSessions:
         """Have no stream hold sessions that stay; what they have queued and is not under way is not done."""
         if len(sessions):
             table = self._table
-            self._engine.cut_off(sessions)
+            ended = OutOfStep("the session's stream ended before this step's turn came", Reason.SESSION_CLOSED)
+            self._engine.cut_off(sessions, ended)
             table.detach(sessions)
             table.answered_at[sessions] = self._engine.clock()
             if len(parked := sessions[table.phase[sessions] == Phase.PARKED]):

@@ -183,8 +183,9 @@ class KeptSessions:
             sequences: of the first answer of each that its client lacks.
         """
         table = self._table
-        kept = table.kept[sessions]
-        sessions, sequences = sessions[kept], sequences[kept]
+        # One that takes the place of another is kept as soon as it has its state.
+        parks = table.parks[sessions]
+        sessions, sequences = sessions[parks], sequences[parks]
         stands = table.sequences(sessions)
         table.acknowledged[sessions] = np.minimum(sequences, stands)
         here = table.slot[sessions] >= 0

@@ -16,7 +16,7 @@ from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
 from gatestream.server.durability.checkpoints import Checkpoint
-from gatestream.server.errors import InvalidRequest, Reason, Refused, StoreUnavailable
+from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused, StoreUnavailable
 
 # Far enough below 2^63 that no session steps past it.
 _POSITIONS = 2**62
@@ -142,7 +142,11 @@ class NamedSessions:
             check_numbers(f"state.state {item.name!r}", item, column)
 
         def put(session: int) -> int:
-            meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            try:
+                meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            except Refused:
+                self._not_set(session, state.position)
+                raise
             self._engine.rows.write(int(table.slot[session]), rows)
             table.offset[session] += table.position[session] + 1 - state.position
             table.position[session] = state.position
@@ -153,7 +157,8 @@ class NamedSessions:
             return state.position
         session = self._registry.find(tenant, session_id)
         self._constants.check_state(session, state.rows)
-        if table.kept[session]:
+        # One that is about to be kept is, when this has its turn.
+        if table.kept[session] or table.claiming[session] or table.parks[session]:
             return await self._set_kept(session, tenant, state, meant)
         setting = self._in_line(tenant, session_id, put)
         # Steps that come from now on stand behind it in the queue, and count from its position.
@@ -171,8 +176,17 @@ class NamedSessions:
         async def replace() -> Then:
             meant.check(int(table.sequences(session)), int(table.epoch[session]))
             checkpoint = Checkpoint(int(table.sequences(session)) + 1, state.position, packed)
-            taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
+            try:
+                taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
+            except StoreUnavailable as error:
+                return partial(uncertain, error)
             return partial(settle, checkpoint if taken else None)
+
+        def uncertain(error: StoreUnavailable) -> None:
+            # It may have been done: nobody knows where the session stands until it is opened again.
+            self._registry.end(np.array([session]), CloseReason.PARKED)
+            if not answer.done():
+                answer.set_exception(error)
 
         def settle(checkpoint: Checkpoint | None) -> None:
             if checkpoint is None:
@@ -185,18 +199,26 @@ class NamedSessions:
                 answer.set_result(state.position)
 
         def fail(error: Refused, *_: Any) -> None:
-            if table.accepted[session] == accepted:
-                table.accepted[session] = table.position[session]
+            if counts and table.birth[session] == birth:
+                self._not_set(session, state.position)
             if not answer.done():
                 answer.set_exception(error)
 
         self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
-        if table.accepted[session] >= 0:
+        birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
+        if counts:
             # Steps that come from now on stand behind it in the queue, and count from its position.
             table.accepted[session] = state.position
-        accepted = state.position
         return await answer
+
+    def _not_set(self, session: int, position: int) -> None:
+        """A session was not put to a position: refuse the steps that count from there."""
+        table = self._table
+        if table.accepted[session] >= position and table.accepted[session] != table.position[session]:
+            failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
+            self._engine.cut_off(np.array([session]), failed)
+            table.accepted[session] = table.position[session]
 
     async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
         """A session that no stream holds, with a copy of another's state; its id and position."""

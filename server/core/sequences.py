@@ -155,7 +155,9 @@ class Sequences:
             table.detach(session)
             self._engine.reply_mask[session] = OUTPUTS
         elif start:
-            self._start_again(holder, session, self._constants.complete(given))
+            values = self._constants.complete(given)
+            self._places.bring_back(session)
+            self._start_again(holder, session, values)
         else:
             self._places.bring_back(session)
             self._constants.check_same(session, given)

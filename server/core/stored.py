@@ -65,6 +65,7 @@ class StoredSessions:
 
     def __init__(self, checkpointer: Checkpointer, meaning: Meaning, state_bytes: int):
         self._store = checkpointer.store
+        self._room = checkpointer.room
         self._owner = checkpointer.owner
         self._meaning = meaning
         self._state_bytes = state_bytes
@@ -102,7 +103,7 @@ class StoredSessions:
             raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
 
     async def fork(self, key: Key, new_id: str) -> Checkpoint:
-        """Copy a session; where both stand. Raises: as `state`, and AlreadyExists."""
+        """Copy a session; where both stand. Raises: as `state`, and AlreadyExists, Exhausted."""
         stored = await self._read(key)
         checkpoint = stored.checkpoints[-1]
         await self.put(key._replace(session_id=new_id), checkpoint)
@@ -113,8 +114,10 @@ class StoredSessions:
 
         Raises:
             AlreadyExists: it is there.
+            Exhausted: its tenant has as many as it may.
             StoreUnavailable: the store does not answer.
         """
+        await self._room.check(key.tenant)
         await self._store.put(Stored(key, 0, "", self._meaning, (checkpoint,)))
 
     async def _read(self, key: Key) -> Stored:

@@ -98,7 +98,8 @@ class ClientStream:
                 good = self._held_of(handles)
                 self._close_at(handles[good], None if sequences is None else sequences[good])
             case Acknowledge(handles, sequences) if sequences is not None:
-                good = self._held_of(handles)
+                # It asks for nothing: of a session that has just ended it says nothing.
+                good = self._handles.sessions(handles) >= 0
                 self._acknowledge(handles[good], sequences[good])
             case Invalid(error, handles, first, lengths):
                 self._refuse(error, handles, first=first, lengths=lengths)
@@ -422,7 +423,13 @@ class ClientStream:
 
     def moved(self, handles: Ints, model: int, sessions: Ints) -> None:
         """As `ReplySink`: the client need not know."""
+        if self._gone:
+            self._models[model].lifecycle.held.disconnected(self, sessions)
+            return
         self._handles.move(handles, model, sessions)
+        if self._half_closed:
+            # What was asked of the sessions that these take the place of was asked in their owner's name.
+            self._leave(handles)
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `ReplySink`."""

@@ -1,7 +1,7 @@
 """Controls in their turn: what is done together, what waits, and what becomes of those that fail."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Asked:
     def fail(self, error: Refused, _owner: Any, sessions: Ints, handles: Ints) -> None:
         self.heard.append((error.reason.name, sessions.tolist(), handles.tolist()))
 
-    def wait(self) -> Awaitable[Then]:
+    def wait(self) -> Coroutine[Any, Any, Then]:
         self.heard.append("begun")
         return self._wait()
 
