@@ -184,14 +184,17 @@ class NamedSessions:
 
         def uncertain(error: StoreUnavailable) -> None:
             # It may have been done: nobody knows where the session stands until it is opened again.
-            self._registry.end(np.array([session]), CloseReason.PARKED)
             if not answer.done():
                 answer.set_exception(error)
+            self._registry.end(np.array([session]), CloseReason.PARKED)
 
         def settle(checkpoint: Checkpoint | None) -> None:
             if checkpoint is None:
                 self._registry.end(np.array([session]), CloseReason.FENCED)
                 return
+            if not counts and table.accepted[session] >= 0:
+                # Those behind it were accepted when it was not known where they count from.
+                table.accepted[session] += checkpoint.position - table.position[session]
             kept.put(session, checkpoint)
             for column in (table.written, table.tip, table.durable, table.acknowledged):
                 column[session] = checkpoint.sequence

@@ -455,6 +455,48 @@ def test_a_client_that_keeps_too_much_says_so_on_each_connection() -> None:
     assert waiting.results()[0][0].tolist() == expected([1, 2, 3])[2:]
 
 
+def test_sessions_that_the_next_server_has_no_room_for_end_and_the_others_go_on() -> None:
+    network = Network()
+    small, _ = network.open(1)
+    large, _ = network.open(3)
+    for _ in range(4):
+        network.arrive()
+        network.hear()
+    network.kill(0)
+    steps = [walk(network, each, [4]) for each in (small, large)]
+    limits = pb.Limits()
+    limits.CopyFrom(KEPT)
+    limits.sessions_per_stream = 2
+    network.connection = Connection(network.servers[0])
+    network.multiplexer.reattach(limits)
+    network.flush()
+    network.settle()
+    assert steps[0].results()[0][0].tolist() == expected([4])
+    assert "allows 2 sessions" in str(steps[1].error)
+    assert isinstance(walk(network, large, [4]).error, SessionClosedError)
+
+
+def test_a_full_stream_whose_handles_are_crossed_gives_way_to_the_next() -> None:
+    network = Network()
+    limits = pb.Limits()
+    limits.CopyFrom(KEPT)
+    limits.sessions_per_stream = 1
+    network.connection = Connection(network.servers[0])
+    network.multiplexer = Multiplexer(limits, retry=True, budget=network.budget)
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    work = walk(network, session_queue, [1])
+    # The session is let go of while the step is on its way to it.
+    network.servers[0].park("session-0")
+    network.hear()
+    with pytest.raises(ConnectionLostError, match="no handles left"):
+        network.multiplexer.receive(network.connection.told.popleft().SerializeToString())
+    network.cut()
+    network.settle()
+    assert work.results()[0][0].tolist() == expected([1])
+
+
 def test_a_reset_that_was_answered_in_another_order_is_sent_again() -> None:
     network = Network()
     session_queue, _ = network.open(2)

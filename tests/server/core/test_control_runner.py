@@ -120,6 +120,47 @@ async def test_of_a_session_that_has_ended_meanwhile_nothing_is_done(b: Bench) -
     assert asked.heard == ["begun", ("SESSION_CLOSED", [session], [session])]
 
 
+async def test_of_a_session_that_ended_when_it_had_just_begun_nothing_is_waited_for(b: Bench) -> None:
+    asked, owner = Asked(), Recorder()
+    asked.gate.set()
+    touched: list[int] = []
+
+    async def touches() -> Then:
+        touched.append(session)
+        return lambda: None
+
+    session = b.open(owner, 0)
+    b.engine.wait_for(session, touches, asked.fail, Caller(owner.account))
+    # Its turn comes, and the coroutine has yet to begin.
+    b.engine._controls.run()
+    b.engine.remove(np.array([session]))
+    again = b.open(owner, 1)
+    assert again == session, "the number is another's"
+    await b.engine.quiet()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert touched == []
+    b.steps(owner, [1], [again], [[5.0]])
+    await b.engine.quiet()
+    assert owner.take()[-1] == ("results", [1], [0], [1], [5])
+
+
+async def test_one_that_cannot_begin_to_wait_leaves_the_others_alone(b: Bench) -> None:
+    asked, owner = Asked(), Recorder()
+    asked.gate.set()
+    one, two = b.open(owner, 0), b.open(owner, 1)
+
+    def breaks() -> Coroutine[Any, Any, Then]:
+        raise ZeroDivisionError("broken")
+
+    for session, wait in ((one, breaks), (two, asked.wait)):
+        b.engine.wait_for(session, wait, asked.fail, Caller(owner.account))
+    b.steps(owner, [0, 1], [one, two], [[1.0], [2.0]])
+    await b.engine.quiet()
+    assert ("STEP_FAILED", [one], [one]) in asked.heard
+    assert "then" in asked.heard
+
+
 async def test_nothing_is_done_while_a_run_is_under_way(b: Bench) -> None:
     asked, owner, other = Asked(), Recorder(), Recorder()
     session, long = b.open(owner, 0), b.open(other, 0)

@@ -17,7 +17,9 @@ from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.protos.spec import KEY, from_metadata, to_json
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
+from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.migration import migrate, obstacle
+from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import NotLoaded
 from gatestream.server.transport.oip import InferenceStream
 from tests.support.any_models import spoken, with_constants
@@ -343,3 +345,23 @@ async def test_constants_go_along(tmp_path: Path) -> None:
         wrong = [pb.Constant(name="speaker", value=(speaker + 1).tobytes())]
         assert (await other.open(0, session_id="mine", constant=wrong)).error.reason == pb.REASON_CONSTANT_MISMATCH
         assert (await other.open(1, session_id="mine", constant=given)).opened.version == "2"
+
+
+@pytest.mark.parametrize("how", ["half-closed", "gone"])
+async def test_one_whose_stream_has_ended_is_left_by_it_on_the_other_version_too(tmp_path: Path, how: str) -> None:
+    checkpointer = Checkpointer(MemoryStore(), LIMITS)
+    async with versions(tmp_path, checkpointer=checkpointer) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1", session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK)
+        assert await client.step(0, 5.0) == 1005
+        if how == "half-closed":
+            client.send(0, 1.0, length=3)
+            client.stream.half_close()
+        else:
+            # As where the stream's many sessions are left some at a time, and this one's turn is not yet.
+            client.stream._gone = True
+        assert await moved(catalog) == 1
+        async with asyncio.timeout(10):
+            table = catalog.find("m", "2").engine.sessions
+            while (session := table.tenants.get("tenant", "s")) is None or table.owner[session] is not None:
+                await client.hear() if how == "half-closed" else await asyncio.sleep(0)

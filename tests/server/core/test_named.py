@@ -1,13 +1,18 @@
 """What is asked of sessions by name."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gatestream.server.core.claims import Wish
 from gatestream.server.core.named import SessionState
-from gatestream.server.errors import AlreadyExists, InvalidRequest
+from gatestream.server.core.stored import Meant
+from gatestream.server.durability.checkpoints import Checkpoint, Key
+from gatestream.server.durability.memory import MemoryStore
+from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, OutOfStep, StoreUnavailable
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench
 
@@ -53,3 +58,81 @@ async def test_a_state_that_does_not_fit_changes_nothing(b: Bench, state: Sessio
     with pytest.raises(InvalidRequest, match=says):
         await b.lifecycle.named.set_state("", "s", state)
     assert await b.lifecycle.named.state("", "s") == before
+
+
+def set_to(position: int, value: float) -> SessionState:
+    return SessionState(ACCUMULATOR_FINGERPRINT, position, [np.full(2, value, "<f4").tobytes()])
+
+
+@pytest.mark.parametrize("parks", [False, True])
+async def test_steps_behind_a_state_that_is_not_set_are_refused(accumulator_path: Path, parks: bool) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=parks))
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0]])
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(sequence=40)))
+        await asyncio.sleep(0)
+        b.steps(owner, [0], [session], [[2.0]])
+        with pytest.raises(OutOfStep, match="sequence is 40; the session stands at 1"):
+            await setting
+        await b.engine.quiet()
+        heard = owner.take()
+        assert ("results", [0], [0], [1], [1]) in heard
+        assert heard[-1][0] == "PRECEDING_FAILED"
+        assert b.engine.sessions.accepted[session] == 1
+        b.steps(owner, [0], [session], [[4.0]])
+        await b.engine.quiet()
+        assert owner.take()[-1] == ("results", [0], [1], [1], [5])
+
+
+async def test_a_state_that_is_set_while_the_session_is_claimed(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True))
+        assert await b.lifecycle.named.set_state("", "s", set_to(50, 7)) == 50
+        b.steps(owner, [0], [session], [[1.0]])
+        await b.engine.quiet()
+        assert owner.take()[-1] == ("results", [0], [50], [1], [8])
+        assert b.engine.sessions.accepted[session] == 51
+
+
+async def test_a_state_of_which_the_store_does_not_say_whether_it_is_set(accumulator_path: Path) -> None:
+    class Silent(MemoryStore):
+        async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
+            await super().replace(key, owner, epoch, checkpoint)
+            raise StoreUnavailable("away, and it was done")
+
+    async with bench(accumulator_path, store=Silent(1e9)) as b:
+        owner = Recorder()
+        b.open(owner, 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        owner.take()
+        with pytest.raises(StoreUnavailable):
+            await b.lifecycle.named.set_state("", "s", set_to(50, 7))
+        assert [heard[:2] for heard in owner.take()] == [("closed", "PARKED")]
+        # It comes back as if the state had been set, and it has been.
+        again = Recorder()
+        session = b.open(again, 0, "s", wish=Wish(parks=True, epoch=2, acknowledged=1))
+        await b.engine.quiet()
+        assert (again.stands.position, again.stands.sequence) == (50, 1)
+        b.steps(again, [0], [session], [[1.0]])
+        await b.engine.quiet()
+        assert again.take()[-1] == ("results", [0], [50], [1], [8])
+
+
+async def test_a_copy_takes_room_in_the_store(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore(), parked_sessions=2) as b:
+        owner = Recorder()
+        b.open(owner, 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        await b.lifecycle.named.fork("", "s", "one")
+        with pytest.raises(Exhausted, match="it may have 2"):
+            await b.lifecycle.named.fork("", "s", "two")
+        with pytest.raises(Exhausted, match="it may have 2"):
+            await b.lifecycle.named.fork("", "one", "three")
+        owner.take()
+        for handle, (name, heard) in enumerate((("one", "opened"), ("four", "not opened")), 1):
+            b.open(owner, handle, name, wish=Wish(parks=True))
+            await b.engine.quiet()
+            assert owner.take()[-1][0] == heard

@@ -387,6 +387,31 @@ async def test_one_that_could_not_be_restored_for_a_fault_of_ours_may_be_opened_
     assert await stepped(b, again, session, 10) == [11]
 
 
+async def test_a_sequence_that_begins_again_has_its_own_slot(b: Bench) -> None:
+    owner, session = await opened(b, "sequence:5", 1)
+    await opened(b, "n", 10)
+    third, last = await opened(b, "third", 100)
+    assert phase(b, session) is Phase.PARKED
+    assert b.lifecycle.sequences.session(owner, "", "sequence:5", start=True) == session
+    b.steps(owner, [0], [session], [[5.0]])
+    await b.engine.quiet()
+    assert owner.take()[-1] == ("results", [0], [1], [1], [5])
+    assert await stepped(b, third, last, 1) == [101]
+
+
+async def test_a_close_is_not_refused_since_its_session_is_coming_back(b: Bench) -> None:
+    parked, session = await opened(b, "s", 1)
+    await opened(b, "n")
+    await opened(b, "third")
+    parked.take()
+    b.lifecycle.places.bring_back(session)
+    held = b.lifecycle.held
+    assert held.closable(parked, np.array([session]), np.array([0]), np.array([1])).tolist() == [True]
+    b.steps(parked, [0], [session], [[1.0]])
+    assert held.closable(parked, np.array([session]), np.array([0]), np.array([1])).tolist() == [False]
+    await b.engine.quiet()
+
+
 async def test_a_stream_that_holds_a_parked_one_may_close_reset_or_leave_it(accumulator_path: Path) -> None:
     async with bench(accumulator_path, sessions=3, store=SlowStore()) as b:
         holders = {name: await opened(b, name, 1) for name in ("closed", "reset", "left")}

@@ -135,6 +135,12 @@ async def test_of_several_entries_only_the_wrong_ones_are_refused(client: Client
     assert [step_of(each) for each in said if each.HasField("results")] == [([1], [0], [0])]
 
 
+async def test_an_acknowledge_that_crosses_the_end_of_a_session_is_passed_over(client: Client) -> None:
+    await client.open(0)
+    client.say(acknowledge=pb.Acknowledge(handle=[0, 1, 9_999_999], sequence=[0, 3, 4]))
+    assert await client.step(0, 1.0) == 1
+
+
 async def test_a_half_close_answers_closes_and_ends(client: Client) -> None:
     client.send(0, 1.0)
     client.stream.half_close()
