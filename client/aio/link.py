@@ -269,7 +269,10 @@ class Link:
         except grpc.aio.AioRpcError as error:
             return from_stream(error, address), spoke
         except asyncio.CancelledError:
-            # So `async for` ends when the call is cancelled by this client.
+            # So `async for` ends when the call is cancelled by this client; or the program ends, and this with it.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
             return partial(from_stream(None, address)), spoke
         except GatestreamError as error:
             self._call.cancel()

@@ -18,7 +18,7 @@ from gatestream.client.errors import (
     InputError,
     StepError,
 )
-from gatestream.client.protocol.keeping import UNCERTAIN, setting, was_not_set, was_set
+from gatestream.client.protocol.keeping import UNHEARD, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -133,8 +133,8 @@ class Session(_Open, SessionView):
             try:
                 position = await self._calls._write_state(ask, self.id, state, self.model)
             except GatestreamError as error:
-                if not isinstance(error, UNCERTAIN):
-                    was_not_set(self._queue)
+                if not isinstance(error, UNHEARD):
+                    was_not_set(self._queue, error)
                     raise
                 # Set or not: the next stream says where the session stands.
                 self._link.part(self._queue)

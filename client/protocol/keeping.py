@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
+    GatestreamError,
     ServerUnreachableError,
     SessionClosedError,
     StoreUnavailableError,
@@ -17,8 +18,8 @@ from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-UNCERTAIN = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError, StoreUnavailableError)
-"""After these nobody knows whether what was asked for has been done."""
+UNHEARD = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError)
+"""After these nobody here knows whether what was asked for has been done."""
 
 _CLOSE_REASONS = {
     pb.CLOSE_REASON_REQUESTED: "as was asked",
@@ -111,7 +112,11 @@ def was_set(session_queue: SessionQueue, position: int) -> None:
     log.is_durable(session_queue.members, np.array([sequence]))
 
 
-def was_not_set(session_queue: SessionQueue) -> None:
-    """The server refused to: the session stands where it stood."""
-    if session_queue.log is not None:
+def was_not_set(session_queue: SessionQueue, error: GatestreamError) -> None:
+    """The server refused to: the session stands where it stood.
+
+    Where its store did not answer, the state may have been set: the server lets go of the session, and says where it
+    stands when it is opened again.
+    """
+    if session_queue.log is not None and not isinstance(error, StoreUnavailableError):
         session_queue.log.unsettled.clear()

@@ -16,7 +16,7 @@ from gatestream.client.errors import (
     InputError,
     StepError,
 )
-from gatestream.client.protocol.keeping import UNCERTAIN, setting, was_not_set, was_set
+from gatestream.client.protocol.keeping import UNHEARD, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -182,12 +182,16 @@ class Session(_Open, SessionView):
             self._link.note(partial(setting, self._queue))
             try:
                 position = self._calls._write_state(ask, self.id, state, self.model)
-            except UNCERTAIN:
+            except UNHEARD:
                 # Set or not: the next stream says where the session stands.
                 self._link.part(self._queue)
                 raise
-            except GatestreamError:
-                self._link.note(partial(was_not_set, self._queue))
+            except GatestreamError as error:
+                self._link.note(partial(was_not_set, self._queue, error))
+                raise
+            except BaseException:
+                # Interrupted: the same.
+                self._link.part(self._queue)
                 raise
             self._link.note(partial(was_set, self._queue, position))
 

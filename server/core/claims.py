@@ -133,11 +133,13 @@ class Claims:
 
         def settle(claimed: Claimed) -> None:
             table.claiming[session] -= 1
+            table.asked[session] = False
             self._settle(session, claimed, wish)
             ready(claimed.created)
 
         def refuse(error: Refused) -> None:
             table.claiming[session] -= 1
+            table.asked[session] = False
             if not table.claiming[session]:
                 table.accepted[session] += table.position[session] - UNKNOWN
             if isinstance(error, EpochStale):
@@ -156,6 +158,10 @@ class Claims:
     ) -> Then:
         key, birth = self._kept.key(session), self._table.birth[session]
         try:
+            if claim.resident is not None and self._checkpointer.gate is not None:
+                await self._written(session, birth)
+            if self._table.birth[session] == birth:
+                self._table.asked[session] = True
             claimed = await self._ask(key, await self._within_room(key, claim))
         except Refused as error:
             return partial(refuse, error)
@@ -172,6 +178,21 @@ class Claims:
             # It is not to be had, or has ended meanwhile: nobody here would let go of it.
             self._checkpointer.release([key], np.array([claimed.epoch]))
         return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
+
+    async def _written(self, session: int, birth: int) -> None:
+        """Wait until what the session's owners are still to be told is stored, or it has ended.
+
+        Raises:
+            StoreUnavailable: it could not be, for too long.
+        """
+        table, loop = self._table, asyncio.get_running_loop()
+        until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
+        while table.birth[session] == birth and table.sequences(session) != table.written[session]:
+            if loop.time() > until:
+                raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0)
+            self._checkpointer.hurry()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _within_room(self, key: Key, claim: Claim) -> Claim:
         """The claim, or one of a session that is there, where the tenant has no room for one more.

@@ -122,7 +122,7 @@ class KeptSessions:
     def _stored(self, sessions: Ints) -> Ints:
         """Those of the sessions that the store knows as they are here, and whose state is here."""
         table = self._table
-        stored: Ints = sessions[table.kept[sessions] & (table.claiming[sessions] == 0) & (table.slot[sessions] >= 0)]
+        stored: Ints = sessions[table.kept[sessions] & ~table.asked[sessions] & (table.slot[sessions] >= 0)]
         return stored
 
     async def copied(self, sessions: Ints) -> Rows:
@@ -158,11 +158,7 @@ class KeptSessions:
         """Note what has become of copies that the store was given; owners hear what they have lost."""
         table = self._table
         sessions = rows.sessions
-        same = (
-            (table.birth[sessions] == rows.births)
-            & (table.epoch[sessions] == rows.epochs)
-            & (table.claiming[sessions] == 0)
-        )
+        same = (table.birth[sessions] == rows.births) & (table.epoch[sessions] == rows.epochs) & ~table.asked[sessions]
         taken = same & result.taken
         mine, durable = sessions[taken], result.durable[taken]
         if len(further := mine[table.durable[mine] != durable]):

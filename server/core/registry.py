@@ -86,8 +86,16 @@ class Registry:
         return Caller(self._accounts.of(tenant))
 
     def end(self, sessions: Ints, reason: CloseReason) -> None:
-        """End sessions now; what is queued is answered as not taken, and the owners hear `closed`."""
+        """End sessions now; what is queued is answered as not taken, and the owners hear `closed`.
+
+        Those of which answers wait that are to be stored first, and will not be, are FENCED if they are to stay.
+        """
         table = self.table
+        if self.gate is not None and reason in _STAYS and reason is not CloseReason.FENCED:
+            undone = table.kept[sessions] & (table.sequences(sessions) != table.written[sessions])
+            if undone.any():
+                self.end(sessions[undone], CloseReason.FENCED)
+                sessions = sessions[~undone]
         owners, which = np.unique([id(owner) for owner in table.owner[sessions]], return_inverse=True)
         told = []
         for k in range(len(owners)):
@@ -133,7 +141,7 @@ class Registry:
         assert checkpointer is not None, "the store knows it"
 
         async def close() -> Then:
-            # What would be written of it from now on, the store would refuse.
+            table.asked[session] = True
             table.claiming[session] += 1
             return partial(end, await checkpointer.close([key_of(self.engine, session)], table.epoch[[session]]))
 

@@ -69,7 +69,8 @@ class SessionTable:
     And of those that a store knows:
         kept: whether it does.
         parks: whether the session stays when its stream ends.
-        claiming: how many Opens wait for the store.
+        claiming: how many Opens are to ask the store.
+        asked: whether one of them does, or it is asked to end the session: what would be written now, it would refuse.
         acknowledged: sequence of the first answer that the client lacks, as it says.
         written: sequence of the latest checkpoint that is confirmed.
         tip: sequence of the newest that is stored; the session may have gone back behind it.
@@ -102,6 +103,7 @@ class SessionTable:
         self.kept = np.zeros(capacity, np.bool_)
         self.parks = np.zeros(capacity, np.bool_)
         self.claiming = np.zeros(capacity, np.int32)
+        self.asked = np.zeros(capacity, np.bool_)
         self.acknowledged = np.zeros(capacity, np.int64)
         self.written = np.full(capacity, _NEVER, np.int64)
         self.tip = np.full(capacity, _NEVER, np.int64)
@@ -266,7 +268,7 @@ class SessionTable:
         self._happens(sessions, Event.END)
         self.tenants.remove(sessions, sessions[self.slot[sessions] != _NO_SLOT])
         self.aside[sessions] = None
-        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = False
+        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = self.asked[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
         self.birth[sessions] = _NEVER

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -255,3 +256,15 @@ async def test_calls_go_on_through_cuts(server: ServerProcess) -> None:
             assert (await s.step([1, 1])).tolist() == [total + 1] * 2
             async with gs.session("accumulator", id=copy, mode="resume") as other:
                 assert other.position == total
+
+
+def test_a_program_that_leaves_its_sessions_open_ends(server: ServerProcess) -> None:
+    async def main() -> None:
+        client = await aio.connect(server.address)
+        session = await client.session("lstm")
+        await session.step(np.zeros(3, np.float32))
+
+    program = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    program.start()
+    program.join(30)
+    assert not program.is_alive()
