@@ -52,6 +52,7 @@ class Checkpointer:
         stats: what is counted.
         gate: where answers wait; None: nowhere.
         room: that tenants have in the store.
+        listing: whose turn it is to read many sessions.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -61,6 +62,7 @@ class Checkpointer:
         self.stats = CheckpointStats()
         self._writer = CheckpointWriter(store, self.owner, self.stats)
         self.room = StoreRoom(store, limits)
+        self.listing = asyncio.Semaphore()
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
@@ -126,8 +128,11 @@ class Checkpointer:
         for kept in self._models:
             kept.asked_for(wanted)
         self.hurry()
-        for key in wanted:
-            await self._release_void(key)
+        # Those first that nobody has here. The next beat does not wait for all: what is left is asked for again then.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BEAT_SECONDS):
+                for key in sorted(wanted, key=lambda key: any(kept.has(key, 0) for kept in self._models)):
+                    await self._release_void(key)
 
     async def _release_void(self, key: Key) -> None:
         """Let go of a session that the store says is ours and that nobody has here, or at an earlier epoch only.

@@ -18,8 +18,8 @@ from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSession
 from gatestream.server.durability.checkpoints import Checkpoint
 from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused, StoreUnavailable
 
-# Far enough below 2^63 that no session steps past it.
-_POSITIONS = 2**62
+# Far enough below 2^53, up to which every store counts, that no session steps past it.
+_POSITIONS = 2**52
 _T = TypeVar("_T")
 
 
@@ -136,7 +136,7 @@ class NamedSessions:
                 Reason.STATE_MISMATCH,
             )
         if state.position >= _POSITIONS:
-            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^62")
+            raise InvalidRequest(f"state.position is {state.position}; expected less than 2^52")
         rows = [item.rows(column) for column, item in zip(state.rows, layout.states, strict=True)]
         for item, column in zip(layout.states, state.rows, strict=True):
             check_numbers(f"state.state {item.name!r}", item, column)
@@ -249,14 +249,17 @@ class NamedSessions:
 
         return await self._in_line(tenant, session_id, copy)
 
-    async def stored(self, tenant: str, behind: str, size: int) -> list[Listed]:
+    async def stored(self, tenant: str, behind: str, size: int) -> tuple[list[Listed], str]:
         """Up to `size` of a tenant's sessions of this model, of all versions, that the store has, behind an id.
+
+        Returns:
+            These, and the id behind which there may be more; empty: there are none.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
         if self._checkpointer is None:
-            return []
+            return [], ""
         return await page(self._checkpointer, tenant, self._engine.layout.name, behind, size)
 
     def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:

@@ -8,7 +8,9 @@ import numpy as np
 
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Meaning, Owned, Stored
-from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, OutOfStep
+from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, NotFound, OutOfStep
+
+_READ_AT_ONCE: Final = 16
 
 
 class Listed(NamedTuple):
@@ -66,6 +68,7 @@ class StoredSessions:
     def __init__(self, checkpointer: Checkpointer, meaning: Meaning, state_bytes: int):
         self._store = checkpointer.store
         self._room = checkpointer.room
+        self._release = checkpointer.release
         self._owner = checkpointer.owner
         self._meaning = meaning
         self._state_bytes = state_bytes
@@ -84,7 +87,8 @@ class StoredSessions:
     async def close(self, key: Key) -> int:
         """End a session; its last position. Raises: as `state`."""
         stored = await self._read(key)
-        await self._store.close([key], np.array([stored.epoch]))
+        if not (await self._store.close([key], np.array([stored.epoch]))).all():
+            raise _elsewhere(key)
         return stored.checkpoints[-1].position
 
     async def replace(self, key: Key, position: int, state: bytes, meant: Meant = ANYWHERE) -> None:
@@ -97,8 +101,11 @@ class StoredSessions:
         except Owned:
             raise _elsewhere(key) from None
         checkpoint = Checkpoint(claimed.tip + 1, position, state)
-        taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
-        await self._store.release(self._owner, [key], np.array([claimed.epoch]))
+        try:
+            taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
+        finally:
+            # Also where nobody waits any more.
+            self._release([key], np.array([claimed.epoch]))
         if not taken:
             raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
 
@@ -134,21 +141,31 @@ class StoredSessions:
         return stored
 
 
-async def page(checkpointer: Checkpointer, tenant: str, model: str, behind: str, size: int) -> list[Listed]:
+async def page(checkpointer: Checkpointer, tenant: str, model: str, behind: str, size: int) -> tuple[list[Listed], str]:
     """Up to `size` of a tenant's sessions of a model that are in the store, in order of their ids, behind one.
+
+    Returns:
+        Those of them that can be read, and the id behind which there may be more; empty: there are none.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
     store = checkpointer.store
     found = await store.page(tenant, model, Key(tenant, model, behind) if behind else None, size)
-    whole = await asyncio.gather(*(store.read(each.key) for each in found), return_exceptions=True)
-    return [
-        Listed(each.key, each.meaning.version, each.checkpoints[-1].position, each.written)
-        for each in whole
-        # One may have ended meanwhile, or be damaged.
-        if isinstance(each, Stored)
-    ]
+    listed: list[Listed] = []
+    for start in range(0, len(found), _READ_AT_ONCE):
+        # Whole states are read for this: few at a time, whoever asks, so that nobody else waits for the store.
+        async with checkpointer.listing:
+            reads = (store.read(each.key) for each in found[start : start + _READ_AT_ONCE])
+            whole = await asyncio.gather(*reads, return_exceptions=True)
+        for each in whole:
+            if isinstance(each, Stored):
+                tip = each.checkpoints[-1]
+                listed.append(Listed(each.key, each.meaning.version, tip.position, each.written))
+            elif not isinstance(each, NotFound | CheckpointUnfit):
+                # One may have ended meanwhile, or be damaged; but nothing is left out since the store is away.
+                raise each
+    return listed, found[-1].key.session_id if len(found) == size else ""
 
 
 def check_size(key: Key, checkpoint: Checkpoint, state_bytes: int) -> None:

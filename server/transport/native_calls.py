@@ -131,10 +131,10 @@ class Service:
             if model.name < name:
                 continue
             most = size - len(infos)
-            page = await model.lifecycle.named.stored(tenant, behind if model.name == name else "", most)
+            page, last = await model.lifecycle.named.stored(tenant, behind if model.name == name else "", most)
             infos += [_stored_info(each) for each in page if not self._models.has(each.key.session_id, *each.key[:2])]
-            if len(page) == most:
-                return pb.ListSessionsResponse(sessions=infos, next_page_token=_token(model.name, page[-1]))
+            if last:
+                return pb.ListSessionsResponse(sessions=infos, next_page_token=_token(model.name, last))
         return pb.ListSessionsResponse(sessions=infos)
 
     async def CloseSession(  # noqa: N802
@@ -247,8 +247,8 @@ def _stored_info(listed: Listed) -> pb.SessionInfo:
     )
 
 
-def _token(name: str, last: Listed) -> str:
-    return _IN_STORE + base64.urlsafe_b64encode(f"{name}\0{last.key.session_id}".encode()).decode()
+def _token(name: str, last: str) -> str:
+    return _IN_STORE + base64.urlsafe_b64encode(f"{name}\0{last}".encode()).decode()
 
 
 def _read(token: str) -> list[str]:

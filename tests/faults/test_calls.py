@@ -90,19 +90,19 @@ def test_a_state_that_is_no_number(calls: pb_grpc.GatestreamStub, number: float)
         set_state(calls, state=[encode([1, number])])
 
 
-@pytest.mark.parametrize("position", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("position", [2**52, 2**63 - 1, 2**63, 2**64 - 1])
 def test_a_position_past_which_a_session_could_not_step(calls: pb_grpc.GatestreamStub, position: int) -> None:
-    with call_refused(INVALID, pb.REASON_MALFORMED, f"state.position is {position}", "less than 2^62"):
+    with call_refused(INVALID, pb.REASON_MALFORMED, f"state.position is {position}", "less than 2^52"):
         set_state(calls, position=position)
 
 
 def test_the_last_position_that_a_state_may_have(server: ServerProcess, calls: pb_grpc.GatestreamStub) -> None:
     with Stream(server.address) as stream:
         stream.opened(0, "far", model="accumulator")
-        set_state(calls, "far", position=2**62 - 1)
-        stream.steps({0: [[1, 1]] * 2}, first=[2**62 - 1])
+        set_state(calls, "far", position=2**52 - 1)
+        stream.steps({0: [[1, 1]] * 2}, first=[2**52 - 1])
         np.testing.assert_array_equal(stream.results({0: 2}, 2)[0], [[6, 7], [7, 8]])
-        stream.steps({0: [[1, 1]]}, first=[2**62 + 1])
+        stream.steps({0: [[1, 1]]}, first=[2**52 + 1])
         np.testing.assert_array_equal(stream.results({0: 1}, 2)[0], [[8, 9]])
 
 
