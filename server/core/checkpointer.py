@@ -53,6 +53,7 @@ class Checkpointer:
         gate: where answers wait; None: nowhere.
         room: that tenants have in the store.
         listing: whose turn it is to read many sessions.
+        ending: sessions that are about to end in the store; one of the same name is not made before.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -63,6 +64,7 @@ class Checkpointer:
         self._writer = CheckpointWriter(store, self.owner, self.stats)
         self.room = StoreRoom(store, limits)
         self.listing = asyncio.Semaphore()
+        self.ending: set[Key] = set()
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}

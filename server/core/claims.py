@@ -223,7 +223,10 @@ class Claims:
         until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
         while True:
             try:
-                return await self._checkpointer.store.claim(key, claim)
+                if key not in self._checkpointer.ending:
+                    return await self._checkpointer.store.claim(key, claim)
+                if loop.time() > until:
+                    raise StoreUnavailable("the session that has the name does not end; try again", retry_after=1.0)
             except Owned:
                 if loop.time() > until:
                     raise StoreUnavailable(

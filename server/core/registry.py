@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -139,19 +139,26 @@ class Registry:
         """
         checkpointer, table = self.checkpointer, self.table
         assert checkpointer is not None, "the store knows it"
+        key = key_of(self.engine, session)
+        checkpointer.ending.add(key)
 
         async def close() -> Then:
             table.asked[session] = True
             table.claiming[session] += 1
-            return partial(end, await checkpointer.close([key_of(self.engine, session)], table.epoch[[session]]))
+            return partial(end, await checkpointer.close([key], table.epoch[[session]]))
 
         def end(closed: bool) -> None:
+            checkpointer.ending.discard(key)
             told(closed)
             if closed:
                 table.kept[session] = False
             self.end(np.array([session]), reason if closed else CloseReason.PARKED)
 
-        self.engine.wait_for(session, close, fail, holder, must=True, unlimited=True)
+        def ended(*why: Any) -> None:
+            checkpointer.ending.discard(key)
+            fail(*why)
+
+        self.engine.wait_for(session, close, ended, holder, must=True, unlimited=True)
 
     def lease(self, session: int) -> None:
         """Have this worker alone have a session's name.

@@ -12,7 +12,8 @@ from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.kept import meaning
-from gatestream.server.durability.checkpoints import Claim, Key, Writes, Written
+from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Writes, Written
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import StoreUnavailable
 from gatestream.server.transport.oip import InferenceCall
@@ -136,3 +137,47 @@ async def test_an_answer_of_a_sequence_is_taken_back_and_its_repeat_is_taken(ser
     door.say([[10, 0]], 5, first=1)
     assert await door.sums() == [[11, 0]]
     assert door.stream.rows == 0
+
+
+async def opened(served: Served, name: str, *values: float) -> Client:
+    client = Client(served.catalog, LIMITS)
+    await client.open(0, session_id=name, on_disconnect=pb.ON_DISCONNECT_PARK)
+    for value in values:
+        step(client, [0], value)
+        assert (await told(client)).HasField("results")
+    return client
+
+
+async def test_what_an_owner_is_told_is_stored_though_another_open_waits(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, before = served.store, await opened(served, "s", 1.0)
+    key = Key("tenant", served.catalog.find("").layout.name, "s")
+    may, claim = asyncio.Event(), store.claim
+
+    async def slow(key: Key, asked: Claim) -> Claimed:
+        await may.wait()
+        return await claim(key, asked)
+
+    monkeypatch.setattr(store, "claim", slow)
+    step(before, [0], 2.0)
+    after = Client(served.catalog, LIMITS)
+    after.say(open=pb.Open(handle=0, session_id="s", mode=pb.OPEN_MODE_RESUME, epoch=9))
+    assert (await told(before)).HasField("results")
+    assert (await store.read(key)).checkpoints[-1].sequence == 2
+    may.set()
+    assert (await told(after)).opened.position == 2
+
+
+async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(served: Served) -> None:
+    client, model = await opened(served, "s", 1.0), served.catalog.find("")
+    other = await opened(served, "other")
+    served.store.may.clear()
+    step(client, [0], 2.0)
+    step(other, [0], 3.0)
+    await model.engine.quiet()
+    session = model.engine.sessions.tenants.find("tenant", "s")
+    model.lifecycle.registry.end(np.array([session]), CloseReason.DRAINED)
+    served.store.may.set()
+    assert (await told(client)).closed.reason == pb.CLOSE_REASON_FENCED
+    assert (await told(other)).HasField("results")

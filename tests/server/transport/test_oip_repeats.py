@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
+from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import NotFound, OutOfStep, Reason, Refused, StoreUnavailable
 from gatestream.server.transport.oip import InferenceCall
@@ -115,6 +117,25 @@ async def test_the_repeat_of_an_end_finds_nothing(server: Server) -> None:
     with pytest.raises(NotFound, match="sequence_id 5 is not here"):
         await server.infer(ones(1), first=2, end=True)
     assert sums(await server.infer(ones(1), start=True, first=0, end=True)) == [[1, 0]]
+
+
+async def test_a_sequence_starts_again_when_its_end_has_been_answered(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = MemoryStore.close
+
+    async def slow(store: MemoryStore, keys: Sequence[Key], epochs: Ints) -> Any:
+        await asyncio.sleep(0.01)
+        return await close(store, keys, epochs)
+
+    monkeypatch.setattr(MemoryStore, "close", slow)
+    server = Server(accumulator_path, stored=True)
+    await server.start()
+    for _ in range(5):
+        await server.infer(ones(2), start=True, first=0)
+        await server.infer(ones(1), first=2, end=True)
+    assert sums(await server.infer([[7, 0]], start=True, first=0)) == [[7, 0]]
+    await server.kill()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), POISON])
