@@ -1,6 +1,7 @@
 """Checkpoints of all kept sessions of a server, written behind their steps, many in one transaction."""
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ class Checkpointer:
         gate: where answers wait; None: nowhere.
         room: that tenants have in the store.
         listing: whose turn it is to read many sessions.
-        ending: sessions that are about to end in the store; one of the same name is not made before.
+        turns: numbers, for what is asked of sessions in order.
+        ending: by name, the turns of what is about to end a session of that name in the store.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -64,12 +66,15 @@ class Checkpointer:
         self._writer = CheckpointWriter(store, self.owner, self.stats)
         self.room = StoreRoom(store, limits)
         self.listing = asyncio.Semaphore()
-        self.ending: set[Key] = set()
+        self.turns = itertools.count()
+        self.ending: dict[Key, set[int]] = {}
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
         self._models: dict[Kept, Callable[[], None]] = {}
         self._closing: dict[Key, int] = {}
+        # Those of them that the store is asked to end now.
+        self._asked_to_end: dict[Key, int] = {}
         # There were too many since the store has answered last, and the log says so.
         self._leaves = False
         self._closes: list[asyncio.Future[bool]] = []
@@ -278,6 +283,18 @@ class Checkpointer:
         self.hurry()
         return done
 
+    def ends(self, key: Key, turn: int) -> bool:
+        """Whether a session of a name has yet to end in the store, of which that was asked before a turn."""
+        asked = any(before < turn for before in self.ending.get(key, ()))
+        return asked or key in self._closing or key in self._asked_to_end
+
+    def ends_no_more(self, key: Key, turn: int) -> None:
+        """What was to end a session of that name has done so, or will not; it may be said twice."""
+        turns = self.ending.get(key, set())
+        turns.discard(turn)
+        if not turns:
+            self.ending.pop(key, None)
+
     def _leave(self, sessions: int) -> None:
         self.stats.left += sessions
         if not self._leaves:
@@ -286,6 +303,7 @@ class Checkpointer:
 
     async def _close_sessions(self) -> None:
         closing, self._closing = self._closing, {}
+        self._asked_to_end = closing
         closes, self._closes = self._closes, []
         closed = False
         try:
@@ -297,6 +315,7 @@ class Checkpointer:
             self._closing = closing | self._closing
             raise
         finally:
+            self._asked_to_end = {}
             for done in closes:
                 if not done.done():
                     done.set_result(closed)

@@ -32,6 +32,7 @@ from gatestream.server.errors import (
     Refused,
     StepFailed,
     StoreUnavailable,
+    session_closed,
 )
 
 # An owner that lives has let go by then, and one that does not counts as dead.
@@ -117,9 +118,14 @@ class Claims:
         """
         table = self._table
 
+        turn = next(self._checkpointer.turns)
+
         def wait() -> Coroutine[Any, Any, Then]:
             known = bool(table.kept[session])
-            here = self._kept.checkpoint(session)
+            try:
+                here = self._kept.checkpoint(session)
+            except Exception as error:
+                return self._failed(error, refuse)
             claim = Claim(
                 self._checkpointer.owner,
                 wish.epoch,
@@ -129,7 +135,7 @@ class Claims:
                 wish.acknowledged,
                 (int(table.epoch[session]), here) if known else None,
             )
-            return self._claimed(session, claim, settle, refuse)
+            return self._claimed(session, claim, turn, settle, refuse)
 
         def settle(claimed: Claimed) -> None:
             table.claiming[session] -= 1
@@ -142,6 +148,7 @@ class Claims:
             table.asked[session] = False
             if not table.claiming[session]:
                 table.accepted[session] += table.position[session] - UNKNOWN
+                table.parks[session] &= table.kept[session]
             if isinstance(error, EpochStale):
                 table.proposed[session] = max(int(table.proposed[session]), error.epoch)
             void = bool(table.kept[session]) and isinstance(error, EpochStale)
@@ -154,32 +161,45 @@ class Claims:
         table.accepted[session] = UNKNOWN
 
     async def _claimed(
-        self, session: int, claim: Claim, settle: Callable[[Claimed], None], refuse: Callable[[Refused], None]
+        self,
+        session: int,
+        claim: Claim,
+        turn: int,
+        settle: Callable[[Claimed], None],
+        refuse: Callable[[Refused], None],
     ) -> Then:
         key, birth = self._kept.key(session), self._table.birth[session]
+
+        def there() -> bool:
+            return bool(self._table.birth[session] == birth)
+
         try:
             if claim.resident is not None and self._checkpointer.gate is not None:
-                await self._written(session, birth)
-            if self._table.birth[session] == birth:
+                await self._written(session, there)
+            claim = await self._within_room(key, claim)
+            if there():
                 self._table.asked[session] = True
-            claimed = await self._ask(key, await self._within_room(key, claim))
+            claimed = await self._ask(key, claim, turn, there)
         except Refused as error:
             return partial(refuse, error)
         except Exception as error:
-            _log.exception("a session could not be claimed", model=self._engine.layout.name)
-            return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
+            return await self._failed(error, refuse)
         unfit: Refused | None = None
         try:
             if claimed.checkpoint is not None:
                 check_size(key, claimed.checkpoint, self._engine.layout.state_bytes)
         except CheckpointUnfit as error:
             unfit = error
-        if unfit is not None or self._table.birth[session] != birth:
+        if unfit is not None or not there():
             # It is not to be had, or has ended meanwhile: nobody here would let go of it.
             self._checkpointer.release([key], np.array([claimed.epoch]))
         return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
 
-    async def _written(self, session: int, birth: int) -> None:
+    async def _failed(self, error: Exception, refuse: Callable[[Refused], None]) -> Then:
+        _log.error("a session could not be claimed", model=self._engine.layout.name, exc_info=error)
+        return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
+
+    async def _written(self, session: int, there: Callable[[], bool]) -> None:
         """Wait until what the session's owners are still to be told is stored, or it has ended.
 
         Raises:
@@ -187,7 +207,7 @@ class Claims:
         """
         table, loop = self._table, asyncio.get_running_loop()
         until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
-        while table.birth[session] == birth and table.sequences(session) != table.written[session]:
+        while there() and table.sequences(session) != table.written[session]:
             if loop.time() > until:
                 raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0)
             self._checkpointer.hurry()
@@ -217,13 +237,13 @@ class Claims:
             raise
         return claim
 
-    async def _ask(self, key: Key, claim: Claim) -> Claimed:
-        """Claim, and wait for the owner that has it to hand it over."""
+    async def _ask(self, key: Key, claim: Claim, turn: int, there: Callable[[], bool]) -> Claimed:
+        """Claim, when those of the name that were to end before have, and the owner that has it hands it over."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
-        while True:
+        while there():
             try:
-                if key not in self._checkpointer.ending:
+                if not self._checkpointer.ends(key, turn):
                     return await self._checkpointer.store.claim(key, claim)
                 if loop.time() > until:
                     raise StoreUnavailable("the session that has the name does not end; try again", retry_after=1.0)
@@ -234,6 +254,7 @@ class Claims:
                     ) from None
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+        raise session_closed()
 
     def _settle(self, session: int, claimed: Claimed, wish: Wish) -> None:
         """Have a session be where a claim has it."""

@@ -1,6 +1,7 @@
 """What is asked of sessions by name, whoever holds them."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,9 @@ class NamedSessions:
         self._constants = registry.constants
         self._kept = kept
         self._checkpointer = registry.checkpointer
+        # By session, the turn of the state that is to be set last.
+        self._turns = itertools.count()
+        self._latest: dict[int, int] = {}
         if self._checkpointer is not None and self._kept is not None:
             self._stored = StoredSessions(self._checkpointer, self._kept.meaning, self._engine.layout.state_bytes)
 
@@ -145,8 +149,9 @@ class NamedSessions:
             try:
                 meant.check(int(table.sequences(session)), int(table.epoch[session]))
             except Refused:
-                self._not_set(session, state.position)
+                self._not_set(session, turn)
                 raise
+            self._is_last(session, turn)
             self._engine.rows.write(int(table.slot[session]), rows)
             table.offset[session] += table.position[session] + 1 - state.position
             table.position[session] = state.position
@@ -160,6 +165,7 @@ class NamedSessions:
         # One that is about to be kept is, when this has its turn.
         if table.kept[session] or table.claiming[session] or table.parks[session]:
             return await self._set_kept(session, tenant, state, meant)
+        turn = self._turn(session)
         setting = self._in_line(tenant, session_id, put)
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
@@ -176,6 +182,9 @@ class NamedSessions:
         async def replace() -> Then:
             meant.check(int(table.sequences(session)), int(table.epoch[session]))
             checkpoint = Checkpoint(int(table.sequences(session)) + 1, state.position, packed)
+            if not table.kept[session]:
+                # The Open that was to have it kept was refused.
+                return partial(settle, checkpoint)
             try:
                 taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
             except StoreUnavailable as error:
@@ -195,6 +204,7 @@ class NamedSessions:
             if not counts and table.accepted[session] >= 0:
                 # Those behind it were accepted when it was not known where they count from.
                 table.accepted[session] += checkpoint.position - table.position[session]
+            self._is_last(session, turn)
             kept.put(session, checkpoint)
             for column in (table.written, table.tip, table.durable, table.acknowledged):
                 column[session] = checkpoint.sequence
@@ -203,22 +213,34 @@ class NamedSessions:
 
         def fail(error: Refused, *_: Any) -> None:
             if counts and table.birth[session] == birth:
-                self._not_set(session, state.position)
+                self._not_set(session, turn)
             if not answer.done():
                 answer.set_exception(error)
 
         self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
-        birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
+        birth, counts, turn = table.birth[session], bool(table.accepted[session] >= 0), self._turn(session)
         if counts:
             # Steps that come from now on stand behind it in the queue, and count from its position.
             table.accepted[session] = state.position
         return await answer
 
-    def _not_set(self, session: int, position: int) -> None:
-        """A session was not put to a position: refuse the steps that count from there."""
+    def _turn(self, session: int) -> int:
+        """A number for a state that is to be set, by which it is known whether another one is to be set behind it."""
+        self._latest[session] = turn = next(self._turns)
+        return turn
+
+    def _is_last(self, session: int, turn: int) -> bool:
+        """Whether no other state is to be set behind that of a turn, which is over."""
+        if self._latest.get(session) != turn:
+            return False
+        del self._latest[session]
+        return True
+
+    def _not_set(self, session: int, turn: int) -> None:
+        """A state was not set: refuse the steps that count from its position; where another is to be set, those do."""
         table = self._table
-        if table.accepted[session] >= position and table.accepted[session] != table.position[session]:
+        if self._is_last(session, turn):
             failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
             self._engine.cut_off(np.array([session]), failed)
             table.accepted[session] = table.position[session]

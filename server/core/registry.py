@@ -139,8 +139,8 @@ class Registry:
         """
         checkpointer, table = self.checkpointer, self.table
         assert checkpointer is not None, "the store knows it"
-        key = key_of(self.engine, session)
-        checkpointer.ending.add(key)
+        key, turn = key_of(self.engine, session), next(checkpointer.turns)
+        checkpointer.ending.setdefault(key, set()).add(turn)
 
         async def close() -> Then:
             table.asked[session] = True
@@ -148,14 +148,14 @@ class Registry:
             return partial(end, await checkpointer.close([key], table.epoch[[session]]))
 
         def end(closed: bool) -> None:
-            checkpointer.ending.discard(key)
+            checkpointer.ends_no_more(key, turn)
             told(closed)
             if closed:
                 table.kept[session] = False
             self.end(np.array([session]), reason if closed else CloseReason.PARKED)
 
         def ended(*why: Any) -> None:
-            checkpointer.ending.discard(key)
+            checkpointer.ends_no_more(key, turn)
             fail(*why)
 
         self.engine.wait_for(session, close, ended, holder, must=True, unlimited=True)

@@ -10,7 +10,7 @@ import pytest
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.named import SessionState
 from gatestream.server.core.stored import Meant
-from gatestream.server.durability.checkpoints import Checkpoint, Key
+from gatestream.server.durability.checkpoints import Checkpoint, Claim, Claimed, Key
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, OutOfStep, StoreUnavailable
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
@@ -136,3 +136,49 @@ async def test_a_copy_takes_room_in_the_store(accumulator_path: Path) -> None:
             b.open(owner, handle, name, wish=Wish(parks=True))
             await b.engine.quiet()
             assert owner.take()[-1][0] == heard
+
+
+async def test_of_two_states_the_one_that_is_refused_leaves_the_other_alone(b: Bench) -> None:
+    owner = Recorder()
+    session = b.open(owner, 0, "s")
+    b.steps(owner, [0], [session], [[1.0]])
+    refused = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(5, 7), Meant(sequence=40)))
+    taken = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(100, 7)))
+    await asyncio.sleep(0)
+    b.steps(owner, [0], [session], [[1.0]])
+    with pytest.raises(OutOfStep):
+        await refused
+    assert await taken == 100
+    await b.engine.quiet()
+    assert owner.take()[-1] == ("results", [0], [100], [1], [8])
+    assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 101
+
+
+async def test_one_that_was_not_to_be_kept_after_all_is_set_here(accumulator_path: Path) -> None:
+    class Away(MemoryStore):
+        async def claim(self, key: Key, claim: Claim) -> Claimed:
+            raise StoreUnavailable("away")
+
+    async with bench(accumulator_path, store=Away()) as b:
+        owner, other = Recorder(), Recorder()
+        session = b.open(owner, 0, "s")
+        b.steps(owner, [0], [session], [[1.0]])
+        b.open(other, 0, "s", wish=Wish(parks=True))
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        assert await setting == 50
+        assert ("not opened", 0, "STORE_UNAVAILABLE") in other.take()
+        assert (await b.lifecycle.named.state("", "s")).position == 50
+
+
+async def test_a_session_is_closed_by_name_while_it_is_claimed(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        assert b.checkpointer is not None
+        rounds = asyncio.create_task(b.checkpointer.run())
+        owner, second = Recorder(), Recorder()
+        async with asyncio.timeout(5):
+            for handle, holder in enumerate((owner, second)):
+                b.open(holder, handle, "s", wish=Wish(parks=True))
+                assert await b.lifecycle.named.close("", "s") == 0
+                assert ("opened", handle, 0, True) in holder.take()
+        rounds.cancel()
+        assert b.checkpointer.ending == {}
