@@ -283,6 +283,17 @@ class Checkpointer:
         self.hurry()
         return done
 
+    async def end_now(self, key: Key) -> None:
+        """Have the store end a session of a name, if that could not be done yet, before another one is made.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        if (epoch := self._closing.get(key)) is not None:
+            await self.store.close([key], np.array([epoch]))
+            if self._closing.get(key) == epoch:
+                del self._closing[key]
+
     def ends(self, key: Key, turn: int) -> bool:
         """Whether a session of a name has yet to end in the store, of which that was asked before a turn."""
         asked = any(before < turn for before in self.ending.get(key, ()))

@@ -148,7 +148,9 @@ class Claims:
             table.asked[session] = False
             if not table.claiming[session]:
                 table.accepted[session] += table.position[session] - UNKNOWN
-                table.parks[session] &= table.kept[session]
+                if table.kept[session]:
+                    # As it is stored, whatever the Open that was refused wanted.
+                    table.parks[session] = True
             if isinstance(error, EpochStale):
                 table.proposed[session] = max(int(table.proposed[session]), error.epoch)
             void = bool(table.kept[session]) and isinstance(error, EpochStale)
@@ -243,6 +245,7 @@ class Claims:
         until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
         while there():
             try:
+                await self._checkpointer.end_now(key)
                 if not self._checkpointer.ends(key, turn):
                     return await self._checkpointer.store.claim(key, claim)
                 if loop.time() > until:

@@ -165,8 +165,10 @@ class NamedSessions:
         # One that is about to be kept is, when this has its turn.
         if table.kept[session] or table.claiming[session] or table.parks[session]:
             return await self._set_kept(session, tenant, state, meant)
-        turn = self._turn(session)
+        turn = next(self._turns)
         setting = self._in_line(tenant, session_id, put)
+        if not setting.done():
+            self._latest[session] = turn
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
         return await setting
@@ -219,16 +221,12 @@ class NamedSessions:
 
         self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
-        birth, counts, turn = table.birth[session], bool(table.accepted[session] >= 0), self._turn(session)
+        birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
+        self._latest[session] = turn = next(self._turns)
         if counts:
             # Steps that come from now on stand behind it in the queue, and count from its position.
             table.accepted[session] = state.position
         return await answer
-
-    def _turn(self, session: int) -> int:
-        """A number for a state that is to be set, by which it is known whether another one is to be set behind it."""
-        self._latest[session] = turn = next(self._turns)
-        return turn
 
     def _is_last(self, session: int, turn: int) -> bool:
         """Whether no other state is to be set behind that of a turn, which is over."""
@@ -240,7 +238,7 @@ class NamedSessions:
     def _not_set(self, session: int, turn: int) -> None:
         """A state was not set: refuse the steps that count from its position; where another is to be set, those do."""
         table = self._table
-        if self._is_last(session, turn):
+        if self._is_last(session, turn) and table.accepted[session] >= 0:
             failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
             self._engine.cut_off(np.array([session]), failed)
             table.accepted[session] = table.position[session]

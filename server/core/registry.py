@@ -143,6 +143,9 @@ class Registry:
         checkpointer.ending.setdefault(key, set()).add(turn)
 
         async def close() -> Then:
+            if not table.kept[session]:
+                # The Open that was to have it kept was refused: what the store has of this name is another.
+                return partial(end, True)
             table.asked[session] = True
             table.claiming[session] += 1
             return partial(end, await checkpointer.close([key], table.epoch[[session]]))

@@ -182,3 +182,32 @@ async def test_a_session_is_closed_by_name_while_it_is_claimed(accumulator_path:
                 assert ("opened", handle, 0, True) in holder.take()
         rounds.cancel()
         assert b.checkpointer.ending == {}
+
+
+async def test_a_close_behind_a_refused_open_leaves_the_stores_session_alone(accumulator_path: Path) -> None:
+    store = MemoryStore()
+    async with bench(accumulator_path, store=store) as b:
+        assert b.lifecycle.kept is not None
+        owner, other = Recorder(), Recorder()
+        session = b.open(owner, 0, "s")
+        key = b.lifecycle.kept.key(session)
+        theirs = Claim("other", 1, b.lifecycle.kept.meaning, Checkpoint(0, 0, bytes(8)), False)
+        await store.claim(key, theirs)
+        b.open(other, 0, "s", wish=Wish(parks=True))
+        await b.lifecycle.named.close("", "s")
+        assert (await store.read(key)).owner == "other"
+
+
+async def test_a_refused_state_behind_which_an_open_waits(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner, other = Recorder(), Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0]])
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(sequence=40)))
+        await asyncio.sleep(0)
+        b.open(other, 0, "s", wish=Wish(parks=True, epoch=9))
+        with pytest.raises(OutOfStep):
+            await setting
+        await b.engine.quiet()
+        assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 1
