@@ -134,7 +134,7 @@ class Session(_Open, SessionView):
                 position = await self._calls._write_state(ask, self.id, state, self.model)
             except GatestreamError as error:
                 if not isinstance(error, UNHEARD):
-                    was_not_set(self._queue, error)
+                    was_not_set(self._queue)
                     raise
                 # Set or not: the next stream says where the session stands.
                 self._link.part(self._queue)

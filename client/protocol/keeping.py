@@ -9,10 +9,8 @@ from google.protobuf.message import Message
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
-    GatestreamError,
     ServerUnreachableError,
     SessionClosedError,
-    StoreUnavailableError,
 )
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints
@@ -112,11 +110,7 @@ def was_set(session_queue: SessionQueue, position: int) -> None:
     log.is_durable(session_queue.members, np.array([sequence]))
 
 
-def was_not_set(session_queue: SessionQueue, error: GatestreamError) -> None:
-    """The server refused to: the session stands where it stood.
-
-    Where its store did not answer, the state may have been set: the server lets go of the session, and says where it
-    stands when it is opened again.
-    """
-    if session_queue.log is not None and not isinstance(error, StoreUnavailableError):
+def was_not_set(session_queue: SessionQueue) -> None:
+    """The server refused to: the session stands where it stood."""
+    if session_queue.log is not None:
         session_queue.log.unsettled.clear()

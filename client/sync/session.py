@@ -186,8 +186,8 @@ class Session(_Open, SessionView):
                 # Set or not: the next stream says where the session stands.
                 self._link.part(self._queue)
                 raise
-            except GatestreamError as error:
-                self._link.note(partial(was_not_set, self._queue, error))
+            except GatestreamError:
+                self._link.note(partial(was_not_set, self._queue))
                 raise
             except BaseException:
                 # Interrupted: the same.

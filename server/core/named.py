@@ -187,17 +187,8 @@ class NamedSessions:
             if not table.kept[session]:
                 # The Open that was to have it kept was refused.
                 return partial(settle, checkpoint)
-            try:
-                taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
-            except StoreUnavailable as error:
-                return partial(uncertain, error)
+            taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
             return partial(settle, checkpoint if taken else None)
-
-        def uncertain(error: StoreUnavailable) -> None:
-            # It may have been done: nobody knows where the session stands until it is opened again.
-            if not answer.done():
-                answer.set_exception(error)
-            self._registry.end(np.array([session]), CloseReason.PARKED)
 
         def settle(checkpoint: Checkpoint | None) -> None:
             if checkpoint is None:

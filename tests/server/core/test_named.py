@@ -97,30 +97,6 @@ async def test_a_state_that_is_set_while_the_session_is_claimed(accumulator_path
         assert b.engine.sessions.accepted[session] == 51
 
 
-async def test_a_state_of_which_the_store_does_not_say_whether_it_is_set(accumulator_path: Path) -> None:
-    class Silent(MemoryStore):
-        async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
-            await super().replace(key, owner, epoch, checkpoint)
-            raise StoreUnavailable("away, and it was done")
-
-    async with bench(accumulator_path, store=Silent(1e9)) as b:
-        owner = Recorder()
-        b.open(owner, 0, "s", wish=Wish(parks=True))
-        await b.engine.quiet()
-        owner.take()
-        with pytest.raises(StoreUnavailable):
-            await b.lifecycle.named.set_state("", "s", set_to(50, 7))
-        assert [heard[:2] for heard in owner.take()] == [("closed", "PARKED")]
-        # It comes back as if the state had been set, and it has been.
-        again = Recorder()
-        session = b.open(again, 0, "s", wish=Wish(parks=True, epoch=2, acknowledged=1))
-        await b.engine.quiet()
-        assert (again.stands.position, again.stands.sequence) == (50, 1)
-        b.steps(again, [0], [session], [[1.0]])
-        await b.engine.quiet()
-        assert again.take()[-1] == ("results", [0], [50], [1], [8])
-
-
 async def test_a_copy_takes_room_in_the_store(accumulator_path: Path) -> None:
     async with bench(accumulator_path, store=MemoryStore(), parked_sessions=2) as b:
         owner = Recorder()
