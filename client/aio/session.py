@@ -13,12 +13,8 @@ from gatestream.client import unary
 from gatestream.client.aio.calls import Asking, Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs, Outputs
-from gatestream.client.errors import (
-    GatestreamError,
-    InputError,
-    StepError,
-)
-from gatestream.client.protocol.keeping import UNHEARD, setting, was_not_set, was_set
+from gatestream.client.errors import GatestreamError, InputError, StepError
+from gatestream.client.protocol.keeping import refused, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -132,16 +128,12 @@ class Session(_Open, SessionView):
             setting(self._queue)
             try:
                 position = await self._calls._write_state(ask, self.id, state, self.model)
-            except GatestreamError as error:
-                if not isinstance(error, UNHEARD):
+            except BaseException as error:
+                if refused(error):
                     was_not_set(self._queue)
-                    raise
-                # Set or not: the next stream says where the session stands.
-                self._link.part(self._queue)
-                raise
-            except BaseException:
-                # Cancelled: the same.
-                self._link.part(self._queue)
+                else:
+                    # Set or not: the next stream says where the session stands.
+                    self._link.part(self._queue)
                 raise
             was_set(self._queue, position)
 

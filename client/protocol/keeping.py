@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
+    GatestreamError,
     ServerUnreachableError,
     SessionClosedError,
 )
@@ -16,8 +17,8 @@ from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
-UNHEARD = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError)
-"""After these nobody here knows whether what was asked for has been done."""
+# After these nobody here knows whether what was asked for has been done.
+_UNHEARD = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError)
 
 _CLOSE_REASONS = {
     pb.CLOSE_REASON_REQUESTED: "as was asked",
@@ -108,6 +109,11 @@ def was_set(session_queue: SessionQueue, position: int) -> None:
     sequence = int(session_queue.positions[0]) + int(offsets[0]) + 1
     session_queue.stands(0, sequence, position)
     log.is_durable(session_queue.members, np.array([sequence]))
+
+
+def refused(error: BaseException) -> bool:
+    """Whether the server said that something was not done; else it is done or not, as where its caller has left."""
+    return isinstance(error, GatestreamError) and not isinstance(error, _UNHEARD)
 
 
 def was_not_set(session_queue: SessionQueue) -> None:

@@ -11,12 +11,8 @@ from typing import Self, TypeVar
 
 from gatestream.client import unary
 from gatestream.client.columns import Array, Inputs, Outputs
-from gatestream.client.errors import (
-    GatestreamError,
-    InputError,
-    StepError,
-)
-from gatestream.client.protocol.keeping import UNHEARD, setting, was_not_set, was_set
+from gatestream.client.errors import GatestreamError, InputError, StepError
+from gatestream.client.protocol.keeping import refused, setting, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -182,16 +178,12 @@ class Session(_Open, SessionView):
             self._link.note(partial(setting, self._queue))
             try:
                 position = self._calls._write_state(ask, self.id, state, self.model)
-            except UNHEARD:
-                # Set or not: the next stream says where the session stands.
-                self._link.part(self._queue)
-                raise
-            except GatestreamError:
-                self._link.note(partial(was_not_set, self._queue))
-                raise
-            except BaseException:
-                # Interrupted: the same.
-                self._link.part(self._queue)
+            except BaseException as error:
+                if refused(error):
+                    self._link.note(partial(was_not_set, self._queue))
+                else:
+                    # Set or not: the next stream says where the session stands.
+                    self._link.part(self._queue)
                 raise
             self._link.note(partial(was_set, self._queue, position))
 

@@ -294,6 +294,12 @@ class Checkpointer:
             if self._closing.get(key) == epoch:
                 del self._closing[key]
 
+    def will_end(self, key: Key) -> int:
+        """Note that a session of a name is about to end in the store; the turn of that."""
+        turn = next(self.turns)
+        self.ending.setdefault(key, set()).add(turn)
+        return turn
+
     def ends(self, key: Key, turn: int) -> bool:
         """Whether a session of a name has yet to end in the store, of which that was asked before a turn."""
         asked = any(before < turn for before in self.ending.get(key, ()))

@@ -248,13 +248,11 @@ class Claims:
                 await self._checkpointer.end_now(key)
                 if not self._checkpointer.ends(key, turn):
                     return await self._checkpointer.store.claim(key, claim)
-                if loop.time() > until:
-                    raise StoreUnavailable("the session that has the name does not end; try again", retry_after=1.0)
+                waits_for = "the session that has the name does not end"
             except Owned:
-                if loop.time() > until:
-                    raise StoreUnavailable(
-                        "the session's owner lives and does not hand it over; try again", retry_after=1.0
-                    ) from None
+                waits_for = "the session's owner lives and does not hand it over"
+            if loop.time() > until:
+                raise StoreUnavailable(f"{waits_for}; try again", retry_after=1.0)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise session_closed()

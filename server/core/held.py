@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
-from gatestream.server.core.kept import KeptSessions, keys_of
+from gatestream.server.core.kept import KeptSessions
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
@@ -35,7 +35,6 @@ class HeldSessions:
         self._kept = kept
         self._engine = registry.engine
         self._table = registry.table
-        self._checkpointer = registry.checkpointer
 
     def reset(self, owner: ReplySink, sessions: Ints, handles: Ints, sequences: Ints | None = None) -> None:
         """Back to the initial state, each in its order; the owner hears `reset_done`.
@@ -181,12 +180,5 @@ class HeldSessions:
             table.detach(sessions)
             table.answered_at[sessions] = self._engine.clock()
             if len(parked := sessions[table.phase[sessions] == Phase.PARKED]):
-                self._let_go(parked)
-
-    def _let_go(self, sessions: Ints) -> None:
-        """Forget sessions that no stream holds and of which the store has what their clients cannot send again."""
-        checkpointer = self._checkpointer
-        assert checkpointer is not None, "the store knows them"
-        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
-        self._registry.end(sessions, CloseReason.PARKED)
-        checkpointer.release(keys, epochs)
+                assert self._kept is not None, "the store knows them"
+                self._kept.leave(parked)

@@ -244,6 +244,12 @@ class KeptSessions:
             if (owner := table.owner[session]) is not None:
                 tell(owner, owner.lost, int(table.handle[session]))
 
+    def leave(self, sessions: Ints) -> None:
+        """Forget sessions of which the store has what their clients cannot send again; they may be opened again."""
+        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
+        self._forget(sessions, CloseReason.PARKED)
+        self._checkpointer.release(keys, epochs)
+
     def let_go(self) -> tuple[list[Key], Ints]:
         """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
         if not self._wanted:

@@ -139,8 +139,8 @@ class Registry:
         """
         checkpointer, table = self.checkpointer, self.table
         assert checkpointer is not None, "the store knows it"
-        key, turn = key_of(self.engine, session), next(checkpointer.turns)
-        checkpointer.ending.setdefault(key, set()).add(turn)
+        key = key_of(self.engine, session)
+        turn = checkpointer.will_end(key)
 
         async def close() -> Then:
             if not table.kept[session]:

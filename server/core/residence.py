@@ -15,7 +15,7 @@ from gatestream.server.core.admission import Caller
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.kept import KeptSessions, keys_of
+from gatestream.server.core.kept import KeptSessions
 from gatestream.server.core.reply_sink import CloseReason, tell
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Checkpoint, Stored
@@ -78,14 +78,8 @@ class Residence:
             table.park(session)
             tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
         if len(left := sessions[table.phase[sessions] == Phase.DETACHED]):
-            self._leave(left)
+            self._kept.leave(left)
         return True
-
-    def _leave(self, sessions: Ints) -> None:
-        """Forget sessions of which the store has all; whoever holds them may open them again."""
-        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
-        self._forget(sessions, CloseReason.PARKED)
-        self._checkpointer.release(keys, epochs)
 
     def hurry(self) -> None:
         """Have what is not stored be stored soon: then some can give up their slots."""
@@ -158,7 +152,7 @@ class Residence:
             except Exception:
                 # Whatever it was, what stands in its queue is not to go on without its state.
                 _log.exception("a session could not be restored", model=self._engine.layout.name)
-                return partial(self._leave, np.array([session]))
+                return partial(self._kept.leave, np.array([session]))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return _ended

@@ -379,6 +379,14 @@ def walk(network: Network, session_queue: SessionQueue, xs: list[int], member: i
     return chunk
 
 
+def allowing(sessions: int) -> pb.Limits:
+    """Of a server that has so many sessions on a stream at most."""
+    limits = pb.Limits()
+    limits.CopyFrom(KEPT)
+    limits.sessions_per_stream = sessions
+    return limits
+
+
 def expected(xs: list[int]) -> list[int]:
     return list(itertools.accumulate(xs, after, initial=0))[1:]
 
@@ -464,9 +472,7 @@ def test_sessions_that_the_next_server_has_no_room_for_end_and_the_others_go_on(
         network.hear()
     network.kill(0)
     steps = [walk(network, each, [4]) for each in (small, large)]
-    limits = pb.Limits()
-    limits.CopyFrom(KEPT)
-    limits.sessions_per_stream = 2
+    limits = allowing(2)
     network.connection = Connection(network.servers[0])
     network.multiplexer.reattach(limits)
     network.flush()
@@ -478,9 +484,7 @@ def test_sessions_that_the_next_server_has_no_room_for_end_and_the_others_go_on(
 
 def test_a_full_stream_whose_handles_are_crossed_gives_way_to_the_next() -> None:
     network = Network()
-    limits = pb.Limits()
-    limits.CopyFrom(KEPT)
-    limits.sessions_per_stream = 1
+    limits = allowing(1)
     network.connection = Connection(network.servers[0])
     network.multiplexer = Multiplexer(limits, retry=True, budget=network.budget)
     session_queue, _ = network.open(1)

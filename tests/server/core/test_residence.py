@@ -111,6 +111,20 @@ async def stalled(store: SlowStore, waiting: int = 1) -> None:
         await asyncio.sleep(0)
 
 
+def long_runs(b: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[Event, Event]:
+    """Have runs wait on their thread; what is set when one has begun, and what ends them when it is set."""
+    begun, over, step = Event(), Event(), b.engine.rows.step
+
+    def long_step(*args: Any, **kinds: Any) -> Any:
+        begun.set()
+        over.wait(10)
+        return step(*args, **kinds)
+
+    monkeypatch.setattr(b.engine.rows, "step", long_step)
+    expect_long_runs(b.engine)
+    return begun, over
+
+
 async def test_the_one_used_least_gives_its_slot_up_and_has_one_again_for_its_next_step(b: Bench) -> None:
     first, one = await opened(b, "one", 1)
     second, two = await opened(b, "two", 10)
@@ -227,15 +241,7 @@ async def test_it_waits_for_a_slot_that_is_free_when_a_run_is_over(
     gone, left = await opened(b, "left", 1)
     neighbour, beside = await opened(b, "n")
     b.lifecycle.held.disconnected(gone, np.array([left]))
-    begun, over, step = Event(), Event(), b.engine.rows.step
-
-    def long_step(*args: Any, **kinds: Any) -> Any:
-        begun.set()
-        over.wait(10)
-        return step(*args, **kinds)
-
-    monkeypatch.setattr(b.engine.rows, "step", long_step)
-    expect_long_runs(b.engine)
+    begun, over = long_runs(b, monkeypatch)
     store.close_gate()
     b.lifecycle.places.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])
@@ -261,15 +267,7 @@ async def test_nothing_is_written_of_one_whose_state_is_on_its_way(
     b.lifecycle.held.disconnected(gone, np.array([left]))
     b.engine.remove(np.array([left]))
     assert b.engine.sessions.free_slots == 1
-    begun, over, step = Event(), Event(), b.engine.rows.step
-
-    def long_step(*args: Any, **kinds: Any) -> Any:
-        begun.set()
-        over.wait(10)
-        return step(*args, **kinds)
-
-    monkeypatch.setattr(b.engine.rows, "step", long_step)
-    expect_long_runs(b.engine)
+    begun, over = long_runs(b, monkeypatch)
     store.close_gate()
     b.lifecycle.places.bring_back(session)
     b.steps(parked, [0], [session], [[10.0]])

@@ -8,7 +8,6 @@ from gatestream.server.core.tenants import Tenants
 from gatestream.server.errors import AlreadyExists, InvalidRequest, NotFound, Reason
 
 NAMES, IDS, CAPACITY = ("a", "b", "c"), ("s", "t", "u"), 8
-NONE = np.empty(0, np.int64)
 
 
 def test_tenants_do_not_see_each_other() -> None:
