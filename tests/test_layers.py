@@ -181,7 +181,7 @@ LAYERS = {
         "channel numbers",
         "columns",
         "models protocol unary",
-        "calls patience session",
+        "calls patience paused session",
         "aio sync",
     ],
 }

@@ -21,13 +21,11 @@ from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
     DrainingError,
-    EpochStaleError,
     GatestreamError,
-    PositionMismatchError,
     ProtocolError,
 )
 from gatestream.client.patience import left_of, waits
-from gatestream.client.protocol.keeping import aim
+from gatestream.client.paused import aim, asks_again, may_be_done
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind, Work
@@ -173,23 +171,26 @@ class Link:
                 await asyncio.sleep(seconds)
                 continue
             connection = self._network.use(self._connection)
-            aim(call.request, session_queue)
             try:
+                if not aim(call.request, session_queue):
+                    continue
                 return await connection.ask(call, max(deadline - self._loop.time(), 0.001))
             except GatestreamError as error:
-                if call.lost and isinstance(error, PositionMismatchError):
-                    # Moved by this call itself, unless the next stream says otherwise.
-                    self.part(session_queue)
-                elif session_queue.log is None or not (isinstance(error, EpochStaleError) or passes(error, begun=True)):
+                if may_be_done(session_queue, call, error):
+                    self.settle(session_queue)
+                if not asks_again(session_queue, call, error):
                     return call.refused(error)
                 call = call.once_more()
             finally:
                 await self._network.release(connection)
         raise AssertionError("it ends by an answer or an error")
 
-    def part(self, session_queue: SessionQueue) -> None:
-        """Give the stream up, for the next one to say where a session stands that outlives it."""
-        if session_queue.log is not None:
+    def settle(self, session_queue: SessionQueue) -> None:
+        """Have the server say where a session stands of which that is not known: it is opened once more."""
+        if self._multiplexer.settle(session_queue):
+            self._flush()
+        else:
+            # By the next stream.
             self._call.cancel()
 
     async def close(self) -> None:

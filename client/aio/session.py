@@ -14,7 +14,7 @@ from gatestream.client.aio.calls import Asking, Calls
 from gatestream.client.aio.link import Link
 from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.protocol.keeping import refused, setting, was_not_set, was_set
+from gatestream.client.paused import refused, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -125,15 +125,13 @@ class Session(_Open, SessionView):
     async def set_state(self, state: State, *, timeout: float | None = None) -> None:
         """Put the session into a state and at its position, after all steps asked for before."""
         async with self._paused(timeout) as ask:
-            setting(self._queue)
             try:
                 position = await self._calls._write_state(ask, self.id, state, self.model)
             except BaseException as error:
-                if refused(error):
+                if refused(self._queue, error):
                     was_not_set(self._queue)
                 else:
-                    # Set or not: the next stream says where the session stands.
-                    self._link.part(self._queue)
+                    self._link.settle(self._queue)
                 raise
             was_set(self._queue, position)
 

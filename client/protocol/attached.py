@@ -208,11 +208,15 @@ class Attached:
         return again
 
     def _closed(self, closed: pb.Closed) -> None:
-        for session_queue, members, part in self.handles.runs(closed.handle):
+        every = ints(closed.handle)
+        there = self.handles.closed(every)
+        positions = ints(closed.position)
+        positions = positions[there] if len(positions) else positions
+        for session_queue, members, part in self.handles.runs(every[there]):
             if closed.reason in RETURNING and session_queue.log is not None:
                 self._let_go(session_queue, members)
                 continue
-            session_queue.positions[members] = ints(closed.position)[part]
+            session_queue.positions[members] = positions[part]
             error = why_closed(session_queue.ids[int(members[0])], len(members), closed.reason)
             requested = closed.reason == pb.CLOSE_REASON_REQUESTED
             crossing = self.batcher.closed(session_queue, members, error, requested=requested)
@@ -222,16 +226,32 @@ class Attached:
         """The server let go of sessions that can be opened again: here at once, or by the next stream."""
         crossing = self.batcher.away(session_queue, members)
         self.handles.release(session_queue, members, crossing)
-        if self.going_away:
-            # By the next stream.
-            return
-        if self.handles.free < len(members):
+        if not self._open_here(session_queue, members):
             # Those that are crossed are not free before the server has answered.
             raise ConnectionLostError("there are no handles left on this stream: the next one has all its sessions")
+
+    def open_once_more(self, session_queue: SessionQueue, members: Ints) -> bool:
+        """Open sessions that the stream has, by other handles; False: it has none left.
+
+        The server closes those that they had: the session is theirs no more.
+        """
+        self.batcher.away(session_queue, members)
+        if self.handles.free < len(members) and not self.going_away:
+            return False
+        self.handles.leave(session_queue, members)
+        return self._open_here(session_queue, members)
+
+    def _open_here(self, session_queue: SessionQueue, members: Ints) -> bool:
+        """Open sessions that have no handle here, unless the next stream is to do that; False: this one is full."""
+        if self.going_away:
+            return True
+        if self.handles.free < len(members):
+            return False
         handles = session_queue.handles.copy()
         handles[members] = self.handles.take(len(members))
         session_queue.move_to(handles, self._chunk_length)
         self.returning.begin(session_queue, members.tolist())
+        return True
 
     def release_unopened(self, session_queue: SessionQueue) -> None:
         """Have the handles of members that the server refused to open be free again."""

@@ -26,6 +26,8 @@ class Handles:
         # Handles whose session the server closed while a message of ours was on its way to it: that message will
         # be refused, and until then the handle cannot be used again.
         self._crossed: set[int] = set()
+        # Handles whose sessions were opened once more, by others; the server closes them.
+        self._left: set[int] = set()
 
     @property
     def free(self) -> int:
@@ -65,6 +67,21 @@ class Handles:
         crossed = np.isin(members, crossing)
         self._crossed.update(session_queue.handles[members[crossed]].tolist())
         self._freed += session_queue.handles[members[~crossed]].tolist()
+
+    def leave(self, session_queue: SessionQueue, members: Ints) -> None:
+        """Members are opened once more by other handles; theirs are free when the server has closed them."""
+        handles = session_queue.handles[members]
+        self._queue_of[handles] = -1
+        self._left.update(handles.tolist())
+
+    def closed(self, handles: Ints) -> Ints:
+        """Where the end of handles is about sessions that are there, and not of what was opened by others since."""
+        if not self._left:
+            return np.arange(len(handles))
+        left = np.isin(handles, list(self._left))
+        self._left.difference_update(handles[left].tolist())
+        self._freed += handles[left].tolist()
+        return np.flatnonzero(~left)
 
     def forget(self, session_queue: SessionQueue) -> None:
         """None of its members is on this stream."""

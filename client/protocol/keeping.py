@@ -4,21 +4,13 @@ from collections.abc import Iterable
 from secrets import randbits, token_hex
 
 import numpy as np
-from google.protobuf.message import Message
 
 from gatestream.client.errors import (
-    ConnectionLostError,
-    DeadlineExceededError,
-    GatestreamError,
-    ServerUnreachableError,
     SessionClosedError,
 )
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-
-# After these nobody here knows whether what was asked for has been done.
-_UNHEARD = (ConnectionLostError, DeadlineExceededError, ServerUnreachableError)
 
 _CLOSE_REASONS = {
     pb.CLOSE_REASON_REQUESTED: "as was asked",
@@ -83,40 +75,3 @@ def acknowledgement(session_queues: Iterable[SessionQueue]) -> list[bytes]:
             told.handle.extend(session_queue.handles[members].tolist())
             told.sequence.extend(sequences.tolist())
     return [pb.ClientMessage(acknowledge=told).SerializeToString()] if told.handle else []
-
-
-def setting(session_queue: SessionQueue) -> None:
-    """A session's state is being set: until the answer is known, nobody can say where it stands."""
-    if session_queue.log is not None:
-        session_queue.log.unsettled.add(0)
-
-
-def aim(request: Message, session_queue: SessionQueue) -> None:
-    """Say of a state that is to be set where the session stands: a call that arrives late changes nothing then."""
-    log, offsets = session_queue.log, session_queue.offsets
-    if isinstance(request, pb.SetStateRequest) and log is not None and offsets is not None:
-        request.sequence = int(session_queue.positions[0]) + int(offsets[0])
-        request.epoch = log.opens[0].epoch
-
-
-def was_set(session_queue: SessionQueue, position: int) -> None:
-    """A session's state was set, and it stands at this position."""
-    log, offsets = session_queue.log, session_queue.offsets
-    if log is None or offsets is None:
-        session_queue.positions[0] = position
-        return
-    log.unsettled.clear()
-    sequence = int(session_queue.positions[0]) + int(offsets[0]) + 1
-    session_queue.stands(0, sequence, position)
-    log.is_durable(session_queue.members, np.array([sequence]))
-
-
-def refused(error: BaseException) -> bool:
-    """Whether the server said that something was not done; else it is done or not, as where its caller has left."""
-    return isinstance(error, GatestreamError) and not isinstance(error, _UNHEARD)
-
-
-def was_not_set(session_queue: SessionQueue) -> None:
-    """The server refused to: the session stands where it stood."""
-    if session_queue.log is not None:
-        session_queue.log.unsettled.clear()

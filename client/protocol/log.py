@@ -84,6 +84,7 @@ class Log:
         durable: the sequence of each member before which nothing will be asked for again, [n].
         unsettled: members of which only the server knows where they stand: a state is being set, or somebody else
             has set it.
+        aimed: the sequence at which a state was asked to be set last.
     """
 
     def __init__(self, budget: Budget, opens: Sequence[pb.Open]) -> None:
@@ -92,6 +93,7 @@ class Log:
         self.opened: set[int] = set()
         self.durable: Ints = np.zeros(len(opens), np.int64)
         self.unsettled: set[int] = set()
+        self.aimed = 0
         # Entries as plain tuples of arrays, which the garbage collector passes over: there may be a hundred thousand.
         self._entries: deque[tuple[Any, ...]] = deque()
         # As far as the server was told by `Acknowledge` since the latest of them was opened, for all together.

@@ -158,6 +158,18 @@ class Multiplexer:
 
     # ---- From one stream to the next -----------------------------------------------------------
 
+    def settle(self, session_queue: SessionQueue) -> bool:
+        """Have the server say where a session stands of which that is not known: open it once more, on this stream.
+
+        Returns:
+            Whether it will say so; else the stream is to be given up for another.
+        """
+        log = session_queue.log
+        if log is None or not log.unsettled or session_queue.away or session_queue not in self._attached.queues:
+            # It is known, or about to be.
+            return True
+        return self._attached.open_once_more(session_queue, present(session_queue))
+
     def suspend(self, reason: Callable[[], GatestreamError], now: float) -> bool:
         """The stream is gone, and another may take its place: sessions that are kept wait for it, others end.
 

@@ -16,13 +16,11 @@ from gatestream.client.columns import Layout
 from gatestream.client.errors import (
     DeadlineExceededError,
     DrainingError,
-    EpochStaleError,
     GatestreamError,
-    PositionMismatchError,
     ProtocolError,
 )
 from gatestream.client.patience import left_of, waits
-from gatestream.client.protocol.keeping import aim
+from gatestream.client.paused import aim, asks_again, may_be_done
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
@@ -140,14 +138,14 @@ class Link:
                 time.sleep(seconds)
                 continue
             connection = self._network.use(self._connection)
-            aim(call.request, session_queue)
             try:
+                if not self._locked(partial(aim, call.request, session_queue)):
+                    continue
                 return connection.ask(call, max(deadline - time.monotonic(), 0.001))
             except GatestreamError as error:
-                if call.lost and isinstance(error, PositionMismatchError):
-                    # Moved by this call itself, unless the next stream says otherwise.
-                    self.part(session_queue)
-                elif session_queue.log is None or not (isinstance(error, EpochStaleError) or passes(error, begun=True)):
+                if may_be_done(session_queue, call, error):
+                    self.settle(session_queue)
+                if not asks_again(session_queue, call, error):
                     return call.refused(error)
                 call = call.once_more()
             finally:
@@ -158,10 +156,15 @@ class Link:
         """Have something noted of a queue, while nobody else looks at it."""
         self._locked(act)
 
-    def part(self, session_queue: SessionQueue) -> None:
-        """Give the stream up, for the next one to say where a session stands that outlives it."""
-        if session_queue.log is not None:
-            self._wire.cancel()
+    def settle(self, session_queue: SessionQueue) -> None:
+        """Have the server say where a session stands of which that is not known: it is opened once more."""
+        opens = False
+        try:
+            opens = self._locked(partial(self._multiplexer.settle, session_queue))
+        finally:
+            if not opens:
+                # By the next stream.
+                self._wire.cancel()
 
     def close(self) -> None:
         """Close the sessions, once what is on its way is answered, and end the stream."""

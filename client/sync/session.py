@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from gatestream.client import unary
 from gatestream.client.columns import Array, Inputs, Outputs
 from gatestream.client.errors import GatestreamError, InputError, StepError
-from gatestream.client.protocol.keeping import refused, setting, was_not_set, was_set
+from gatestream.client.paused import refused, was_not_set, was_set
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Ints, Kind
 from gatestream.client.session import (
@@ -175,17 +175,15 @@ class Session(_Open, SessionView):
             GatestreamError: StateMismatchError and others.
         """
         with self._paused(timeout) as ask:
-            self._link.note(partial(setting, self._queue))
             try:
                 position = self._calls._write_state(ask, self.id, state, self.model)
+                self._link.note(partial(was_set, self._queue, position))
             except BaseException as error:
-                if refused(error):
+                if refused(self._queue, error):
                     self._link.note(partial(was_not_set, self._queue))
                 else:
-                    # Set or not: the next stream says where the session stands.
-                    self._link.part(self._queue)
+                    self._link.settle(self._queue)
                 raise
-            self._link.note(partial(was_set, self._queue, position))
 
     def fork(self, new_id: str = "", *, timeout: float | None = None) -> str:
         """Copy it into a new session that no stream holds, after all steps asked for before; the new one's id.

@@ -226,7 +226,7 @@ class Claims:
         if claim.first is None:
             return claim
         try:
-            await self._checkpointer.room.check(key.tenant)
+            await self._checkpointer.room.check(key.tenant, self._kept.state_bytes)
         except Exhausted:
             if not claim.taken_up:
                 raise

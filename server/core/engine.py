@@ -485,6 +485,11 @@ class Engine:
             if self.sessions.accepted[session] >= 0:
                 self.sessions.accepted[session] = self.sessions.position[session] + steps
 
+    def queued_steps(self, session: int) -> int:
+        """Steps that stand in a session's queue; while its control has its turn, those behind that."""
+        self.take_in()
+        return self._scheduler.steps(session)
+
     def refuse_behind(self, session: int, why: Refused) -> None:
         """Refuse the steps that stand in a session's queue behind the control that has its turn."""
         self.take_in()

@@ -227,7 +227,9 @@ class KeptSessions:
         session = table.tenants.get(key.tenant, key.session_id) if key.model == self._engine.layout.name else None
         if session is None:
             return False
-        if table.claiming[session] or (table.kept[session] and table.epoch[session] >= epoch):
+        # One that takes the place of another version's has something queued until it is kept.
+        moving = table.parks[session] and not len(self._engine.idle(np.array([session])))
+        if table.claiming[session] or ((table.kept[session] or moving) and table.epoch[session] >= epoch):
             return True
         if table.kept[session]:
             self._forget(np.array([session]), CloseReason.FENCED)

@@ -138,6 +138,7 @@ class _Move:
         self._twin = -1
         # What the twin waits for; None: the session has ended.
         self._state: asyncio.Future[_State | None] = asyncio.get_running_loop().create_future()
+        self._kept = bool(before.engine.sessions.kept[session])
         self._expected = 0
         self._closed = OutOfStep("the session was closed while it was moved to another version", Reason.SESSION_CLOSED)
 
@@ -219,15 +220,18 @@ class _Move:
         if state.kept and (kept := self._after.lifecycle.kept) is not None:
             # What was to be told of the old session is of no number that is known any more.
             kept.tell_later(twin)
-        if state.position != self._expected:
+        if state.position != self._expected and not engine.at_rest(twin):
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)
             self._after.lifecycle.registry.keep_constants(twin)
 
     def _ended(self, error: Refused, *_: Any) -> None:
         """What the twin waited for will not come, or it has ended itself."""
-        if error is self._closed:
-            self._after.lifecycle.registry.end(np.array([self._twin]), CloseReason.ADMINISTERED)
+        lifecycle, twins = self._after.lifecycle, np.array([self._twin])
+        if error is self._closed and self._kept and lifecycle.kept is not None:
+            lifecycle.kept.leave(twins)
+        elif error is self._closed:
+            lifecycle.registry.end(twins, CloseReason.ADMINISTERED)
         elif not self._state.done():
             self._state.set_result(None)
             self._before.engine.remove(np.array([self._session]))

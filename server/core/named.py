@@ -17,10 +17,11 @@ from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.stored import ANYWHERE, Listed, Meant, StoredSessions, page, random_id
 from gatestream.server.durability.checkpoints import Checkpoint
-from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused, StoreUnavailable
+from gatestream.server.errors import InvalidRequest, OutOfStep, Reason, Refused, StoreUnavailable, session_closed
 
 # Far enough below 2^53, up to which every store counts, that no session steps past it.
 _POSITIONS = 2**52
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
 _T = TypeVar("_T")
 
 
@@ -56,9 +57,11 @@ class NamedSessions:
         self._constants = registry.constants
         self._kept = kept
         self._checkpointer = registry.checkpointer
-        # By session, the turn of the state that is to be set last.
+        # By session, the turn of the state that is to be set last, and whether steps behind it count from its position.
         self._turns = itertools.count()
-        self._latest: dict[int, int] = {}
+        self._latest: dict[int, tuple[int, bool]] = {}
+        # Sessions of which the store has yet to say whether it has a state that is to be set.
+        self._unknown: set[int] = set()
         if self._checkpointer is not None and self._kept is not None:
             self._stored = StoredSessions(self._checkpointer, self._kept.meaning, self._engine.layout.state_bytes)
 
@@ -125,6 +128,7 @@ class NamedSessions:
             EpochStale, OutOfStep: it stands elsewhere.
             InvalidRequest: the state is of other weights, or not of this model's shape.
             OutOfStep: it has other constants than the session, or steps that were accepted before it failed.
+            StoreUnavailable: nobody knows whether it was put; opening the session again shows it.
         """
         layout, table = self._engine.layout, self._table
         if state.weights_fingerprint != layout.fingerprint:
@@ -151,10 +155,10 @@ class NamedSessions:
             except Refused:
                 self._not_set(session, turn)
                 raise
-            self._is_last(session, turn)
             self._engine.rows.write(int(table.slot[session]), rows)
             table.offset[session] += table.position[session] + 1 - state.position
             table.position[session] = state.position
+            self._was_set(session, turn)
             return state.position
 
         if (key := self._registry.key(tenant, session_id)) is not None:
@@ -168,7 +172,7 @@ class NamedSessions:
         turn = next(self._turns)
         setting = self._in_line(tenant, session_id, put)
         if not setting.done():
-            self._latest[session] = turn
+            self._latest[session] = turn, True
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
         return await setting
@@ -181,47 +185,73 @@ class NamedSessions:
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         packed = b"".join(state.rows)
 
+        if session in self._unknown:
+            raise StoreUnavailable("the store has yet to say whether it has the state before this one", retry_after=1.0)
+        unknown = False
+
         async def replace() -> Then:
+            nonlocal unknown
             meant.check(int(table.sequences(session)), int(table.epoch[session]))
+            key, epoch = kept.key(session), int(table.epoch[session])
             checkpoint = Checkpoint(int(table.sequences(session)) + 1, state.position, packed)
             if not table.kept[session]:
                 # The Open that was to have it kept was refused.
                 return partial(settle, checkpoint)
-            taken = await checkpointer.replace(kept.key(session), int(table.epoch[session]), checkpoint)
-            return partial(settle, checkpoint if taken else None)
+            if answer.done():
+                raise StoreUnavailable("nobody waits for the state any more")
+            unknown, pause = True, _FIRST_PAUSE
+            while table.birth[session] == birth:
+                try:
+                    taken = await checkpointer.replace(key, epoch, checkpoint)
+                    return partial(settle, checkpoint if taken else None)
+                except StoreUnavailable:
+                    # What it may have done it does once more: nothing else may be asked of the session before.
+                    self._unknown.add(session)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+            raise session_closed()
 
         def settle(checkpoint: Checkpoint | None) -> None:
+            self._unknown.discard(session)
             if checkpoint is None:
                 self._registry.end(np.array([session]), CloseReason.FENCED)
                 return
-            if not counts and table.accepted[session] >= 0:
-                # Those behind it were accepted when it was not known where they count from.
-                table.accepted[session] += checkpoint.position - table.position[session]
-            self._is_last(session, turn)
             kept.put(session, checkpoint)
+            self._was_set(session, turn)
             for column in (table.written, table.tip, table.durable, table.acknowledged):
                 column[session] = checkpoint.sequence
             if not answer.done():
                 answer.set_result(state.position)
 
         def fail(error: Refused, *_: Any) -> None:
+            if unknown:
+                self._unknown.discard(session)
             if counts and table.birth[session] == birth:
                 self._not_set(session, turn)
             if not answer.done():
-                answer.set_exception(error)
+                answer.set_exception(_maybe_set() if unknown else error)
 
         self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
         birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
-        self._latest[session] = turn = next(self._turns)
+        turn = next(self._turns)
+        self._latest[session] = turn, counts
         if counts:
             # Steps that come from now on stand behind it in the queue, and count from its position.
             table.accepted[session] = state.position
         return await answer
 
+    def _was_set(self, session: int, turn: int) -> None:
+        """A state was set: steps behind it count from its position, or from that of another that is to be set."""
+        table = self._table
+        last, counts = self._latest.get(session, (turn, True))
+        if table.accepted[session] >= 0 and (last == turn or not counts):
+            table.accepted[session] = table.position[session] + self._engine.queued_steps(session)
+        self._is_last(session, turn)
+
     def _is_last(self, session: int, turn: int) -> bool:
         """Whether no other state is to be set behind that of a turn, which is over."""
-        if self._latest.get(session) != turn:
+        if session not in self._latest or self._latest[session][0] != turn:
             return False
         del self._latest[session]
         return True
@@ -299,3 +329,9 @@ class NamedSessions:
 
         self._engine.control(np.array([session]), run, fail, holder=caller)
         return answer
+
+
+def _maybe_set() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the session was let go of before the store had said whether it has the state; opening it again shows that"
+    )

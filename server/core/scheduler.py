@@ -326,6 +326,14 @@ class Scheduler:
         """Whether anything can have its turn now."""
         return bool(len(self._singles) or len(self._chunks) or len(self._controls))
 
+    def steps(self, session: int) -> int:
+        """Steps that stand in a session's queue, those of the running tick among them."""
+        steps, entry = 0, int(self._first[session])
+        while entry != _NONE:
+            steps += int(self._left[entry])
+            entry = int(self._next[entry])
+        return steps
+
     def last(self, session: int) -> bool:
         """Whether a session's queue has no more than one entry."""
         return bool(self._first[session] == self._last[session])

@@ -11,6 +11,8 @@ from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Mea
 from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, NotFound, OutOfStep
 
 _READ_AT_ONCE: Final = 16
+# To write to a session that is being opened, or let go of, meanwhile.
+_TRIES: Final = 3
 
 
 class Listed(NamedTuple):
@@ -92,7 +94,10 @@ class StoredSessions:
         return stored.checkpoints[-1].position
 
     async def replace(self, key: Key, position: int, state: bytes, meant: Meant = ANYWHERE) -> None:
-        """Have a session stand somewhere else. Raises: as `state`."""
+        """Have a session stand somewhere else. Raises: as `state`, and EpochStale, OutOfStep."""
+        if meant.sequence is not None:
+            await self._replace_there(key, position, state, meant)
+            return
         stored = await self._read(key)
         meant.check(stored.checkpoints[-1].sequence, stored.epoch)
         claim = Claim(self._owner, stored.epoch + 1, self._meaning, None, True)
@@ -109,6 +114,18 @@ class StoredSessions:
         if not taken:
             raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
 
+    async def _replace_there(self, key: Key, position: int, state: bytes, meant: Meant) -> None:
+        """The same at its epoch, where its client goes on from then: the next epoch is the client's."""
+        for _ in range(_TRIES):
+            stored = await self._read(key)
+            tip = stored.checkpoints[-1].sequence
+            meant.check(tip, stored.epoch)
+            if stored.owner not in ("", self._owner):
+                raise Elsewhere(f"session {key.session_id!r} had an owner that is gone; open it to have it")
+            if await self._store.replace(key, stored.owner, stored.epoch, Checkpoint(tip + 1, position, state)):
+                return
+        raise EpochStale(f"epoch is {stored.epoch}; the session was opened since", epoch=stored.epoch + 1)
+
     async def fork(self, key: Key, new_id: str) -> Checkpoint:
         """Copy a session; where both stand. Raises: as `state`, and AlreadyExists, Exhausted."""
         stored = await self._read(key)
@@ -124,7 +141,7 @@ class StoredSessions:
             Exhausted: its tenant has as many as it may.
             StoreUnavailable: the store does not answer.
         """
-        await self._room.check(key.tenant)
+        await self._room.check(key.tenant, self._state_bytes)
         await self._store.put(Stored(key, 0, "", self._meaning, (checkpoint,)))
 
     async def _read(self, key: Key) -> Stored:

@@ -307,9 +307,11 @@ class _Team:
 
     async def _have_done(self, asker: int, said: Ask) -> None:
         """Have all workers but one do what that one has asked for."""
+        # Another process may have its number when all have answered.
+        asking = self._running[asker]
         others = {number: each for number, each in self._running.items() if number != asker and each.serves}
         replies = await asyncio.gather(*(each.do(said.command) for each in others.values()))
-        self._running[asker].answer(Answer(said.number, dict(zip(others, replies, strict=True))))
+        asking.answer(Answer(said.number, dict(zip(others, replies, strict=True))))
 
     def _command(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.ensure_future(work)

@@ -63,7 +63,7 @@ RULES = {
     "equal epoch": "10 the store takes writes of its epoch alone",
     "one write": "10 one write of a session is under way at a time, a SetState's included",
     "report": "10 the report of a write counts for the epoch of the write",
-    "unknown": "10 a session whose SetState or Close may have been carried out is dropped",
+    "unknown": "10 the store is asked for a SetState until it answers; what it may have closed is dropped",
     "anchor": "11 the newest checkpoint at or before what is acknowledged stays",
     "durable": "11 a client may forget what lies below the anchor, not below the tip",
     "tombstone": "12 a session that was closed leaves its epoch, and no write brings it back",

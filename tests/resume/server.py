@@ -39,12 +39,14 @@ class Servers:
         message = stream.up[0]
         taken = w.with_stream(stream._replace(up=stream.up[1:]))
         label = f"{NAMES[stream.server]} takes {message}"
+        slot = w.slot(stream.server, w.clients[stream.client].session)
+        if slot is not None and slot.setting is not None:
+            return
         if message[0] == "Open":
             for after in self._open(w, taken, stream, message):
                 yield label, after
             return
         session = w.clients[stream.client].session
-        slot = w.slot(stream.server, session)
         unary = message[0] in ("SetState", "Fork")
         if slot is None or (slot.stream != stream.number and not unary and self.setting.holds("handle")):
             yield label, taken.tell(stream.number, ("Closed", "gone"))
@@ -161,22 +163,36 @@ class Servers:
             return
         if (slot.writing or slot.held) and holds("one write"):
             return
-        now = slot._replace(sequence=slot.sequence + 1, position=0, state=(value,))
-        done: Message = ("Set",)
         if not holds("set stored"):
-            yield taken.with_slot(server, session, now).tell(stream.number, done)
-            return
-        record = w.records[session]
-        if record is None or record.epoch != slot.epoch:
-            yield self._uncertain(taken, stream, "fenced") if w.reachable else self._uncertain(taken, stream)
-            return
-        now = now._replace(written=now.sequence, stored=(now.sequence,), acknowledged=now.sequence)
-        stored = taken.with_record(session, record._replace(checkpoints=(Checkpoint(now.sequence, 0, (value,)),)))
-        if w.reachable:
-            yield stored.with_slot(server, session, now).tell(stream.number, done)
+            now = slot._replace(sequence=slot.sequence + 1, position=0, state=(value,))
+            yield taken.with_slot(server, session, now).tell(stream.number, ("Set",))
+        elif w.reachable:
+            yield self._have_set(taken, server, session, value, stream.number)
         else:
-            yield self._uncertain(taken, stream)
-            yield self._uncertain(stored, stream)
+            record = w.records[session]
+            asked = [taken]
+            if record is not None and record.epoch == slot.epoch:
+                asked.append(taken.with_record(session, _only(record, slot, value)))
+            for each in asked:
+                if holds("unknown"):
+                    yield each.with_slot(server, session, slot._replace(setting=(value, stream.number)))
+                else:
+                    yield each.tell(stream.number, ("Refused", "unavailable", 0))
+
+    def _have_set(self, w: World, server: int, session: int, value: int, number: int) -> World:
+        """The store answers a SetState that came on a stream of that number."""
+        slot, record, stream = w.slot(server, session), w.records[session], w.stream(number)
+        assert slot is not None
+        if stream is None or stream.server != server:
+            # It is gone, and the number may be another's.
+            number = 0
+        if record is None or record.epoch != slot.epoch:
+            return w.with_slot(server, session, None).tell(number, ("Closed", "fenced"))
+        after = w.with_record(session, _only(record, slot, value))
+        sequence = slot.sequence + 1
+        now = slot._replace(sequence=sequence, position=0, state=(value,), setting=None)
+        now = now._replace(written=sequence, stored=(sequence,), acknowledged=sequence)
+        return after.with_slot(server, session, now).tell(number, ("Set",))
 
     def _uncertain(self, w: World, stream: Stream, why: str = "") -> World:
         """What the store was asked for may have been done."""
@@ -235,6 +251,11 @@ class Servers:
                 after = after.tell(slot.stream, ("Closed", "fenced"))
             yield f"{name} releases what it does not have", after
         if slot is None:
+            return
+        if slot.setting is not None:
+            if w.reachable:
+                value, stream = slot.setting
+                yield f"{name} asks again for {value} to be set", self._have_set(w, server, session, value, stream)
             return
         underway = [each for each in w.writes if each.server == server and not each.report]
         if (
@@ -298,3 +319,8 @@ class Servers:
         for _, answer in leaving:
             w = w.tell(slot.stream, answer)
         return w.tell(slot.stream, ("Durable", write.durable))
+
+
+def _only(record: Record, slot: Slot, value: int) -> Record:
+    """What the store has of a session when its state is set."""
+    return record._replace(checkpoints=(Checkpoint(slot.sequence + 1, 0, (value,)),))

@@ -57,6 +57,7 @@ LONG = (
     Setting(("2s2",), evictions=1),
     Setting(("2Rs",), evictions=1, before=True),
     Setting(("sWs",), evictions=1),
+    Setting(("Ws",), faults=2, evictions=1),
     Setting(("ss",), faults=2),
     Setting(("sFs", "s")),
     Setting(("ss", "s")),

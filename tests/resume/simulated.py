@@ -30,7 +30,11 @@ from gatestream.server.core.catalog import Catalog, ModelState, build
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import StoreUnavailable
+from gatestream.server.transport.auth import Tenants
+from gatestream.server.transport.connection import Streams
 from gatestream.server.transport.native import ClientStream
+from gatestream.server.transport.native_calls import Service
+from tests.resume.setting_states import Setting
 
 FOREVER = 1e9
 # Fewer slots than a walk has sessions: some are parked, and restored on their next step.
@@ -78,6 +82,7 @@ class Server:
     """One process, until it is killed."""
 
     catalog: Catalog
+    service: Service
     checkpointer: Checkpointer
     task: "asyncio.Task[None]"
     stops: bool = False
@@ -98,7 +103,8 @@ class Server:
         checkpointer.add(kept, residence.reserve)
         with suppress(StoreUnavailable):
             await checkpointer.beat_once()
-        return cls(catalog, checkpointer, asyncio.create_task(model.engine.run()))
+        service = Service(catalog, config, Streams(catalog, LIMITS, Tenants(None)))
+        return cls(catalog, service, checkpointer, asyncio.create_task(model.engine.run()))
 
     def retire(self, wires: list["Wire"]) -> None:
         """It was told to stop, and its connections are these."""
@@ -163,6 +169,7 @@ class Session:
     opening: Control
     totals: npt.NDArray[np.float32]
     asked: list[tuple[Chunk, list[float]]] = field(default_factory=list)
+    setting: Setting | None = None
 
 
 class World:
@@ -206,6 +213,9 @@ class World:
         return await Server.start(self.path, self.store, before_answer=self.before_answer)
 
     async def stop(self) -> None:
+        for session in self.sessions:
+            if session.setting is not None:
+                session.setting.leave()
         for wire in [*self.old, *([self.wire] if self.wire else [])]:
             wire.drop()
         for server in self.servers:
@@ -216,7 +226,8 @@ class World:
     def ask(self) -> None:
         """A caller asks for steps, or for a Reset."""
         session = self.rng.choice(self.sessions)
-        if sum(not chunk.done for chunk, _ in session.asked) > 3:
+        if sum(not chunk.done for chunk, _ in session.asked) > 3 or session.setting is not None:
+            # What is asked of a state that nobody knows to be set comes before it is set again.
             return
         queue = session.queue
         if self.rng.random() < 0.15:
@@ -239,6 +250,21 @@ class World:
         session.asked.append((chunk, np.where(real, ys, 0).tolist()))
         self.client.add(queue, chunk)
         self.seen["steps"] += int(lengths.sum())
+
+    def put(self) -> None:
+        """A caller asks for a session's state to be set."""
+        session = self.rng.choice(self.sessions)
+        if len(session.queue.members) == 1 and session.setting is None:
+            total = self.rng.randint(1, 1000)
+            session.totals[:] = total
+            session.setting = Setting(self, session, float(total), self.rng.randint(0, 50))
+            self.seen["states set"] += 1
+
+    def call(self) -> None:
+        """What callers ask for beside the stream goes on."""
+        for session in self.sessions:
+            if session.setting is not None and session.setting.go_on():
+                session.setting = None
 
     def send(self) -> None:
         """What the client has to say leaves, and one message arrives."""
@@ -372,9 +398,9 @@ class World:
             if server.stops:
                 await self._kill(k)
         for _ in range(3000):
-            if not any(session.asked for session in self.sessions):
+            if not any(session.asked or session.setting for session in self.sessions):
                 return
-            for name in ("connect", "send", "hear", "late", "retry"):
+            for name in ("connect", "send", "hear", "late", "retry", "call"):
                 await self.do(name)
             for server in self.servers:
                 with suppress(StoreUnavailable):
@@ -384,7 +410,23 @@ class World:
         raise AssertionError(f"not answered: {[len(each.asked) for each in self.sessions]}")
 
 
-CALM = ("ask", "send", "send", "send", "hear", "hear", "hear", "round", "beat", "connect", "retry", "late")
+CALM = (
+    "ask",
+    "send",
+    "send",
+    "send",
+    "hear",
+    "hear",
+    "hear",
+    "round",
+    "beat",
+    "connect",
+    "retry",
+    "late",
+    "put",
+    "call",
+    "call",
+)
 FAULTS = ("part", "kill", "away", "retire")
 
 

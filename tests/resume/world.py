@@ -70,6 +70,7 @@ class Slot(NamedTuple):
         written: sequence of the latest write that was confirmed; -1: none.
         stored: sequences of its checkpoints, as far as the server knows.
         held: answers that wait for a write: the sequence that it must have, and the answer.
+        setting: of a SetState that the store has not answered, its value and stream; all else waits for it.
     """
 
     epoch: int
@@ -82,6 +83,7 @@ class Slot(NamedTuple):
     written: int = -1
     stored: tuple[int, ...] = ()
     held: tuple[tuple[int, Message], ...] = ()
+    setting: tuple[int, int] | None = None
 
 
 class Checkpoint(NamedTuple):

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,36 @@ def test_a_session_whose_state_somebody_else_has_set_goes_on_from_there(proxy: P
         proxy.cut()
         np.testing.assert_array_equal(s.step([1, 1]), [1, 1])
         s.set_state(state)
+        s.step([1, 1])
+        for _ in range(2):
+            others.set_state(s.id, state)
+        # It is theirs by now, and this one is told so; nothing is lost.
+        with pytest.raises(PositionMismatchError):
+            s.set_state(state)
+        with pytest.raises(PositionMismatchError):
+            s.step([1, 1])
+        np.testing.assert_array_equal(s.step([1, 1]), [6, 6])
+        s.close()
+
+
+def test_where_a_session_stands_is_asked_on_the_stream_that_it_is_on(accumulator_path: Path) -> None:
+    with (
+        serving(accumulator_path, sessions_per_stream=4) as server,
+        proxied(server.port) as proxy,
+        connect(proxy.address) as gs,
+    ):
+        neighbour, s = gs.session("accumulator"), gs.session("accumulator")
+        log = s._queue.log
+        assert log is not None
+        s.step([1, 1])
+        connections = proxy.accepted
+        # More often than a stream has handles.
+        for k in range(1, 20):
+            s._link.note(partial(log.unsettled.add, 0))
+            s._link.settle(s._queue)
+            np.testing.assert_array_equal(neighbour.step([1, 1]), [k, k])
+            np.testing.assert_array_equal(s.step([1, 1]), [k + 1, k + 1])
+        assert proxy.accepted == connections
         s.close()
 
 

@@ -19,8 +19,11 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.migration import migrate, obstacle
+from gatestream.server.core.named import SessionState
+from gatestream.server.core.reply_sink import CloseReason
+from gatestream.server.durability.checkpoints import Claim, Key, Owned
 from gatestream.server.durability.memory import MemoryStore
-from gatestream.server.errors import NotLoaded
+from gatestream.server.errors import NotLoaded, StoreUnavailable
 from gatestream.server.transport.oip import InferenceStream
 from tests.support.any_models import spoken, with_constants
 from tests.support.artifacts import POISON, accumulator
@@ -365,3 +368,80 @@ async def test_one_whose_stream_has_ended_is_left_by_it_on_the_other_version_too
             table = catalog.find("m", "2").engine.sessions
             while (session := table.tenants.get("tenant", "s")) is None or table.owner[session] is not None:
                 await client.hear() if how == "half-closed" else await asyncio.sleep(0)
+
+
+class Silent(MemoryStore):
+    """Its answers to who sets a state may be lost."""
+
+    answers = True
+    asked = 0
+
+    async def replace(self, *args: Any) -> bool:
+        self.asked += 1
+        if not self.answers:
+            raise StoreUnavailable("away")
+        return await super().replace(*args)
+
+
+@asynccontextmanager
+async def a_state_is_being_set(
+    folder: Path,
+) -> AsyncIterator[tuple[Catalog, Checkpointer, Silent, Client, "asyncio.Future[int]"]]:
+    """To 50, of a session of the first version: the store does not say whether it is."""
+    store = Silent()
+    checkpointer = Checkpointer(store, LIMITS)
+    async with versions(folder, checkpointer=checkpointer) as catalog:
+        client, model = Client(catalog, LIMITS), catalog.find("m", "1")
+        await client.open(0, version="1", session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK)
+        assert await client.step(0, 5.0) == 1005
+        store.answers = False
+        state = SessionState(model.layout.fingerprint, 50, [np.full(2, 7, "<f4").tobytes()])
+        setting = asyncio.ensure_future(model.lifecycle.named.set_state("tenant", "s", state))
+        while not store.asked:
+            await asyncio.sleep(0.001)
+        yield catalog, checkpointer, store, client, setting
+
+
+async def test_a_state_that_is_set_when_the_stream_has_gone(tmp_path: Path) -> None:
+    async with a_state_is_being_set(tmp_path) as (catalog, _, store, client, setting):
+        client.stream.disconnect()
+        store.answers = True
+        assert await setting == 50
+        table = catalog.find("m", "1").engine.sessions
+        [session] = np.flatnonzero(table.kept)
+        assert table.accepted[session] == table.position[session] == 50
+        assert await moved(catalog) == 1
+        [twin] = np.flatnonzero((table := catalog.find("m", "2").engine.sessions).kept)
+        assert table.accepted[twin] == table.position[twin] == 50
+
+
+async def test_a_version_ends_while_nobody_knows_whether_a_state_is_set(tmp_path: Path) -> None:
+    async with a_state_is_being_set(tmp_path) as (catalog, checkpointer, store, client, setting):
+        assert await moved(catalog) == 1
+        await catalog.find("m", "1").lifecycle.expiry.end_all(CloseReason.DRAINED)
+        with pytest.raises(StoreUnavailable, match="opening it again shows that"):
+            await setting
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_PARKED
+        await checkpointer.round()
+        assert not (await store.read(Key("tenant", "m", "s"))).owner
+        # Who asks the store notices that the session has ended.
+        while catalog.check():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_asked_for_while_it_is_moved_is_handed_over_when_it_stands(tmp_path: Path) -> None:
+    async with a_state_is_being_set(tmp_path) as (catalog, checkpointer, store, client, setting):
+        assert await moved(catalog) == 1
+        key, kept = Key("tenant", "m", "s"), catalog.find("m", "2").lifecycle.kept
+        assert kept is not None
+        with pytest.raises(Owned):
+            await store.claim(key, Claim("other", 9, kept.meaning, None, True))
+        await checkpointer.beat_once()
+        assert (await store.read(key)).owner == checkpointer.owner
+        store.answers = True
+        assert await setting == 50
+        while (await store.read(key)).owner:
+            await checkpointer.round()
+            await asyncio.sleep(0.001)
+        assert (await store.read(key)).checkpoints[-1].position == 50
+        assert list((await client.hear()).closed.position) == [50]

@@ -9,10 +9,11 @@ import pytest
 
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.named import SessionState
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.stored import Meant
-from gatestream.server.durability.checkpoints import Checkpoint, Claim, Claimed, Key
+from gatestream.server.durability.checkpoints import TERM, Checkpoint, Claim, Claimed, Key
 from gatestream.server.durability.memory import MemoryStore
-from gatestream.server.errors import AlreadyExists, Exhausted, InvalidRequest, OutOfStep, StoreUnavailable
+from gatestream.server.errors import AlreadyExists, EpochStale, Exhausted, InvalidRequest, OutOfStep, StoreUnavailable
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench
 
@@ -187,3 +188,136 @@ async def test_a_refused_state_behind_which_an_open_waits(accumulator_path: Path
             await setting
         await b.engine.quiet()
         assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 1
+
+
+class Doubtful(MemoryStore):
+    """It sets a state, and for so often does not say so."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
+        done = await super().replace(key, owner, epoch, checkpoint)
+        if self.times:
+            self.times -= 1
+            raise StoreUnavailable("away, and it was done")
+        return done
+
+
+async def test_a_store_that_does_not_say_what_it_did_is_asked_until_it_does(accumulator_path: Path) -> None:
+    store = Doubtful(3)
+    async with bench(accumulator_path, store=store) as b:
+        assert b.lifecycle.kept is not None
+        owner, neighbour = Recorder(), Recorder()
+        session, other = (
+            b.open(holder, 0, name, wish=Wish(parks=True)) for holder, name in ((owner, "s"), (neighbour, "n"))
+        )
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0]])
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        await asyncio.sleep(0)
+        b.steps(owner, [0], [session], [[2.0]])
+        b.steps(neighbour, [0], [other], [[5.0]])
+        while store.times > 1:
+            await asyncio.sleep(0.001)
+        # It waits, and nobody else does.
+        assert neighbour.take()[-1] == ("results", [0], [0], [1], [5])
+        assert owner.take()[-1] == ("results", [0], [0], [1], [1])
+        assert await setting == 50
+        await b.engine.quiet()
+        assert owner.take() == [("results", [0], [50], [1], [9])]
+        stored = await store.read(b.lifecycle.kept.key(session))
+        assert [(each.sequence, each.position) for each in stored.checkpoints] == [(2, 50)]
+
+
+async def test_a_session_that_ends_while_nobody_knows_whether_its_state_was_set(accumulator_path: Path) -> None:
+    store = Doubtful(10**6)
+    async with bench(accumulator_path, store=store) as b:
+        session = b.open(Recorder(), 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        while store.times == 10**6:
+            await asyncio.sleep(0.001)
+        # Another would wait for this one, and so on without end.
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="has yet to say whether it has the state before this one"):
+                await b.lifecycle.named.set_state("", "s", set_to(60, 7))
+        b.lifecycle.registry.end(np.array([session]), CloseReason.FENCED)
+        with pytest.raises(StoreUnavailable, match="opening it again shows that"):
+            await setting
+        # Then nobody asks the store any more.
+        while b.engine.check():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_session_that_ends_while_its_state_is_on_its_way_to_the_store(accumulator_path: Path) -> None:
+    class Slow(MemoryStore):
+        answers = asyncio.Event()
+
+        async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
+            done = await super().replace(key, owner, epoch, checkpoint)
+            await self.answers.wait()
+            return done
+
+    store = Slow()
+    async with bench(accumulator_path, store=store) as b:
+        assert b.lifecycle.kept is not None
+        session = b.open(Recorder(), 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        key = b.lifecycle.kept.key(session)
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        while (await store.read(key)).checkpoints[-1].position != 50:
+            await asyncio.sleep(0.001)
+        b.lifecycle.registry.end(np.array([session]), CloseReason.DRAINED)
+        with pytest.raises(StoreUnavailable, match="opening it again shows that"):
+            await setting
+        store.answers.set()
+        while b.engine.check():
+            await asyncio.sleep(0.001)
+
+
+async def test_nothing_is_asked_of_the_store_for_who_waits_no_longer(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True))
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        await asyncio.sleep(0)
+        setting.cancel()
+        await b.engine.quiet()
+        assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 0
+
+
+async def test_a_state_that_is_set_behind_one_that_waits_for_a_claim(accumulator_path: Path) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True))
+        first = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        while ("opened", 0, 0, True) not in owner.take():
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(90, 1)))
+        assert (await first, await second) == (50, 90)
+        assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 90
+
+
+async def test_a_state_is_set_in_the_store_for_the_client_that_comes_back(accumulator_path: Path) -> None:
+    store = MemoryStore()
+    async with bench(accumulator_path, store=store) as b:
+        assert b.lifecycle.kept is not None
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True, epoch=4))
+        await b.engine.quiet()
+        key = b.lifecycle.kept.key(session)
+        b.lifecycle.kept.leave(np.array([session]))
+        with pytest.raises(OutOfStep, match="sequence is 1; the session stands at 0"):
+            await b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(1, 4))
+        with pytest.raises(EpochStale):
+            await b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(0, 3))
+        assert await b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(0, 4)) == 50
+        stored = await store.read(key)
+        [only] = stored.checkpoints
+        assert (stored.epoch, only.sequence, only.position) == (4, 1, 50)
+        # A client that has no log is not in its way, and its own epoch is above the other's.
+        assert await b.lifecycle.named.set_state("", "s", set_to(60, 7)) == 60
+        stored = await store.read(key)
+        assert (stored.epoch, stored.checkpoints[-1].sequence) == (5, 1 + TERM + 1)
