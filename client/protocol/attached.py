@@ -23,7 +23,7 @@ from gatestream.client.protocol.packing import Bounds
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Ints, Kind
 from gatestream.client.protocol.resuming import RETURNING, learn
-from gatestream.client.protocol.returning import Returning
+from gatestream.client.protocol.returning import Returning, no_handles
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 # What a Steps message needs besides its entries.
@@ -228,7 +228,7 @@ class Attached:
         self.handles.release(session_queue, members, crossing)
         if not self._open_here(session_queue, members):
             # Those that are crossed are not free before the server has answered.
-            raise ConnectionLostError("there are no handles left on this stream: the next one has all its sessions")
+            raise no_handles()
 
     def open_once_more(self, session_queue: SessionQueue, members: Ints) -> bool:
         """Open sessions that the stream has, by other handles; False: it has none left.

@@ -166,7 +166,7 @@ class Batcher:
         if in_flight is not None and not in_flight.paused:
             hit = np.isin(in_flight.members, members)
             rows = np.flatnonzero(hit & in_flight.open)
-            if not (_closing(in_flight) and requested):
+            if not (_opening(in_flight) or (_closing(in_flight) and requested)):
                 crossing = in_flight.members[rows]
             if _closing(in_flight):
                 in_flight.acknowledge(rows)
@@ -191,7 +191,8 @@ class Batcher:
         crossing: Ints = np.empty(0, np.int64)
         if in_flight is not None and not in_flight.paused:
             rows = np.flatnonzero(np.isin(in_flight.members, members) & in_flight.open)
-            crossing = in_flight.members[rows]
+            if not _opening(in_flight):
+                crossing = in_flight.members[rows]
             if in_flight.control is None:
                 self._count(session_queue, -in_flight.left(rows))
             self._hear(session_queue, in_flight)
@@ -300,6 +301,11 @@ class Batcher:
         self._count(parcel.cargo[0][0], rows)
         self._unheard[model] = parcel
         return [data]
+
+
+def _opening(in_flight: InFlight) -> bool:
+    """Whether it is answered by the end of its sessions too."""
+    return in_flight.control is not None and in_flight.control.kind is Kind.OPEN
 
 
 def _closing(in_flight: InFlight) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gatestream.client.errors import (
+    ConnectionLostError,
     DrainingError,
     GatestreamError,
     NotReplayableError,
@@ -23,6 +24,11 @@ from gatestream.client.protocol.resuming import RETURNING, Resumption
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 _NONE: Ints = np.empty(0, np.int64)
+
+
+def no_handles() -> ConnectionLostError:
+    """Why a stream is given up on which sessions can not be opened again."""
+    return ConnectionLostError("there are no handles left on this stream: the next one has all its sessions")
 
 
 class Returning:
@@ -133,6 +139,8 @@ class Returning:
             self.refused = True
             return
         if isinstance(error, SessionClosedError) and error.close_reason in RETURNING:
+            if not self._handles.free:
+                raise no_handles()
             handles = session_queue.handles.copy()
             handles[member : member + 1] = self._handles.take(1)
             session_queue.move_to(handles, self._chunk_length)

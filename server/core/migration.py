@@ -138,7 +138,7 @@ class _Move:
         self._twin = -1
         # What the twin waits for; None: the session has ended.
         self._state: asyncio.Future[_State | None] = asyncio.get_running_loop().create_future()
-        self._kept = bool(before.engine.sessions.kept[session])
+        self._kept = False
         self._expected = 0
         self._closed = OutOfStep("the session was closed while it was moved to another version", Reason.SESSION_CLOSED)
 
@@ -194,7 +194,8 @@ class _Move:
         engine.remove(np.array([session]))
 
     def _lost(self, _error: Refused, *_: Any) -> None:
-        """It has ended before its turn."""
+        """It has ended before its turn, in the store too where that knows it no more."""
+        self._kept = bool(self._before.engine.sessions.kept[self._session])
         if not self._state.done():
             self._state.set_result(None)
 
@@ -224,6 +225,9 @@ class _Move:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.refuse_behind(twin, failed)
             self._after.lifecycle.registry.keep_constants(twin)
+        engine.sessions.setting[twin] = False
+        if engine.sessions.accepted[twin] >= 0:
+            engine.sessions.accepted[twin] = state.position + engine.queued_steps(twin)
 
     def _ended(self, error: Refused, *_: Any) -> None:
         """What the twin waited for will not come, or it has ended itself."""

@@ -173,9 +173,14 @@ class NamedSessions:
         setting = self._in_line(tenant, session_id, put)
         if not setting.done():
             self._latest[session] = turn, True
+            table.setting[session] = True
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
-        return await setting
+        try:
+            return await setting
+        finally:
+            # It may have been refused for a step that failed.
+            self._is_last(session, turn)
 
     async def _set_kept(self, session: int, tenant: str, state: SessionState, meant: Meant) -> int:
         """As `set_state`, of a session that the store knows: there first."""
@@ -206,7 +211,8 @@ class NamedSessions:
                     return partial(settle, checkpoint if taken else None)
                 except StoreUnavailable:
                     # What it may have done it does once more: nothing else may be asked of the session before.
-                    self._unknown.add(session)
+                    if table.birth[session] == birth:
+                        self._unknown.add(session)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
             raise session_closed()
@@ -239,6 +245,7 @@ class NamedSessions:
         if counts:
             # Steps that come from now on stand behind it in the queue, and count from its position.
             table.accepted[session] = state.position
+            table.setting[session] = True
         return await answer
 
     def _was_set(self, session: int, turn: int) -> None:
@@ -254,6 +261,7 @@ class NamedSessions:
         if session not in self._latest or self._latest[session][0] != turn:
             return False
         del self._latest[session]
+        self._table.setting[session] = False
         return True
 
     def _not_set(self, session: int, turn: int) -> None:

@@ -65,6 +65,7 @@ class SessionTable:
         epoch: how often it was opened, as those count who open it.
         proposed: the same with the Opens that wait for the store.
         offset: its sequence is its position and this.
+        setting: whether a state of it is to be set: which sequence goes with `accepted` is not known.
 
     And of those that a store knows:
         kept: whether it does.
@@ -100,6 +101,7 @@ class SessionTable:
         self.epoch = np.zeros(capacity, np.int64)
         self.proposed = np.zeros(capacity, np.int64)
         self.offset = np.zeros(capacity, np.int64)
+        self.setting = np.zeros(capacity, np.bool_)
         self.kept = np.zeros(capacity, np.bool_)
         self.parks = np.zeros(capacity, np.bool_)
         self.claiming = np.zeros(capacity, np.int32)
@@ -193,7 +195,7 @@ class SessionTable:
 
     def pass_on(self, session: int, other: "SessionTable", twin: int) -> None:
         """Have a session of another table be counted on as this one is, which ends; the store does not know it yet."""
-        for name in ("epoch", "proposed", "offset", "parks", "acknowledged", "written", "tip", "durable"):
+        for name in ("epoch", "proposed", "offset", "setting", "parks", "acknowledged", "written", "tip", "durable"):
             getattr(other, name)[twin] = getattr(self, name)[session]
 
     def attach(self, session: int, owner: object, handle: int) -> None:
@@ -268,7 +270,8 @@ class SessionTable:
         self._happens(sessions, Event.END)
         self.tenants.remove(sessions, sessions[self.slot[sessions] != _NO_SLOT])
         self.aside[sessions] = None
-        self.sequence[sessions] = self.kept[sessions] = self.parks[sessions] = self.asked[sessions] = False
+        for column in (self.sequence, self.setting, self.kept, self.parks, self.asked):
+            column[sessions] = False
         self.owner[sessions] = None
         self.answered_at[sessions] = np.inf
         self.birth[sessions] = _NEVER

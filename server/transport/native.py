@@ -450,16 +450,20 @@ class ClientStream:
         sequences = _NOTHING
         if error.reason is Reason.POSITION_MISMATCH and len(positions):
             sequences = self._sequences(handles, positions)
+            if len(sequences) and sequences.min() < 0:
+                # What a session comes to by a state that is to be set is known when it is.
+                positions = sequences = _NOTHING
         self._tell(error, handles, positions, first, lengths, sequences)
 
     def _sequences(self, handles: Ints, positions: Ints) -> Ints:
-        """Those that go with positions; nothing, where one of the sessions is on its way out."""
+        """Those that go with positions, -1 where that is not known; nothing, where a session is on its way out."""
         sessions = self._handles.sessions(handles)
         if sessions.min() < 0:
             return _NOTHING
         sequences = positions.copy()
         for number, entries in self._handles.split(handles, np.arange(len(handles))):
-            sequences[entries] += self._models[number].engine.sessions.offset[sessions[entries]]
+            table, theirs = self._models[number].engine.sessions, sessions[entries]
+            sequences[entries] = np.where(table.setting[theirs], -1, sequences[entries] + table.offset[theirs])
         return sequences
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:

@@ -17,9 +17,11 @@ from gatestream.client.errors import (
     SessionsExhaustedError,
 )
 from gatestream.client.models import opens
+from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.requests import Kind
+from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from tests.client.simulated import LIMITS, SPEC, Pair, answers
+from tests.client.simulated import LIMITS, SPEC, Pair, answers, layout
 
 
 def test_a_handle_is_used_again_when_its_session_is_closed() -> None:
@@ -292,3 +294,33 @@ def test_unlike_columns_in_one_message() -> None:
     assert pair.server.pending() == [0, 1]
     with pytest.raises(ProtocolError, match="unlike columns"):
         pair.tell(pair.server.answer({0: 1, 1: 1}))
+
+
+def test_a_session_whose_opening_ends_it_again_and_again_uses_up_no_handles() -> None:
+    limits = pb.Limits()
+    limits.CopyFrom(LIMITS)
+    limits.sessions_per_stream, limits.durability, limits.store = 3, pb.DURABILITY_BEHIND, "sqlite"
+    multiplexer = Multiplexer(limits, retry=True, budget=Budget(1 << 20))
+
+    def opens_by() -> int:
+        (sent,) = multiplexer.take()
+        return pb.ClientMessage.FromString(sent).open.handle
+
+    def say(**kind: Any) -> None:
+        multiplexer.receive(pb.ServerMessage(**kind).SerializeToString())
+
+    session_queue, work = multiplexer.open(layout(), [pb.Open(model="sum")])
+    multiplexer.add(session_queue, work)
+    first = opens_by()
+    say(opened=pb.Opened(handle=first, session_id="s", epoch=1))
+    assert session_queue.log is not None
+    session_queue.log.unsettled.add(0)
+    assert multiplexer.settle(session_queue)
+    handle = opens_by()
+    assert handle != first
+    say(closed=pb.Closed(handle=[first], position=[0], reason=pb.CLOSE_REASON_TAKEN_OVER))
+    for _ in range(10):
+        say(closed=pb.Closed(handle=[handle], position=[0], reason=pb.CLOSE_REASON_FENCED))
+        handle = opens_by()
+    say(opened=pb.Opened(handle=handle, session_id="s", epoch=20))
+    assert not session_queue.away

@@ -445,3 +445,46 @@ async def test_what_is_asked_for_while_it_is_moved_is_handed_over_when_it_stands
             await asyncio.sleep(0.001)
         assert (await store.read(key)).checkpoints[-1].position == 50
         assert list((await client.hear()).closed.position) == [50]
+
+
+async def test_where_a_session_will_stand_is_not_said_before_its_state_is_set(tmp_path: Path) -> None:
+    async with a_state_is_being_set(tmp_path) as (_, _, store, client, setting):
+        step = pb.Steps(handle=[0], first=[1], input=[np.ones(2, "<f4").tobytes()])
+        client.say(steps=step)
+        error = (await client.hear()).error
+        assert (error.reason, list(error.position)) == (pb.REASON_POSITION_MISMATCH, [])
+        store.answers = True
+        assert await setting == 50
+        client.say(steps=step)
+        error = (await client.hear()).error
+        # One step, and the state.
+        assert (list(error.position), list(error.sequence)) == ([50], [2])
+
+
+async def test_a_session_that_is_closed_by_name_while_it_is_moved_has_ended(tmp_path: Path) -> None:
+    async with versions(tmp_path, checkpointer=Checkpointer(MemoryStore(), LIMITS)) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1", session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK)
+        client.send(0, 1.0, length=20)
+        closing = asyncio.ensure_future(catalog.find("m", "1").lifecycle.named.close("tenant", "s"))
+        await asyncio.sleep(0)
+        assert await moved(catalog) == 1
+        assert await closing == 20
+        while not (answer := await client.hear()).HasField("closed"):
+            pass
+        assert answer.closed.reason == pb.CLOSE_REASON_ADMINISTERED
+
+
+async def test_after_a_step_that_failed_on_the_way_it_goes_on_from_there(tmp_path: Path) -> None:
+    async with versions(tmp_path) as catalog:
+        client = Client(catalog, LIMITS)
+        await client.open(0, version="1")
+        client.send(0, 1.0, length=5)
+        client.send(0, POISON, length=1)
+        assert await moved(catalog) == 1
+        await sums(client, 5)
+        assert list((await client.hear()).error.position) == [5]
+        for version in ("1", "2"):
+            await catalog.find("m", version).engine.quiet()
+        client.say(steps=pb.Steps(handle=[0], first=[5], input=[np.ones(2, "<f4").tobytes()]))
+        assert await sums(client, 1) == [1006]

@@ -277,6 +277,34 @@ async def test_a_session_that_ends_while_its_state_is_on_its_way_to_the_store(ac
             await asyncio.sleep(0.001)
 
 
+async def test_who_has_the_number_of_a_session_that_ended_so_is_given_its_states(accumulator_path: Path) -> None:
+    class Late(MemoryStore):
+        asked, gives_up = False, asyncio.Event()
+
+        async def replace(self, key: Key, owner: str, epoch: int, checkpoint: Checkpoint) -> bool:
+            if self.asked:
+                return await super().replace(key, owner, epoch, checkpoint)
+            self.asked = True
+            await self.gives_up.wait()
+            raise StoreUnavailable("it took too long")
+
+    store = Late()
+    async with bench(accumulator_path, store=store) as b:
+        session = b.open(Recorder(), 0, "s", wish=Wish(parks=True))
+        await b.engine.quiet()
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7)))
+        while not store.asked:
+            await asyncio.sleep(0.001)
+        b.lifecycle.registry.end(np.array([session]), CloseReason.DRAINED)
+        with pytest.raises(StoreUnavailable):
+            await setting
+        store.gives_up.set()
+        while b.engine.check():
+            await asyncio.sleep(0.001)
+        assert b.open(Recorder(), 0, "other", wish=Wish(parks=True)) == session
+        assert await b.lifecycle.named.set_state("", "other", set_to(5, 1)) == 5
+
+
 async def test_nothing_is_asked_of_the_store_for_who_waits_no_longer(accumulator_path: Path) -> None:
     async with bench(accumulator_path, store=MemoryStore()) as b:
         owner = Recorder()
