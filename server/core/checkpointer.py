@@ -56,6 +56,7 @@ class Checkpointer:
         listing: whose turn it is to read many sessions.
         turns: numbers, for what is asked of sessions in order.
         ending: by name, the turns of what is about to end a session of that name in the store.
+        written_lately: the latest round of checkpoints was stored.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -68,6 +69,7 @@ class Checkpointer:
         self.listing = asyncio.Semaphore()
         self.turns = itertools.count()
         self.ending: dict[Key, set[int]] = {}
+        self.written_lately = True
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
@@ -170,6 +172,7 @@ class Checkpointer:
                 await self.round()
             except StoreUnavailable as error:
                 self.stats.failures += 1
+                self.written_lately = False
                 if not pause:
                     _log.warning("checkpoints cannot be written; steps go on", reason=str(error))
                 pause = min(max(2 * pause, _INTERVAL_SECONDS), _LONGEST_PAUSE)
@@ -177,6 +180,7 @@ class Checkpointer:
                 if pause:
                     _log.info("checkpoints are written again")
                 pause = 0.0
+                self.written_lately = True
             took = loop.time() - began
             soonest = _interval(took, _PART_ASKED)
             self._soonest = loop.time() + soonest

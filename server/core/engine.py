@@ -102,8 +102,8 @@ class Engine:
         self.stats = ModelStats()
         tick = replace(tick, steps=min(tick.steps, rows_of_one_answer(layout)))
         # Besides the rows admitted, a session can have its close queued, or its move to another version, and an entry
-        # that was dropped while ready, and its coming back, or from another version.
-        entries = limits.rows + 3 * capacity
+        # that was dropped while ready, and its coming back, or from another version; and with a slot, its giving it up.
+        entries = limits.rows + 3 * capacity + limits.sessions
         self._scheduler = Scheduler(capacity, entries, tick, even=not layout.length)
         self._queues = SessionQueues(self._scheduler)
         self._answers = Answers(self.admission, self.sessions, self._queues)

@@ -75,12 +75,14 @@ class Places:
                 if residence is None:
                     raise
                 if not residence.make_room(tenant=whose, leave=table.full(tenant)):
-                    residence.hurry()
+                    residence.ask_for_new(tenant)
                     raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)
         self._registry.constants.keep(session, constants)
         self._engine.stats.opened += 1
+        if self._residence is not None:
+            self._residence.has_new()
         return session
 
     def make(self, tenant: str, session_id: str, values: Values) -> int:

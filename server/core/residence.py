@@ -1,9 +1,11 @@
 """Which of one model's kept sessions have a slot: those used least give theirs up, until their next step."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,30 @@ from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 _PIECE: Final = 16
 _RESERVE: Final = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
+# So long a session waits for a slot that somebody can do without; then one that is in use is given up in its turn.
+_PATIENCE: Final = 0.1
+# So long it is waited for to be stored; its steps wait meanwhile.
+_YIELD_SECONDS: Final = 2.0
+# So long a free slot is left to a session that could not be opened for lack of one, and is asked for again.
+_LEFT_TO_NEW_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
+
+
+class _Waiting(NamedTuple):
+    """A session that waits for a slot.
+
+    Attributes:
+        since: when it began to, in the loop's clock.
+        freed: set when there is one for who has waited longest.
+    """
+
+    since: float
+    freed: asyncio.Event
+
+    def long(self) -> bool:
+        """Whether it has waited for as long as others are to have had slots of their own accord."""
+        return _now() > self.since + _PATIENCE
 
 
 class Residence:
@@ -57,6 +81,14 @@ class Residence:
         self._checkpointer = checkpointer
         self._forget = forget
         self._put = put
+        # By session, which turn it was when it was given its slot.
+        self._turns = itertools.count(1)
+        self._given = np.zeros(len(self._table.position), np.int64)
+        # The sessions that wait for a slot, by birth, in order; by tenant, where a tenant has a share of the slots.
+        self._waiting: dict[str, dict[int, _Waiting]] = {}
+        # Births of those that are to give theirs up.
+        self._yielding: set[int] = set()
+        self._left_to_new = -np.inf
 
     def make_room(self, count: int = 0, tenant: str | None = None, *, leave: bool = False) -> bool:
         """Have so many sessions give up their slots, or some; whether any did.
@@ -70,20 +102,32 @@ class Residence:
         if not len(sessions):
             return False
         table = self._table
-        held = sessions[table.phase[sessions] == Phase.RESIDENT]
-        aside = ~self._stays_stored(held)
-        for session in held[aside].tolist():
-            table.aside[session] = self._kept.checkpoint(session)
-        for session in held.tolist():
-            table.park(session)
-            tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
+        for session in sessions[table.phase[sessions] == Phase.RESIDENT].tolist():
+            self._park(session)
         if len(left := sessions[table.phase[sessions] == Phase.DETACHED]):
             self._kept.leave(left)
         return True
 
-    def hurry(self) -> None:
-        """Have what is not stored be stored soon: then some can give up their slots."""
+    def ask_for_new(self, tenant: str) -> None:
+        """A tenant's session could not be opened for lack of a slot: have one be free when that is asked for again."""
         self._checkpointer.hurry()
+        own, now = self._at_share(tenant), _now()
+        if not own and now > self._left_to_new + _LEFT_TO_NEW_SECONDS:
+            # Every other second at most, so that those that are open have their turns too.
+            self._left_to_new = now + _LEFT_TO_NEW_SECONDS
+        self._have_one_yield(tenant if own else None)
+
+    def has_new(self) -> None:
+        """It has been opened."""
+        self._left_to_new = -np.inf
+
+    def _park(self, session: int) -> None:
+        """Take the slot of a session that a stream holds, and that stands where it was written."""
+        table = self._table
+        if not self._stays_stored(np.array([session])).all():
+            table.aside[session] = self._kept.checkpoint(session)
+        table.park(session)
+        tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
 
     def reserve(self) -> None:
         """See to it that some slots are free, so that nobody waits for one."""
@@ -134,7 +178,19 @@ class Residence:
         self._engine.wait_for(session, lambda: self._back(session), _ended, holder, must=True, unlimited=True)
 
     async def _back(self, session: int) -> Then:
-        table, birth = self._table, self._table.birth[session]
+        birth = int(self._table.birth[session])
+        name = self._line(session)
+        line = self._waiting.setdefault(name, {})
+        waiting = line[birth] = _Waiting(_now(), asyncio.Event())
+        try:
+            return await self._restored(session, birth, waiting)
+        finally:
+            del line[birth]
+            if not line:
+                del self._waiting[name]
+
+    async def _restored(self, session: int, birth: int, waiting: _Waiting) -> Then:
+        table = self._table
         key, pause = self._kept.key(session), _FIRST_PAUSE
         aside: Checkpoint | None = table.aside[session]
         stored: Stored | None = None
@@ -153,7 +209,13 @@ class Residence:
                 # Whatever it was, what stands in its queue is not to go on without its state.
                 _log.exception("a session could not be restored", model=self._engine.layout.name)
                 return partial(self._kept.leave, np.array([session]))
-            await asyncio.sleep(pause)
+            if waiting.long() and table.birth[session] == birth:
+                tenant = table.tenants.tenant(session)
+                self._have_one_yield(tenant if self._at_share(tenant) else None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await waiting.freed.wait()
+            waiting.freed.clear()
             pause = min(2 * pause, _LONGEST_PAUSE)
         return _ended
 
@@ -167,14 +229,18 @@ class Residence:
 
     def _give_slot(self, session: int) -> bool:
         table, tenant = self._table, self._table.tenants.tenant(session)
-        at_share = table.share < table.slots and table.has_share_of_slots(tenant)
-        if (at_share and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
-            self.hurry()
+        line = self._waiting[self._line(session)]
+        if next(iter(line.values())).long() and not line[int(table.birth[session])].long():
+            # Else those who have one again and again would leave none.
             return False
-        if not table.free_slots:
-            # Those who left have theirs until a run that is to be made again is over.
+        if (self._at_share(tenant) and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
+            self._checkpointer.hurry()
+            return False
+        # Those who left have theirs until a run that is to be made again is over.
+        if table.free_slots <= (_now() < self._left_to_new):
             return False
         table.give_slot(session)
+        self._given[session] = next(self._turns)
         return True
 
     def _settle(self, session: int, found: Checkpoint | None, stored: Stored | None) -> None:
@@ -195,9 +261,79 @@ class Residence:
             return
         table.restored(session)
 
+    # ---- Slots in use --------------------------------------------------------------------------
+
+    def _line(self, session: int) -> str:
+        """In which line a session waits: its tenant's, where tenants have shares."""
+        table = self._table
+        return table.tenants.tenant(session) if table.share < table.slots else ""
+
+    def _at_share(self, tenant: str) -> bool:
+        return self._table.share < self._table.slots and self._table.has_share_of_slots(tenant)
+
+    def _have_one_yield(self, tenant: str | None) -> None:
+        """Have the session that has had its slot for longest give it up in its turn, if too few are to do so.
+
+        Args:
+            tenant: whose; None: anybody's.
+        """
+        if len(self._yielding) > sum(map(len, self._waiting.values())) or not self._checkpointer.written_lately:
+            return
+        table = self._table
+        sessions = table.with_slot() if tenant is None else table.tenants.those_of(tenant, table.with_slot())
+        in_use = (table.phase[sessions] == Phase.RESIDENT) & table.kept[sessions] & table.parks[sessions]
+        sessions = sessions[in_use & (table.claiming[sessions] == 0)]
+        sessions = sessions[~np.isin(table.birth[sessions], list(self._yielding))]
+        if len(sessions):
+            session = int(sessions[self._given[sessions].argmin()])
+            birth = int(table.birth[session])
+            self._yielding.add(birth)
+            self._engine.wait_for(
+                session,
+                lambda: self._yield(session, birth),
+                lambda *_: self._yielding.discard(birth),
+                Caller(self._accounts.of(table.tenants.tenant(session))),
+                must=True,
+                unlimited=True,
+            )
+
+    async def _yield(self, session: int, birth: int) -> Then:
+        """Give a slot up when what stands in it is stored, and have one again where something is queued behind this."""
+        pause, until = _FIRST_PAUSE, _now() + _YIELD_SECONDS
+        try:
+            while _now() < until and not await self._engine.between_runs(partial(self._yielded, session, birth)):
+                self._checkpointer.hurry()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            self._yielding.discard(birth)
+        if self._table.birth[session] == birth and self._table.phase[session] == Phase.RESTORING:
+            return await self._back(session)
+        return _ended
+
+    def _yielded(self, session: int, birth: int) -> bool:
+        """Whether a session has given up its slot, or need not any more."""
+        table = self._table
+        wanted = (self._waiting or _now() < self._left_to_new) and self._checkpointer.written_lately
+        there = table.birth[session] == birth and table.phase[session] == Phase.RESIDENT
+        if not (wanted and there) or table.claiming[session]:
+            return True
+        if table.sequences(session) != table.written[session]:
+            return False
+        self._park(session)
+        for line in self._waiting.values():
+            next(iter(line.values())).freed.set()
+        if not self._engine.last_in_queue(session):
+            table.restore(session)
+        return True
+
     def _lose(self, session: int, why: str) -> None:
         _log.error("a session could not be restored", model=self._engine.layout.name, reason=why)
         self._forget(np.array([session]), CloseReason.LOST)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _ended(*_: object) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from gatestream.client.protocol.stream import Multiplexer
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.config import Limits, ServerConfig, TickLimits
+from gatestream.server.core import residence
 from gatestream.server.core.accounts import Accounts
 from gatestream.server.core.catalog import Catalog, ModelState, build
 from gatestream.server.core.checkpointer import Checkpointer
@@ -97,10 +99,10 @@ class Server:
         model = build(artifact, number, config, catalog.accounts, threads=1, checkpointer=checkpointer)
         model.state = ModelState.READY
         catalog.add(model)
-        kept, residence = model.lifecycle.kept, model.lifecycle.residence
+        kept, slots = model.lifecycle.kept, model.lifecycle.residence
         assert kept is not None
-        assert residence is not None
-        checkpointer.add(kept, residence.reserve)
+        assert slots is not None
+        checkpointer.add(kept, slots.reserve)
         with suppress(StoreUnavailable):
             await checkpointer.beat_once()
         service = Service(catalog, config, Streams(catalog, LIMITS, Tenants(None)))
@@ -193,9 +195,12 @@ class World:
         self.sessions: list[Session] = []
         self.inputs = 0
         self.seen: Counter[str] = Counter()
+        # A walk is too short for sessions to wait until those that use their slots have to give them up.
+        self.patience = patch.object(residence, "_PATIENCE", self.rng.choice((0.0, 0.01)))
         self.trace: list[str] = []
 
     async def start(self, sessions: int) -> None:
+        self.patience.start()
         self.servers = [await self._start() for _ in range(2)]
         self.spec = Artifact.load(self.path).spec
         models = Models(pb.DescribeResponse(limits=WIRE_LIMITS, models=[pb.ServedModel(spec=self.spec)]))
@@ -213,6 +218,7 @@ class World:
         return await Server.start(self.path, self.store, before_answer=self.before_answer)
 
     async def stop(self) -> None:
+        self.patience.stop()
         for session in self.sessions:
             if session.setting is not None:
                 session.setting.leave()
