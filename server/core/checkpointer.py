@@ -56,7 +56,6 @@ class Checkpointer:
         listing: whose turn it is to read many sessions.
         turns: numbers, for what is asked of sessions in order.
         ending: by name, the turns of what is about to end a session of that name in the store.
-        written_lately: the latest round of checkpoints was stored.
     """
 
     def __init__(self, store: Store, limits: Limits, *, before_answer: bool = False):
@@ -69,7 +68,8 @@ class Checkpointer:
         self.listing = asyncio.Semaphore()
         self.turns = itertools.count()
         self.ending: dict[Key, set[int]] = {}
-        self.written_lately = True
+        # What the latest round took; infinite where the store did not take it.
+        self._took = 0.0
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
@@ -93,6 +93,10 @@ class Checkpointer:
         self._awake = True
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
+
+    def writes_within(self, seconds: float) -> bool:
+        """Whether the latest round of checkpoints was stored, and took no longer."""
+        return self._took < seconds
 
     def tell_soon(self) -> None:
         """Have a round soon, after which owners hear what is durable: one waits for it."""
@@ -172,7 +176,7 @@ class Checkpointer:
                 await self.round()
             except StoreUnavailable as error:
                 self.stats.failures += 1
-                self.written_lately = False
+                self._took = float("inf")
                 if not pause:
                     _log.warning("checkpoints cannot be written; steps go on", reason=str(error))
                 pause = min(max(2 * pause, _INTERVAL_SECONDS), _LONGEST_PAUSE)
@@ -180,7 +184,7 @@ class Checkpointer:
                 if pause:
                     _log.info("checkpoints are written again")
                 pause = 0.0
-                self.written_lately = True
+                self._took = loop.time() - began
             took = loop.time() - began
             soonest = _interval(took, _PART_ASKED)
             self._soonest = loop.time() + soonest

@@ -75,14 +75,15 @@ class Places:
                 if residence is None:
                     raise
                 if not residence.make_room(tenant=whose, leave=table.full(tenant)):
-                    residence.ask_for_new(tenant)
+                    if not table.full(tenant):
+                        residence.ask_for_new(tenant)
                     raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)
         self._registry.constants.keep(session, constants)
         self._engine.stats.opened += 1
         if self._residence is not None:
-            self._residence.has_new()
+            self._residence.has_new(session)
         return session
 
     def make(self, tenant: str, session_id: str, values: Values) -> int:

@@ -1,7 +1,6 @@
 """Which of one model's kept sessions have a slot: those used least give theirs up, until their next step."""
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -20,6 +19,7 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.kept import KeptSessions
 from gatestream.server.core.reply_sink import CloseReason, tell
 from gatestream.server.core.transitions import Phase
+from gatestream.server.core.yielding import Yielding
 from gatestream.server.durability.checkpoints import Checkpoint, Stored
 from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 
@@ -27,12 +27,13 @@ from gatestream.server.errors import CheckpointUnfit, NotFound, StoreUnavailable
 _PIECE: Final = 16
 _RESERVE: Final = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
-# So long a session waits for a slot that somebody can do without; then one that is in use is given up in its turn.
+# So long a session waits for a slot that somebody can do without; then some that are in use are given up in their turn.
 _PATIENCE: Final = 0.1
-# So long it is waited for to be stored; its steps wait meanwhile.
-_YIELD_SECONDS: Final = 2.0
-# So long a free slot is left to a session that could not be opened for lack of one, and is asked for again.
+# So long a slot is left to a session that could not be opened for lack of one, and may be asked for again; and as long
+# it is not then, so that those that are open have their turns too.
 _LEFT_TO_NEW_SECONDS: Final = 1.0
+# Who is not the first in line is told when it is.
+_LATER_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -42,15 +43,11 @@ class _Waiting(NamedTuple):
 
     Attributes:
         since: when it began to, in the loop's clock.
-        freed: set when there is one for who has waited longest.
+        called: set when it is to look for one.
     """
 
     since: float
-    freed: asyncio.Event
-
-    def long(self) -> bool:
-        """Whether it has waited for as long as others are to have had slots of their own accord."""
-        return _now() > self.since + _PATIENCE
+    called: asyncio.Event
 
 
 class Residence:
@@ -81,14 +78,12 @@ class Residence:
         self._checkpointer = checkpointer
         self._forget = forget
         self._put = put
-        # By session, which turn it was when it was given its slot.
-        self._turns = itertools.count(1)
-        self._given = np.zeros(len(self._table.position), np.int64)
-        # The sessions that wait for a slot, by birth, in order; by tenant, where a tenant has a share of the slots.
-        self._waiting: dict[str, dict[int, _Waiting]] = {}
-        # Births of those that are to give theirs up.
-        self._yielding: set[int] = set()
-        self._left_to_new = -np.inf
+        self._yielding = Yielding(engine, accounts, checkpointer, self._is_wanted, self._park_in_turn, self._back)
+        # The sessions that wait for a slot, by birth, in order: in a line for each tenant, where tenants have shares of
+        # the slots.
+        self._lines: dict[str, dict[int, _Waiting]] = {}
+        # By line, until when a slot is left to a session that could not be opened.
+        self._left_to_new: dict[str, float] = {}
 
     def make_room(self, count: int = 0, tenant: str | None = None, *, leave: bool = False) -> bool:
         """Have so many sessions give up their slots, or some; whether any did.
@@ -111,15 +106,15 @@ class Residence:
     def ask_for_new(self, tenant: str) -> None:
         """A tenant's session could not be opened for lack of a slot: have one be free when that is asked for again."""
         self._checkpointer.hurry()
-        own, now = self._at_share(tenant), _now()
-        if not own and now > self._left_to_new + _LEFT_TO_NEW_SECONDS:
-            # Every other second at most, so that those that are open have their turns too.
-            self._left_to_new = now + _LEFT_TO_NEW_SECONDS
-        self._have_one_yield(tenant if own else None)
+        line, now = self._line(tenant), _now()
+        if now > self._left_to_new.get(line, 0.0) + _LEFT_TO_NEW_SECONDS:
+            self._left_to_new[line] = now + _LEFT_TO_NEW_SECONDS
+        self._yielding.ask(1, tenant if self._at_share(tenant) else None)
 
-    def has_new(self) -> None:
-        """It has been opened."""
-        self._left_to_new = -np.inf
+    def has_new(self, session: int) -> None:
+        """A session has been opened, and has its slot."""
+        self._left_to_new.pop(self._line(self._table.tenants.tenant(session)), None)
+        self._yielding.has_slot(session)
 
     def _park(self, session: int) -> None:
         """Take the slot of a session that a stream holds, and that stands where it was written."""
@@ -127,7 +122,8 @@ class Residence:
         if not self._stays_stored(np.array([session])).all():
             table.aside[session] = self._kept.checkpoint(session)
         table.park(session)
-        tell(table.owner[session], table.owner[session].parked, int(table.handle[session]))
+        if (owner := table.owner[session]) is not None:
+            tell(owner, owner.parked, int(table.handle[session]))
 
     def reserve(self) -> None:
         """See to it that some slots are free, so that nobody waits for one."""
@@ -178,69 +174,81 @@ class Residence:
         self._engine.wait_for(session, lambda: self._back(session), _ended, holder, must=True, unlimited=True)
 
     async def _back(self, session: int) -> Then:
-        birth = int(self._table.birth[session])
-        name = self._line(session)
-        line = self._waiting.setdefault(name, {})
-        waiting = line[birth] = _Waiting(_now(), asyncio.Event())
-        try:
-            return await self._restored(session, birth, waiting)
-        finally:
-            del line[birth]
-            if not line:
-                del self._waiting[name]
-
-    async def _restored(self, session: int, birth: int, waiting: _Waiting) -> Then:
-        table = self._table
+        """Have a session that is to have a slot stand in one, where it stood."""
+        table, birth = self._table, int(self._table.birth[session])
         key, pause = self._kept.key(session), _FIRST_PAUSE
         aside: Checkpoint | None = table.aside[session]
         stored: Stored | None = None
-        while table.birth[session] == birth:
-            try:
-                if aside is None and stored is None:
+        try:
+            while aside is None and stored is None and table.birth[session] == birth:
+                try:
                     stored = await self._checkpointer.store.read(key)
-                # Then what is given up is free at once, and a state can be kept aside.
-                if await self._engine.between_runs(partial(self._settled, session, birth, aside, stored)):
-                    return _ended
-            except StoreUnavailable:
-                pass
-            except (CheckpointUnfit, NotFound) as error:
-                return partial(self._lose, session, str(error))
-            except Exception:
-                # Whatever it was, what stands in its queue is not to go on without its state.
-                _log.exception("a session could not be restored", model=self._engine.layout.name)
-                return partial(self._kept.leave, np.array([session]))
-            if waiting.long() and table.birth[session] == birth:
-                tenant = table.tenants.tenant(session)
-                self._have_one_yield(tenant if self._at_share(tenant) else None)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await waiting.freed.wait()
-            waiting.freed.clear()
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                except StoreUnavailable:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+            await self._in_line(session, birth, aside, stored)
+        except (CheckpointUnfit, NotFound) as error:
+            return partial(self._lose, session, str(error))
+        except Exception:
+            # Whatever it was, what stands in its queue is not to go on without its state.
+            _log.exception("a session could not be restored", model=self._engine.layout.name)
+            return partial(self._kept.leave, np.array([session]))
         return _ended
 
-    def _settled(self, session: int, birth: int, aside: Checkpoint | None, stored: Stored | None) -> bool:
+    async def _in_line(self, session: int, birth: int, aside: Checkpoint | None, stored: Stored | None) -> None:
+        """Return when a session stands again where it stood, or has ended; who came first has a slot first."""
+        table, tenant = self._table, self._table.tenants.tenant(session)
+        name, pause = self._line(tenant), _FIRST_PAUSE
+        line = self._lines.setdefault(name, {})
+        waiting = line[birth] = _Waiting(_now(), asyncio.Event())
+        # Then what is given up is free at once, and a state can be kept aside.
+        settled = partial(self._settled, session, birth, name, aside, stored)
+        try:
+            while table.birth[session] == birth:
+                first = next(iter(line)) == birth
+                if first and await self._engine.between_runs(settled):
+                    return
+                if first and _now() > waiting.since + _PATIENCE:
+                    self._yielding.ask(len(line), tenant if self._at_share(tenant) else None)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause if first else _LATER_SECONDS):
+                        await waiting.called.wait()
+                waiting.called.clear()
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            del line[birth]
+            self._call_first(name)
+
+    def _call_first(self, name: str) -> None:
+        """Have the first in a line look for a slot; nobody waits in one that is empty."""
+        if line := self._lines.get(name):
+            next(iter(line.values())).called.set()
+        else:
+            self._lines.pop(name, None)
+
+    def _settled(self, session: int, birth: int, name: str, aside: Checkpoint | None, stored: Stored | None) -> bool:
         """Have a session stand again where it stood, if it can have a slot; whether it does, or has ended."""
         if self._table.birth[session] == birth:
-            if not self._give_slot(session):
+            if not self._give_slot(session, name):
                 return False
             self._settle(session, aside, stored)
         return True
 
-    def _give_slot(self, session: int) -> bool:
+    def _give_slot(self, session: int, name: str) -> bool:
         table, tenant = self._table, self._table.tenants.tenant(session)
-        line = self._waiting[self._line(session)]
-        if next(iter(line.values())).long() and not line[int(table.birth[session])].long():
-            # Else those who have one again and again would leave none.
-            return False
-        if (self._at_share(tenant) and not self.make_room(1, tenant)) or not (table.free_slots or self.make_room()):
+        needed = 1 + (_now() < self._left_to_new.get(name, 0.0))
+        if self._at_share(tenant, needed):
+            if not self.make_room(1, tenant):
+                self._checkpointer.hurry()
+            if self._at_share(tenant, needed):
+                return False
+        if table.free_slots < needed and not self.make_room():
             self._checkpointer.hurry()
-            return False
         # Those who left have theirs until a run that is to be made again is over.
-        if table.free_slots <= (_now() < self._left_to_new):
+        if table.free_slots < needed:
             return False
         table.give_slot(session)
-        self._given[session] = next(self._turns)
+        self._yielding.has_slot(session)
         return True
 
     def _settle(self, session: int, found: Checkpoint | None, stored: Stored | None) -> None:
@@ -263,69 +271,37 @@ class Residence:
 
     # ---- Slots in use --------------------------------------------------------------------------
 
-    def _line(self, session: int) -> str:
-        """In which line a session waits: its tenant's, where tenants have shares."""
+    def _line(self, tenant: str) -> str:
+        """In which line a tenant's sessions wait."""
+        return tenant if self._table.share < self._table.slots else ""
+
+    def _at_share(self, tenant: str, more: int = 1) -> bool:
+        """Whether a tenant may not have so many slots more."""
         table = self._table
-        return table.tenants.tenant(session) if table.share < table.slots else ""
+        return table.share < table.slots and table.tenants.taken(tenant)[1] + more > table.share
 
-    def _at_share(self, tenant: str) -> bool:
-        return self._table.share < self._table.slots and self._table.has_share_of_slots(tenant)
+    def _is_wanted(self, session: int) -> bool:
+        """Whether somebody is short of the slot that a session has."""
+        tenant = self._table.tenants.tenant(session)
+        is_left = _now() < self._left_to_new.get(self._line(tenant), 0.0)
+        return bool(self._lines) or (is_left and (not self._table.free_slots or self._at_share(tenant)))
 
-    def _have_one_yield(self, tenant: str | None) -> None:
-        """Have the session that has had its slot for longest give it up in its turn, if too few are to do so.
-
-        Args:
-            tenant: whose; None: anybody's.
-        """
-        if len(self._yielding) > sum(map(len, self._waiting.values())) or not self._checkpointer.written_lately:
-            return
+    def _park_in_turn(self, session: int) -> bool:
+        """Take the slot of a session whose turn that is; whether something behind that needs it again."""
         table = self._table
-        sessions = table.with_slot() if tenant is None else table.tenants.those_of(tenant, table.with_slot())
-        in_use = (table.phase[sessions] == Phase.RESIDENT) & table.kept[sessions] & table.parks[sessions]
-        sessions = sessions[in_use & (table.claiming[sessions] == 0)]
-        sessions = sessions[~np.isin(table.birth[sessions], list(self._yielding))]
-        if len(sessions):
-            session = int(sessions[self._given[sessions].argmin()])
-            birth = int(table.birth[session])
-            self._yielding.add(birth)
-            self._engine.wait_for(
-                session,
-                lambda: self._yield(session, birth),
-                lambda *_: self._yielding.discard(birth),
-                Caller(self._accounts.of(table.tenants.tenant(session))),
-                must=True,
-                unlimited=True,
-            )
-
-    async def _yield(self, session: int, birth: int) -> Then:
-        """Give a slot up when what stands in it is stored, and have one again where something is queued behind this."""
-        pause, until = _FIRST_PAUSE, _now() + _YIELD_SECONDS
-        try:
-            while _now() < until and not await self._engine.between_runs(partial(self._yielded, session, birth)):
-                self._checkpointer.hurry()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        finally:
-            self._yielding.discard(birth)
-        if self._table.birth[session] == birth and self._table.phase[session] == Phase.RESTORING:
-            return await self._back(session)
-        return _ended
-
-    def _yielded(self, session: int, birth: int) -> bool:
-        """Whether a session has given up its slot, or need not any more."""
-        table = self._table
-        wanted = (self._waiting or _now() < self._left_to_new) and self._checkpointer.written_lately
-        there = table.birth[session] == birth and table.phase[session] == Phase.RESIDENT
-        if not (wanted and there) or table.claiming[session]:
-            return True
-        if table.sequences(session) != table.written[session]:
-            return False
-        self._park(session)
-        for line in self._waiting.values():
-            next(iter(line.values())).freed.set()
         if not self._engine.last_in_queue(session):
+            self._park(session)
             table.restore(session)
-        return True
+            again = True
+        elif table.phase[session] == Phase.DETACHED:
+            self._kept.leave(np.array([session]))
+            again = False
+        else:
+            self._park(session)
+            again = False
+        for name in list(self._lines):
+            self._call_first(name)
+        return again
 
     def _lose(self, session: int, why: str) -> None:
         _log.error("a session could not be restored", model=self._engine.layout.name, reason=why)

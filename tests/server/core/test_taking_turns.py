@@ -1,17 +1,21 @@
 """More sessions than slots, all of which step without a pause: none is ever at rest where it was written."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gatestream.server.core.claims import Wish
+from gatestream.server.core.run import Run
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Writes, Written
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import Exhausted, StoreUnavailable
-from tests.support.engine import Bench, Recorder, bench
+from tests.support.engine import Bench, Recorder, bench, expect_long_runs
 
 PARKS = Wish(parks=True)
 
@@ -100,7 +104,7 @@ async def test_those_that_have_slots_go_on_while_the_store_is_away(b: Bench, sto
     owners, sessions = await opened(b, 3)
     assert b.checkpointer is not None
     store.away = True
-    while b.checkpointer.written_lately:
+    while b.checkpointer.writes_within(1):
         b.steps(owners[2], [0], [sessions[2]], [[1.0]])
         await asyncio.sleep(0.01)
     await b.engine.quiet()
@@ -113,3 +117,71 @@ async def test_those_that_have_slots_go_on_while_the_store_is_away(b: Bench, sto
     assert b.engine.sessions.phase[sessions[parked]] == Phase.RESTORING
     assert longest < 0.5
     store.away = False
+
+
+@pytest.mark.parametrize("what", ["step", "close"])
+async def test_what_comes_just_when_a_slot_is_given_up(b: Bench, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Where runs are made on the other thread, something may come before it is noticed that the slot is gone."""
+    owners, (session, other) = await opened(b, 2)
+    for owner, each in zip(owners, (session, other), strict=True):
+        b.steps(owner, [0], [each], [[5.0]])
+    await b.engine.quiet()
+    residence, table = b.lifecycle.residence, b.engine.sessions
+    assert residence is not None
+    while table.sequences(session) != table.written[session]:
+        await asyncio.sleep(0.001)
+    yielding = residence._yielding
+    given_up = yielding._given_up
+
+    def comes() -> None:
+        if what == "step":
+            b.lifecycle.places.bring_back(session)
+            b.steps(owners[0], [0], [session], [[1.0]])
+        else:
+            b.lifecycle.held.close(owners[0], np.array([session]))
+
+    def and_then(which: int, birth: int) -> bool | None:
+        done = given_up(which, birth)
+        if which == session and table.slot[session] < 0:
+            asyncio.get_running_loop().call_soon(comes)
+        return done
+
+    monkeypatch.setattr(yielding, "_given_up", and_then)
+    compute = b.engine._compute
+
+    def slowly(run: Run) -> Any:
+        time.sleep(0.02)
+        return compute(run)
+
+    monkeypatch.setattr(b.engine, "_compute", slowly)
+    expect_long_runs(b.engine)
+    b.steps(owners[1], [0], [other], [[1.0]])
+    while not b.engine.running:
+        await asyncio.sleep(0)
+    residence.ask_for_new("")
+    if what == "close":
+        # Behind the yield.
+        b.steps(owners[0], [0], [session], [[100.0]])
+    while b.engine.sessions.sequences(other) != 2:
+        await asyncio.sleep(0.001)
+    await b.engine.quiet()
+    told = [heard for heard in owners[0].take() if heard[0] in ("results", "closed")]
+    if what == "step":
+        assert told[-1] == ("results", [0], [1], [1], [6])
+    else:
+        assert told[-2:] == [("results", [0], [1], [1], [105]), ("closed", "REQUESTED", [0], [2])]
+    b.lifecycle.places.bring_back(other)
+    b.steps(owners[1], [0], [other], [[0.0]])
+    await b.engine.quiet()
+    assert owners[1].take()[-1] == ("results", [0], [2], [1], [6])
+    assert table.check() == []
+
+
+async def test_shares_that_change_while_sessions_wait(b: Bench) -> None:
+    owners, sessions = await opened(b, 3)
+    until = asyncio.get_running_loop().time() + 1
+    walks = [asyncio.create_task(walk(b, s, o, until)) for s, o in zip(sessions, owners, strict=True)]
+    await asyncio.sleep(0.3)
+    b.engine.sessions.share = 1
+    counts = [count for count, _ in await asyncio.gather(*walks)]
+    assert min(counts) > 10

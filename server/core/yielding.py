@@ -1,0 +1,143 @@
+"""Slots that are in use, given up in turn: by sessions that are never at rest where they were written."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from gatestream.server.arrays import Ints
+from gatestream.server.core.accounts import Accounts
+from gatestream.server.core.admission import Caller
+from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.controls import Then
+from gatestream.server.core.engine import Engine
+from gatestream.server.core.transitions import Phase
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+# So long a session's steps wait until it is written, at most; after one that was not, none is asked for a while.
+_SECONDS: Final = 2.0
+_REST_SECONDS: Final = 10.0
+# So many are asked at once, and this part of all slots.
+_MOST: Final = 64
+_PART: Final = 8
+_NEVER: Final = -1
+
+
+class Yielding:
+    """Asks sessions of one model that have slots to give them up, each in its turn.
+
+    Args:
+        engine: of the model.
+        accounts: of the tenants.
+        checkpointer: of the server.
+        wanted: whether somebody is short of the slot that a session has.
+        park: takes the slot of a session that stands where it was written, and has it be restored where something is
+            queued behind its control; whether that is so.
+        back: has such a session be restored.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        accounts: Accounts,
+        checkpointer: Checkpointer,
+        wanted: Callable[[int], bool],
+        park: Callable[[int], bool],
+        back: Callable[[int], Coroutine[Any, Any, Then]],
+    ):
+        self._engine = engine
+        self._table = engine.sessions
+        self._accounts = accounts
+        self._checkpointer = checkpointer
+        self._wanted = wanted
+        self._park = park
+        self._back = back
+        # By session, which turn it was when it was given its slot, or was asked in vain to give it up.
+        self._turns = itertools.count(1)
+        self._given = np.zeros(len(self._table.position), np.int64)
+        # By session, the birth of the one of that number that is to give its slot up.
+        self._asked = np.full(len(self._table.position), _NEVER, np.int64)
+        self._under_way = 0
+        self._rests_until = -np.inf
+
+    def has_slot(self, session: int) -> None:
+        """A session has been given its slot."""
+        self._given[session] = next(self._turns)
+
+    def ask(self, count: int, tenant: str | None) -> None:
+        """Have sessions that have had their slots for longest give them up, until so many are to.
+
+        None does while checkpoints cannot be written soon.
+
+        Args:
+            count: of sessions.
+            tenant: whose; None: anybody's.
+        """
+        table = self._table
+        count = min(count, _MOST, max(1, table.slots // _PART)) - self._under_way
+        if count <= 0 or _now() < self._rests_until or not self._checkpointer.writes_within(_SECONDS / 2):
+            return
+        sessions = table.with_slot() if tenant is None else table.tenants.those_of(tenant, table.with_slot())
+        sessions = sessions[self._may_yield(sessions) & (self._asked[sessions] != table.birth[sessions])]
+        if len(sessions) > count:
+            sessions = sessions[np.argpartition(self._given[sessions], count - 1)[:count]]
+        for session in sessions.tolist():
+            self._ask(session, int(table.birth[session]))
+
+    def _may_yield(self, sessions: Ints) -> Any:
+        table = self._table
+        phase = table.phase[sessions]
+        in_slot = (phase == Phase.RESIDENT) | (phase == Phase.DETACHED)
+        return in_slot & table.kept[sessions] & table.parks[sessions] & (table.claiming[sessions] == 0)
+
+    def _ask(self, session: int, birth: int) -> None:
+        self._asked[session] = birth
+        self._under_way += 1
+        asked = True
+
+        def over(*_: object) -> None:
+            nonlocal asked
+            self._under_way -= asked
+            asked = False
+            if self._asked[session] == birth:
+                self._asked[session] = _NEVER
+
+        holder = Caller(self._accounts.of(self._table.tenants.tenant(session)))
+        wait = partial(self._yield, session, birth, over)
+        self._engine.wait_for(session, wait, over, holder, must=True, unlimited=True)
+
+    async def _yield(self, session: int, birth: int, over: Callable[[], None]) -> Then:
+        """Give a slot up when its state is written, and have one again where something is queued behind this."""
+        pause, until = _FIRST_PAUSE, _now() + _SECONDS
+        restored: bool | None = None
+        while restored is None and _now() < until:
+            restored = await self._engine.between_runs(partial(self._given_up, session, birth))
+            if restored is None:
+                self._checkpointer.hurry()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        over()
+        if restored is None:
+            self._rests_until = _now() + _REST_SECONDS
+        if restored and self._table.birth[session] == birth:
+            # Whatever has been asked of it since: what stands behind this needs its slot.
+            return await self._back(session)
+        self.has_slot(session)
+        return over
+
+    def _given_up(self, session: int, birth: int) -> bool | None:
+        """Whether a session is to be restored that has given its slot up, or need not; None: it cannot yet."""
+        table = self._table
+        one = np.array([session])
+        if table.birth[session] != birth or not self._may_yield(one).all() or not self._wanted(session):
+            return False
+        if table.sequences(session) != table.written[session]:
+            return None
+        return self._park(session)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
