@@ -78,7 +78,7 @@ class Residence:
         self._checkpointer = checkpointer
         self._forget = forget
         self._put = put
-        self._yielding = Yielding(engine, accounts, checkpointer, self._is_wanted, self._park_in_turn, self._back)
+        self._yielding = Yielding(engine, accounts, checkpointer)
         # The sessions that wait for a slot, by birth, in order: in a line for each tenant, where tenants have shares of
         # the slots.
         self._lines: dict[str, dict[int, _Waiting]] = {}
@@ -109,7 +109,7 @@ class Residence:
         line, now = self._line(tenant), _now()
         if now > self._left_to_new.get(line, 0.0) + _LEFT_TO_NEW_SECONDS:
             self._left_to_new[line] = now + _LEFT_TO_NEW_SECONDS
-        self._yielding.ask(1, tenant if self._at_share(tenant) else None)
+        self._yielding.ask(1, tenant if self._at_share(tenant) else None, self)
 
     def has_new(self, session: int) -> None:
         """A session has been opened, and has its slot."""
@@ -171,9 +171,9 @@ class Residence:
             return
         table.restore(session)
         holder = Caller(self._accounts.of(table.tenants.tenant(session)))
-        self._engine.wait_for(session, lambda: self._back(session), _ended, holder, must=True, unlimited=True)
+        self._engine.wait_for(session, lambda: self.back(session), _ended, holder, must=True, unlimited=True)
 
-    async def _back(self, session: int) -> Then:
+    async def back(self, session: int) -> Then:
         """Have a session that is to have a slot stand in one, where it stood."""
         table, birth = self._table, int(self._table.birth[session])
         key, pause = self._kept.key(session), _FIRST_PAUSE
@@ -209,7 +209,7 @@ class Residence:
                 if first and await self._engine.between_runs(settled):
                     return
                 if first and _now() > waiting.since + _PATIENCE:
-                    self._yielding.ask(len(line), tenant if self._at_share(tenant) else None)
+                    self._yielding.ask(len(line), tenant if self._at_share(tenant) else None, self)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause if first else _LATER_SECONDS):
                         await waiting.called.wait()
@@ -280,13 +280,13 @@ class Residence:
         table = self._table
         return table.share < table.slots and table.tenants.taken(tenant)[1] + more > table.share
 
-    def _is_wanted(self, session: int) -> bool:
+    def is_wanted(self, session: int) -> bool:
         """Whether somebody is short of the slot that a session has."""
         tenant = self._table.tenants.tenant(session)
         is_left = _now() < self._left_to_new.get(self._line(tenant), 0.0)
         return bool(self._lines) or (is_left and (not self._table.free_slots or self._at_share(tenant)))
 
-    def _park_in_turn(self, session: int) -> bool:
+    def park_in_turn(self, session: int) -> bool:
         """Take the slot of a session whose turn that is; whether something behind that needs it again."""
         table = self._table
         if not self._engine.last_in_queue(session):

@@ -2,9 +2,9 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -26,6 +26,19 @@ _PART: Final = 8
 _NEVER: Final = -1
 
 
+class Slots(Protocol):
+    """The slots of one model, as `core.residence` has them. It asks for them to be given up, so that it is not kept."""
+
+    def is_wanted(self, session: int) -> bool:
+        """Whether somebody is short of the slot that a session has."""
+
+    def park_in_turn(self, session: int) -> bool:
+        """Take the slot of a session whose turn that is; whether something behind that needs it again."""
+
+    async def back(self, session: int) -> Then:
+        """Have a session that is to have a slot stand in one, where it stood."""
+
+
 class Yielding:
     """Asks sessions of one model that have slots to give them up, each in its turn.
 
@@ -33,10 +46,6 @@ class Yielding:
         engine: of the model.
         accounts: of the tenants.
         checkpointer: of the server.
-        wanted: whether somebody is short of the slot that a session has.
-        park: takes the slot of a session that stands where it was written, and has it be restored where something is
-            queued behind its control; whether that is so.
-        back: has such a session be restored.
     """
 
     def __init__(
@@ -44,17 +53,11 @@ class Yielding:
         engine: Engine,
         accounts: Accounts,
         checkpointer: Checkpointer,
-        wanted: Callable[[int], bool],
-        park: Callable[[int], bool],
-        back: Callable[[int], Coroutine[Any, Any, Then]],
     ):
         self._engine = engine
         self._table = engine.sessions
         self._accounts = accounts
         self._checkpointer = checkpointer
-        self._wanted = wanted
-        self._park = park
-        self._back = back
         # By session, which turn it was when it was given its slot, or was asked in vain to give it up.
         self._turns = itertools.count(1)
         self._given = np.zeros(len(self._table.position), np.int64)
@@ -67,7 +70,7 @@ class Yielding:
         """A session has been given its slot."""
         self._given[session] = next(self._turns)
 
-    def ask(self, count: int, tenant: str | None) -> None:
+    def ask(self, count: int, tenant: str | None, slots: Slots) -> None:
         """Have sessions that have had their slots for longest give them up, until so many are to.
 
         None does while checkpoints cannot be written soon.
@@ -75,6 +78,7 @@ class Yielding:
         Args:
             count: of sessions.
             tenant: whose; None: anybody's.
+            slots: what becomes of them.
         """
         table = self._table
         count = min(count, _MOST, max(1, table.slots // _PART)) - self._under_way
@@ -85,7 +89,7 @@ class Yielding:
         if len(sessions) > count:
             sessions = sessions[np.argpartition(self._given[sessions], count - 1)[:count]]
         for session in sessions.tolist():
-            self._ask(session, int(table.birth[session]))
+            self._ask(session, int(table.birth[session]), slots)
 
     def _may_yield(self, sessions: Ints) -> Any:
         table = self._table
@@ -93,7 +97,7 @@ class Yielding:
         in_slot = (phase == Phase.RESIDENT) | (phase == Phase.DETACHED)
         return in_slot & table.kept[sessions] & table.parks[sessions] & (table.claiming[sessions] == 0)
 
-    def _ask(self, session: int, birth: int) -> None:
+    def _ask(self, session: int, birth: int, slots: Slots) -> None:
         self._asked[session] = birth
         self._under_way += 1
         asked = True
@@ -106,15 +110,15 @@ class Yielding:
                 self._asked[session] = _NEVER
 
         holder = Caller(self._accounts.of(self._table.tenants.tenant(session)))
-        wait = partial(self._yield, session, birth, over)
+        wait = partial(self._yield, session, birth, over, slots)
         self._engine.wait_for(session, wait, over, holder, must=True, unlimited=True)
 
-    async def _yield(self, session: int, birth: int, over: Callable[[], None]) -> Then:
+    async def _yield(self, session: int, birth: int, over: Callable[[], None], slots: Slots) -> Then:
         """Give a slot up when its state is written, and have one again where something is queued behind this."""
         pause, until = _FIRST_PAUSE, _now() + _SECONDS
         restored: bool | None = None
         while restored is None and _now() < until:
-            restored = await self._engine.between_runs(partial(self._given_up, session, birth))
+            restored = await self._engine.between_runs(partial(self._given_up, session, birth, slots))
             if restored is None:
                 self._checkpointer.hurry()
                 await asyncio.sleep(pause)
@@ -124,19 +128,19 @@ class Yielding:
             self._rests_until = _now() + _REST_SECONDS
         if restored and self._table.birth[session] == birth:
             # Whatever has been asked of it since: what stands behind this needs its slot.
-            return await self._back(session)
+            return await slots.back(session)
         self.has_slot(session)
         return over
 
-    def _given_up(self, session: int, birth: int) -> bool | None:
+    def _given_up(self, session: int, birth: int, slots: Slots) -> bool | None:
         """Whether a session is to be restored that has given its slot up, or need not; None: it cannot yet."""
         table = self._table
         one = np.array([session])
-        if table.birth[session] != birth or not self._may_yield(one).all() or not self._wanted(session):
+        if table.birth[session] != birth or not self._may_yield(one).all() or not slots.is_wanted(session):
             return False
         if table.sequences(session) != table.written[session]:
             return None
-        return self._park(session)
+        return slots.park_in_turn(session)
 
 
 def _now() -> float:

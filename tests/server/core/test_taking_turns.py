@@ -12,6 +12,7 @@ import pytest
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.run import Run
 from gatestream.server.core.transitions import Phase
+from gatestream.server.core.yielding import Slots
 from gatestream.server.durability.checkpoints import Writes, Written
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import Exhausted, StoreUnavailable
@@ -140,8 +141,8 @@ async def test_what_comes_just_when_a_slot_is_given_up(b: Bench, monkeypatch: py
         else:
             b.lifecycle.held.close(owners[0], np.array([session]))
 
-    def and_then(which: int, birth: int) -> bool | None:
-        done = given_up(which, birth)
+    def and_then(which: int, birth: int, slots: Slots) -> bool | None:
+        done = given_up(which, birth, slots)
         if which == session and table.slot[session] < 0:
             asyncio.get_running_loop().call_soon(comes)
         return done
