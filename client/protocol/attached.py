@@ -236,22 +236,12 @@ class Attached:
         The server closes those that they had: the session is theirs no more.
         """
         self.batcher.away(session_queue, members)
-        if self.handles.free < len(members) and not self.going_away:
-            return False
         self.handles.leave(session_queue, members)
         return self._open_here(session_queue, members)
 
     def _open_here(self, session_queue: SessionQueue, members: Ints) -> bool:
         """Open sessions that have no handle here, unless the next stream is to do that; False: this one is full."""
-        if self.going_away:
-            return True
-        if self.handles.free < len(members):
-            return False
-        handles = session_queue.handles.copy()
-        handles[members] = self.handles.take(len(members))
-        session_queue.move_to(handles, self._chunk_length)
-        self.returning.begin(session_queue, members.tolist())
-        return True
+        return self.going_away or self.returning.by_other_handles(session_queue, members)
 
     def release_unopened(self, session_queue: SessionQueue) -> None:
         """Have the handles of members that the server refused to open be free again."""

@@ -76,12 +76,7 @@ class Handles:
 
     def closed(self, handles: Ints) -> Ints:
         """Where the end of handles is about sessions that are there, and not of what was opened by others since."""
-        if not self._left:
-            return np.arange(len(handles))
-        left = np.isin(handles, list(self._left))
-        self._left.difference_update(handles[left].tolist())
-        self._freed += handles[left].tolist()
-        return np.flatnonzero(~left)
+        return self._but(self._left, handles)
 
     def forget(self, session_queue: SessionQueue) -> None:
         """None of its members is on this stream."""
@@ -91,12 +86,7 @@ class Handles:
 
     def refused(self, handles: Ints) -> Ints:
         """Where a refusal of handles is about sessions that are there, and not of what crossed their end."""
-        if not self._crossed:
-            return np.arange(len(handles))
-        crossed = np.isin(handles, list(self._crossed))
-        self._crossed.difference_update(handles[crossed].tolist())
-        self._freed += handles[crossed].tolist()
-        return np.flatnonzero(~crossed)
+        return self._but(self._crossed, handles)
 
     def known(self, handles: Ints) -> Ints:
         """Where handles stand for sessions."""
@@ -122,6 +112,15 @@ class Handles:
         cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(array)]
         for begin, end in itertools.pairwise(cuts):
             yield self._queues[int(numbers[begin])], members[begin:end], slice(begin, end)
+
+    def _but(self, gone: set[int], handles: Ints) -> Ints:
+        """Where handles are not among those that were gone; these are free from now on."""
+        if not gone:
+            return np.arange(len(handles))
+        passed = np.isin(handles, list(gone))
+        gone.difference_update(handles[passed].tolist())
+        self._freed += handles[passed].tolist()
+        return np.flatnonzero(~passed)
 
     def _new(self) -> int:
         self._next += 1

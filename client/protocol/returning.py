@@ -61,6 +61,16 @@ class Returning:
             self._handles.assign(lane.handles, lane, lane.members)
             self._batcher.mark(lane)
 
+    def by_other_handles(self, session_queue: SessionQueue, members: Ints) -> bool:
+        """Have members opened again that have no handles on this stream any more; False: too few are left."""
+        if self._handles.free < len(members):
+            return False
+        handles = session_queue.handles.copy()
+        handles[members] = self._handles.take(len(members))
+        session_queue.move_to(handles, self._chunk_length)
+        self.begin(session_queue, members.tolist())
+        return True
+
     def of(self, lane: SessionQueue) -> Resumption | None:
         """What comes back in this lane; None: it is a queue of its own."""
         return self._by_lane.get(lane)
@@ -139,12 +149,8 @@ class Returning:
             self.refused = True
             return
         if isinstance(error, SessionClosedError) and error.close_reason in RETURNING:
-            if not self._handles.free:
+            if not self.by_other_handles(session_queue, np.array([member])):
                 raise no_handles()
-            handles = session_queue.handles.copy()
-            handles[member : member + 1] = self._handles.take(1)
-            session_queue.move_to(handles, self._chunk_length)
-            self.begin(session_queue, [member])
             return
         error = _typed(error, session_queue.ids[member])
         session_queue.closed[member] = error

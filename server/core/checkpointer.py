@@ -176,7 +176,6 @@ class Checkpointer:
                 await self.round()
             except StoreUnavailable as error:
                 self.stats.failures += 1
-                self._took = float("inf")
                 if not pause:
                     _log.warning("checkpoints cannot be written; steps go on", reason=str(error))
                 pause = min(max(2 * pause, _INTERVAL_SECONDS), _LONGEST_PAUSE)
@@ -184,8 +183,8 @@ class Checkpointer:
                 if pause:
                     _log.info("checkpoints are written again")
                 pause = 0.0
-                self._took = loop.time() - began
             took = loop.time() - began
+            self._took = float("inf") if pause else took
             soonest = _interval(took, _PART_ASKED)
             self._soonest = loop.time() + soonest
             interval = soonest if self._asked else _interval(took, _PART)

@@ -278,7 +278,7 @@ class Residence:
     def _at_share(self, tenant: str, more: int = 1) -> bool:
         """Whether a tenant may not have so many slots more."""
         table = self._table
-        return table.share < table.slots and table.tenants.taken(tenant)[1] + more > table.share
+        return table.share < table.slots and table.has_share_of_slots(tenant, more)
 
     def is_wanted(self, session: int) -> bool:
         """Whether somebody is short of the slot that a session has."""
@@ -289,16 +289,13 @@ class Residence:
     def park_in_turn(self, session: int) -> bool:
         """Take the slot of a session whose turn that is; whether something behind that needs it again."""
         table = self._table
-        if not self._engine.last_in_queue(session):
+        again = not self._engine.last_in_queue(session)
+        if again or table.phase[session] == Phase.RESIDENT:
             self._park(session)
-            table.restore(session)
-            again = True
-        elif table.phase[session] == Phase.DETACHED:
-            self._kept.leave(np.array([session]))
-            again = False
         else:
-            self._park(session)
-            again = False
+            self._kept.leave(np.array([session]))
+        if again:
+            table.restore(session)
         for name in list(self._lines):
             self._call_first(name)
         return again

@@ -384,6 +384,6 @@ class SessionTable:
         """Sessions of one tenant: its share of all is that of the slots."""
         return self.share * len(self.phase) // len(self._slots)
 
-    def has_share_of_slots(self, tenant: str) -> bool:
-        """Whether a tenant has as many slots as it may."""
-        return self.tenants.taken(tenant)[1] >= self.share
+    def has_share_of_slots(self, tenant: str, more: int = 1) -> bool:
+        """Whether a tenant may not have so many slots more."""
+        return self.tenants.taken(tenant)[1] + more > self.share

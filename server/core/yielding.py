@@ -48,12 +48,7 @@ class Yielding:
         checkpointer: of the server.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        accounts: Accounts,
-        checkpointer: Checkpointer,
-    ):
+    def __init__(self, engine: Engine, accounts: Accounts, checkpointer: Checkpointer):
         self._engine = engine
         self._table = engine.sessions
         self._accounts = accounts

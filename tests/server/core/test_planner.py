@@ -20,10 +20,15 @@ class Known(RunTime):
 
 
 @pytest.fixture
-async def b(accumulator_path: Path) -> AsyncIterator[Bench]:
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture
+async def b(accumulator_path: Path, known: Known) -> AsyncIterator[Bench]:
     """Its runs take four rows, and four steps at most."""
     async with bench(accumulator_path) as made:
-        made.engine.rows.run_time = Known()
+        made.engine.rows.run_time = known
         yield made
 
 
@@ -51,10 +56,10 @@ async def test_a_few_single_steps_are_one_run(b: Bench, count: int) -> None:
     b.engine._step(run)
 
 
-async def test_what_is_expected_to_be_long_goes_to_the_thread(b: Bench) -> None:
+async def test_what_is_expected_to_be_long_goes_to_the_thread(b: Bench, known: Known) -> None:
     owner = Recorder()
     session = b.open(owner, 0)
-    b.engine.rows.run_time.seconds = 1.0  # type: ignore[attr-defined]
+    known.seconds = 1.0
     single(b, owner, session)
     assert planner_of(b).at_once() is None
     run = planner_of(b).queued()
