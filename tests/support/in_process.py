@@ -62,11 +62,14 @@ class Client:
         self.stream.receive(pb.ClientMessage(**message).SerializeToString())
 
     async def hear(self) -> pb.ServerMessage:
-        """The next message."""
-        item = await self.stream.send_queue.take()
-        assert item is not None, "the stream has ended"
-        self.stream.rows -= item[1]
-        return pb.ServerMessage.FromString(bytes(item[0]))
+        """The next message that answers one: what is durable is said whenever a round of the store has ended."""
+        while True:
+            item = await self.stream.send_queue.take()
+            assert item is not None, "the stream has ended"
+            self.stream.rows -= item[1]
+            message = pb.ServerMessage.FromString(bytes(item[0]))
+            if not message.HasField("durable"):
+                return message
 
     async def open(self, handle: int, model: str = "", **fields: Any) -> pb.ServerMessage:
         self.say(open=pb.Open(handle=handle, model=model, **fields))

@@ -64,12 +64,6 @@ async def served(accumulator_path: Path) -> AsyncIterator[Served]:
         store.may.set()
 
 
-async def told(client: Client) -> pb.ServerMessage:
-    while (message := await client.hear()).HasField("durable"):
-        pass
-    return message
-
-
 def step(client: Client, handles: list[int], value: float) -> None:
     x = np.full((len(handles), 2), value, "<f4").tobytes()
     client.say(steps=pb.Steps(handle=handles, input=[x]))
@@ -80,15 +74,15 @@ async def test_one_session_of_a_stream_is_closed_and_the_others_go_on(served: Se
     for handle in range(3):
         how = pb.ON_DISCONNECT_PARK if handle < 2 else None
         client.say(open=pb.Open(handle=handle, session_id=f"s{handle}", on_disconnect=how))
-        assert (await told(client)).opened.handle == handle
+        assert (await client.hear()).opened.handle == handle
     step(client, [0, 1, 2], 1)
-    assert list((await told(client)).results.handle) == [0, 1, 2]
+    assert list((await client.hear()).results.handle) == [0, 1, 2]
     served.store.may.clear()
     step(client, [0], 10)
     step(client, [0, 1, 2], 100)
     step(client, [1], 1000)
     await served.fence("s0")
-    heard = [await told(client) for _ in range(3)]
+    heard = [await client.hear() for _ in range(3)]
     results = {
         (handle, value)
         for message in heard
@@ -101,12 +95,12 @@ async def test_one_session_of_a_stream_is_closed_and_the_others_go_on(served: Se
     (closed,) = [message.closed for message in heard if message.HasField("closed")]
     assert (list(closed.handle), closed.reason) == ([0], pb.CLOSE_REASON_FENCED)
     step(client, [1, 2], 1)
-    message = await told(client)
+    message = await client.hear()
     assert np.frombuffer(message.results.output[0], "<f4")[::2].tolist() == [1102, 102]
     assert client.stream.rows == 0
     # The handle is free, and the session is to be had again, where the other server left it.
     client.say(open=pb.Open(handle=0, session_id="s0", on_disconnect=pb.ON_DISCONNECT_PARK))
-    opened = (await told(client)).opened
+    opened = (await client.hear()).opened
     assert (opened.handle, opened.position) == (0, 1)
     client.stream.disconnect()
     assert client.stream.account.everyone.bytes == 0
@@ -144,7 +138,7 @@ async def opened(served: Served, name: str, *values: float) -> Client:
     await client.open(0, session_id=name, on_disconnect=pb.ON_DISCONNECT_PARK)
     for value in values:
         step(client, [0], value)
-        assert (await told(client)).HasField("results")
+        assert (await client.hear()).HasField("results")
     return client
 
 
@@ -163,10 +157,10 @@ async def test_what_an_owner_is_told_is_stored_though_another_open_waits(
     step(before, [0], 2.0)
     after = Client(served.catalog, LIMITS)
     after.say(open=pb.Open(handle=0, session_id="s", mode=pb.OPEN_MODE_RESUME, epoch=9))
-    assert (await told(before)).HasField("results")
+    assert (await before.hear()).HasField("results")
     assert (await store.read(key)).checkpoints[-1].sequence == 2
     may.set()
-    assert (await told(after)).opened.position == 2
+    assert (await after.hear()).opened.position == 2
 
 
 async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(served: Served) -> None:
@@ -179,5 +173,5 @@ async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(se
     session = model.engine.sessions.tenants.find("tenant", "s")
     model.lifecycle.registry.end(np.array([session]), CloseReason.DRAINED)
     served.store.may.set()
-    assert (await told(client)).closed.reason == pb.CLOSE_REASON_FENCED
-    assert (await told(other)).HasField("results")
+    assert (await client.hear()).closed.reason == pb.CLOSE_REASON_FENCED
+    assert (await other.hear()).HasField("results")
