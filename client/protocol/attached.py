@@ -174,9 +174,12 @@ class Attached:
         if len(sequences):
             sequences = sequences[there]
         for session_queue, members, part in self.handles.runs(every[there]):
+            failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
+            if self._let_go_of(session_queue, failure):
+                self.batcher.away(session_queue, members)
+                continue
             if len(positions):
                 session_queue.was_moved(members, positions[part], sequences[part])
-            failure = from_reason(error.reason, error.message, error.retry_after_ms / 1000, error.epoch)
             if self._open_otherwise(session_queue, members, failure):
                 continue
             if isinstance(failure, DrainingError):
@@ -185,14 +188,20 @@ class Attached:
                 # All of them were on one stream, so in one worker.
                 raise ConnectionLostError("the connection leads to another worker than the one that has the sessions")
             if isinstance(failure, HandleUnknownError):
-                # It was opened, so it was closed, handed over or taken over since, and Closed is on its way.
-                if session_queue.log is not None or self.returning.of(session_queue) is not None:
-                    # Which of these, that will say.
-                    self.batcher.away(session_queue, members)
-                    continue
                 failure = SessionClosedError(f"the session is closed, or another stream opened it: {failure}")
             self.batcher.refused(session_queue, members, failure)
             self.release_unopened(session_queue)
+
+    def _let_go_of(self, session_queue: SessionQueue, failure: GatestreamError) -> bool:
+        """Whether sessions that can be opened again are gone, and `Closed`, which says why, is on its way.
+
+        Until it comes nothing is known of them: a position that a refusal names may be ahead of what is ever answered.
+        """
+        if session_queue.log is None and self.returning.of(session_queue) is None:
+            return False
+        in_flight = session_queue.in_flight
+        opening = in_flight is not None and in_flight.opening
+        return isinstance(failure, HandleUnknownError | SessionClosedError) and not opening
 
     def _open_otherwise(self, session_queue: SessionQueue, members: Ints, failure: GatestreamError) -> bool:
         """Open by another request what was refused for what an earlier one may have done; False: there is none."""

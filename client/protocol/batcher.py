@@ -148,7 +148,7 @@ class Batcher:
         if in_flight is None:
             raise ProtocolError(f"the server refused what was not sent: {error}")
         rows = in_flight.rows_of(members)
-        if _closing(in_flight) and isinstance(error, SessionClosedError):
+        if in_flight.closing and isinstance(error, SessionClosedError):
             in_flight.acknowledge(rows)
         else:
             self._end(session_queue, in_flight, rows, error)
@@ -166,13 +166,14 @@ class Batcher:
         if in_flight is not None and not in_flight.paused:
             hit = np.isin(in_flight.members, members)
             rows = np.flatnonzero(hit & in_flight.open)
-            if not (_opening(in_flight) or (_closing(in_flight) and requested)):
+            if not (in_flight.opening or (in_flight.closing and requested)):
                 crossing = in_flight.members[rows]
-            if _closing(in_flight):
-                in_flight.acknowledge(rows)
+            again = np.flatnonzero(hit & in_flight.again)
+            if in_flight.closing:
+                in_flight.acknowledge(np.concatenate([rows, again]))
             else:
                 self._end(session_queue, in_flight, rows, error)
-                in_flight.fail(np.flatnonzero(hit & in_flight.again), error)
+                in_flight.fail(again, error)
         if session_queue.away:
             session_queue.away -= set(members.tolist())
             self.back(session_queue)
@@ -191,7 +192,7 @@ class Batcher:
         crossing: Ints = np.empty(0, np.int64)
         if in_flight is not None and not in_flight.paused:
             rows = np.flatnonzero(np.isin(in_flight.members, members) & in_flight.open)
-            if not _opening(in_flight):
+            if not in_flight.opening:
                 crossing = in_flight.members[rows]
             if in_flight.control is None:
                 self._count(session_queue, -in_flight.left(rows))
@@ -301,12 +302,3 @@ class Batcher:
         self._count(parcel.cargo[0][0], rows)
         self._unheard[model] = parcel
         return [data]
-
-
-def _opening(in_flight: InFlight) -> bool:
-    """Whether it is answered by the end of its sessions too."""
-    return in_flight.control is not None and in_flight.control.kind is Kind.OPEN
-
-
-def _closing(in_flight: InFlight) -> bool:
-    return in_flight.control is not None and in_flight.control.kind is Kind.CLOSE

@@ -107,6 +107,16 @@ class InFlight:
         return self.control is not None and self.control.kind is Kind.PAUSE
 
     @property
+    def opening(self) -> bool:
+        """Whether it opens its sessions: their end answers it too."""
+        return self.control is not None and self.control.kind is Kind.OPEN
+
+    @property
+    def closing(self) -> bool:
+        """Whether it closes its sessions."""
+        return self.control is not None and self.control.kind is Kind.CLOSE
+
+    @property
     def sendable(self) -> Ints:
         """The rows that the next message carries."""
         return np.flatnonzero(self.again) if self.due else np.arange(len(self.base))

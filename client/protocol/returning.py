@@ -19,7 +19,7 @@ from gatestream.client.errors import (
 from gatestream.client.protocol.batcher import Batcher
 from gatestream.client.protocol.handles import Handles
 from gatestream.client.protocol.queue import SessionQueue
-from gatestream.client.protocol.requests import Ints, Kind
+from gatestream.client.protocol.requests import Ints
 from gatestream.client.protocol.resuming import RETURNING, Resumption
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
@@ -136,7 +136,7 @@ class Returning:
         self._handles.assign(lane.handles, session_queue, np.array([member]))
         self._handles.forget(lane)
         in_flight = session_queue.in_flight
-        if in_flight is not None and in_flight.control is not None and in_flight.control.kind is Kind.OPEN:
+        if in_flight is not None and in_flight.opening:
             in_flight.acknowledge(np.flatnonzero(in_flight.members == member))
         self._settle(resumption)
 
@@ -159,8 +159,7 @@ class Returning:
         in_flight = session_queue.in_flight
         if in_flight is not None and not in_flight.paused:
             rows = np.flatnonzero((in_flight.members == member) & in_flight.again)
-            control = in_flight.control
-            if control is not None and control.kind is Kind.CLOSE and isinstance(error, SessionUnknownError):
+            if in_flight.closing and isinstance(error, SessionUnknownError):
                 in_flight.acknowledge(rows)
             else:
                 in_flight.fail(rows, error)

@@ -17,13 +17,16 @@ def without(message: bytes, handles: Ints) -> bytes | None:
     """
     said = pb.ServerMessage.FromString(message)
     kind = str(said.WhichOneof("kind"))
-    mismatch = kind == "error" and said.error.reason == pb.REASON_POSITION_MISMATCH
-    if kind not in ("results", "reset_done") and not mismatch:
+    if kind not in ("results", "reset_done", "error"):
         return message
     part: Any = getattr(said, kind)
     stays = ~np.isin(np.array(part.handle, np.int64), handles)
     if stays.all():
         return message
+    if kind == "error" and said.error.reason != pb.REASON_POSITION_MISMATCH:
+        # What was refused stays refused; where these stood then counts steps that are not told of.
+        part.ClearField("position")
+        return said.SerializeToString()
     if not stays.any():
         return None
     rows = stays

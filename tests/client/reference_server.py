@@ -296,12 +296,11 @@ class Server:
     def let_go(self, name: str, reason: pb.CloseReason) -> None:
         session = self.resident.pop(name, None)
         if session is not None and session.connection is not None:
+            if session.busy and reason != pb.CLOSE_REASON_REQUESTED:
+                self._refuse(session.connection, session.handle, pb.REASON_SESSION_CLOSED, session.position)
             closed = pb.Closed(handle=[session.handle], position=[session.position], reason=reason)
             session.connection.tell(closed=closed)
-            waiting = bool(session.busy and reason != pb.CLOSE_REASON_REQUESTED)
             del session.connection.handles[session.handle]
-            if waiting:
-                self._refuse(session.connection, session.handle, pb.REASON_SESSION_CLOSED)
 
     def lose(self, connection: Connection) -> None:
         """The connection is gone: its sessions are detached, and what they have not run is dropped."""

@@ -301,8 +301,9 @@ class Surviving(RuleBasedStateMachine):
 
     @rule(data=st.data(), server=st.integers(0, 1))
     def park(self, data: st.DataObject, server: int) -> None:
+        """Let go of a session, with what it has yet to do or without."""
         of = self.network.servers[server]
-        if names := sorted(name for name, each in of.resident.items() if not each.busy):
+        if names := sorted(of.resident):
             of.park(data.draw(st.sampled_from(names)))
 
     @rule(data=st.data(), server=st.integers(0, 1))
@@ -406,6 +407,46 @@ def test_what_comes_before_a_hand_over_is_known_goes_to_the_next_owner() -> None
     network.servers[0].park(name)
     network.settle()
     assert work.results()[0][0].tolist() == expected([1, 2])
+
+
+@pytest.mark.parametrize("reason", [pb.CLOSE_REASON_PARKED, pb.CLOSE_REASON_FENCED])
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_steps_that_a_server_lets_go_of_go_to_the_next_owner(reason: pb.CloseReason, ahead: int) -> None:
+    network = Network()
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    work = walk(network, session_queue, [1, 2, 3])
+    network.arrive()
+    server = network.servers[0]
+    server.answer("session-0", 1)
+    # Its answer will not come: it was to be stored first.
+    server.resident["session-0"].position += ahead
+    server.let_go("session-0", reason)
+    network.settle()
+    assert work.error is None
+    assert work.results()[0][0].tolist() == expected([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("reason", "closed"),
+    [(pb.CLOSE_REASON_PARKED, True), (pb.CLOSE_REASON_FENCED, True), (pb.CLOSE_REASON_IDLE, False)],
+)
+def test_a_close_whose_session_is_let_go_of_before_its_turn(reason: pb.CloseReason, closed: bool) -> None:
+    network = Network()
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    work = Control(kind=Kind.CLOSE, members=session_queue.members)
+    network.add(session_queue, work)
+    network.arrive()
+    server = network.servers[0]
+    server.let_go("session-0", reason)
+    assert not network.store["session-0"].closed
+    network.settle()
+    assert work.done
+    assert work.error is None
+    assert network.store["session-0"].closed == closed
 
 
 def test_what_comes_before_a_taking_over_is_known_is_refused() -> None:

@@ -53,11 +53,19 @@ def test_what_tells_of_no_steps_stays() -> None:
         pb.ServerMessage(opened=pb.Opened(handle=1, position=3)),
         pb.ServerMessage(closed=pb.Closed(handle=[1, 2], position=[3, 4])),
         pb.ServerMessage(durable=pb.Durable(handle=[1], sequence=[3])),
-        pb.ServerMessage(error=pb.Error(reason=pb.REASON_SESSION_CLOSED, handle=[1], position=[3])),
+        pb.ServerMessage(error=pb.Error(reason=pb.REASON_SESSION_CLOSED, handle=[2], position=[3])),
         pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=5)),
     ):
         data = message.SerializeToString()
         assert without(data, np.array([1])) == data
+
+
+def test_what_was_refused_stays_refused_and_says_no_more_where() -> None:
+    said = pb.Error(reason=pb.REASON_SESSION_CLOSED, message="no", handle=[1, 2], position=[3, 4], first=[3, 4])
+    left = without(pb.ServerMessage(error=said).SerializeToString(), np.array([1]))
+    assert left is not None
+    said.ClearField("position")
+    assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
 
 
 def test_a_reset_and_a_position_are_taken_back() -> None:
