@@ -12,9 +12,13 @@ _LEAST_PAUSE = 0.005
 
 
 def pause(refusal: Retried | DrainingError, refusals: int) -> float:
-    """Seconds to wait before asking again: what the server says, longer each time, spread at random."""
+    """Seconds to wait before asking again: what the server says, longer each time, spread at random.
+
+    No longer than some times of what it says: it may leave something to who is about to come back.
+    """
     after = 0.0 if isinstance(refusal, DrainingError) else refusal.retry_after
-    return max(after, _LEAST_PAUSE) * min(2.0 ** (refusals - 1), 16.0) * random.uniform(1.0, 1.5)
+    most = 4.0 if after > _LEAST_PAUSE else 16.0
+    return max(after, _LEAST_PAUSE) * min(2.0 ** (refusals - 1), most) * random.uniform(1.0, 1.5)
 
 
 def waits(

@@ -125,7 +125,8 @@ class Returning:
 
     def _wait(self, resumption: Resumption, refusal: Retried) -> None:
         if not self._later:
-            seconds = max(refusal.retry_after, 0.02) * min(2.0 ** (resumption.refusals - 1), 16.0)
+            # A server leaves a slot for some times of what it says to whom it said that.
+            seconds = max(refusal.retry_after, 0.02) * min(2.0 ** (resumption.refusals - 1), 4.0)
             self._retry_in.append(seconds * random.uniform(1.0, 1.5))
         self._later.append(resumption)
 
@@ -159,7 +160,7 @@ class Returning:
         in_flight = session_queue.in_flight
         if in_flight is not None and not in_flight.paused:
             rows = np.flatnonzero((in_flight.members == member) & in_flight.again)
-            if in_flight.closing and isinstance(error, SessionUnknownError):
+            if in_flight.closing and isinstance(error, SessionUnknownError | SessionClosedError):
                 in_flight.acknowledge(rows)
             else:
                 in_flight.fail(rows, error)

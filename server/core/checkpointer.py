@@ -70,6 +70,8 @@ class Checkpointer:
         self.ending: dict[Key, set[int]] = {}
         # What the latest round took; infinite where the store did not take it.
         self._took = 0.0
+        # When the one that is under way did.
+        self._began: float | None = None
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
@@ -95,8 +97,9 @@ class Checkpointer:
             self._sleep.set_result(None)
 
     def writes_within(self, seconds: float) -> bool:
-        """Whether the latest round of checkpoints was stored, and took no longer."""
-        return self._took < seconds
+        """Whether the latest round of checkpoints was stored, and took no longer; nor has the one that is under way."""
+        under_way = 0.0 if self._began is None else asyncio.get_running_loop().time() - self._began
+        return max(self._took, under_way) < seconds
 
     def tell_soon(self) -> None:
         """Have a round soon, after which owners hear what is durable: one waits for it."""
@@ -171,7 +174,7 @@ class Checkpointer:
             if self.gate is not None:
                 await self.gate.company(min(took, _COMPANY_SECONDS))
             self._awake = False
-            began = loop.time()
+            began = self._began = loop.time()
             try:
                 await self.round()
             except StoreUnavailable as error:
@@ -184,7 +187,7 @@ class Checkpointer:
                     _log.info("checkpoints are written again")
                 pause = 0.0
             took = loop.time() - began
-            self._took = float("inf") if pause else took
+            self._took, self._began = float("inf") if pause else took, None
             soonest = _interval(took, _PART_ASKED)
             self._soonest = loop.time() + soonest
             interval = soonest if self._asked else _interval(took, _PART)

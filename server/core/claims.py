@@ -158,7 +158,7 @@ class Claims:
             if void:
                 self._forget(np.array([session]), CloseReason.FENCED)
 
-        self._engine.wait_for(session, wait, lambda *_: ended(), holder, must=True, unlimited=new)
+        self._engine.wait_for(session, wait, lambda *_: ended(), holder, must=True, moves=True, unlimited=new)
         table.claiming[session] += 1
         table.accepted[session] = UNKNOWN
 

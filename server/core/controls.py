@@ -36,6 +36,7 @@ class Control:
         must: done even when what stood before it in a queue failed.
         unfinished: sessions that it has yet to be done to.
         wait: waits for something, for one session; what stands behind it in the queue waits too.
+        moves: what stands behind it counts from where it puts its sessions, wherever they stood.
         number: by which the scheduler knows it.
     """
 
@@ -47,4 +48,5 @@ class Control:
     must: bool
     unfinished: int
     wait: Await | None = None
+    moves: bool = False
     number: int = field(init=False, default=0)

@@ -230,6 +230,7 @@ class Engine:
         *,
         holder: Holder | None = None,
         must: bool = False,
+        moves: bool = False,
         unlimited: bool = False,
     ) -> None:
         """Put something to do into the queues of sessions.
@@ -242,6 +243,7 @@ class Engine:
             handles: what the owner calls the sessions, if `do` or `fail` is to know.
             holder: whose rows they are, if not the owner's.
             must: do it even when what stands before it in a queue fails.
+            moves: as in `Control`.
             unlimited: take it however much is pending; at most one such control stands in a queue.
 
         Raises:
@@ -250,10 +252,19 @@ class Engine:
         holder = owner if holder is None else holder
         assert holder is not None, "somebody has the rows"
         handles = sessions if handles is None else handles
-        self._control(Control(do, fail, owner, holder, handles, must, len(sessions)), sessions, unlimited=unlimited)
+        control = Control(do, fail, owner, holder, handles, must, len(sessions), moves=moves)
+        self._control(control, sessions, unlimited=unlimited)
 
     def wait_for(
-        self, session: int, wait: Await, fail: Fail, holder: Holder, *, must: bool = False, unlimited: bool = False
+        self,
+        session: int,
+        wait: Await,
+        fail: Fail,
+        holder: Holder,
+        *,
+        must: bool = False,
+        moves: bool = False,
+        unlimited: bool = False,
     ) -> None:
         """Put something to wait for into a session's queue; what stands behind it waits too.
 
@@ -263,13 +274,16 @@ class Engine:
             fail: answers whoever asked, when it will not be done, or could not be.
             holder: whose row it is.
             must: do it even when what stands before it in the queue fails.
+            moves: as in `Control`.
             unlimited: take it however much is pending; at most one such stands in a queue.
 
         Raises:
             Exhausted: too much is pending.
         """
         sessions = np.array([session])
-        self._control(Control(None, fail, None, holder, sessions, must, 1, wait), sessions, unlimited=unlimited)
+        self._control(
+            Control(None, fail, None, holder, sessions, must, 1, wait, moves=moves), sessions, unlimited=unlimited
+        )
 
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
         self.take_in()
@@ -471,14 +485,24 @@ class Engine:
         self._leaving.append(sessions)
         self._free()
 
-    def cut_off(self, sessions: Ints, why: Refused) -> None:
-        """Refuse the steps that stand in the queues of sessions and are not under way; what must be done is done."""
+    def cut_off(self, sessions: Ints, why: Refused, *, until_moved: bool = False) -> None:
+        """Refuse the steps that stand in the queues of sessions and are not under way; controls are done.
+
+        Args:
+            sessions: which.
+            why: for those who asked.
+            until_moved: only the steps before the first control that `moves` its session.
+        """
         self.take_in()
+
+        def moves(number: int) -> bool:
+            return isinstance(item := self._queues[number], Control) and item.moves
+
         running: dict[int, int] = {}
         for run in (self._thread_run, *self._apart):
             if run is not None and run.tick is not None:
                 running.update(zip(run.tick.ids.tolist(), run.tick.lengths.tolist(), strict=True))
-        dropped, cut, left = self._scheduler.drop_steps(sessions, running)
+        dropped, cut, left = self._scheduler.drop_steps(sessions, running, moves if until_moved else lambda _: False)
         self._answers.refuse(self._queues.places(dropped), lambda _: why)
         self._answers.shorten(self._queues.places(cut))
         for session, steps in left.items():

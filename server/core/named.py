@@ -170,7 +170,7 @@ class NamedSessions:
         if table.kept[session] or table.claiming[session] or table.parks[session]:
             return await self._set_kept(session, tenant, state, meant)
         turn = next(self._turns)
-        setting = self._in_line(tenant, session_id, put)
+        setting = self._in_line(tenant, session_id, put, moves=True)
         if not setting.done():
             self._latest[session] = turn, True
             table.setting[session] = True
@@ -208,6 +208,9 @@ class NamedSessions:
             while table.birth[session] == birth:
                 try:
                     taken = await checkpointer.replace(key, epoch, checkpoint)
+                    if taken and table.birth[session] == birth:
+                        # What would be written before it stands there is what this has replaced.
+                        table.asked[session] = True
                     return partial(settle, checkpoint if taken else None)
                 except StoreUnavailable:
                     # What it may have done it does once more: nothing else may be asked of the session before.
@@ -219,6 +222,7 @@ class NamedSessions:
 
         def settle(checkpoint: Checkpoint | None) -> None:
             self._unknown.discard(session)
+            table.asked[session] = False
             if checkpoint is None:
                 self._registry.end(np.array([session]), CloseReason.FENCED)
                 return
@@ -238,7 +242,7 @@ class NamedSessions:
                 answer.set_exception(_maybe_set() if unknown else error)
 
         self._places.bring_back(session)
-        self._engine.wait_for(session, replace, fail, self._registry.caller(tenant))
+        self._engine.wait_for(session, replace, fail, self._registry.caller(tenant), moves=True)
         birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
         turn = next(self._turns)
         self._latest[session] = turn, counts
@@ -265,12 +269,14 @@ class NamedSessions:
         return True
 
     def _not_set(self, session: int, turn: int) -> None:
-        """A state was not set: refuse the steps that count from its position; where another is to be set, those do."""
+        """A state was not set: refuse the steps that count from its position."""
         table = self._table
-        if self._is_last(session, turn) and table.accepted[session] >= 0:
-            failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
-            self._engine.cut_off(np.array([session]), failed)
-            table.accepted[session] = table.position[session]
+        accepted = int(table.accepted[session])
+        failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
+        self._engine.cut_off(np.array([session]), failed, until_moved=True)
+        last = self._is_last(session, turn) and accepted >= 0
+        # Those that come from now on count from where it stands; or from where what stands behind this puts it.
+        table.accepted[session] = table.position[session] if last else accepted
 
     async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
         """A session that no stream holds, with a copy of another's state; its id and position."""
@@ -311,7 +317,9 @@ class NamedSessions:
             return [], ""
         return await page(self._checkpointer, tenant, self._engine.layout.name, behind, size)
 
-    def _in_line(self, tenant: str, session_id: str, do: Callable[[int], _T]) -> asyncio.Future[_T]:
+    def _in_line(
+        self, tenant: str, session_id: str, do: Callable[[int], _T], *, moves: bool = False
+    ) -> asyncio.Future[_T]:
         session = self._registry.find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._places.bring_back(session)
@@ -335,7 +343,7 @@ class NamedSessions:
             if not answer.done():
                 answer.set_exception(error)
 
-        self._engine.control(np.array([session]), run, fail, holder=caller)
+        self._engine.control(np.array([session]), run, fail, holder=caller, moves=moves)
         return answer
 
 

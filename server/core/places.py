@@ -67,7 +67,7 @@ class Places:
         table, clock = self._table, self._engine.clock
         try:
             session = table.create(tenant, session_id, clock())
-        except Exhausted:
+        except Exhausted as exhausted:
             # One that has as many as it may gives up its own.
             whose = tenant if table.at_share(tenant) else None
             residence = self._residence
@@ -76,7 +76,7 @@ class Places:
                     raise
                 if not residence.make_room(tenant=whose, leave=table.full(tenant)):
                     if not table.full(tenant):
-                        residence.ask_for_new(tenant)
+                        exhausted.retry_after = residence.ask_for_new(tenant)
                     raise
             session = table.create(tenant, session_id, clock())
         self._engine.rows.begin(int(table.slot[session]), constants)

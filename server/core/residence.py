@@ -29,9 +29,11 @@ _RESERVE: Final = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.2
 # So long a session waits for a slot that somebody can do without; then some that are in use are given up in their turn.
 _PATIENCE: Final = 0.1
-# So long a slot is left to a session that could not be opened for lack of one, and may be asked for again; and as long
-# it is not then, so that those that are open have their turns too.
-_LEFT_TO_NEW_SECONDS: Final = 1.0
+# A session that could not be opened for lack of a slot is to be asked for again so soon. So long a slot is left to it:
+# clients that double their pauses twice come back within that. And as long it is not then, so that those that are open
+# have their turns too.
+_RETRY_SECONDS: Final = 0.5
+_LEFT_TO_NEW_SECONDS: Final = 4.0
 # Who is not the first in line is told when it is.
 _LATER_SECONDS: Final = 5.0
 
@@ -103,13 +105,18 @@ class Residence:
             self._kept.leave(left)
         return True
 
-    def ask_for_new(self, tenant: str) -> None:
-        """A tenant's session could not be opened for lack of a slot: have one be free when that is asked for again."""
+    def ask_for_new(self, tenant: str) -> float:
+        """A tenant's session could not be opened for lack of a slot: have one be free when that is asked for again.
+
+        Returns:
+            Seconds after which to ask.
+        """
         self._checkpointer.hurry()
         line, now = self._line(tenant), _now()
         if now > self._left_to_new.get(line, 0.0) + _LEFT_TO_NEW_SECONDS:
             self._left_to_new[line] = now + _LEFT_TO_NEW_SECONDS
         self._yielding.ask(1, tenant if self._at_share(tenant) else None, self)
+        return _RETRY_SECONDS
 
     def has_new(self, session: int) -> None:
         """A session has been opened, and has its slot."""

@@ -13,7 +13,7 @@ one of two rings, of single steps and of chunks, and go to its end again after e
 No operation here costs more than the entries that it names; nothing grows with the number of sessions or the backlog.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
@@ -281,13 +281,14 @@ class Scheduler:
         return dropped
 
     def drop_steps(
-        self, sessions: Ints, running: Mapping[int, int]
+        self, sessions: Ints, running: Mapping[int, int], until: Callable[[int], bool] = lambda _: False
     ) -> tuple[list[Dropped], list[Dropped], dict[int, int]]:
         """Take the steps out of these sessions' queues, but for those of the running tick; controls stay.
 
         Args:
             sessions: which.
             running: by id, the steps of each entry of the running tick.
+            until: whether a work, by its number, is one that stays in its queue with all behind it.
 
         Returns:
             What is dropped, queue by queue, in order; what is cut from entries that run; and by session, where any of
@@ -298,10 +299,12 @@ class Scheduler:
         for session in sessions[~self.idle(sessions)].tolist():
             first = entry = int(self._first[session])
             stay = []
+            stays = False
             while entry != _NONE:
                 item = Dropped(session, int(self._work[entry]), int(self._entry[entry]), int(self._left[entry]))
                 following = int(self._next[entry])
-                if item.left and entry not in running:
+                stays = stays or until(item.work)
+                if item.left and entry not in running and not stays:
                     dropped.append(item)
                     self._session[entry] = _NONE
                     # The first one is in a ring, and given back when it comes out.

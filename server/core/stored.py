@@ -71,6 +71,7 @@ class StoredSessions:
         self._store = checkpointer.store
         self._room = checkpointer.room
         self._release = checkpointer.release
+        self._replace_behind_writes = checkpointer.replace
         self._owner = checkpointer.owner
         self._meaning = meaning
         self._state_bytes = state_bytes
@@ -122,7 +123,13 @@ class StoredSessions:
             meant.check(tip, stored.epoch)
             if stored.owner not in ("", self._owner):
                 raise Elsewhere(f"session {key.session_id!r} had an owner that is gone; open it to have it")
-            if await self._store.replace(key, stored.owner, stored.epoch, Checkpoint(tip + 1, position, state)):
+            checkpoint = Checkpoint(tip + 1, position, state)
+            if stored.owner:
+                # It was let go of here, perhaps while it was written.
+                taken = await self._replace_behind_writes(key, stored.epoch, checkpoint)
+            else:
+                taken = await self._store.replace(key, "", stored.epoch, checkpoint)
+            if taken:
                 return
         raise EpochStale(f"epoch is {stored.epoch}; the session was opened since", epoch=stored.epoch + 1)
 

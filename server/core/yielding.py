@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -20,6 +21,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 # So long a session's steps wait until it is written, at most; after one that was not, none is asked for a while.
 _SECONDS: Final = 2.0
 _REST_SECONDS: Final = 10.0
+# So long one that was asked, and whose turn has not come, counts among those that are asked at once.
+_SECONDS_ASKED: Final = 0.1
 # So many are asked at once, and this part of all slots.
 _MOST: Final = 64
 _PART: Final = 8
@@ -37,6 +40,21 @@ class Slots(Protocol):
 
     async def back(self, session: int) -> Then:
         """Have a session that is to have a slot stand in one, where it stood."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A session's turn to give its slot up.
+
+    Attributes:
+        line: the tenant who is short of slots; None: everybody.
+        asked_at: when it was asked, in the loop's clock.
+        come: its turn has come: what it is asked for from now on waits.
+    """
+
+    line: str | None
+    asked_at: float
+    come: bool = False
 
 
 class Yielding:
@@ -58,7 +76,8 @@ class Yielding:
         self._given = np.zeros(len(self._table.position), np.int64)
         # By session, the birth of the one of that number that is to give its slot up.
         self._asked = np.full(len(self._table.position), _NEVER, np.int64)
-        self._under_way = 0
+        # Those that were asked, by birth.
+        self._turns_asked: dict[int, _Turn] = {}
         self._rests_until = -np.inf
 
     def has_slot(self, session: int) -> None:
@@ -75,16 +94,30 @@ class Yielding:
             tenant: whose; None: anybody's.
             slots: what becomes of them.
         """
-        table = self._table
-        count = min(count, _MOST, max(1, table.slots // _PART)) - self._under_way
-        if count <= 0 or _now() < self._rests_until or not self._checkpointer.writes_within(_SECONDS / 2):
+        table, now = self._table, _now()
+        # One that has much queued has its turn late: meanwhile another is asked.
+        under_way = sum(
+            each.line == tenant and (each.come or now < each.asked_at + _SECONDS_ASKED)
+            for each in self._turns_asked.values()
+        )
+        count = min(count, self._most(tenant)) - under_way
+        if count <= 0 or now < self._rests_until or not self._writes():
             return
         sessions = table.with_slot() if tenant is None else table.tenants.those_of(tenant, table.with_slot())
         sessions = sessions[self._may_yield(sessions) & (self._asked[sessions] != table.birth[sessions])]
         if len(sessions) > count:
             sessions = sessions[np.argpartition(self._given[sessions], count - 1)[:count]]
         for session in sessions.tolist():
-            self._ask(session, int(table.birth[session]), slots)
+            self._ask(session, int(table.birth[session]), _Turn(tenant, now), slots)
+
+    def _most(self, line: str | None) -> int:
+        """How many may have their turn at once."""
+        slots = self._table.slots if line is None else self._table.share
+        return min(_MOST, max(1, slots // _PART))
+
+    def _writes(self) -> bool:
+        """Whether a session that stops would soon be written."""
+        return self._checkpointer.writes_within(_SECONDS / 2)
 
     def _may_yield(self, sessions: Ints) -> Any:
         table = self._table
@@ -92,27 +125,28 @@ class Yielding:
         in_slot = (phase == Phase.RESIDENT) | (phase == Phase.DETACHED)
         return in_slot & table.kept[sessions] & table.parks[sessions] & (table.claiming[sessions] == 0)
 
-    def _ask(self, session: int, birth: int, slots: Slots) -> None:
+    def _ask(self, session: int, birth: int, turn: _Turn, slots: Slots) -> None:
         self._asked[session] = birth
-        self._under_way += 1
-        asked = True
+        self._turns_asked[birth] = turn
 
         def over(*_: object) -> None:
-            nonlocal asked
-            self._under_way -= asked
-            asked = False
+            self._turns_asked.pop(birth, None)
             if self._asked[session] == birth:
                 self._asked[session] = _NEVER
 
         holder = Caller(self._accounts.of(self._table.tenants.tenant(session)))
-        wait = partial(self._yield, session, birth, over, slots)
+        wait = partial(self._yield, session, birth, turn, over, slots)
         self._engine.wait_for(session, wait, over, holder, must=True, unlimited=True)
 
-    async def _yield(self, session: int, birth: int, over: Callable[[], None], slots: Slots) -> Then:
+    async def _yield(self, session: int, birth: int, turn: _Turn, over: Callable[[], None], slots: Slots) -> Then:
         """Give a slot up when its state is written, and have one again where something is queued behind this."""
         pause, until = _FIRST_PAUSE, _now() + _SECONDS
         restored: bool | None = None
-        while restored is None and _now() < until:
+        if sum(each.line == turn.line and each.come for each in self._turns_asked.values()) >= self._most(turn.line):
+            # It was asked long ago, and so have others been since.
+            restored = False
+        turn.come = True
+        while restored is None and _now() < until and self._writes():
             restored = await self._engine.between_runs(partial(self._given_up, session, birth, slots))
             if restored is None:
                 self._checkpointer.hurry()

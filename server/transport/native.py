@@ -17,13 +17,13 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
 from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.core.send_queue import SendQueue
+from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.core.sessions import Stands
-from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, OutOfStep, Reason, Refused
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
 from gatestream.server.transport.messages import Acknowledge, Chunk, Close, Invalid, Numbers, Open, Reset, Steps
-from gatestream.server.transport.taken_back import without
+from gatestream.server.transport.taken_back import TakenBack, without
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -473,12 +473,26 @@ class ClientStream:
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `ReplySink`."""
         if reason is CloseReason.FENCED:
-            # What was computed of them and waits to be stored will not be.
-            self.rows -= self.send_queue.revise(lambda message, _: without(bytes(message), handles))
+            self._take_back(handles)
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
         self.send_queue.put(self._codec.closed(handles, positions, reason))
         self._end_when_done()
+
+    def _take_back(self, handles: Ints) -> None:
+        """Refuse what was computed of sessions and waits to be stored, which it will not be."""
+        taken_back: list[TakenBack] = []
+
+        def change(message: bytes | Pieces, _: object) -> bytes | Pieces | None:
+            left, gone = without(bytes(message), handles)
+            if gone is not None:
+                taken_back.append(gone)
+            return left
+
+        self.rows -= self.send_queue.revise(change)
+        closed = OutOfStep("the session was let go of before this was stored", Reason.SESSION_CLOSED)
+        for gone in taken_back:
+            self._tell(closed, gone.handles, first=gone.first, lengths=gone.lengths)
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""

@@ -449,6 +449,21 @@ def test_a_close_whose_session_is_let_go_of_before_its_turn(reason: pb.CloseReas
     assert network.store["session-0"].closed == closed
 
 
+def test_a_close_that_is_lost_of_a_session_that_another_has_opened_since() -> None:
+    network = Network()
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    work = Control(kind=Kind.CLOSE, members=session_queue.members)
+    network.add(session_queue, work)
+    network.cut()
+    network.store["session-0"].epoch += 7
+    network.settle()
+    assert work.done
+    assert work.error is None
+    assert not network.store["session-0"].closed
+
+
 def test_what_comes_before_a_taking_over_is_known_is_refused() -> None:
     network = Network()
     session_queue, _ = network.open(1)

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.named import SessionState
 from gatestream.server.core.reply_sink import CloseReason
@@ -16,6 +18,8 @@ from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import AlreadyExists, EpochStale, Exhausted, InvalidRequest, OutOfStep, StoreUnavailable
 from tests.support.artifacts import ACCUMULATOR_FINGERPRINT
 from tests.support.engine import Bench, Recorder, bench
+
+PARKS = Wish(parks=True)
 
 
 @pytest.fixture
@@ -59,6 +63,16 @@ async def test_a_state_that_does_not_fit_changes_nothing(b: Bench, state: Sessio
     with pytest.raises(InvalidRequest, match=says):
         await b.lifecycle.named.set_state("", "s", state)
     assert await b.lifecycle.named.state("", "s") == before
+
+
+def behind(may: asyncio.Event, call: Any) -> Any:
+    """The same call, made when it may be."""
+
+    async def made(*args: Any) -> Any:
+        await may.wait()
+        return await call(*args)
+
+    return made
 
 
 def set_to(position: int, value: float) -> SessionState:
@@ -129,6 +143,67 @@ async def test_of_two_states_the_one_that_is_refused_leaves_the_other_alone(b: B
     await b.engine.quiet()
     assert owner.take()[-1] == ("results", [0], [100], [1], [8])
     assert b.engine.sessions.accepted[session] == b.engine.sessions.position[session] == 101
+
+
+@pytest.mark.parametrize("parks", [False, True])
+@pytest.mark.parametrize("behind", ["state", "open"])
+async def test_steps_of_a_state_that_is_not_set_are_refused_whatever_stands_behind_them(
+    accumulator_path: Path, parks: bool, behind: str
+) -> None:
+    async with bench(accumulator_path, store=MemoryStore()) as b:
+        owner, other, named = Recorder(), Recorder(), b.lifecycle.named
+        session = b.open(owner, 0, "s", wish=Wish(parks=parks))
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0]])
+        setting = asyncio.ensure_future(named.set_state("", "s", set_to(50, 700), Meant(sequence=40)))
+        await asyncio.sleep(0)
+        b.engine.submit_one(owner, 0, session, 1, 50, (np.full(2, 5, "<f4").tobytes(),), OUTPUTS)
+        if behind == "open":
+            b.open(other, 0, "s", wish=PARKS)
+        else:
+            last = asyncio.ensure_future(named.set_state("", "s", set_to(90, 900)))
+            await asyncio.sleep(0)
+            b.steps(owner, [0], [session], [[2.0]])
+        with pytest.raises(OutOfStep, match="sequence is 40; the session stands at 1"):
+            await setting
+        await b.engine.quiet()
+        heard = [each for each in owner.take() if each[0] in ("results", "PRECEDING_FAILED")]
+        assert heard[:2] == [("results", [0], [0], [1], [1]), ("PRECEDING_FAILED", [0], [1], [1], [1])]
+        if behind == "open":
+            assert len(heard) == 2
+            assert other.stands is not None
+            assert other.stands.position == 1
+        else:
+            assert await last == 90
+            assert [each[:4] for each in heard[2:]] == [("results", [0], [90], [1])]
+
+
+async def test_what_is_written_while_a_state_is_set_is_not_put_back(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, may = MemoryStore(), asyncio.Event()
+    monkeypatch.setattr(store, "replace", behind(may, store.replace))
+    async with bench(accumulator_path, store=store) as b:
+        assert b.checkpointer is not None
+        assert b.lifecycle.kept is not None
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=PARKS)
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0, 2.0]])
+        await b.engine.quiet()
+        key = b.lifecycle.kept.key(session)
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 700)))
+        await asyncio.sleep(0.01)
+        round_ = asyncio.ensure_future(b.checkpointer.round())
+        await asyncio.sleep(0.01)
+        may.set()
+        assert await setting == 50
+        await round_
+        assert [each.position for each in (await store.read(key)).checkpoints] == [50]
+        b.steps(owner, [0], [session], [[1.0]])
+        await b.engine.quiet()
+        await b.checkpointer.round()
+        assert (await store.read(key)).checkpoints[-1].position == 51
 
 
 async def test_one_that_was_not_to_be_kept_after_all_is_set_here(accumulator_path: Path) -> None:
@@ -349,3 +424,30 @@ async def test_a_state_is_set_in_the_store_for_the_client_that_comes_back(accumu
         assert await b.lifecycle.named.set_state("", "s", set_to(60, 7)) == 60
         stored = await store.read(key)
         assert (stored.epoch, stored.checkpoints[-1].sequence) == (5, 1 + TERM + 1)
+
+
+async def test_a_state_is_set_in_the_store_while_what_was_before_is_still_written(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, may = MemoryStore(), asyncio.Event()
+    monkeypatch.setattr(store, "write", behind(may, store.write))
+    async with bench(accumulator_path, store=store) as b:
+        assert b.lifecycle.kept is not None
+        assert b.checkpointer is not None
+        owner = Recorder()
+        session = b.open(owner, 0, "s", wish=Wish(parks=True, epoch=4))
+        await b.engine.quiet()
+        key = b.lifecycle.kept.key(session)
+        b.steps(owner, [0], [session], [[1.0, 2.0]])
+        await b.engine.quiet()
+        round_ = asyncio.ensure_future(b.checkpointer.round())
+        await asyncio.sleep(0.01)
+        b.lifecycle.kept.leave(np.array([session]))
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 7), Meant(0, 4)))
+        await asyncio.sleep(0.01)
+        may.set()
+        # It stands elsewhere, when that is written.
+        with pytest.raises((OutOfStep, EpochStale)):
+            await setting
+        await round_
+        assert [each.position for each in (await store.read(key)).checkpoints] == [0, 2]

@@ -26,8 +26,14 @@ class Store(MemoryStore):
 
     away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
     async def write(self, writes: Writes) -> Written:
         await asyncio.sleep(0.005)
+        await self.goes_on.wait()
         if self.away:
             raise StoreUnavailable("away")
         return await super().write(writes)
@@ -118,6 +124,52 @@ async def test_those_that_have_slots_go_on_while_the_store_is_away(b: Bench, sto
     assert b.engine.sessions.phase[sessions[parked]] == Phase.RESTORING
     assert longest < 0.5
     store.away = False
+
+
+async def test_one_with_much_to_do_does_not_keep_the_others_from_having_their_turns(
+    b: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners, sessions = await opened(b, 3)
+    table, compute = b.engine.sessions, b.engine._compute
+    (parked,) = (k for k in range(3) if table.phase[sessions[k]] == Phase.PARKED)
+    busy, other = (k for k in range(3) if k != parked)
+
+    def slowly(run: Run) -> Any:
+        time.sleep(0.002)
+        return compute(run)
+
+    monkeypatch.setattr(b.engine, "_compute", slowly)
+    # It has had its slot for longest, and some seconds' work.
+    b.steps(owners[busy], [0], [sessions[busy]], [[0.0] * 4_000])
+    walking = asyncio.create_task(walk(b, sessions[other], owners[other], asyncio.get_running_loop().time() + 2))
+    async with asyncio.timeout(2):
+        b.lifecycle.places.bring_back(sessions[parked])
+        b.steps(owners[parked], [0], [sessions[parked]], [[1.0]])
+        while not any(heard[0] == "results" for heard in owners[parked].heard):
+            await asyncio.sleep(0.01)
+    assert table.position[sessions[busy]] < 4_000
+    await walking
+
+
+async def test_nobody_is_stopped_while_a_write_hangs(b: Bench, store: Store) -> None:
+    owners, sessions = await opened(b, 3)
+    assert b.checkpointer is not None
+    (parked,) = (k for k in range(3) if b.engine.sessions.phase[sessions[k]] == Phase.PARKED)
+    resident = next(k for k in range(2) if k != parked)
+    store.goes_on.clear()
+    b.steps(owners[resident], [0], [sessions[resident]], [[1.0]])
+    while b.checkpointer.writes_within(1):
+        await asyncio.sleep(0.01)
+    b.lifecycle.places.bring_back(sessions[parked])
+    session = sessions[resident]
+    position = int(b.engine.sessions.position[session])
+    for k in range(30):
+        b.steps(owners[resident], [0], [session], [[0.0]])
+        async with asyncio.timeout(0.5):
+            while b.engine.sessions.position[session] <= position + k:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+    store.goes_on.set()
 
 
 @pytest.mark.parametrize("what", ["step", "close"])

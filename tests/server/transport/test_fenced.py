@@ -82,7 +82,13 @@ async def test_one_session_of_a_stream_is_closed_and_the_others_go_on(served: Se
     step(client, [0, 1, 2], 100)
     step(client, [1], 1000)
     await served.fence("s0")
-    heard = [await client.hear() for _ in range(3)]
+    heard = [await client.hear() for _ in range(5)]
+    refused = [message.error for message in heard if message.HasField("error")]
+    assert [(list(each.handle), list(each.first), list(each.length)) for each in refused] == [
+        ([0], [1], [1]),
+        ([0], [2], [1]),
+    ]
+    assert all(each.reason == pb.REASON_SESSION_CLOSED and not each.position for each in refused)
     results = {
         (handle, value)
         for message in heard
@@ -173,5 +179,7 @@ async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(se
     session = model.engine.sessions.tenants.find("tenant", "s")
     model.lifecycle.registry.end(np.array([session]), CloseReason.DRAINED)
     served.store.may.set()
+    refused = (await client.hear()).error
+    assert (refused.reason, list(refused.first)) == (pb.REASON_SESSION_CLOSED, [1])
     assert (await client.hear()).closed.reason == pb.CLOSE_REASON_FENCED
     assert (await other.hear()).HasField("results")

@@ -38,10 +38,16 @@ def test_results_are_those_of_the_others(
 ) -> None:
     whole = results(entries, columns, gates, singles=singles).SerializeToString()
     stay = [each for each in entries if each[0] not in gone]
-    left = without(whole, np.array(sorted(gone), np.int64))
+    left, back = without(whole, np.array(sorted(gone), np.int64))
     if len(stay) == len(entries):
         assert left == whole
-    elif not stay:
+        assert back is None
+        return
+    assert back is not None
+    assert list(zip(*(each.tolist() for each in back), strict=True)) == [
+        (handle, first, 1 if singles else length) for handle, first, length in entries if handle in gone
+    ]
+    if not stay:
         assert left is None
     else:
         assert left is not None
@@ -57,25 +63,30 @@ def test_what_tells_of_no_steps_stays() -> None:
         pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=5)),
     ):
         data = message.SerializeToString()
-        assert without(data, np.array([1])) == data
+        assert without(data, np.array([1])) == (data, None)
 
 
 def test_what_was_refused_stays_refused_and_says_no_more_where() -> None:
     said = pb.Error(reason=pb.REASON_SESSION_CLOSED, message="no", handle=[1, 2], position=[3, 4], first=[3, 4])
-    left = without(pb.ServerMessage(error=said).SerializeToString(), np.array([1]))
+    left, gone = without(pb.ServerMessage(error=said).SerializeToString(), np.array([1]))
     assert left is not None
+    assert gone is None
     said.ClearField("position")
     assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
 
 
 def test_a_reset_and_a_position_are_taken_back() -> None:
     reset = pb.ServerMessage(reset_done=pb.ResetDone(handle=[1, 2], position=[3, 4]))
-    left = without(reset.SerializeToString(), np.array([1]))
+    left, gone = without(reset.SerializeToString(), np.array([1]))
+    assert gone is not None
+    assert [each.tolist() for each in gone] == [[1], [], []]
     assert left == pb.ServerMessage(reset_done=pb.ResetDone(handle=[2], position=[4])).SerializeToString()
     said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1, 2], position=[3, 4], first=[5, 6], length=[1, 1])
     error = pb.ServerMessage(error=said)
-    left = without(error.SerializeToString(), np.array([2, 7]))
+    left, gone = without(error.SerializeToString(), np.array([2, 7]))
     assert left is not None
+    assert gone is not None
+    assert [each.tolist() for each in gone] == [[2], [6], [1]]
     said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1], position=[3], first=[5], length=[1])
     assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
-    assert without(error.SerializeToString(), np.array([1, 2])) is None
+    assert without(error.SerializeToString(), np.array([1, 2]))[0] is None
