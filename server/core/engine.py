@@ -3,11 +3,10 @@
 A step is submitted, admitted, planned into a run, run and completed. `core.planner` says what the next run computes.
 `_step` makes a run on the event loop; one that is not known to be short is made on another thread, and while it runs
 the next one gathers. `_complete` moves the sessions on. `core.answers` answers what was computed and refuses what will
-not be, each accepted step exactly once.
+not be, each accepted step exactly once; `core.queue_edits` takes out of the queues what is not to have its turn.
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,18 +24,19 @@ from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.apart import Apart
-from gatestream.server.core.batches import Entries, OneEntry
+from gatestream.server.core.batches import Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.few import FewEntries
 from gatestream.server.core.intake import Intake
 from gatestream.server.core.planner import Planner, rows_of_one_answer
+from gatestream.server.core.queue_edits import QueueEdits
 from gatestream.server.core.reply_sink import Holder, ReplySink
 from gatestream.server.core.run import Run
 from gatestream.server.core.scheduler import Scheduler
 from gatestream.server.core.session_queues import Place, SessionQueues
 from gatestream.server.core.sessions import SessionTable
-from gatestream.server.errors import OutOfStep, Reason, Refused, StepFailed, session_closed
+from gatestream.server.errors import OutOfStep, Reason, StepFailed, session_closed
 from gatestream.server.telemetry import ModelStats, RunStats
 
 _GATHERED_BYTES: Final = 2**20
@@ -78,6 +78,7 @@ class Engine:
         sessions: which there are.
         reply_mask: by session, OUTPUTS and GATES as its owner asked.
         admission: how much is pending.
+        edits: what is taken out of the queues.
         stats: what is counted, but for the latest runs: `counted` has these.
     """
 
@@ -117,8 +118,11 @@ class Engine:
         self._straight = straight
         # On the thread.
         self._running = False
-        self._thread_run: Run | None = None
+        self._thread_runs: list[Run] = []
         self._apart = Apart(layout.name, capacity, clock)
+        self.edits = QueueEdits(
+            self.sessions, self._intake, self._queues, self._answers, (self._thread_runs, self._apart)
+        )
         self._planner = Planner(layout, self.rows, self.sessions, self._intake, self._queues, self._apart, tick)
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
@@ -171,7 +175,7 @@ class Engine:
             first: [entries], the position that each is meant for; None: whatever position it is.
             inputs: in the spec's order, each [rows, *shape].
         """
-        self.take_in()
+        self.edits.take_in()
         batches = self._intake.accept(owner, entries, first, inputs)
         if len(batches) == 1 and not self._straight:
             (self._intake.message,) = batches
@@ -206,11 +210,11 @@ class Engine:
         """
         intake = self._intake
         if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
-            self.take_in()
+            self.edits.take_in()
         if not intake.accept_one(owner, handle, session, length, first, columns, reply_mask):
             return False
         if self._straight:
-            self.take_in()
+            self.edits.take_in()
         elif not self._called:
             # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
             alone = self._planner.alone_runs
@@ -286,14 +290,9 @@ class Engine:
         )
 
     def _control(self, control: Control, sessions: Ints, *, unlimited: bool) -> None:
-        self.take_in()
+        self.edits.take_in()
         self.admission.take(control.holder, len(sessions), unlimited=unlimited)
         self._queues.add_control(control, sessions)
-
-    def take_in(self) -> None:
-        """Put what came since the last run into the queues; owners hear what is wrong with it."""
-        if (batch := self._intake.take()) is not None:
-            self._queues.add(batch)
 
     # ---- The step loop ------------------------------------------------------------------------
 
@@ -322,7 +321,7 @@ class Engine:
 
     async def _turn(self) -> bool:
         """Do the controls whose turn it is, and then make a run; whether there is more."""
-        self.take_in()
+        self.edits.take_in()
         more = self._controls.run()
         run = self._planner.queued()
         if run is not None:
@@ -374,7 +373,7 @@ class Engine:
     async def _step_on_thread(self, run: Run) -> None:
         """As `_step`, while the event loop goes on."""
         self._running = True
-        self._thread_run = run
+        self._thread_runs.append(run)
         try:
             outputs, gates = await self._on_thread(run)
         except Exception as error:
@@ -383,7 +382,7 @@ class Engine:
             self._complete(run, outputs, gates)
         finally:
             self._running = False
-            self._thread_run = None
+            self._thread_runs.clear()
             self._free()
             between, self._between = self._between, []
             for do in between:
@@ -458,7 +457,7 @@ class Engine:
         """Refuse the steps of a run of one member, and what stands behind them."""
         self._apart.failed(int(np.asarray(run.sessions).item()), error)
         # What came meanwhile stands behind these steps.
-        self.take_in()
+        self.edits.take_in()
         reason = StepFailed(f"the model failed on these steps, no state has changed: {error}")
         if run.tick is None:
             ((batch, _, _),) = run.parts
@@ -477,66 +476,11 @@ class Engine:
 
     def remove(self, sessions: Ints) -> None:
         """Forget sessions; what stands in their queues is answered as not taken."""
-        self.take_in()
-        closed = session_closed()
-        self._answers.refuse(self._queues.places(self._scheduler.drop(sessions)), lambda _: closed)
+        self.edits.empty(sessions, session_closed())
         self.sessions.remove(sessions)
         # A run that is under way, or is to be made again, will still write its members' rows.
         self._leaving.append(sessions)
         self._free()
-
-    def cut_off(self, sessions: Ints, why: Refused, *, until_moved: bool = False) -> None:
-        """Refuse the steps that stand in the queues of sessions and are not under way; controls are done.
-
-        Args:
-            sessions: which.
-            why: for those who asked.
-            until_moved: only the steps before the first control that `moves` its session.
-        """
-        self.take_in()
-
-        def moves(number: int) -> bool:
-            return isinstance(item := self._queues[number], Control) and item.moves
-
-        running: dict[int, int] = {}
-        for run in (self._thread_run, *self._apart):
-            if run is not None and run.tick is not None:
-                running.update(zip(run.tick.ids.tolist(), run.tick.lengths.tolist(), strict=True))
-        dropped, cut, left = self._scheduler.drop_steps(sessions, running, moves if until_moved else lambda _: False)
-        self._answers.refuse(self._queues.places(dropped), lambda _: why)
-        self._answers.shorten(self._queues.places(cut))
-        for session, steps in left.items():
-            if self.sessions.accepted[session] >= 0:
-                self.sessions.accepted[session] = self.sessions.position[session] + steps
-
-    def queued_steps(self, session: int) -> int:
-        """Steps that stand in a session's queue; while its control has its turn, those behind that."""
-        self.take_in()
-        return self._scheduler.steps(session)
-
-    def refuse_behind(self, session: int, why: Refused) -> None:
-        """Refuse the steps that stand in a session's queue behind the control that has its turn."""
-        self.take_in()
-        first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
-        self._answers.done(first.item, 1)
-        self._answers.refuse(behind, lambda _: why, keep_musts=True)
-
-    def withdraw_behind(self, session: int) -> list[OneEntry]:
-        """Take the steps out of a session's queue that stand behind the control that has its turn, up to the next one.
-
-        What stands further behind is refused.
-        """
-        self.take_in()
-        first, *behind = self._queues.places(self._scheduler.drop(np.array([session])))
-        self._answers.done(first.item, 1)
-        steps = list(itertools.takewhile(lambda place: not isinstance(place.item, Control), behind))
-        withdrawn = [place.item.one(place.entry) for place in steps]
-        self._answers.shorten(steps)
-        for place in steps:
-            self._queues.count_off(place.item, 1)
-        closed = session_closed()
-        self._answers.refuse(behind[len(steps) :], lambda _: closed)
-        return withdrawn
 
     async def between_runs(self, do: Callable[[], _T]) -> _T:
         """Do something now, or as soon as no run is under way: then rows of state and positions belong together.
@@ -569,13 +513,3 @@ class Engine:
         return not (self._running or intake.message is not None or session in intake.steps) and bool(
             self._scheduler.idle(session)
         )
-
-    def last_in_queue(self, session: int) -> bool:
-        """Whether nothing stands behind the control of a session that has its turn."""
-        self.take_in()
-        return self._scheduler.last(session)
-
-    def idle(self, sessions: Ints) -> Ints:
-        """Those of the sessions that have nothing queued."""
-        self.take_in()
-        return sessions[self._scheduler.idle(sessions)]

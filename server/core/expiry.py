@@ -73,7 +73,7 @@ class Expiry:
         timeouts = np.where(table.sequence[sessions], self.sequence_timeout, self._timeout)
         left = table.parks[sessions] & (table.phase[sessions] == Phase.DETACHED) & ~table.sequence[sessions]
         timeouts[left] = self._park_timeout
-        return self._engine.idle(sessions[table.answered_at[sessions] < now - timeouts])
+        return self._engine.edits.idle(sessions[table.answered_at[sessions] < now - timeouts])
 
     def make_room(self, tenant: str) -> bool:
         """End some sessions whose time is over, and which `expire` has not come to yet; whether there were any.

@@ -79,7 +79,7 @@ class HeldSessions:
             handles: what the owner calls them.
             sequences: that each is meant for.
         """
-        self._engine.take_in()
+        self._engine.edits.take_in()
         # Steps that are queued will have moved it on; whatever else is leaves it where it stands.
         still = self._table.accepted[sessions] == self._table.position[sessions]
         return self._standing(owner, sessions, handles, np.where(still, sequences, -1), "close")
@@ -176,7 +176,7 @@ class HeldSessions:
         if len(sessions):
             table = self._table
             ended = OutOfStep("the session's stream ended before this step's turn came", Reason.SESSION_CLOSED)
-            self._engine.cut_off(sessions, ended)
+            self._engine.edits.cut_off(sessions, ended)
             table.detach(sessions)
             table.answered_at[sessions] = self._engine.clock()
             if len(parked := sessions[table.phase[sessions] == Phase.PARKED]):

@@ -228,7 +228,7 @@ class KeptSessions:
         if session is None:
             return False
         # One that takes the place of another version's has something queued until it is kept.
-        moving = table.parks[session] and not len(self._engine.idle(np.array([session])))
+        moving = table.parks[session] and not len(self._engine.edits.idle(np.array([session])))
         if table.claiming[session] or ((table.kept[session] or moving) and table.epoch[session] >= epoch):
             return True
         if table.kept[session]:
@@ -260,7 +260,7 @@ class KeptSessions:
         self._wanted = {birth: session for birth, session in self._wanted.items() if table.birth[session] == birth}
         there = np.fromiter(self._wanted.values(), np.int64, len(self._wanted))
         good = table.kept[there] & (table.claiming[there] == 0) & (table.phase[there] != Phase.CLOSING)
-        sessions = self._engine.idle(there[good])
+        sessions = self._engine.edits.idle(there[good])
         sessions = sessions[table.sequences(sessions) == table.written[sessions]]
         keys, epochs = keys_of(self._engine, sessions), table.epoch[sessions]
         # Of one that has no slot the store has all.

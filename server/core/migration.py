@@ -223,11 +223,11 @@ class _Move:
             kept.tell_later(twin)
         if state.position != self._expected and not engine.at_rest(twin):
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
-            engine.refuse_behind(twin, failed)
+            engine.edits.refuse_behind(twin, failed)
             self._after.lifecycle.registry.keep_constants(twin)
         engine.sessions.setting[twin] = False
         if engine.sessions.accepted[twin] >= 0:
-            engine.sessions.accepted[twin] = state.position + engine.queued_steps(twin)
+            engine.sessions.accepted[twin] = state.position + engine.edits.steps(twin)
 
     def _ended(self, error: Refused, *_: Any) -> None:
         """What the twin waited for will not come, or it has ended itself."""

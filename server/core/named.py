@@ -257,7 +257,7 @@ class NamedSessions:
         table = self._table
         last, counts = self._latest.get(session, (turn, True))
         if table.accepted[session] >= 0 and (last == turn or not counts):
-            table.accepted[session] = table.position[session] + self._engine.queued_steps(session)
+            table.accepted[session] = table.position[session] + self._engine.edits.steps(session)
         self._is_last(session, turn)
 
     def _is_last(self, session: int, turn: int) -> bool:
@@ -273,7 +273,7 @@ class NamedSessions:
         table = self._table
         accepted = int(table.accepted[session])
         failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
-        self._engine.cut_off(np.array([session]), failed, until_moved=True)
+        self._engine.edits.cut_off(np.array([session]), failed, until_moved=True)
         last = self._is_last(session, turn) and accepted >= 0
         # Those that come from now on count from where it stands; or from where what stands behind this puts it.
         table.accepted[session] = table.position[session] if last else accepted

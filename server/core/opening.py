@@ -185,7 +185,7 @@ class Opening:
         def failed(error: Refused) -> None:
             fingerprint = error.fingerprint if isinstance(error, CheckpointUnfit) else ""
             if fingerprint and elsewhere is not None and self._holds(owner, handle, session):
-                steps = self._engine.withdraw_behind(session)
+                steps = self._engine.edits.withdraw_behind(session)
                 # The name is wanted for the one that takes its place.
                 self._engine.stats.opened -= 1
                 self._registry.remove(np.array([session]))

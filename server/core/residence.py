@@ -159,7 +159,7 @@ class Residence:
             answered = table.answered_at[sessions]
             # Some of them may have something queued.
             sessions = sessions[np.argpartition(answered, min(2 * count, len(sessions) - 1))[: 2 * count]]
-        sessions = self._engine.idle(sessions)
+        sessions = self._engine.edits.idle(sessions)
         if self._engine.running:
             sessions = sessions[(table.phase[sessions] == Phase.DETACHED) | self._stays_stored(sessions)]
         order: Ints = sessions[table.answered_at[sessions].argsort(kind="stable")]
@@ -296,7 +296,7 @@ class Residence:
     def park_in_turn(self, session: int) -> bool:
         """Take the slot of a session whose turn that is; whether something behind that needs it again."""
         table = self._table
-        again = not self._engine.last_in_queue(session)
+        again = not self._engine.edits.is_last(session)
         if again or table.phase[session] == Phase.RESIDENT:
             self._park(session)
         else:

@@ -106,7 +106,7 @@ class Sequences:
             return True
         if first < 0:
             return False
-        self._engine.take_in()
+        self._engine.edits.take_in()
         accepted = int(table.accepted[session])
         if accepted < 0:
             raise StoreUnavailable(

@@ -505,7 +505,7 @@ class ClientStream:
     def _refuse(self, error: Refused, handles: Numbers, first: Numbers = (), lengths: Numbers = ()) -> None:
         """Refuse what no engine need see, behind what is wrong with the messages before it."""
         for model in self._models:
-            model.engine.take_in()
+            model.engine.edits.take_in()
         self._tell(error, handles, first=first, lengths=lengths)
 
     def _tell(

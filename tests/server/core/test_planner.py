@@ -96,7 +96,7 @@ async def test_a_step_waits_for_those_of_its_session_that_are_queued(b: Bench) -
     single(b, owner, other)
     assert planner_of(b).few() is None
     # It stands behind the chunk, and the other session's step behind nothing.
-    b.engine.take_in()
+    b.engine.edits.take_in()
     told: list[tuple[int, int]] = []
     while (run := planner_of(b).queued()) is not None:
         told += list(zip(map(int, run.sessions), map(int, run.lengths), strict=True))
