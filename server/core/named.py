@@ -170,17 +170,14 @@ class NamedSessions:
         if table.kept[session] or table.claiming[session] or table.parks[session]:
             return await self._set_kept(session, tenant, state, meant)
         turn = next(self._turns)
-        setting = self._in_line(tenant, session_id, put, moves=True)
+        # It may be refused for a step that failed; and whoever waits for it may have gone by then.
+        setting = self._in_line(tenant, session_id, put, moves=True, failed=lambda: self._is_last(session, turn))
         if not setting.done():
             self._latest[session] = turn, True
             table.setting[session] = True
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
-        try:
-            return await setting
-        finally:
-            # It may have been refused for a step that failed.
-            self._is_last(session, turn)
+        return await setting
 
     async def _set_kept(self, session: int, tenant: str, state: SessionState, meant: Meant) -> int:
         """As `set_state`, of a session that the store knows: there first."""
@@ -318,7 +315,13 @@ class NamedSessions:
         return await page(self._checkpointer, tenant, self._engine.layout.name, behind, size)
 
     def _in_line(
-        self, tenant: str, session_id: str, do: Callable[[int], _T], *, moves: bool = False
+        self,
+        tenant: str,
+        session_id: str,
+        do: Callable[[int], _T],
+        *,
+        moves: bool = False,
+        failed: Callable[[], object] = lambda: None,
     ) -> asyncio.Future[_T]:
         session = self._registry.find(tenant, session_id)
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
@@ -339,6 +342,7 @@ class NamedSessions:
                     answer.set_result(result)
 
         def fail(error: Refused, *_: Any) -> None:
+            failed()
             # The caller may have gone.
             if not answer.done():
                 answer.set_exception(error)

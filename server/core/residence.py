@@ -112,9 +112,11 @@ class Residence:
             Seconds after which to ask.
         """
         self._checkpointer.hurry()
-        line, now = self._line(tenant), _now()
-        if now > self._left_to_new.get(line, 0.0) + _LEFT_TO_NEW_SECONDS:
-            self._left_to_new[line] = now + _LEFT_TO_NEW_SECONDS
+        line, now, table = self._line(tenant), _now(), self._table
+        # Of the only one nobody else has anything meanwhile: then for its next attempt alone.
+        seconds = _LEFT_TO_NEW_SECONDS if min(table.slots, table.share) > 1 else 2 * _RETRY_SECONDS
+        if now > self._left_to_new.get(line, 0.0) + seconds:
+            self._left_to_new[line] = now + seconds
         self._yielding.ask(1, tenant if self._at_share(tenant) else None, self)
         return _RETRY_SECONDS
 

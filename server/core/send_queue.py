@@ -161,31 +161,25 @@ class SendQueue:
         if self.on_fenced is not None:
             self.on_fenced(key)
 
-    def revise(self, change: Callable[[bytes | Pieces, object], bytes | Pieces | None]) -> int:
+    def revise(self, change: Callable[[bytes | Pieces, object], Sequence[bytes | Pieces]]) -> None:
         """Have messages that wait at the gate say something else.
 
         Args:
-            change: the message instead of one that tells of this; None, of one without a number: there is none.
-
-        Returns:
-            The rows of those that are no more.
+            change: of a message, and what it tells of, those that are sent in its place, at least one; of one with a
+                number, one.
         """
-        gone = 0
         waiting, self._waiting = self._waiting, deque()
         for group, number, of, (message, rows, size) in waiting:
-            other = change(message, of)
-            if other is message:
+            first, *others = change(message, of)
+            if first is message and not others:
                 self._waiting.append((group, number, of, (message, rows, size)))
                 continue
-            now = 0 if other is None else len(other) + ITEM_BYTES
-            self._account.hold(now - size)
-            if rows == 0:
-                self._others += now - size
-            if other is None:
-                gone += rows
-            else:
-                self._waiting.append((group, number, of, (other, rows, now)))
-        return gone
+            for each, its_rows, before in [(first, rows, size), *((other, 0, 0) for other in others)]:
+                now = len(each) + ITEM_BYTES
+                self._account.hold(now - before)
+                if its_rows == 0:
+                    self._others += now - before
+                self._waiting.append((group, number, of, (each, its_rows, now)))
 
     def _wake(self, *, at_once: bool = False) -> None:
         taker, self._taker = self._taker, None

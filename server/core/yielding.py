@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -129,37 +128,49 @@ class Yielding:
         self._asked[session] = birth
         self._turns_asked[birth] = turn
 
-        def over(*_: object) -> None:
-            self._turns_asked.pop(birth, None)
-            if self._asked[session] == birth:
-                self._asked[session] = _NEVER
-
         holder = Caller(self._accounts.of(self._table.tenants.tenant(session)))
+        over = partial(self._over, session, birth)
         wait = partial(self._yield, session, birth, turn, over, slots)
         self._engine.wait_for(session, wait, over, holder, must=True, unlimited=True)
 
-    async def _yield(self, session: int, birth: int, turn: _Turn, over: Callable[[], None], slots: Slots) -> Then:
+    def _over(self, session: int, birth: int, *_: object) -> None:
+        """A session's turn is over, or will not come."""
+        self._turns_asked.pop(birth, None)
+        if self._asked[session] == birth:
+            self._asked[session] = _NEVER
+
+    async def _yield(self, session: int, birth: int, turn: _Turn, over: Then, slots: Slots) -> Then:
         """Give a slot up when its state is written, and have one again where something is queued behind this."""
-        pause, until = _FIRST_PAUSE, _now() + _SECONDS
         restored: bool | None = None
         if sum(each.line == turn.line and each.come for each in self._turns_asked.values()) >= self._most(turn.line):
             # It was asked long ago, and so have others been since.
             restored = False
         turn.come = True
-        while restored is None and _now() < until and self._writes():
+        pause, until = _FIRST_PAUSE, _now() + _SECONDS
+        while restored is None:
             restored = await self._engine.between_runs(partial(self._given_up, session, birth, slots))
             if restored is None:
+                if not self._writes():
+                    break
+                if _now() > until:
+                    self._rests_until = _now() + _REST_SECONDS
+                    break
                 self._checkpointer.hurry()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-        over()
-        if restored is None:
-            self._rests_until = _now() + _REST_SECONDS
-        if restored and self._table.birth[session] == birth:
-            # Whatever has been asked of it since: what stands behind this needs its slot.
-            return await slots.back(session)
-        self.has_slot(session)
-        return over
+        # Who waits for a slot itself keeps nobody from having a turn.
+        self._turns_asked.pop(birth, None)
+        if not restored or self._table.birth[session] != birth:
+            self.has_slot(session)
+            return over
+        # Whatever has been asked of it since: what stands behind this needs its slot.
+        back = await slots.back(session)
+
+        def then() -> None:
+            over()
+            back()
+
+        return then
 
     def _given_up(self, session: int, birth: int, slots: Slots) -> bool | None:
         """Whether a session is to be restored that has given its slot up, or need not; None: it cannot yet."""

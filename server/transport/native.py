@@ -17,13 +17,14 @@ from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
 from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.core.send_queue import Pieces, SendQueue
+from gatestream.server.core.send_queue import SendQueue
 from gatestream.server.core.sessions import Stands
-from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, OutOfStep, Reason, Refused
+from gatestream.server.durability.checkpoints import Key
+from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
 from gatestream.server.transport.codec import Codec, check_columns, input_arrays
 from gatestream.server.transport.handles import FREE, LEAVING, Handles
 from gatestream.server.transport.messages import Acknowledge, Chunk, Close, Invalid, Numbers, Open, Reset, Steps
-from gatestream.server.transport.taken_back import TakenBack, without
+from gatestream.server.transport.taken_back import without
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -64,6 +65,7 @@ class ClientStream:
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.send_queue = SendQueue(self.account)
+        self.send_queue.on_fenced = self._take_back
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -79,6 +81,10 @@ class ClientStream:
         self._half_closed = False
         # Nobody is told anything any more.
         self._gone = False
+        # Where answers wait to be stored: what the session is called that a handle stood for last, and by which handles
+        # the stream has had it. It may be another's by now.
+        self._key_of: dict[int, Key] = {}
+        self._handles_of: dict[Key, list[int]] = {}
 
     # ---- From the client ----------------------------------------------------------------------
 
@@ -389,6 +395,8 @@ class ClientStream:
     def opened(self, handle: int, session_id: str, stands: Stands, created: bool) -> None:
         """As `ReplySink`."""
         spec = self._models[self._handles.model(handle)].spec
+        if self.send_queue.gate is not None:
+            self._note_key(handle, Key(self._tenant, spec.name, session_id))
         self.send_queue.put(
             self._codec.opened(
                 handle,
@@ -447,6 +455,9 @@ class ClientStream:
         if len(positions) and positions.min() < 0:
             # Where some session stands is being asked.
             positions, first = _NOTHING, _NOTHING if len(first) and first.min() < 0 else first
+        if error.reason is Reason.SESSION_CLOSED and self.send_queue.gate is not None:
+            # It may count steps that will not be told of.
+            positions = _NOTHING
         sequences = _NOTHING
         if error.reason is Reason.POSITION_MISMATCH and len(positions):
             sequences = self._sequences(handles, positions)
@@ -472,27 +483,25 @@ class ClientStream:
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `ReplySink`."""
-        if reason is CloseReason.FENCED:
-            self._take_back(handles)
         self._handles.mark(handles, FREE)
         self._held -= len(handles)
         self.send_queue.put(self._codec.closed(handles, positions, reason))
         self._end_when_done()
 
-    def _take_back(self, handles: Ints) -> None:
-        """Refuse what was computed of sessions and waits to be stored, which it will not be."""
-        taken_back: list[TakenBack] = []
+    def _note_key(self, handle: int, key: Key) -> None:
+        before = self._key_of.get(handle)
+        if before is not None:
+            self._handles_of[before].remove(handle)
+            if not self._handles_of[before]:
+                del self._handles_of[before]
+        self._key_of[handle] = key
+        self._handles_of.setdefault(key, []).append(handle)
 
-        def change(message: bytes | Pieces, _: object) -> bytes | Pieces | None:
-            left, gone = without(bytes(message), handles)
-            if gone is not None:
-                taken_back.append(gone)
-            return left
-
-        self.rows -= self.send_queue.revise(change)
-        closed = OutOfStep("the session was let go of before this was stored", Reason.SESSION_CLOSED)
-        for gone in taken_back:
-            self._tell(closed, gone.handles, first=gone.first, lengths=gone.lengths)
+    def _take_back(self, key: Key) -> None:
+        """Refuse what was computed of a session and waits to be stored, which it will not be."""
+        if (had := self._handles_of.get(key)) is not None:
+            handles = np.array(had)
+            self.send_queue.revise(lambda message, _: without(bytes(message), handles))
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""

@@ -191,10 +191,10 @@ class _Requests(ABC):
     def _fenced(self, key: Key) -> None:
         """Take back what was to be told of a sequence that another server has by now."""
 
-        def change(message: bytes | Pieces, of: object) -> bytes | Pieces:
+        def change(message: bytes | Pieces, of: object) -> list[bytes | Pieces]:
             if isinstance(of, Request) and key == Key(self._tenant, of.asked.model.name, of.asked.session):
-                return self._instead(of, error)
-            return message
+                return [self._instead(of, error)]
+            return [message]
 
         error = StoreUnavailable(
             "another server has claimed the sequence before what was done here was stored, and has nothing of it; send "

@@ -1,59 +1,45 @@
 """What is taken back of messages that have not left: what they tell of sessions that another server has by now."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.server.arrays import Ints
 
-_NOTHING: Ints = np.empty(0, np.int64)
+_WHY: Final = "the session was let go of before this was stored"
 
 
-class TakenBack(NamedTuple):
-    """What was asked for, and is not answered after all.
-
-    Attributes:
-        handles: [entries].
-        first: [entries], position of each one's first step; empty: these were resets.
-        lengths: [entries], steps of each; empty in the same case.
-    """
-
-    handles: Ints
-    first: Ints
-    lengths: Ints
-
-
-def without(message: bytes, handles: Ints) -> tuple[bytes | None, TakenBack | None]:
-    """A ServerMessage without what it tells of the steps and resets of some sessions, and what that was.
+def without(message: bytes, handles: Ints) -> list[bytes]:
+    """What to say instead of a ServerMessage: the same of other sessions, and that of some nothing was done after all.
 
     Args:
         message: as it would go over the wire.
-        handles: of these sessions.
+        handles: of the sessions of which nothing was done.
 
     Returns:
-        What is left of the message, None: nothing; and what is not, None: nothing.
+        Messages as they go over the wire, at least one; the same object, where it tells of none of these.
     """
     said = pb.ServerMessage.FromString(message)
     kind = str(said.WhichOneof("kind"))
     if kind not in ("results", "reset_done", "error"):
-        return message, None
+        return [message]
     part: Any = getattr(said, kind)
     every = np.array(part.handle, np.int64)
     stays = ~np.isin(every, handles)
     if stays.all():
-        return message, None
+        return [message]
+    refused = pb.Error(reason=pb.REASON_SESSION_CLOSED, message=_WHY, handle=every[~stays].tolist())
     if kind == "error" and said.error.reason != pb.REASON_POSITION_MISMATCH:
-        # What was refused stays refused; where these stood then counts steps that are not told of.
-        part.ClearField("position")
-        return said.SerializeToString(), None
-    first, lengths = _NOTHING, _NOTHING
+        # It stays refused; only where it stood then counts steps that are not told of.
+        refused.reason, refused.message, refused.retry_after_ms = part.reason, part.message, part.retry_after_ms
     if kind != "reset_done" and len(part.first):
-        first = np.array(part.first, np.int64)[~stays]
-        lengths = (np.array(part.length, np.int64) if len(part.length) else np.ones(len(every), np.int64))[~stays]
-    gone = TakenBack(every[~stays], first, lengths)
+        refused.first.extend(np.array(part.first, np.int64)[~stays].tolist())
+        lengths = np.array(part.length, np.int64) if len(part.length) else np.ones(len(every), np.int64)
+        refused.length.extend(lengths[~stays].tolist())
+    instead = pb.ServerMessage(error=refused).SerializeToString()
     if not stays.any():
-        return None, gone
+        return [instead]
     rows = stays
     if kind == "results":
         rows = np.repeat(stays, np.array(part.length, np.int64) if part.length else 1)
@@ -66,7 +52,7 @@ def without(message: bytes, handles: Ints) -> tuple[bytes | None, TakenBack | No
             continue
         del column[:]
         column.extend(kept)
-    return said.SerializeToString(), gone
+    return [said.SerializeToString(), instead]
 
 
 def _rows(column: bytes, which: Any) -> list[bytes]:

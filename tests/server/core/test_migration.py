@@ -18,10 +18,11 @@ from gatestream.protos.spec import KEY, from_metadata, to_json
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.checkpointer import Checkpointer
+from gatestream.server.core.kept import meaning
 from gatestream.server.core.migration import migrate, obstacle
 from gatestream.server.core.named import SessionState
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.durability.checkpoints import Claim, Key, Owned
+from gatestream.server.durability.checkpoints import Claim, Key, Owned, Writes, Written
 from gatestream.server.durability.memory import MemoryStore
 from gatestream.server.errors import NotLoaded, StoreUnavailable
 from gatestream.server.transport.oip import InferenceStream
@@ -488,3 +489,38 @@ async def test_after_a_step_that_failed_on_the_way_it_goes_on_from_there(tmp_pat
             await catalog.find("m", version).engine.quiet()
         client.say(steps=pb.Steps(handle=[0], first=[5], input=[np.ones(2, "<f4").tobytes()]))
         assert await sums(client, 1) == [1006]
+
+
+async def test_what_was_not_stored_before_a_session_was_moved_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, may = MemoryStore(0.0), asyncio.Event()
+    may.set()
+    write = store.write
+
+    async def slow(writes: Writes) -> Written:
+        await may.wait()
+        return await write(writes)
+
+    monkeypatch.setattr(store, "write", slow)
+    checkpointer = Checkpointer(store, LIMITS, before_answer=True)
+    async with versions(tmp_path, checkpointer=checkpointer) as catalog:
+        client, model = Client(catalog, LIMITS), catalog.find("m", "1")
+        await client.open(0, version="1", session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK)
+        assert await client.step(0, 1.0) == 1001
+        may.clear()
+        client.send(0, 10.0)
+        await model.engine.quiet()
+        client.send(0, 1.0, length=60)
+        await asyncio.sleep(0)
+        assert await moved(catalog) == 1
+        key = Key("tenant", "m", "s")
+        epoch = (await store.read(key)).epoch
+        meant = meaning(model.layout, model.version)
+        await store.claim(key, Claim("other", epoch + 1, meant, None, True, 0))
+        may.set()
+        refused = 0
+        while not (message := await client.hear()).HasField("closed"):
+            assert message.error.reason == pb.REASON_SESSION_CLOSED
+            refused += sum(message.error.length)
+        assert (refused, message.closed.reason in (pb.CLOSE_REASON_PARKED, pb.CLOSE_REASON_FENCED)) == (61, True)

@@ -178,6 +178,21 @@ async def test_steps_of_a_state_that_is_not_set_are_refused_whatever_stands_behi
             assert [each[:4] for each in heard[2:]] == [("results", [0], [90], [1])]
 
 
+async def test_a_state_that_nobody_waits_for_any_more_and_that_is_not_set(b: Bench) -> None:
+    owner = Recorder()
+    session = b.open(owner, 0, "s")
+    await b.engine.quiet()
+    b.steps(owner, [0], [session], [[1.0] * 12])
+    setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(50, 700), Meant(sequence=40)))
+    await asyncio.sleep(0)
+    setting.cancel()
+    await b.engine.quiet()
+    assert setting.cancelled()
+    table = b.engine.sessions
+    assert (table.position[session], table.accepted[session], table.setting[session]) == (12, 12, False)
+    assert b.engine.check() == []
+
+
 async def test_what_is_written_while_a_state_is_set_is_not_put_back(
     accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,11 +140,12 @@ async def test_what_waits_at_the_gate_may_say_something_else() -> None:
     send_queue.gate = gate
     for k, (message, rows) in enumerate([(b"a", 1), (b"bb", 0), (b"ccc", 3), (b"d", 4)]):
         send_queue.put(message, rows, of=k)
-    changed: dict[object, bytes | None] = {0: b"longer", 1: b"", 2: None}
-    assert send_queue.revise(lambda message, of: changed.get(of, message)) == 3
-    assert tenant.bytes == len(b"longer" + b"" + b"d") + 3 * ITEM_BYTES
+    changed: dict[object, list[bytes]] = {0: [b"longer"], 1: [b""], 2: [b"two", b"of them"]}
+    send_queue.revise(lambda message, of: changed.get(of, [message]))
+    assert tenant.bytes == len(b"longer" + b"" + b"two" + b"of them" + b"d") + 5 * ITEM_BYTES
     gate.stored(gate.begin())
-    assert [await send_queue.take() for _ in range(3)] == [(b"longer", 1), (b"", 0), (b"d", 4)]
+    left = [(b"longer", 1), (b"", 0), (b"two", 3), (b"of them", 0), (b"d", 4)]
+    assert [await send_queue.take() for _ in range(5)] == left
     send_queue.discard()
     assert tenant.bytes == 0
 
@@ -202,8 +203,8 @@ async def test_who_only_sends_goes_on_while_messages_are_let_out(prompt: bool) -
     # The end of a stream does more than send: never there.
     queue.put(b"third", 3)
     queue.end()
-    queue.revise(lambda _message, _of: None)
+    queue.revise(lambda _message, _of: [b"instead"])
     gate.stored(gate.begin())
     assert None not in taken
     await sending
-    assert taken == [(b"first", 1), (b"second", 2), None]
+    assert taken == [(b"first", 1), (b"second", 2), (b"instead", 3), None]

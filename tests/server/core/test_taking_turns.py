@@ -172,6 +172,75 @@ async def test_nobody_is_stopped_while_a_write_hangs(b: Bench, store: Store) -> 
     store.goes_on.set()
 
 
+async def test_a_write_that_takes_long_for_once_costs_no_more_than_that(b: Bench, store: Store) -> None:
+    owners, sessions = await opened(b, 3)
+    table, loop = b.engine.sessions, asyncio.get_running_loop()
+    (parked,) = (k for k in range(3) if table.phase[sessions[k]] == Phase.PARKED)
+    until = loop.time() + 3
+    walks = [asyncio.create_task(walk(b, sessions[k], owners[k], until)) for k in range(3) if k != parked]
+    await asyncio.sleep(0.3)
+    store.goes_on.clear()
+    loop.call_later(1.3, store.goes_on.set)
+    await asyncio.sleep(0.02)
+    b.lifecycle.places.bring_back(sessions[parked])
+    b.steps(owners[parked], [0], [sessions[parked]], [[1.0]])
+    async with asyncio.timeout(4):
+        while table.position[sessions[parked]] == 0:
+            await asyncio.sleep(0.01)
+    await asyncio.gather(*walks)
+
+
+async def test_the_only_slot_is_left_to_a_new_session_for_as_long_as_it_takes_to_come_back(
+    accumulator_path: Path, store: Store
+) -> None:
+    async with bench(accumulator_path, sessions=1, held_sessions=8, store=store) as b:
+        assert b.checkpointer is not None
+        rounds = asyncio.create_task(b.checkpointer.run())
+        owners, sessions = await opened(b, 2)
+        until = asyncio.get_running_loop().time() + 3
+        walks = [asyncio.create_task(walk(b, s, o, until)) for s, o in zip(sessions, owners, strict=True)]
+        await asyncio.sleep(0.3)
+        with pytest.raises(Exhausted) as refused:
+            b.open(Recorder(), 0, "late", wish=PARKS)
+        assert refused.value.retry_after == 0.5
+        assert max(longest for _, longest in await asyncio.gather(*walks)) < 2
+        await b.engine.quiet()
+        rounds.cancel()
+
+
+async def test_a_session_is_asked_again_when_its_turn_is_over(b: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners, sessions = await opened(b, 1)
+    residence = b.lifecycle.residence
+    assert residence is not None
+    yielding = residence._yielding
+    yields, asked = yielding._yield, 0
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        yielding.ask(1, None, residence)
+        assert b.engine.admission.rows <= 1, "more than one stands in its queue"
+
+    async def and_then(*args: Any) -> Any:
+        then = await yields(*args)
+        # Before the engine notices, somebody is short of a slot.
+        asyncio.get_running_loop().call_soon(ask)
+        return then
+
+    monkeypatch.setattr(yielding, "_yield", and_then)
+    expect_long_runs(b.engine)
+    for _ in range(6):
+        ask()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    await b.engine.quiet()
+    assert asked > 6
+    assert not yielding._turns_asked
+    b.steps(owners[0], [0], [sessions[0]], [[1.0]])
+    await b.engine.quiet()
+    assert owners[0].take()[-1] == ("results", [0], [0], [1], [1.0])
+
+
 @pytest.mark.parametrize("what", ["step", "close"])
 async def test_what_comes_just_when_a_slot_is_given_up(b: Bench, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Where runs are made on the other thread, something may come before it is noticed that the slot is gone."""

@@ -46,8 +46,12 @@ class Served:
 
     async def fence(self, name: str) -> None:
         """Have another server have a session, of which answers wait here."""
+        await self.catalog.find("").engine.quiet()
+        await self.claim(name)
+
+    async def claim(self, name: str) -> None:
+        """The same, whatever is under way here."""
         model = self.catalog.find("")
-        await model.engine.quiet()
         key = Key("tenant", model.layout.name, name)
         held = (await self.store.read(key)).epoch
         meant = meaning(model.layout, model.version)
@@ -167,6 +171,55 @@ async def test_what_an_owner_is_told_is_stored_though_another_open_waits(
     assert (await store.read(key)).checkpoints[-1].sequence == 2
     may.set()
     assert (await after.hear()).opened.position == 2
+
+
+@pytest.mark.parametrize("how", ["another stream", "the same stream", "half-closed"])
+async def test_what_was_not_stored_is_not_told_to_who_had_the_session_then(served: Served, how: str) -> None:
+    client, other = await opened(served, "s", 1.0), Client(served.catalog, LIMITS)
+    served.store.may.clear()
+    step(client, [0], 10.0)
+    await served.catalog.find("").engine.quiet()
+    taken_over = pb.Open(handle=1, session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK)
+    if how == "half-closed":
+        client.stream.half_close()
+    elif how == "another stream":
+        other.say(open=taken_over)
+    else:
+        client.say(open=taken_over)
+    await asyncio.sleep(0.01)
+    await served.claim("s")
+    refused = (await client.hear()).error
+    assert (refused.reason, list(refused.handle), list(refused.first)) == (pb.REASON_SESSION_CLOSED, [0], [1])
+    closed = (await client.hear()).closed
+    left = pb.CLOSE_REASON_PARKED if how == "half-closed" else pb.CLOSE_REASON_TAKEN_OVER
+    assert (list(closed.handle), closed.reason) == ([0], left)
+    if how != "half-closed":
+        heard = await (client if how == "the same stream" else other).hear()
+        assert (list(heard.closed.handle), heard.closed.reason) == ([1], pb.CLOSE_REASON_FENCED)
+    # Who waits until it is stored notices that it has ended.
+    async with asyncio.timeout(5):
+        while served.catalog.check():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_chunk_is_refused_from_where_it_is_not_stored(served: Served) -> None:
+    client = await opened(served, "s", 1.0)
+    served.store.may.clear()
+    x = np.ones((2_000, 2), "<f4").tobytes()
+    client.say(steps=pb.Steps(handle=[0], length=[2_000], input=[x]))
+    engine = served.catalog.find("").engine
+    session = served.catalog.find("").engine.sessions.tenants.find("tenant", "s")
+    while engine.sessions.position[session] < 100:
+        await asyncio.sleep(0)
+    served.catalog.find("").lifecycle.registry.end(np.array([session]), CloseReason.FENCED)
+    served.store.may.set()
+    at = 1
+    while not (message := await client.hear()).HasField("closed"):
+        [first], [length] = message.error.first, message.error.length
+        assert (first, message.error.reason, list(message.error.position)) == (at, pb.REASON_SESSION_CLOSED, [])
+        at += length
+    assert (at, message.closed.reason) == (2_001, pb.CLOSE_REASON_FENCED)
+    assert client.stream.rows == 0
 
 
 async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(served: Served) -> None:

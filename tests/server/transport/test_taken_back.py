@@ -1,5 +1,7 @@
 """Messages without what they tell of some sessions."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,20 +40,17 @@ def test_results_are_those_of_the_others(
 ) -> None:
     whole = results(entries, columns, gates, singles=singles).SerializeToString()
     stay = [each for each in entries if each[0] not in gone]
-    left, back = without(whole, np.array(sorted(gone), np.int64))
+    said = [pb.ServerMessage.FromString(each) for each in without(whole, np.array(sorted(gone), np.int64))]
     if len(stay) == len(entries):
-        assert left == whole
-        assert back is None
+        assert [each.SerializeToString() for each in said] == [whole]
         return
-    assert back is not None
-    assert list(zip(*(each.tolist() for each in back), strict=True)) == [
+    *rest, instead = said
+    assert rest == ([results(stay, columns, gates, singles=singles)] if stay else [])
+    refused = instead.error
+    assert refused.reason == pb.REASON_SESSION_CLOSED
+    assert list(zip(refused.handle, refused.first, refused.length, strict=True)) == [
         (handle, first, 1 if singles else length) for handle, first, length in entries if handle in gone
     ]
-    if not stay:
-        assert left is None
-    else:
-        assert left is not None
-        assert pb.ServerMessage.FromString(left) == results(stay, columns, gates, singles=singles)
 
 
 def test_what_tells_of_no_steps_stays() -> None:
@@ -63,30 +62,33 @@ def test_what_tells_of_no_steps_stays() -> None:
         pb.ServerMessage(going_away=pb.GoingAway(deadline_ms=5)),
     ):
         data = message.SerializeToString()
-        assert without(data, np.array([1])) == (data, None)
+        assert without(data, np.array([1])) == [data]
+
+
+def refusal(reason: pb.Reason, message: str, **columns: Any) -> pb.ServerMessage:
+    return pb.ServerMessage(error=pb.Error(reason=reason, message=message, **columns))
 
 
 def test_what_was_refused_stays_refused_and_says_no_more_where() -> None:
-    said = pb.Error(reason=pb.REASON_SESSION_CLOSED, message="no", handle=[1, 2], position=[3, 4], first=[3, 4])
-    left, gone = without(pb.ServerMessage(error=said).SerializeToString(), np.array([1]))
-    assert left is not None
-    assert gone is None
-    said.ClearField("position")
-    assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
+    said = refusal(pb.REASON_SESSION_CLOSED, "no", handle=[1, 2], position=[3, 4], first=[3, 4], length=[1, 1])
+    assert [pb.ServerMessage.FromString(each) for each in without(said.SerializeToString(), np.array([1]))] == [
+        refusal(pb.REASON_SESSION_CLOSED, "no", handle=[2], position=[4], first=[4], length=[1]),
+        refusal(pb.REASON_SESSION_CLOSED, "no", handle=[1], first=[3], length=[1]),
+    ]
 
 
 def test_a_reset_and_a_position_are_taken_back() -> None:
+    why = "the session was let go of before this was stored"
     reset = pb.ServerMessage(reset_done=pb.ResetDone(handle=[1, 2], position=[3, 4]))
-    left, gone = without(reset.SerializeToString(), np.array([1]))
-    assert gone is not None
-    assert [each.tolist() for each in gone] == [[1], [], []]
-    assert left == pb.ServerMessage(reset_done=pb.ResetDone(handle=[2], position=[4])).SerializeToString()
-    said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1, 2], position=[3, 4], first=[5, 6], length=[1, 1])
-    error = pb.ServerMessage(error=said)
-    left, gone = without(error.SerializeToString(), np.array([2, 7]))
-    assert left is not None
-    assert gone is not None
-    assert [each.tolist() for each in gone] == [[2], [6], [1]]
-    said = pb.Error(reason=pb.REASON_POSITION_MISMATCH, handle=[1], position=[3], first=[5], length=[1])
-    assert pb.ServerMessage.FromString(left) == pb.ServerMessage(error=said)
-    assert without(error.SerializeToString(), np.array([1, 2]))[0] is None
+    assert [pb.ServerMessage.FromString(each) for each in without(reset.SerializeToString(), np.array([1]))] == [
+        pb.ServerMessage(reset_done=pb.ResetDone(handle=[2], position=[4])),
+        refusal(pb.REASON_SESSION_CLOSED, why, handle=[1]),
+    ]
+    error = refusal(
+        pb.REASON_POSITION_MISMATCH, "no", handle=[1, 2], position=[3, 4], first=[5, 6], length=[1, 1]
+    ).SerializeToString()
+    assert [pb.ServerMessage.FromString(each) for each in without(error, np.array([2, 7]))] == [
+        refusal(pb.REASON_POSITION_MISMATCH, "no", handle=[1], position=[3], first=[5], length=[1]),
+        refusal(pb.REASON_SESSION_CLOSED, why, handle=[2], first=[6], length=[1]),
+    ]
+    assert len(without(error, np.array([1, 2]))) == 1
