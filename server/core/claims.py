@@ -13,12 +13,11 @@ from gatestream.server.arrays import Ints
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.controls import Then
 from gatestream.server.core.engine import Engine
-from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.kept import HANDOVER_SECONDS, KeptSessions, until_written
 from gatestream.server.core.reply_sink import CloseReason, Holder
 from gatestream.server.core.sessions import UNKNOWN
 from gatestream.server.core.stored import check_size
 from gatestream.server.durability.checkpoints import (
-    SILENCE_SECONDS,
     Claim,
     Claimed,
     Key,
@@ -36,7 +35,6 @@ from gatestream.server.errors import (
 )
 
 # An owner that lives has let go by then, and one that does not counts as dead.
-_HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 
 _log = structlog.get_logger(__name__)
@@ -147,7 +145,8 @@ class Claims:
             table.claiming[session] -= 1
             table.asked[session] = False
             if not table.claiming[session]:
-                table.accepted[session] += table.position[session] - UNKNOWN
+                if not table.setting[session]:
+                    table.accepted[session] += table.position[session] - UNKNOWN
                 if table.kept[session]:
                     # As it is stored, whatever the Open that was refused wanted.
                     table.parks[session] = True
@@ -177,7 +176,7 @@ class Claims:
 
         try:
             if claim.resident is not None and self._checkpointer.gate is not None:
-                await self._written(session, there)
+                await until_written(self._table, session, self._checkpointer.hurry)
             claim = await self._within_room(key, claim)
             if there():
                 self._table.asked[session] = True
@@ -200,21 +199,6 @@ class Claims:
     async def _failed(self, error: Exception, refuse: Callable[[Refused], None]) -> Then:
         _log.error("a session could not be claimed", model=self._engine.layout.name, exc_info=error)
         return partial(refuse, StepFailed(f"the server failed at opening the session: {error}"))
-
-    async def _written(self, session: int, there: Callable[[], bool]) -> None:
-        """Wait until what the session's owners are still to be told is stored, or it has ended.
-
-        Raises:
-            StoreUnavailable: it could not be, for too long.
-        """
-        table, loop = self._table, asyncio.get_running_loop()
-        until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
-        while there() and table.sequences(session) != table.written[session]:
-            if loop.time() > until:
-                raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0)
-            self._checkpointer.hurry()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _within_room(self, key: Key, claim: Claim) -> Claim:
         """The claim, or one of a session that is there, where the tenant has no room for one more.
@@ -242,7 +226,7 @@ class Claims:
     async def _ask(self, key: Key, claim: Claim, turn: int, there: Callable[[], bool]) -> Claimed:
         """Claim, when those of the name that were to end before have, and the owner that has it hands it over."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + _HANDOVER_SECONDS, _FIRST_PAUSE
+        until, pause = loop.time() + HANDOVER_SECONDS, _FIRST_PAUSE
         while there():
             try:
                 await self._checkpointer.end_now(key)
@@ -274,6 +258,6 @@ class Claims:
         table.tip[session] = claimed.tip
         if checkpoint is not None or claimed.created or wish.acknowledged is None:
             table.written[session] = sequence
-        if table.claiming[session]:
-            # Another Open stands behind it.
+        if table.claiming[session] or table.setting[session]:
+            # Another Open stands behind it, or a state that is to be set.
             table.accepted[session] = UNKNOWN + queued

@@ -1,7 +1,7 @@
 """Answers that wait until what they tell is stored."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from gatestream.server.durability.checkpoints import Key
@@ -16,8 +16,8 @@ class Held(Protocol):
     def let_out(self, group: int) -> None:
         """Send what waits for this group of checkpoints, or for an earlier one."""
 
-    def fenced(self, key: Key) -> None:
-        """Take back what waits and tells of a session that another server has by now."""
+    def fenced(self, keys: Sequence[Key]) -> None:
+        """Take back what waits and tells of sessions that other servers have by now."""
 
 
 class Gate:
@@ -49,10 +49,10 @@ class Gate:
         for queue in held:
             queue.let_out(group)
 
-    def fenced(self, key: Key) -> None:
-        """Another server has a session: what was computed of it here since its last checkpoint is not so."""
+    def fenced(self, keys: Sequence[Key]) -> None:
+        """Other servers have sessions: what was computed of them here since their last checkpoints is not so."""
         for queue in self._held:
-            queue.fenced(key)
+            queue.fenced(keys)
 
 
 class WakingGate(Gate):

@@ -120,11 +120,13 @@ class HeldSessions:
         sessions = sessions[self._table.phase[sessions] != Phase.CLOSING]
         if not len(sessions):
             return
-        known = self._table.kept[sessions] | (self._table.claiming[sessions] > 0)
+        known = self._registry.are_stored(sessions)
         if len(others := sessions[~known]):
             self._engine.control(others, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
         for session in sessions[known].tolist():
-            self._registry.close_in_store(session, holder, CloseReason.REQUESTED, lambda _: None, self._not_closed)
+            self._registry.close_in_store(
+                session, holder, CloseReason.REQUESTED, lambda _: None, self._not_closed, unlimited=True
+            )
         self._table.leave(sessions)
         self._registry.release(sessions)
 

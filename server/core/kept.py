@@ -4,6 +4,7 @@ The rules are those of docs/sessions.md. What has to wait for the store stands i
 sessions go on.
 """
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import Callable, Set
@@ -20,14 +21,20 @@ from gatestream.server.core.checkpoint_writer import Rows
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.reply_sink import CloseReason, ReplySink, tell
+from gatestream.server.core.sessions import SessionTable
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import (
+    SILENCE_SECONDS,
     Checkpoint,
     Key,
     Meaning,
     Written,
 )
+from gatestream.server.errors import StoreUnavailable
 
+HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
+"""So long whoever has a session may take to let go of it."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 _NOTHING: Final = np.empty(0, np.int64)
 
 _log = structlog.get_logger(__name__)
@@ -48,6 +55,35 @@ def keys_of(engine: Engine, sessions: Ints) -> list[Key]:
     """The same of many; the loop waits while their states are copied, and for this."""
     tenants, ids = engine.sessions.tenants.names(sessions)
     return list(map(Key, tenants, itertools.repeat(engine.layout.name), ids))
+
+
+async def until_written(
+    table: SessionTable, session: int, hurry: Callable[[], None], sequence: int | None = None
+) -> None:
+    """Wait until a session is stored, or has ended.
+
+    Args:
+        table: that it is in.
+        session: which.
+        hurry: has what is to be stored be stored soon.
+        sequence: up to which it is to be stored; None: as it stands, while nothing of it is stepped.
+
+    Raises:
+        StoreUnavailable: it could not be, for too long.
+    """
+    birth, loop = table.birth[session], asyncio.get_running_loop()
+    until, pause = loop.time() + HANDOVER_SECONDS, _FIRST_PAUSE
+
+    def lacks() -> bool:
+        written = table.written[session]
+        return bool(written != table.sequences(session) if sequence is None else written < sequence)
+
+    while table.birth[session] == birth and lacks():
+        if loop.time() > until:
+            raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0)
+        hurry()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 class KeptSessions:
@@ -183,7 +219,8 @@ class KeptSessions:
         parks = table.parks[sessions]
         sessions, sequences = sessions[parks], sequences[parks]
         stands = table.sequences(sessions)
-        table.acknowledged[sessions] = np.minimum(sequences, stands)
+        # Where one stands that takes the place of another is not known yet.
+        table.acknowledged[sessions] = np.where(table.kept[sessions], np.minimum(sequences, stands), sequences)
         here = table.slot[sessions] >= 0
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
         table.written[sessions[here]] = -1

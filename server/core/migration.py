@@ -7,6 +7,7 @@ state and its position to the twin, whose queue then goes on.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,9 +18,10 @@ from gatestream.server.arrays import Array, Ints
 from gatestream.server.core.batches import GATES
 from gatestream.server.core.catalog import Model, ModelState
 from gatestream.server.core.controls import Then
+from gatestream.server.core.kept import until_written
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.core.transitions import Phase
-from gatestream.server.errors import NotLoaded, OutOfStep, Reason, Refused
+from gatestream.server.errors import NotLoaded, OutOfStep, Reason, Refused, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -153,10 +155,14 @@ class _Move:
         tenant, owner = table.tenants.tenant(session), table.owner[session]
         holder: Holder = self._before.lifecycle.registry.caller(tenant) if owner is None else owner
         self._make_twin(tenant, owner)
-        if engine.at_rest(session):
-            self._hand_over(None, np.array([session]), np.array([session]))
+        waits = self._before.lifecycle.registry.gate is not None and bool(table.kept[session])
+        one = np.array([session])
+        if waits and not (engine.at_rest(session) and table.sequences(session) == table.written[session]):
+            engine.wait_for(session, self._written, self._lost, holder, must=True, unlimited=True)
+        elif engine.at_rest(session):
+            self._hand_over()
         else:
-            engine.control(np.array([session]), self._hand_over, self._lost, holder=holder, must=True, unlimited=True)
+            engine.control(one, lambda *_: self._hand_over(), self._lost, holder=holder, must=True, unlimited=True)
         # By now all that has come for it is accepted, or refused.
         twins, twin = self._after.engine.sessions, self._twin
         self._expected = twins.accepted[twin] = int(table.accepted[session])
@@ -185,12 +191,25 @@ class _Move:
 
     # ---- The old session ----------------------------------------------------------------------
 
-    def _hand_over(self, _owner: ReplySink | None, _sessions: Ints, _handles: Ints) -> None:
+    async def _written(self) -> Then:
+        """What its owner is still to be told is stored first: from then on no round of checkpoints has it."""
+        registry = self._before.lifecycle.registry
+        assert registry.checkpointer is not None, "the store knows it"
+        try:
+            await until_written(registry.table, self._session, registry.checkpointer.hurry)
+        except StoreUnavailable:
+            return partial(registry.end, np.array([self._session]), CloseReason.PARKED)
+        return self._hand_over
+
+    def _hand_over(self) -> None:
         """Its turn has come: all that it accepted is done."""
         engine, session = self._before.engine, self._session
-        table = engine.sessions
+        table, twins = engine.sessions, self._after.engine.sessions
         rows, sequence = engine.rows.read(int(table.slot[session])), int(table.sequences(session))
         self._state.set_result(_State(rows, int(table.position[session]), sequence, bool(table.kept[session])))
+        # What is asked of the twin meanwhile is judged by where it will stand.
+        twins.position[self._twin] = table.position[session]
+        twins.offset[self._twin] = table.offset[session]
         engine.remove(np.array([session]))
 
     def _lost(self, _error: Refused, *_: Any) -> None:
@@ -225,6 +244,9 @@ class _Move:
             failed = OutOfStep("the step before this one in the session failed", Reason.PRECEDING_FAILED)
             engine.edits.refuse_behind(twin, failed)
             self._after.lifecycle.registry.keep_constants(twin)
+        if self._after.lifecycle.named.is_to_be_set(twin):
+            # Steps count from the state that was asked for meanwhile.
+            return
         engine.sessions.setting[twin] = False
         if engine.sessions.accepted[twin] >= 0:
             engine.sessions.accepted[twin] = state.position + engine.edits.steps(twin)
@@ -238,7 +260,12 @@ class _Move:
             lifecycle.registry.end(twins, CloseReason.ADMINISTERED)
         elif not self._state.done():
             self._state.set_result(None)
-            self._before.engine.remove(np.array([self._session]))
+            old, before = np.array([self._session]), self._before
+            if before.engine.sessions.kept[self._session] and before.lifecycle.kept is not None:
+                # What was computed of it and is not stored is not told.
+                before.lifecycle.kept.leave(old)
+            else:
+                before.engine.remove(old)
 
 
 def _names(columns: Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gatestream.server.core.constants import check_numbers
 from gatestream.server.core.controls import Then
-from gatestream.server.core.kept import KeptSessions
+from gatestream.server.core.kept import KeptSessions, until_written
 from gatestream.server.core.places import Places
 from gatestream.server.core.registry import Registry
 from gatestream.server.core.reply_sink import CloseReason
@@ -57,9 +57,9 @@ class NamedSessions:
         self._constants = registry.constants
         self._kept = kept
         self._checkpointer = registry.checkpointer
-        # By session, the turn of the state that is to be set last, and whether steps behind it count from its position.
+        # By session, the turn of the state that is to be set last.
         self._turns = itertools.count()
-        self._latest: dict[int, tuple[int, bool]] = {}
+        self._latest: dict[int, int] = {}
         # Sessions of which the store has yet to say whether it has a state that is to be set.
         self._unknown: set[int] = set()
         if self._checkpointer is not None and self._kept is not None:
@@ -69,8 +69,8 @@ class NamedSessions:
         """End a session whoever holds it; its last position."""
         if (key := self._registry.key(tenant, session_id)) is not None:
             return await self._stored.close(key)
-        session, table = self._registry.find(tenant, session_id), self._table
-        if table.kept[session] or table.claiming[session]:
+        session = self._registry.find(tenant, session_id)
+        if self._registry.is_stored(session):
             return await self._close_kept(session, tenant)
 
         def end(session: int) -> int:
@@ -108,7 +108,25 @@ class NamedSessions:
             checkpoint = await self._stored.state(key)
             rows = [row.tobytes() for row in self._engine.rows.unpacked(checkpoint.state)]
             return SessionState(self._engine.layout.fingerprint, checkpoint.position, rows)
-        return await self._in_line(tenant, session_id, self._copy)
+        return await self._stored_first(tenant, session_id, self._copy)
+
+    async def _stored_first(self, tenant: str, session_id: str, copy: Callable[[int], _T]) -> _T:
+        """A copy of a session in its turn; where answers wait to be stored, when what it has is."""
+        table, registry = self._table, self._registry
+
+        def copied(session: int) -> tuple[_T, int, bool, int, int]:
+            waits = registry.gate is not None and bool(table.kept[session])
+            return copy(session), session, waits, int(table.birth[session]), int(table.sequences(session))
+
+        made, session, waits, birth, sequence = await self._in_line(tenant, session_id, copied)
+        if waits:
+            assert self._checkpointer is not None, "there is a store"
+            if table.birth[session] == birth:
+                await until_written(table, session, self._checkpointer.hurry, sequence)
+            if table.birth[session] != birth:
+                why = "the session was let go of before its state was stored; ask again"
+                raise StoreUnavailable(why, retry_after=0.1)
+        return made
 
     def _copy(self, session: int) -> SessionState:
         engine, table = self._engine, self._table
@@ -166,14 +184,13 @@ class NamedSessions:
             return state.position
         session = self._registry.find(tenant, session_id)
         self._constants.check_state(session, state.rows)
-        # One that is about to be kept is, when this has its turn.
-        if table.kept[session] or table.claiming[session] or table.parks[session]:
+        if self._registry.is_stored(session):
             return await self._set_kept(session, tenant, state, meant)
         turn = next(self._turns)
         # It may be refused for a step that failed; and whoever waits for it may have gone by then.
         setting = self._in_line(tenant, session_id, put, moves=True, failed=lambda: self._is_last(session, turn))
         if not setting.done():
-            self._latest[session] = turn, True
+            self._latest[session] = turn
             table.setting[session] = True
         # Steps that come from now on stand behind it in the queue, and count from its position.
         table.accepted[session] = state.position
@@ -233,37 +250,30 @@ class NamedSessions:
         def fail(error: Refused, *_: Any) -> None:
             if unknown:
                 self._unknown.discard(session)
-            if counts and table.birth[session] == birth:
+            if table.birth[session] == birth:
                 self._not_set(session, turn)
             if not answer.done():
                 answer.set_exception(_maybe_set() if unknown else error)
 
         self._places.bring_back(session)
         self._engine.wait_for(session, replace, fail, self._registry.caller(tenant), moves=True)
-        birth, counts = table.birth[session], bool(table.accepted[session] >= 0)
-        turn = next(self._turns)
-        self._latest[session] = turn, counts
-        if counts:
-            # Steps that come from now on stand behind it in the queue, and count from its position.
+        birth = table.birth[session]
+        turn = self._latest[session] = next(self._turns)
+        table.setting[session] = True
+        if table.accepted[session] >= 0:
+            # Steps that come from now on stand behind it in the queue, and count from its position. Where an Open
+            # stands before it none is taken that names a position.
             table.accepted[session] = state.position
-            table.setting[session] = True
         return await answer
 
-    def _was_set(self, session: int, turn: int) -> None:
-        """A state was set: steps behind it count from its position, or from that of another that is to be set."""
-        table = self._table
-        last, counts = self._latest.get(session, (turn, True))
-        if table.accepted[session] >= 0 and (last == turn or not counts):
-            table.accepted[session] = table.position[session] + self._engine.edits.steps(session)
-        self._is_last(session, turn)
+    def is_to_be_set(self, session: int) -> bool:
+        """Whether a state of a session is yet to be set."""
+        return session in self._latest
 
-    def _is_last(self, session: int, turn: int) -> bool:
-        """Whether no other state is to be set behind that of a turn, which is over."""
-        if session not in self._latest or self._latest[session][0] != turn:
-            return False
-        del self._latest[session]
-        self._table.setting[session] = False
-        return True
+    def _was_set(self, session: int, turn: int) -> None:
+        """A state was set: steps behind it count from its position."""
+        if self._decides(session, turn):
+            self._table.accepted[session] = self._table.position[session] + self._engine.edits.steps(session)
 
     def _not_set(self, session: int, turn: int) -> None:
         """A state was not set: refuse the steps that count from its position."""
@@ -271,9 +281,22 @@ class NamedSessions:
         accepted = int(table.accepted[session])
         failed = OutOfStep("the state that was to be set before this step was not", Reason.PRECEDING_FAILED)
         self._engine.edits.cut_off(np.array([session]), failed, until_moved=True)
-        last = self._is_last(session, turn) and accepted >= 0
-        # Those that come from now on count from where it stands; or from where what stands behind this puts it.
-        table.accepted[session] = table.position[session] if last else accepted
+        table.accepted[session] = table.position[session] if self._decides(session, turn) else accepted
+
+    def _decides(self, session: int, turn: int) -> bool:
+        """Whether steps that come from now on count from where a turn that is over has left a session.
+
+        Not so where another state is to be set behind it, or an Open stands there: they count from where that puts it.
+        """
+        return self._is_last(session, turn) and not self._table.claiming[session]
+
+    def _is_last(self, session: int, turn: int) -> bool:
+        """Whether no other state is to be set behind that of a turn, which is over."""
+        if self._latest.get(session) != turn:
+            return False
+        del self._latest[session]
+        self._table.setting[session] = False
+        return True
 
     async def fork(self, tenant: str, session_id: str, new_id: str) -> tuple[str, int]:
         """A session that no stream holds, with a copy of another's state; its id and position."""
@@ -285,7 +308,7 @@ class NamedSessions:
             self._registry.check_free(tenant, new_id)
             self._table.tenants.check_free(tenant, new_id)
             kept = self._kept
-            checkpoint = await self._in_line(tenant, session_id, kept.checkpoint)
+            checkpoint = await self._stored_first(tenant, session_id, kept.checkpoint)
             await self._stored.put(kept.key(session)._replace(session_id=new_id), checkpoint)
             return new_id, checkpoint.position
 

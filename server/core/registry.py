@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from gatestream.server.arrays import Ints
 from gatestream.server.core.accounts import Accounts
@@ -14,11 +15,11 @@ from gatestream.server.core.constants import Constants
 from gatestream.server.core.controls import Fail, Then
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.gate import Gate
-from gatestream.server.core.kept import key_of, keys_of
+from gatestream.server.core.kept import key_of, keys_of, until_written
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.leases import Alone, Leases
-from gatestream.server.errors import NotFound
+from gatestream.server.errors import Exhausted, NotFound, StoreUnavailable
 
 _STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST, CloseReason.DRAINED}
 """Why a session ends here that the store goes on knowing."""
@@ -104,8 +105,7 @@ class Registry:
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
         if reason is CloseReason.FENCED and self.gate is not None:
-            for key in keys_of(self.engine, sessions):
-                self.gate.fenced(key)
+            self.gate.fenced(keys_of(self.engine, sessions))
         self.engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
         # What is still queued is answered first, then the owner hears that the session is closed.
         self.remove(sessions, stays=reason in _STAYS)
@@ -122,8 +122,25 @@ class Registry:
         self.constants.forget(sessions)
         self.release(sessions)
 
+    def are_stored(self, sessions: Ints) -> npt.NDArray[np.bool_]:
+        """Whether the store knows sessions, or will when what stands in their queues has been done."""
+        table = self.table
+        known: npt.NDArray[np.bool_] = table.kept[sessions] | (table.claiming[sessions] > 0) | table.parks[sessions]
+        return known
+
+    def is_stored(self, session: int) -> bool:
+        """As `are_stored`."""
+        return bool(self.are_stored(np.array([session]))[0])
+
     def close_in_store(
-        self, session: int, holder: Holder, reason: CloseReason, told: Callable[[bool], None], fail: Fail
+        self,
+        session: int,
+        holder: Holder,
+        reason: CloseReason,
+        told: Callable[[bool], None],
+        fail: Fail,
+        *,
+        unlimited: bool = False,
     ) -> None:
         """End a session that the store knows, in its turn: there first.
 
@@ -136,6 +153,10 @@ class Registry:
             reason: why, for its owner.
             told: whether the store has ended it, when it is about to end here.
             fail: told that it has ended before its turn.
+            unlimited: do so however much is pending; of a session, once.
+
+        Raises:
+            Exhausted: too much is pending.
         """
         checkpointer, table = self.checkpointer, self.table
         assert checkpointer is not None, "the store knows it"
@@ -146,8 +167,16 @@ class Registry:
             if not table.kept[session]:
                 # The Open that was to have it kept was refused: what the store has of this name is another.
                 return partial(end, True)
-            table.asked[session] = True
             table.claiming[session] += 1
+            if self.gate is not None:
+                try:
+                    await until_written(table, session, checkpointer.hurry)
+                except StoreUnavailable:
+                    return partial(end, False)
+            if table.birth[session] != birth:
+                # It has ended, and its number is another's.
+                return partial(end, False)
+            table.asked[session] = True
             return partial(end, await checkpointer.close([key], table.epoch[[session]]))
 
         def end(closed: bool) -> None:
@@ -161,7 +190,12 @@ class Registry:
             checkpointer.ends_no_more(key, turn)
             fail(*why)
 
-        self.engine.wait_for(session, close, ended, holder, must=True, unlimited=True)
+        birth = table.birth[session]
+        try:
+            self.engine.wait_for(session, close, ended, holder, must=True, unlimited=unlimited)
+        except Exhausted:
+            checkpointer.ends_no_more(key, turn)
+            raise
 
     def lease(self, session: int) -> None:
         """Have this worker alone have a session's name.

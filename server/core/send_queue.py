@@ -81,7 +81,7 @@ class SendQueue:
         self.sending = 0
         self.gate: Gate | None = None
         self.prompt = False
-        self.on_fenced: Callable[[Key], None] | None = None
+        self.on_fenced: Callable[[Sequence[Key]], None] | None = None
         # With the group of checkpoints that each waits for, its number, and what it tells of.
         self._waiting: deque[tuple[int, int, object, tuple[bytes | Pieces, int, int]]] = deque()
 
@@ -156,10 +156,10 @@ class SendQueue:
         if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
             self._wake(at_once=bool(self._messages))
 
-    def fenced(self, key: Key) -> None:
+    def fenced(self, keys: Sequence[Key]) -> None:
         """As `Held`."""
         if self.on_fenced is not None:
-            self.on_fenced(key)
+            self.on_fenced(keys)
 
     def revise(self, change: Callable[[bytes | Pieces, object], Sequence[bytes | Pieces]]) -> None:
         """Have messages that wait at the gate say something else.

@@ -15,6 +15,7 @@ from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.engine import Engine
 from gatestream.server.core.intake import Fault
+from gatestream.server.core.kept import key_of
 from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.send_queue import SendQueue
@@ -167,6 +168,8 @@ class ClientStream:
             self._held += 1
             if asked.parks:
                 self.send_queue.gate = model.lifecycle.registry.gate
+            if self.send_queue.gate is not None:
+                self._note_key(handle, key_of(model.engine, session))
         except Refused as error:
             self._refuse(error, [handle])
 
@@ -395,8 +398,6 @@ class ClientStream:
     def opened(self, handle: int, session_id: str, stands: Stands, created: bool) -> None:
         """As `ReplySink`."""
         spec = self._models[self._handles.model(handle)].spec
-        if self.send_queue.gate is not None:
-            self._note_key(handle, Key(self._tenant, spec.name, session_id))
         self.send_queue.put(
             self._codec.opened(
                 handle,
@@ -497,10 +498,10 @@ class ClientStream:
         self._key_of[handle] = key
         self._handles_of.setdefault(key, []).append(handle)
 
-    def _take_back(self, key: Key) -> None:
-        """Refuse what was computed of a session and waits to be stored, which it will not be."""
-        if (had := self._handles_of.get(key)) is not None:
-            handles = np.array(had)
+    def _take_back(self, keys: Sequence[Key]) -> None:
+        """Refuse what was computed of sessions and waits to be stored, which it will not be."""
+        handles = np.array([handle for key in keys for handle in self._handles_of.get(key, ())], np.int64)
+        if len(handles):
             self.send_queue.revise(lambda message, _: without(bytes(message), handles))
 
     def failed(self, error: Exception) -> None:

@@ -188,11 +188,12 @@ class _Requests(ABC):
         if session is not None:
             asked.model.lifecycle.held.close(self, np.array([session]))
 
-    def _fenced(self, key: Key) -> None:
-        """Take back what was to be told of a sequence that another server has by now."""
+    def _fenced(self, keys: Sequence[Key]) -> None:
+        """Take back what was to be told of sequences that other servers have by now."""
+        gone = set(keys)
 
         def change(message: bytes | Pieces, of: object) -> list[bytes | Pieces]:
-            if isinstance(of, Request) and key == Key(self._tenant, of.asked.model.name, of.asked.session):
+            if isinstance(of, Request) and Key(self._tenant, of.asked.model.name, of.asked.session) in gone:
                 return [self._instead(of, error)]
             return [message]
 

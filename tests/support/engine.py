@@ -117,7 +117,7 @@ class Bench:
 
 @asynccontextmanager
 async def bench(
-    path: Path, *, idle_timeout: float = 0.0, store: Store | None = None, **limits: Any
+    path: Path, *, idle_timeout: float = 0.0, store: Store | None = None, before_answer: bool = False, **limits: Any
 ) -> AsyncIterator[Bench]:
     artifact = Artifact.load(path)
     bounds = Limits(**{"sessions": 8, "idle_timeout": idle_timeout, **limits})
@@ -126,7 +126,7 @@ async def bench(
     parked = 0 if store is None else bounds.most_held - bounds.sessions
     tick = TickLimits(rows=4, steps=4)
     engine = Engine(artifact.layout, runner, bounds, tick, lambda: holder[0].now, parked=parked)
-    checkpointer = None if store is None else Checkpointer(store, bounds)
+    checkpointer = None if store is None else Checkpointer(store, bounds, before_answer=before_answer)
     lifecycle = Lifecycle(engine, bounds, Accounts(bounds), checkpointer=checkpointer)
     holder.append(Bench(engine, lifecycle, checkpointer))
     if checkpointer is not None and lifecycle.kept is not None and lifecycle.residence is not None:

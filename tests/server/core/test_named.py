@@ -193,6 +193,96 @@ async def test_a_state_that_nobody_waits_for_any_more_and_that_is_not_set(b: Ben
     assert b.engine.check() == []
 
 
+async def test_no_step_is_taken_where_an_open_says_and_a_state_will_be_set(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, claims, replaces = MemoryStore(), asyncio.Event(), asyncio.Event()
+    claims.set()
+    monkeypatch.setattr(store, "claim", behind(claims, store.claim))
+    monkeypatch.setattr(store, "replace", behind(replaces, store.replace))
+    async with bench(accumulator_path, store=store) as b:
+        owner, other, table = Recorder(), Recorder(), b.engine.sessions
+        session = b.open(owner, 0, "s", wish=PARKS)
+        await b.engine.quiet()
+        b.steps(owner, [0], [session], [[1.0] * 5])
+        await b.engine.quiet()
+        claims.clear()
+        b.open(other, 7, "s", wish=PARKS)
+        await asyncio.sleep(0.01)
+        setting = asyncio.ensure_future(b.lifecycle.named.set_state("", "s", set_to(100, 700)))
+        await asyncio.sleep(0.01)
+        claims.set()
+        await asyncio.sleep(0.05)
+        assert other.take()[-1] == ("opened", 7, 5, False)
+        step = np.ones(2, "<f4").tobytes()
+        b.engine.submit_one(other, 7, session, 1, 5, (step,), OUTPUTS)
+        await asyncio.sleep(0.01)
+        replaces.set()
+        assert await setting == 100
+        await b.engine.quiet()
+        assert other.take()[-1][0] == "POSITION_MISMATCH"
+        assert table.accepted[session] == table.position[session] == 100
+        b.engine.submit_one(other, 7, session, 1, 100, (step,), OUTPUTS)
+        await b.engine.quiet()
+        assert other.take()[-1] == ("results", [7], [100], [1], [701])
+
+
+async def test_a_session_is_asked_to_be_closed_by_name_no_more_often_than_may_wait(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, may = MemoryStore(), asyncio.Event()
+    monkeypatch.setattr(store, "close", behind(may, store.close))
+    async with bench(accumulator_path, store=store, sessions=2, rows=64, rows_per_stream=64, chunk_length=64) as b:
+        assert b.checkpointer is not None
+        rounds = asyncio.create_task(b.checkpointer.run())
+        owner = Recorder()
+        b.open(owner, 0, "s", wish=PARKS)
+        await b.engine.quiet()
+        calls = [asyncio.ensure_future(b.lifecycle.named.close("", "s")) for _ in range(200)]
+        await asyncio.sleep(0.05)
+        assert b.engine.admission.rows <= 64
+        may.set()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(each == 0 for each in done) == 1
+        assert {type(each) for each in done if each != 0} == {Exhausted, OutOfStep}
+        await b.engine.quiet()
+        b.open(Recorder(), 1, "t", wish=PARKS)
+        await b.engine.quiet()
+        assert b.engine.check() == []
+        rounds.cancel()
+
+
+@pytest.mark.parametrize("what", ["state", "fork"])
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_before_the_answer_a_copy_is_told_of_when_it_is_stored(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, fenced: bool
+) -> None:
+    store, may = MemoryStore(0.0), asyncio.Event()
+    async with bench(accumulator_path, store=store, before_answer=True) as b:
+        assert b.checkpointer is not None
+        assert b.lifecycle.kept is not None
+        rounds, owner, named = asyncio.create_task(b.checkpointer.run()), Recorder(), b.lifecycle.named
+        session = b.open(owner, 0, "s", wish=PARKS)
+        await b.engine.quiet()
+        monkeypatch.setattr(store, "write", behind(may, store.write))
+        b.steps(owner, [0], [session], [[1.0, 2.0]])
+        await b.engine.quiet()
+        copying = asyncio.ensure_future(named.state("", "s") if what == "state" else named.fork("", "s", "twin"))
+        await asyncio.sleep(0.02)
+        assert not copying.done()
+        if fenced:
+            key = b.lifecycle.kept.key(session)
+            await store.claim(key, Claim("other", 9, b.lifecycle.kept.meaning, None, True))
+        may.set()
+        if fenced:
+            with pytest.raises(StoreUnavailable, match="let go of before its state was stored"):
+                await copying
+        else:
+            copied: Any = await copying
+            assert (copied.position if what == "state" else copied[1]) == 2
+        rounds.cancel()
+
+
 async def test_what_is_written_while_a_state_is_set_is_not_put_back(
     accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

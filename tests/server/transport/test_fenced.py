@@ -236,3 +236,47 @@ async def test_what_was_not_stored_when_its_session_was_let_go_of_is_not_told(se
     assert (refused.reason, list(refused.first)) == (pb.REASON_SESSION_CLOSED, [1])
     assert (await client.hear()).closed.reason == pb.CLOSE_REASON_FENCED
     assert (await other.hear()).HasField("results")
+
+
+async def test_many_sessions_are_taken_back_at_once(accumulator_path: Path) -> None:
+    store, many = Slow(), 300
+    limits = Limits(sessions=many + 8)
+    async with serving_here(
+        accumulator_path, limits=limits, checkpointer=Checkpointer(store, limits, before_answer=True)
+    ) as catalog:
+        model, client = catalog.find(""), Client(catalog, limits)
+        for k in range(many):
+            client.say(open=pb.Open(handle=k, session_id=f"s{k}", on_disconnect=pb.ON_DISCONNECT_PARK))
+        for _ in range(many):
+            assert (await client.hear()).HasField("opened")
+        store.may.clear()
+        step(client, list(range(many)), 1.0)
+        await model.engine.quiet()
+        for k in range(many):
+            key = Key("tenant", model.layout.name, f"s{k}")
+            await store.claim(key, Claim("other", 99, meaning(model.layout, model.version), None, True, 0))
+        store.may.set()
+        refused = (await client.hear()).error
+        assert sorted(refused.handle) == list(range(many))
+        closed: list[int] = []
+        while len(closed) < many:
+            closed += (await client.hear()).closed.handle
+        assert client.stream.rows == 0
+
+
+async def test_a_close_waits_for_what_is_to_be_told_before_it(served: Served) -> None:
+    client, other = await opened(served, "s", 1.0), await opened(served, "other")
+    store, model = served.store, served.catalog.find("")
+    key = Key("tenant", model.layout.name, "s")
+    store.may.clear()
+    step(other, [0], 1.0)
+    step(client, [0], 10.0)
+    await model.engine.quiet()
+    # A round is under way, which the step is in, and the close has its turn.
+    await asyncio.sleep(0.01)
+    client.say(close=pb.Close(handle=[0]))
+    await asyncio.sleep(0.05)
+    assert (await store.read(key)).checkpoints[-1].sequence == 1
+    store.may.set()
+    assert (await client.hear()).HasField("results")
+    assert (await client.hear()).closed.reason == pb.CLOSE_REASON_REQUESTED
