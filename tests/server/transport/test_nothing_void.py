@@ -13,13 +13,16 @@ from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.kept import meaning
+from gatestream.server.core.migration import migrate
 from gatestream.server.durability.checkpoints import Claim, Key
-from gatestream.server.errors import Refused
+from gatestream.server.errors import NotLoaded, Refused
 from tests.server.transport.test_fenced import Slow
+from tests.support.artifacts import accumulator
 from tests.support.in_process import Client, serving_here
 
 LIMITS = Limits(sessions=8)
 TURNS = 40
+WHAT = {"step": 8, "open": 3, "end": 1, "claim": 2, "move": 2, "hang": 3, "go on": 3, "wait": 3}
 
 
 class Told:
@@ -97,9 +100,16 @@ class Meanwhile:
         self.streams.append(client)
         self.listening.append(task)
 
+    async def move(self) -> None:
+        """What is on one version goes to the other."""
+        versions = list(self.catalog)
+        self.rng.shuffle(versions)
+        with suppress(NotLoaded):
+            await migrate(*versions)
+
     async def claim(self) -> None:
         """Another server has it for a moment."""
-        (model,) = self.catalog
+        model = self.catalog.find("")
         key = Key("tenant", model.layout.name, "s")
         with suppress(Refused):
             epoch = (await self.store.read(key)).epoch + 1
@@ -114,7 +124,7 @@ class Meanwhile:
 
     async def turn(self) -> None:
         stream = self.rng.randrange(2)
-        what = self.rng.choices(["step", "open", "end", "claim", "hang", "go on", "wait"], [8, 3, 1, 2, 3, 3, 3])[0]
+        what = self.rng.choices(list(WHAT), list(WHAT.values()))[0]
         if what == "step":
             self.step(stream)
         elif what == "open":
@@ -123,6 +133,8 @@ class Meanwhile:
             self.end(stream)
         elif what == "claim":
             await self.claim()
+        elif what == "move":
+            await self.move()
         elif what == "hang":
             self.store.may.clear()
         elif what == "go on":
@@ -148,10 +160,11 @@ class Meanwhile:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_nothing_void_is_told(accumulator_path: Path, seed: int) -> None:
+async def test_nothing_void_is_told(tmp_path: Path, seed: int) -> None:
     store = Slow()
     checkpointer = Checkpointer(store, LIMITS, before_answer=True)
-    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=checkpointer) as catalog:
+    versions = [accumulator(tmp_path / f"{k}.onnx", name="m", version=str(k)) for k in (1, 2)]
+    async with serving_here(*versions, limits=LIMITS, checkpointer=checkpointer) as catalog:
         meanwhile = Meanwhile(catalog, store, seed)
         meanwhile.open(0)
         meanwhile.step(0)
