@@ -147,9 +147,8 @@ class Claims:
             if not table.claiming[session]:
                 if not table.setting[session]:
                     table.accepted[session] += table.position[session] - UNKNOWN
-                if table.kept[session]:
-                    # As it is stored, whatever the Open that was refused wanted.
-                    table.parks[session] = True
+                # As it is stored, or not, whatever the Open that was refused wanted.
+                table.parks[session] = table.kept[session]
             if isinstance(error, EpochStale):
                 table.proposed[session] = max(int(table.proposed[session]), error.epoch)
             void = bool(table.kept[session]) and isinstance(error, EpochStale)

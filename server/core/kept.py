@@ -34,7 +34,6 @@ from gatestream.server.errors import StoreUnavailable
 
 HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
 """So long whoever has a session may take to let go of it."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 _NOTHING: Final = np.empty(0, np.int64)
 
 _log = structlog.get_logger(__name__)
@@ -71,19 +70,21 @@ async def until_written(
     Raises:
         StoreUnavailable: it could not be, for too long.
     """
-    birth, loop = table.birth[session], asyncio.get_running_loop()
-    until, pause = loop.time() + HANDOVER_SECONDS, _FIRST_PAUSE
+    birth, epoch = table.birth[session], table.epoch[session]
 
     def lacks() -> bool:
-        written = table.written[session]
-        return bool(written != table.sequences(session) if sequence is None else written < sequence)
+        if sequence is None:
+            return bool(table.written[session] != table.sequences(session))
+        # Whoever claims it has it be written first, and may have it go back behind that.
+        return bool(max(table.written[session], table.tip[session]) < sequence and table.epoch[session] == epoch)
 
-    while table.birth[session] == birth and lacks():
-        if loop.time() > until:
-            raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0)
-        hurry()
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+    try:
+        async with asyncio.timeout(HANDOVER_SECONDS):
+            while table.birth[session] == birth and lacks():
+                hurry()
+                await table.changes.setdefault(session, asyncio.Event()).wait()
+    except TimeoutError:
+        raise StoreUnavailable("the session's steps could not be stored; try again", retry_after=1.0) from None
 
 
 class KeptSessions:
@@ -202,6 +203,7 @@ class KeptSessions:
         table.written[mine] = rows.sequences[taken]
         table.tip[mine] = np.maximum(table.tip[mine], rows.sequences[taken])
         table.durable[mine] = durable
+        table.changed(mine)
         if (fenced := sessions[same & ~result.taken]).size:
             _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
             self._forget(fenced, CloseReason.FENCED)
@@ -220,7 +222,7 @@ class KeptSessions:
         sessions, sequences = sessions[parks], sequences[parks]
         stands = table.sequences(sessions)
         # Where one stands that takes the place of another is not known yet.
-        table.acknowledged[sessions] = np.where(table.kept[sessions], np.minimum(sequences, stands), sequences)
+        table.acknowledged[sessions] = np.where(table.asked[sessions], sequences, np.minimum(sequences, stands))
         here = table.slot[sessions] >= 0
         # Written once more, also where nothing was stepped since: that is what moves the anchor.
         table.written[sessions[here]] = -1

@@ -82,10 +82,11 @@ async def migrate(before: Model, after: Model) -> int:
 
 
 def _movable(model: Model) -> Ints:
-    """Those that have a slot and are not about to end. One whose state is in a store stays where it is."""
+    """Those that have a slot and are not about to end. One stays whose state is in a store, or comes from there."""
     table = model.engine.sessions
     phase = table.phase
-    return np.flatnonzero(((phase == Phase.RESIDENT) | (phase == Phase.DETACHED)) & (table.claiming == 0))
+    known = (table.claiming == 0) & (table.accepted >= 0)
+    return np.flatnonzero(((phase == Phase.RESIDENT) | (phase == Phase.DETACHED)) & known)
 
 
 def _check(before: Model, after: Model, sessions: Ints) -> None:
@@ -171,7 +172,8 @@ class _Move:
         if state is not None and not self._after.engine.running:
             self._take(state)
         else:
-            self._after.engine.wait_for(twin, self._wait, self._ended, holder, must=True)
+            # However much is pending: by now it has the other's place.
+            self._after.engine.wait_for(twin, self._wait, self._ended, holder, must=True, unlimited=True)
         return twin
 
     def _make_twin(self, tenant: str, owner: ReplySink | None) -> None:
@@ -185,6 +187,8 @@ class _Move:
             new.attach(twin, owner, int(old.handle[session]))
         self._after.engine.reply_mask[twin] = self._before.engine.reply_mask[session]
         self._before.lifecycle.registry.pass_on(session, self._after.lifecycle.registry, twin)
+        # The store knows it as it will stand there: until then it is not written.
+        new.kept[twin] = new.asked[twin] = old.kept[session]
         old.leave(np.array([session]))
         # It tells nobody any more that it ends.
         old.owner[session] = None
@@ -232,11 +236,12 @@ class _Move:
             engine.rows.write(int(engine.sessions.slot[twin]), state.rows)
         except Exception:
             _log.exception("a session could not be moved", model=engine.layout.name)
-            self._after.lifecycle.registry.end(np.array([twin]), CloseReason.ADMINISTERED)
+            reason = CloseReason.PARKED if engine.sessions.kept[twin] else CloseReason.ADMINISTERED
+            self._after.lifecycle.registry.end(np.array([twin]), reason)
             return
         engine.sessions.position[twin] = state.position
         engine.sessions.offset[twin] = state.sequence - state.position
-        engine.sessions.kept[twin] = state.kept
+        engine.sessions.kept[twin], engine.sessions.asked[twin] = state.kept, False
         if state.kept and (kept := self._after.lifecycle.kept) is not None:
             # What was to be told of the old session is of no number that is known any more.
             kept.tell_later(twin)

@@ -304,12 +304,12 @@ class NamedSessions:
         if (key := self._registry.key(tenant, session_id)) is not None:
             return new_id, (await self._stored.fork(key, new_id)).position
         session = self._registry.find(tenant, session_id)
-        if self._kept is not None and self._table.kept[session]:
+        if self._kept is not None and self._registry.is_stored(session):
             self._registry.check_free(tenant, new_id)
             self._table.tenants.check_free(tenant, new_id)
-            kept = self._kept
-            checkpoint = await self._stored_first(tenant, session_id, kept.checkpoint)
-            await self._stored.put(kept.key(session)._replace(session_id=new_id), checkpoint)
+            key = self._kept.key(session)._replace(session_id=new_id)
+            checkpoint = await self._stored_first(tenant, session_id, self._kept.checkpoint)
+            await self._stored.put(key, checkpoint)
             return new_id, checkpoint.position
 
         def copy(session: int) -> tuple[str, int]:

@@ -125,7 +125,7 @@ class Registry:
     def are_stored(self, sessions: Ints) -> npt.NDArray[np.bool_]:
         """Whether the store knows sessions, or will when what stands in their queues has been done."""
         table = self.table
-        known: npt.NDArray[np.bool_] = table.kept[sessions] | (table.claiming[sessions] > 0) | table.parks[sessions]
+        known: npt.NDArray[np.bool_] = table.kept[sessions] | (table.claiming[sessions] > 0)
         return known
 
     def is_stored(self, session: int) -> bool:

@@ -1,5 +1,6 @@
 """The sessions of one model, in columns."""
 
+import asyncio
 import itertools
 import secrets
 from typing import Any, Final, NamedTuple
@@ -76,6 +77,7 @@ class SessionTable:
         written: sequence of the latest checkpoint that is confirmed.
         tip: sequence of the newest that is stored; the session may have gone back behind it.
         durable: sequence of the one that the session can go back to.
+        changes: by session, set when one is confirmed, or it has ended: for who waits for that.
     """
 
     def __init__(self, slots: int, parked: int = 0):
@@ -106,6 +108,7 @@ class SessionTable:
         self.parks = np.zeros(capacity, np.bool_)
         self.claiming = np.zeros(capacity, np.int32)
         self.asked = np.zeros(capacity, np.bool_)
+        self.changes: dict[int, asyncio.Event] = {}
         self.acknowledged = np.zeros(capacity, np.int64)
         self.written = np.full(capacity, _NEVER, np.int64)
         self.tip = np.full(capacity, _NEVER, np.int64)
@@ -277,6 +280,14 @@ class SessionTable:
         self.birth[sessions] = _NEVER
         self.claiming[sessions] = self.acknowledged[sessions] = 0
         self.written[sessions] = self.tip[sessions] = _NEVER
+        self.changed(sessions)
+
+    def changed(self, sessions: Ints) -> None:
+        """Tell who waits for that: of these a checkpoint is confirmed, or they have ended."""
+        if self.changes:
+            for session in sessions.tolist():
+                if (waits := self.changes.pop(session, None)) is not None:
+                    waits.set()
 
     def free(self, sessions: Ints) -> None:
         """Let new sessions have the slots of removed ones."""

@@ -168,7 +168,7 @@ class ClientStream:
             self._held += 1
             if asked.parks:
                 self.send_queue.gate = model.lifecycle.registry.gate
-            if self.send_queue.gate is not None:
+            if model.lifecycle.registry.gate is not None:
                 self._note_key(handle, key_of(model.engine, session))
         except Refused as error:
             self._refuse(error, [handle])

@@ -181,3 +181,102 @@ async def test_what_is_not_stored_is_not_told_where_the_move_comes_to_nothing(tm
         async with asyncio.timeout(5):
             while catalog.check():
                 await asyncio.sleep(0.01)
+
+
+async def test_all_are_moved_however_much_is_pending(tmp_path: Path) -> None:
+    store, limits = Store(), Limits(sessions=8, rows_per_stream=4, chunk_length=4)
+    paths = [accumulator(tmp_path / f"{k}.onnx", name="m", version=str(k)) for k in (1, 2)]
+    checkpointer = Checkpointer(store, limits, before_answer=True)
+    async with serving_here(*paths, limits=limits, checkpointer=checkpointer) as catalog:
+        client = Client(catalog, limits)
+        for handle in range(4):
+            await client.open(handle, version="1", session_id=f"s{handle}", on_disconnect=pb.ON_DISCONNECT_PARK)
+        store.writes.clear()
+        for handle in range(4):
+            client.send(handle, 1.0 + handle)
+        await catalog.find("m", "1").engine.quiet()
+        # The rows of its answers are those that the stream may have.
+        assert await migrate(catalog.find("m", "1"), catalog.find("m", "2")) == 4
+        store.writes.set()
+        for _ in range(4):
+            assert (await client.hear()).HasField("results")
+        for model in catalog:
+            await model.engine.quiet()
+        for handle in range(4):
+            assert await client.step(handle, 10.0) == 11.0 + handle
+        assert await store.read(KEY._replace(session_id="s3"))
+
+
+async def test_an_open_asks_the_store_though_its_stream_is_to_end_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    async with moving(tmp_path, store, monkeypatch) as (catalog, _, may):
+        other = Client(catalog, LIMITS)
+        other.say(open=pb.Open(handle=0, session_id="s", model="m"))
+        await asyncio.sleep(0)
+        may.set()
+        assert (await other.hear()).opened.position == 5
+        assert await other.step(0, 10.0) == 15
+        await asyncio.sleep(0.3)
+        assert await other.step(0, 10.0) == 25
+        assert (await store.read(KEY)).epoch == 2
+
+
+async def test_a_copy_of_it_has_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    async with moving(tmp_path, store, monkeypatch) as (catalog, _, may):
+        forking = asyncio.ensure_future(catalog.find("m", "2").lifecycle.named.fork("tenant", "s", "twin"))
+        await asyncio.sleep(0)
+        may.set()
+        assert await forking == ("twin", 5)
+        assert (await store.read(KEY._replace(session_id="twin"))).checkpoints[-1].position == 5
+
+
+async def test_one_that_ends_with_its_stream_is_set_in_the_store_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    async with moving(tmp_path, store, monkeypatch) as (catalog, _, may):
+        model = catalog.find("m", "2")
+        model.engine.sessions.parks[model.engine.sessions.tenants.find("tenant", "s")] = False
+        state = SessionState(model.layout.fingerprint, 100, [np.full(2, 1000, "<f4").tobytes()])
+        setting = asyncio.ensure_future(model.lifecycle.named.set_state("tenant", "s", state))
+        await asyncio.sleep(0)
+        may.set()
+        assert await setting == 100
+        assert [each.position for each in (await store.read(KEY)).checkpoints] == [100]
+
+
+async def test_one_whose_place_is_not_known_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, claims, replaces = Store(), asyncio.Event(), asyncio.Event()
+    async with versions(tmp_path, store, before_answer=False) as catalog:
+        before, after = catalog.find("m", "1"), catalog.find("m", "2")
+        await opened(catalog, "s", "1")
+        other = Client(catalog, LIMITS)
+        claim, replace = store.claim, store.replace
+
+        async def claimed(*args: Any) -> Any:
+            await claims.wait()
+            return await claim(*args)
+
+        async def replaced(*args: Any) -> bool:
+            await replaces.wait()
+            return await replace(*args)
+
+        monkeypatch.setattr(store, "claim", claimed)
+        monkeypatch.setattr(store, "replace", replaced)
+        other.say(open=pb.Open(handle=0, session_id="s", on_disconnect=pb.ON_DISCONNECT_PARK))
+        await asyncio.sleep(0.01)
+        state = SessionState(before.layout.fingerprint, 100, [np.full(2, 1000, "<f4").tobytes()])
+        setting = asyncio.ensure_future(before.lifecycle.named.set_state("tenant", "s", state))
+        await asyncio.sleep(0.01)
+        claims.set()
+        assert (await other.hear()).opened.position == 1
+        assert await migrate(before, after) == 0
+        replaces.set()
+        assert await setting == 100
+        assert await migrate(before, after) == 1
+        x = np.ones((1, 2), "<f4").tobytes()
+        other.say(steps=pb.Steps(handle=[0], first=[100], input=[x]))
+        assert list((await other.hear()).results.first) == [100]
