@@ -236,7 +236,7 @@ def test_sessions(narrow: ServerProcess) -> None:
         assert (error.reason, list(error.handle)) == (pb.REASON_SESSIONS_EXHAUSTED, [2])
         assert "all 6 sessions" in error.message
         assert "--sessions" in error.message
-        assert error.retry_after_ms == 1000
+        assert error.retry_after_ms == 500
         with call_refused(grpc.StatusCode.RESOURCE_EXHAUSTED, pb.REASON_SESSIONS_EXHAUSTED, "all 6 sessions"):
             calls.Fork(pb.ForkRequest(session_id="s0"), timeout=PATIENCE)
         # One that is there can be taken over all the same.
