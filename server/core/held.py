@@ -120,7 +120,7 @@ class HeldSessions:
         sessions = sessions[self._table.phase[sessions] != Phase.CLOSING]
         if not len(sessions):
             return
-        known = self._registry.are_stored(sessions)
+        known = self._registry.stored(sessions)
         if len(others := sessions[~known]):
             self._engine.control(others, self._close, self._not_closed, holder=holder, must=True, unlimited=True)
         for session in sessions[known].tolist():

@@ -217,7 +217,6 @@ class KeptSessions:
             sequences: of the first answer of each that its client lacks.
         """
         table = self._table
-        # One that takes the place of another is kept as soon as it has its state.
         parks = table.parks[sessions]
         sessions, sequences = sessions[parks], sequences[parks]
         stands = table.sequences(sessions)
@@ -266,9 +265,7 @@ class KeptSessions:
         session = table.tenants.get(key.tenant, key.session_id) if key.model == self._engine.layout.name else None
         if session is None:
             return False
-        # One that takes the place of another version's has something queued until it is kept.
-        moving = table.parks[session] and not len(self._engine.edits.idle(np.array([session])))
-        if table.claiming[session] or ((table.kept[session] or moving) and table.epoch[session] >= epoch):
+        if table.claiming[session] or (table.kept[session] and table.epoch[session] >= epoch):
             return True
         if table.kept[session]:
             self._forget(np.array([session]), CloseReason.FENCED)

@@ -30,11 +30,10 @@ _PIECE: Final = 8
 
 
 class _State(NamedTuple):
-    """What a session hands to its twin: a row of each state, [1, *shape], where it stands, whether a store knows it."""
+    """What a session hands to its twin: a row of each state, [1, *shape], its position, whether a store knows it."""
 
     rows: list[Array]
     position: int
-    sequence: int
     kept: bool
 
 
@@ -209,9 +208,9 @@ class _Move:
         """Its turn has come: all that it accepted is done."""
         engine, session = self._before.engine, self._session
         table, twins = engine.sessions, self._after.engine.sessions
-        rows, sequence = engine.rows.read(int(table.slot[session])), int(table.sequences(session))
-        self._state.set_result(_State(rows, int(table.position[session]), sequence, bool(table.kept[session])))
-        # What is asked of the twin meanwhile is judged by where it will stand.
+        rows = engine.rows.read(int(table.slot[session]))
+        self._state.set_result(_State(rows, int(table.position[session]), bool(table.kept[session])))
+        # At once: what is asked of the twin before it has the state is judged by where it will stand.
         twins.position[self._twin] = table.position[session]
         twins.offset[self._twin] = table.offset[session]
         engine.remove(np.array([session]))
@@ -239,8 +238,6 @@ class _Move:
             reason = CloseReason.PARKED if engine.sessions.kept[twin] else CloseReason.ADMINISTERED
             self._after.lifecycle.registry.end(np.array([twin]), reason)
             return
-        engine.sessions.position[twin] = state.position
-        engine.sessions.offset[twin] = state.sequence - state.position
         engine.sessions.kept[twin], engine.sessions.asked[twin] = state.kept, False
         if state.kept and (kept := self._after.lifecycle.kept) is not None:
             # What was to be told of the old session is of no number that is known any more.

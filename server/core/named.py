@@ -70,7 +70,7 @@ class NamedSessions:
         if (key := self._registry.key(tenant, session_id)) is not None:
             return await self._stored.close(key)
         session = self._registry.find(tenant, session_id)
-        if self._registry.is_stored(session):
+        if self._registry.stored(session):
             return await self._close_kept(session, tenant)
 
         def end(session: int) -> int:
@@ -184,7 +184,7 @@ class NamedSessions:
             return state.position
         session = self._registry.find(tenant, session_id)
         self._constants.check_state(session, state.rows)
-        if self._registry.is_stored(session):
+        if self._registry.stored(session):
             return await self._set_kept(session, tenant, state, meant)
         turn = next(self._turns)
         # It may be refused for a step that failed; and whoever waits for it may have gone by then.
@@ -304,7 +304,7 @@ class NamedSessions:
         if (key := self._registry.key(tenant, session_id)) is not None:
             return new_id, (await self._stored.fork(key, new_id)).position
         session = self._registry.find(tenant, session_id)
-        if self._kept is not None and self._registry.is_stored(session):
+        if self._kept is not None and self._registry.stored(session):
             self._registry.check_free(tenant, new_id)
             self._table.tenants.check_free(tenant, new_id)
             key = self._kept.key(session)._replace(session_id=new_id)

@@ -246,7 +246,7 @@ class Opening:
         table = self._table
         session_id = table.tenants.session_id(session)
         before, before_handle = table.owner[session], int(table.handle[session])
-        asks = self._claims is not None and (wish.parks or self._registry.is_stored(session))
+        asks = self._claims is not None and bool(wish.parks or self._registry.stored(session))
 
         def leave() -> None:
             nonlocal before

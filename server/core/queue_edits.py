@@ -76,15 +76,14 @@ class QueueEdits:
         """
         self.take_in()
 
-        def moves(number: int) -> bool:
-            return isinstance(item := self._queues[number], Control) and item.moves
+        def stays(number: int) -> bool:
+            return until_moved and isinstance(item := self._queues[number], Control) and item.moves
 
         running: dict[int, int] = {}
         for run in itertools.chain(*self._under_way):
             if run.tick is not None:
                 running.update(zip(run.tick.ids.tolist(), run.tick.lengths.tolist(), strict=True))
-        until = moves if until_moved else lambda _: False
-        dropped, cut, left = self._queues.scheduler.drop_steps(sessions, running, until)
+        dropped, cut, left = self._queues.scheduler.drop_steps(sessions, running, stays)
         self._answers.refuse(self._queues.places(dropped), lambda _: why)
         self._answers.shorten(self._queues.places(cut))
         for session, steps in left.items():

@@ -122,15 +122,10 @@ class Registry:
         self.constants.forget(sessions)
         self.release(sessions)
 
-    def are_stored(self, sessions: Ints) -> npt.NDArray[np.bool_]:
-        """Whether the store knows sessions, or will when what stands in their queues has been done."""
-        table = self.table
-        known: npt.NDArray[np.bool_] = table.kept[sessions] | (table.claiming[sessions] > 0)
+    def stored(self, sessions: Ints | int) -> npt.NDArray[np.bool_]:
+        """Whether the store knows each session, or will when what stands in its queue has been done."""
+        known: npt.NDArray[np.bool_] = self.table.kept[sessions] | (self.table.claiming[sessions] > 0)
         return known
-
-    def is_stored(self, session: int) -> bool:
-        """As `are_stored`."""
-        return bool(self.are_stored(np.array([session]))[0])
 
     def close_in_store(
         self,

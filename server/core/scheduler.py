@@ -281,7 +281,7 @@ class Scheduler:
         return dropped
 
     def drop_steps(
-        self, sessions: Ints, running: Mapping[int, int], until: Callable[[int], bool] = lambda _: False
+        self, sessions: Ints, running: Mapping[int, int], until: Callable[[int], bool]
     ) -> tuple[list[Dropped], list[Dropped], dict[int, int]]:
         """Take the steps out of these sessions' queues, but for those of the running tick; controls stay.
 

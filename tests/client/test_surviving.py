@@ -373,6 +373,15 @@ class Surviving(RuleBasedStateMachine):
         assert self.network.budget.used == sum(each.bytes for each in logs)
 
 
+def opened() -> tuple[Network, SessionQueue]:
+    """A session of its own, of which its client has heard."""
+    network = Network()
+    session_queue, _ = network.open(1)
+    network.arrive()
+    network.hear()
+    return network, session_queue
+
+
 def walk(network: Network, session_queue: SessionQueue, xs: list[int], member: int = 0) -> Chunk:
     """One member's steps, asked for."""
     chunk = Chunk(members=np.array([member]), columns=[np.array([xs], "<i8")], length=len(xs))
@@ -412,10 +421,7 @@ def test_what_comes_before_a_hand_over_is_known_goes_to_the_next_owner() -> None
 @pytest.mark.parametrize("reason", [pb.CLOSE_REASON_PARKED, pb.CLOSE_REASON_FENCED])
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_steps_that_a_server_lets_go_of_go_to_the_next_owner(reason: pb.CloseReason, ahead: int) -> None:
-    network = Network()
-    session_queue, _ = network.open(1)
-    network.arrive()
-    network.hear()
+    network, session_queue = opened()
     work = walk(network, session_queue, [1, 2, 3])
     network.arrive()
     server = network.servers[0]
@@ -433,10 +439,7 @@ def test_steps_that_a_server_lets_go_of_go_to_the_next_owner(reason: pb.CloseRea
     [(pb.CLOSE_REASON_PARKED, True), (pb.CLOSE_REASON_FENCED, True), (pb.CLOSE_REASON_IDLE, False)],
 )
 def test_a_close_whose_session_is_let_go_of_before_its_turn(reason: pb.CloseReason, closed: bool) -> None:
-    network = Network()
-    session_queue, _ = network.open(1)
-    network.arrive()
-    network.hear()
+    network, session_queue = opened()
     work = Control(kind=Kind.CLOSE, members=session_queue.members)
     network.add(session_queue, work)
     network.arrive()
@@ -450,10 +453,7 @@ def test_a_close_whose_session_is_let_go_of_before_its_turn(reason: pb.CloseReas
 
 
 def test_a_close_that_is_lost_of_a_session_that_another_has_opened_since() -> None:
-    network = Network()
-    session_queue, _ = network.open(1)
-    network.arrive()
-    network.hear()
+    network, session_queue = opened()
     work = Control(kind=Kind.CLOSE, members=session_queue.members)
     network.add(session_queue, work)
     network.cut()
@@ -465,10 +465,7 @@ def test_a_close_that_is_lost_of_a_session_that_another_has_opened_since() -> No
 
 
 def test_what_comes_before_a_taking_over_is_known_is_refused() -> None:
-    network = Network()
-    session_queue, _ = network.open(1)
-    network.arrive()
-    network.hear()
+    network, session_queue = opened()
     (name,) = network.servers[0].resident
     network.servers[0].resident[name].leaving = True
     work = walk(network, session_queue, [1])
