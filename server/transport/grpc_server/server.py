@@ -1,4 +1,4 @@
-"""The gRPC server of this process: what it is made with, whether it still serves, and the one that follows it."""
+"""The gRPC server of this process: what it is made with, and whether it still serves."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,11 +16,6 @@ from gatestream.server.transport.grpc_server.options import channel_options
 from gatestream.server.transport.grpc_server.tls import Tls
 
 _ASK_SECONDS: Final = 0.2
-# The port of a server that has died is free as soon as gRPC has closed its listener, on another thread.
-_TRIES: Final = 40
-_PAUSE_SECONDS: Final = 0.05
-# As long as the streams of a server that has died go on.
-_AGES_SECONDS: Final = 1e9
 
 _log = structlog.get_logger(__name__)
 
@@ -29,10 +24,11 @@ _unknown: set[asyncio.Task[None]] = set()
 
 
 class GrpcServer:
-    """A gRPC server on a port, and another in its place when it dies.
+    """A gRPC server on a port.
 
     grpc.aio accepts calls in one task. An exception there ends it without a word: what is open goes on, and no new
-    client is served.
+    client is served. Nor can another take its place in the same process: the task frees what gRPC's core still writes
+    the next call to, or that there is none, and so zeros land in whatever has that memory by then.
 
     Args:
         config: of the server.
@@ -49,27 +45,18 @@ class GrpcServer:
     """
 
     def __init__(self, config: ServerConfig, tls: Tls | None, calls: Calls, services: Iterable[ServiceDefinition]):
-        self._options = channel_options(config)
-        self._tls = tls
-        self._calls = calls
-        self._handlers = calls.handlers(services)
-        self._servers = [self._make()]
-        self.port = self._bind(self._servers[0], config.listen)
+        self._server = grpc.aio.server(interceptors=[calls], options=channel_options(config))
+        for name, methods in calls.handlers(services).items():
+            self._server.add_registered_method_handlers(name, methods)
+        self.port = self._listen(config.listen, tls)
         self.address = f"{config.listen.rpartition(':')[0]}:{self.port}"
         self._stopping = False
-        self._ends: set[asyncio.Task[None]] = set()
 
-    def _make(self) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[self._calls], options=self._options)
-        for name, methods in self._handlers.items():
-            server.add_registered_method_handlers(name, methods)
-        return server
-
-    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+    def _listen(self, address: str, tls: Tls | None) -> int:
         try:
-            if self._tls is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, self._tls.credentials())
+            if tls is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, tls.credentials())
         except RuntimeError as error:
             raise ConfigError(f"listen is {address!r}, which cannot be listened on: {error}") from error
 
@@ -77,44 +64,22 @@ class GrpcServer:
         """Accept calls."""
         if not SAFE_FROM_PATHS:
             _log.warning(
-                "a call's path that is not UTF-8 ends this grpcio's accepting of calls; it is then replaced",
+                "a call's path that is not UTF-8 ends this grpcio's accepting of calls, and the server with it",
                 grpcio=grpc.__version__,
             )
-        await self._servers[-1].start()
+        await self._server.start()
 
     async def watch(self) -> None:
         """See to it that calls are accepted, until `stop`.
 
         Raises:
-            ServerError: they no longer are, and no other server can be made.
+            ServerError: they no longer are.
         """
         while not self._stopping:
             try:
-                await self._servers[-1].wait_for_termination(_ASK_SECONDS)
+                await self._server.wait_for_termination(_ASK_SECONDS)
             except Exception as error:
-                _log.error("gRPC stopped accepting calls and is replaced", address=self.address, error=cut(repr(error)))
-                await self._replace(error)
-
-    async def _replace(self, error: Exception) -> None:
-        dead = self._servers[-1]
-        # Its streams go on; it is freed with the last of them.
-        end = asyncio.create_task(dead.stop(_AGES_SECONDS))
-        self._ends.add(end)
-        end.add_done_callback(lambda _end: self._servers.remove(dead))
-        end.add_done_callback(self._ends.discard)
-        for _ in range(_TRIES):
-            server = self._make()
-            try:
-                self._bind(server, self.address)
-            except ServerError:
-                await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            await server.start()
-            self._servers.append(server)
-            return
-        raise ServerError(
-            f"gRPC stopped accepting calls ({cut(repr(error))}), and {self.address} cannot be listened on again"
-        )
+                raise ServerError(f"gRPC stopped accepting calls: {cut(repr(error))}") from error
 
     async def stop(self, grace: float) -> None:
         """End, with all that is open.
@@ -123,7 +88,7 @@ class GrpcServer:
             grace: seconds that calls may take to end by themselves.
         """
         self._stopping = True
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        await self._server.stop(grace)
 
 
 def _prevent_death_by_path() -> bool:
