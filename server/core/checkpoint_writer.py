@@ -63,8 +63,8 @@ class Kept(Protocol):
     def has(self, key: Key, epoch: int) -> bool:
         """Whether a session is here at this epoch, or being claimed; at an earlier one it is dropped."""
 
-    def let_go(self) -> tuple[Sequence[Key], Ints]:
-        """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
+    def let_go(self) -> None:
+        """Forget the sessions that are to be handed over and can be."""
 
 
 class CheckpointWriter:

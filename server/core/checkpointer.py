@@ -34,6 +34,8 @@ _LONGEST_PAUSE: Final = 5.0
 _COMPANY_SECONDS: Final = 0.005
 # Sessions that have ended here and are to end in the store, when it answers again: some 20 MiB.
 _MOST_CLOSING: Final = 2**16
+# And of which it may have done a claim.
+_MOST_UNSURE: Final = 2**16
 _PRUNE_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -75,13 +77,16 @@ class Checkpointer:
         self._limits = limits
         self._all_written_at = 0.0
         self._letting_go: dict[Key, int] = {}
+        # Sessions that the store may have claimed for us without saying so.
+        self._perhaps_ours: set[Key] = set()
         self._models: dict[Kept, Callable[[], None]] = {}
         self._closing: dict[Key, int] = {}
         # Those of them that the store is asked to end now.
         self._asked_to_end: dict[Key, int] = {}
         # There were too many since the store has answered last, and the log says so.
         self._leaves = False
-        self._closes: list[asyncio.Future[bool]] = []
+        # Who waits for them, with what was asked for.
+        self._closes: list[tuple[Sequence[Key], asyncio.Future[bool]]] = []
         self._told_at = -_TELL_SECONDS
         # A client waits for the next round, which begins then at the soonest.
         self._asked = False
@@ -139,16 +144,22 @@ class Checkpointer:
             StoreUnavailable: it cannot be said.
         """
         wanted = set(await self.store.beat(self.owner))
-        if not wanted:
-            return
-        for kept in self._models:
-            kept.asked_for(wanted)
-        self.hurry()
-        # Those first that nobody has here. The next beat does not wait for all: what is left is asked for again then.
+        if wanted:
+            for kept in self._models:
+                kept.asked_for(wanted)
+            self.hurry()
+        # Those first that nobody has here. The next beat does not wait for all: what is left is looked at then.
+        look = sorted(wanted | self._perhaps_ours, key=lambda key: any(kept.has(key, 0) for kept in self._models))
         with suppress(TimeoutError):
             async with asyncio.timeout(_BEAT_SECONDS):
-                for key in sorted(wanted, key=lambda key: any(kept.has(key, 0) for kept in self._models)):
+                for key in look:
                     await self._release_void(key)
+                    self._perhaps_ours.discard(key)
+
+    def not_heard(self, key: Key) -> None:
+        """Note that the store has not answered a claim, which it may have done; it is asked when it answers again."""
+        if len(self._perhaps_ours) < _MOST_UNSURE:
+            self._perhaps_ours.add(key)
 
     async def _release_void(self, key: Key) -> None:
         """Let go of a session that the store says is ours and that nobody has here, or at an earlier epoch only.
@@ -231,7 +242,7 @@ class Checkpointer:
             for kept, reserve in written:
                 if tells:
                     kept.tell_durable()
-                self.release(*kept.let_go())
+                kept.let_go()
                 reserve()
         await self._release()
         self._all_written_at = began
@@ -262,9 +273,8 @@ class Checkpointer:
 
     def release(self, keys: Sequence[Key], epochs: Ints) -> None:
         """Let any other owner have sessions, soon."""
-        if keys:
-            self._letting_go.update(zip(keys, epochs.tolist(), strict=True))
-            self.hurry()
+        self._letting_go.update(zip(keys, epochs.tolist(), strict=True))
+        self.hurry()
 
     async def _release(self) -> None:
         letting_go, self._letting_go = self._letting_go, {}
@@ -277,10 +287,10 @@ class Checkpointer:
             raise
 
     def close(self, keys: Sequence[Key], epochs: Ints) -> asyncio.Future[bool]:
-        """End sessions in the store, many together; whether they have ended there.
+        """End sessions in the store, many together; whether they have all ended there.
 
         Where it does not answer they may have, and are kept in mind until it does; those that are too many for that are
-        left in the store.
+        left in the store. What is not there, or was claimed at another epoch, has not.
         """
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         room = max(0, _MOST_CLOSING - len(self._closing))
@@ -289,7 +299,7 @@ class Checkpointer:
             keys, epochs = keys[:room], epochs[:room]
             done.set_result(False)
         self._closing.update(zip(keys, epochs.tolist(), strict=True))
-        self._closes.append(done)
+        self._closes.append((keys, done))
         self.hurry()
         return done
 
@@ -332,20 +342,20 @@ class Checkpointer:
         closing, self._closing = self._closing, {}
         self._asked_to_end = closing
         closes, self._closes = self._closes, []
-        closed = False
+        others = set(closing)
         try:
             if closing:
-                await self.store.close(list(closing), np.fromiter(closing.values(), np.int64, len(closing)))
+                ended = await self.store.close(list(closing), np.fromiter(closing.values(), np.int64, len(closing)))
+                others = set(itertools.compress(closing, ~ended))
                 self._leaves = False
-            closed = True
         except StoreUnavailable:
             self._closing = closing | self._closing
             raise
         finally:
             self._asked_to_end = {}
-            for done in closes:
+            for keys, done in closes:
                 if not done.done():
-                    done.set_result(closed)
+                    done.set_result(others.isdisjoint(keys))
 
 
 def _interval(took: float, part: float) -> float:

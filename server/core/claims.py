@@ -116,7 +116,9 @@ class Claims:
         """
         table = self._table
 
-        turn = next(self._checkpointer.turns)
+        turn, key = next(self._checkpointer.turns), self._kept.key(session)
+        # What the store has given, which is not settled yet.
+        had: list[Claimed] = []
 
         def wait() -> Coroutine[Any, Any, Then]:
             known = bool(table.kept[session])
@@ -133,9 +135,10 @@ class Claims:
                 wish.acknowledged,
                 (int(table.epoch[session]), here) if known else None,
             )
-            return self._claimed(session, claim, turn, settle, refuse)
+            return self._claimed(session, key, claim, turn, had, settle, refuse)
 
         def settle(claimed: Claimed) -> None:
+            had.clear()
             table.claiming[session] -= 1
             table.asked[session] = False
             self._settle(session, claimed, wish)
@@ -151,24 +154,31 @@ class Claims:
                 table.parks[session] = table.kept[session]
             if isinstance(error, EpochStale):
                 table.proposed[session] = max(int(table.proposed[session]), error.epoch)
-            void = bool(table.kept[session]) and isinstance(error, EpochStale)
             failed(error)
-            if void:
+            if isinstance(error, EpochStale) and table.kept[session]:
                 self._forget(np.array([session]), CloseReason.FENCED)
 
-        self._engine.wait_for(session, wait, lambda *_: ended(), holder, must=True, moves=True, unlimited=new)
+        def over(*_: Any) -> None:
+            for claimed in had:
+                # It has ended between the store's answer and its turn.
+                self._checkpointer.release([key], np.array([claimed.epoch]))
+            ended()
+
+        self._engine.wait_for(session, wait, over, holder, must=True, moves=True, unlimited=new)
         table.claiming[session] += 1
         table.accepted[session] = UNKNOWN
 
     async def _claimed(
         self,
         session: int,
+        key: Key,
         claim: Claim,
         turn: int,
+        had: list[Claimed],
         settle: Callable[[Claimed], None],
         refuse: Callable[[Refused], None],
     ) -> Then:
-        key, birth = self._kept.key(session), self._table.birth[session]
+        birth = self._table.birth[session]
 
         def there() -> bool:
             return bool(self._table.birth[session] == birth)
@@ -193,6 +203,8 @@ class Claims:
         if unfit is not None or not there():
             # It is not to be had, or has ended meanwhile: nobody here would let go of it.
             self._checkpointer.release([key], np.array([claimed.epoch]))
+        else:
+            had.append(claimed)
         return partial(settle, claimed) if unfit is None else partial(refuse, unfit)
 
     async def _failed(self, error: Exception, refuse: Callable[[Refused], None]) -> Then:
@@ -230,7 +242,7 @@ class Claims:
             try:
                 await self._checkpointer.end_now(key)
                 if not self._checkpointer.ends(key, turn):
-                    return await self._checkpointer.store.claim(key, claim)
+                    return await self._claim(key, claim)
                 waits_for = "the session that has the name does not end"
             except Owned:
                 waits_for = "the session's owner lives and does not hand it over"
@@ -239,6 +251,13 @@ class Claims:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise session_closed()
+
+    async def _claim(self, key: Key, claim: Claim) -> Claimed:
+        try:
+            return await self._checkpointer.store.claim(key, claim)
+        except StoreUnavailable:
+            self._checkpointer.not_heard(key)
+            raise
 
     def _settle(self, session: int, claimed: Claimed, wish: Wish) -> None:
         """Have a session be where a claim has it."""

@@ -1,6 +1,7 @@
 """Doing the controls whose turn has come, between two runs of the model."""
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from itertools import groupby
 from time import perf_counter
@@ -36,12 +37,12 @@ class ControlRunner:
         self._answers = answers
         # Controls that wait for something, and those that have it now.
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waited: list[tuple[Control, Turn, Then | Refused]] = []
+        self._waited: deque[tuple[Control, Turn, Then | Refused]] = deque()
 
     def run(self) -> bool:
         """Do what has its turn, for no longer than the loop can do without; whether there is more."""
-        self._end_waiting()
         until = perf_counter() + _SECONDS
+        self._end_waiting(until)
         while perf_counter() < until:
             turns = self._queues.scheduler.controls()
             if not turns:
@@ -105,11 +106,11 @@ class ControlRunner:
         self._waited.append((control, turn, result))
         self._queues.wake.set()
 
-    def _end_waiting(self) -> None:
+    def _end_waiting(self, until: float) -> None:
         """Do what was waited for, where the session is still there, and let its queue go on."""
         scheduler = self._queues.scheduler
-        while self._waited:
-            control, turn, result = self._waited.pop()
+        while self._waited and perf_counter() < until:
+            control, turn, result = self._waited.popleft()
             if scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):
                 result()
             # What has been done may have ended the session.

@@ -1,7 +1,7 @@
 """Answers that wait until what they tell is stored."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from gatestream.server.durability.checkpoints import Key
@@ -14,10 +14,7 @@ class Held(Protocol):
     """What has messages that wait."""
 
     def let_out(self, group: int) -> None:
-        """Send what waits for this group of checkpoints, or for an earlier one."""
-
-    def fenced(self, keys: Sequence[Key]) -> None:
-        """Take back what waits and tells of sessions that other servers have by now."""
+        """Send what waits for this group of checkpoints, or for an earlier one, without what is void of it."""
 
 
 class Gate:
@@ -25,11 +22,16 @@ class Gate:
 
     Attributes:
         group: the next one.
+        fences: how often sessions were let go of that were not stored.
     """
 
     def __init__(self) -> None:
         self.group = 0
+        self.fences = 0
         self._held: set[Held] = set()
+        # By name, the fence at which a session was let go of last, of those that something waiting may tell of.
+        self._fenced_at: dict[Key, int] = {}
+        self._fences_before_group = 0
 
     def hold(self, queue: Held) -> None:
         """Note that a queue has messages that wait for the next group."""
@@ -40,6 +42,7 @@ class Gate:
 
     def begin(self) -> int:
         """The group that is written now; what is computed from now on waits for the next one."""
+        self._fences_before_group = self.fences
         self.group += 1
         return self.group - 1
 
@@ -48,11 +51,23 @@ class Gate:
         held, self._held = self._held, set()
         for queue in held:
             queue.let_out(group)
+        if self._fenced_at:
+            # What still waits came when the group had begun.
+            self._fenced_at = {key: at for key, at in self._fenced_at.items() if at >= self._fences_before_group}
 
-    def fenced(self, keys: Sequence[Key]) -> None:
-        """Other servers have sessions: what was computed of them here since their last checkpoints is not so."""
-        for queue in self._held:
-            queue.fenced(keys)
+    def fence(self, keys: Iterable[Key]) -> None:
+        """Sessions are let go of: what was computed of them since their last checkpoints is void."""
+        self._fenced_at.update(dict.fromkeys(keys, self.fences))
+        self.fences += 1
+
+    @property
+    def all_is_so(self) -> bool:
+        """Whether nothing is void of what waits."""
+        return not self._fenced_at
+
+    def is_void(self, key: Key, fences: int) -> bool:
+        """Whether what a session has come to is, that was told when there were so many fences."""
+        return self._fenced_at.get(key, -1) >= fences
 
 
 class WakingGate(Gate):

@@ -34,7 +34,6 @@ from gatestream.server.errors import StoreUnavailable
 
 HANDOVER_SECONDS: Final = SILENCE_SECONDS + 5.0
 """So long whoever has a session may take to let go of it."""
-_NOTHING: Final = np.empty(0, np.int64)
 
 _log = structlog.get_logger(__name__)
 
@@ -284,27 +283,23 @@ class KeptSessions:
 
     def leave(self, sessions: Ints) -> None:
         """Forget sessions of which the store has what their clients cannot send again; they may be opened again."""
-        keys, epochs = keys_of(self._engine, sessions), self._table.epoch[sessions]
         self._forget(sessions, CloseReason.PARKED)
-        self._checkpointer.release(keys, epochs)
 
-    def let_go(self) -> tuple[list[Key], Ints]:
-        """Forget the sessions that are to be handed over and can be; what they are called, and their epochs."""
+    def let_go(self) -> None:
+        """Forget the sessions that are to be handed over and can be."""
         if not self._wanted:
-            return [], _NOTHING
+            return
         table = self._table
         self._wanted = {birth: session for birth, session in self._wanted.items() if table.birth[session] == birth}
         there = np.fromiter(self._wanted.values(), np.int64, len(self._wanted))
         good = table.kept[there] & (table.claiming[there] == 0) & (table.phase[there] != Phase.CLOSING)
         sessions = self._engine.edits.idle(there[good])
         sessions = sessions[table.sequences(sessions) == table.written[sessions]]
-        keys, epochs = keys_of(self._engine, sessions), table.epoch[sessions]
         # Of one that has no slot the store has all.
-        if keys:
+        if len(sessions):
             for birth in table.birth[sessions].tolist():
                 del self._wanted[birth]
             self._forget(sessions, CloseReason.PARKED)
-        return keys, epochs
 
     def all(self) -> Ints:
         """The sessions that the store knows."""

@@ -228,6 +228,9 @@ class Opening:
             if self._table.phase[session] == Phase.CLOSING:
                 # The owner has asked for its end already, and hears no more of it.
                 self._table.owner[session] = None
+                if self._table.kept[session]:
+                    # But it was never the owner's to end.
+                    self._registry.end(np.array([session]), CloseReason.PARKED)
             else:
                 self._held.detach(np.array([session]))
 

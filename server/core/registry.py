@@ -19,7 +19,7 @@ from gatestream.server.core.kept import key_of, keys_of, until_written
 from gatestream.server.core.reply_sink import CloseReason, Holder, ReplySink, tell
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.durability.leases import Alone, Leases
-from gatestream.server.errors import Exhausted, NotFound, StoreUnavailable
+from gatestream.server.errors import CheckpointUnfit, Exhausted, NotFound, StoreUnavailable
 
 _STAYS: Final = {CloseReason.PARKED, CloseReason.FENCED, CloseReason.LOST, CloseReason.DRAINED}
 """Why a session ends here that the store goes on knowing."""
@@ -105,7 +105,7 @@ class Registry:
             if owner is not None:
                 told.append((owner, table.handle[mine], table.position[mine]))
         if reason is CloseReason.FENCED and self.gate is not None:
-            self.gate.fenced(keys_of(self.engine, sessions))
+            self.gate.fence(keys_of(self.engine, sessions))
         self.engine.stats.ended[reason.removeprefix("CLOSE_REASON_")] += len(sessions)
         # What is still queued is answered first, then the owner hears that the session is closed.
         self.remove(sessions, stays=reason in _STAYS)
@@ -113,11 +113,12 @@ class Registry:
             tell(owner, owner.closed, handles, positions, reason)
 
     def remove(self, sessions: Ints, *, stays: bool = False) -> None:
-        """Forget sessions here; the store does too, unless they are to stay in it."""
+        """Forget sessions here; the store does too, unless they are to stay in it, for whoever claims them."""
         known = sessions[self.table.kept[sessions]]
-        if len(known) and not stays:
+        if len(known):
             assert self.checkpointer is not None, "the store knows some"
-            self.checkpointer.close(keys_of(self.engine, known), self.table.epoch[known])
+            give_up = self.checkpointer.release if stays else self.checkpointer.close
+            give_up(keys_of(self.engine, known), self.table.epoch[known])
         self.engine.remove(sessions)
         self.constants.forget(sessions)
         self.release(sessions)
@@ -139,8 +140,8 @@ class Registry:
     ) -> None:
         """End a session that the store knows, in its turn: there first.
 
-        Where the store does not answer, nobody knows whether it has ended there: who holds it hears that it was let go
-        of, and may open it again.
+        Where the store does not answer, nobody knows whether it has ended there, and where another server has claimed
+        it, it has not: who holds it hears that it was let go of, and may open it again.
 
         Args:
             session: which.
@@ -172,7 +173,7 @@ class Registry:
                 # It has ended, and its number is another's.
                 return partial(end, False)
             table.asked[session] = True
-            return partial(end, await checkpointer.close([key], table.epoch[[session]]))
+            return partial(end, await checkpointer.close([key], table.epoch[[session]]) or await self._is_gone(key))
 
         def end(closed: bool) -> None:
             checkpointer.ends_no_more(key, turn)
@@ -191,6 +192,17 @@ class Registry:
         except Exhausted:
             checkpointer.ends_no_more(key, turn)
             raise
+
+    async def _is_gone(self, key: Key) -> bool:
+        """Whether the store says that it knows no session of a name."""
+        assert self.checkpointer is not None, "there is a store"
+        try:
+            await self.checkpointer.store.read(key)
+        except NotFound:
+            return True
+        except (StoreUnavailable, CheckpointUnfit):
+            pass
+        return False
 
     def lease(self, session: int) -> None:
         """Have this worker alone have a session's name.

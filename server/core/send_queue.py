@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -43,6 +44,9 @@ class Pieces:
         return b"".join(self._pieces)
 
 
+Instead = Callable[[bytes | Pieces, Any, Callable[[Key], bool]], Sequence[bytes | Pieces]]
+
+
 class SendQueue:
     """Messages as they go over the wire, in order, from the engine to the transport.
 
@@ -60,7 +64,9 @@ class SendQueue:
         sending: bytes counted for the message that was taken last.
         gate: what messages wait at; None: they do not.
         prompt: who takes a message sends it and does nothing else: it may do so while `put` or `let_out` is called.
-        on_fenced: hears of sessions that another server has by now, while messages wait.
+        instead: says what is sent instead of a message that has waited, where it tells of sessions of which it is void:
+            at least one message; of one with a number, one. It is given the message, what it tells of, and whether it
+            is void of a session of some name.
     """
 
     def __init__(self, account: Account) -> None:
@@ -81,12 +87,12 @@ class SendQueue:
         self.sending = 0
         self.gate: Gate | None = None
         self.prompt = False
-        self.on_fenced: Callable[[Sequence[Key]], None] | None = None
-        # With the group of checkpoints that each waits for, its number, and what it tells of.
-        self._waiting: deque[tuple[int, int, object, tuple[bytes | Pieces, int, int]]] = deque()
+        self.instead: Instead = lambda message, _of, _is_void: [message]
+        # Each with the group of checkpoints that it waits for, how many fences there were, its number, what it is of.
+        self._waiting: deque[tuple[int, int, int, Any, tuple[bytes | Pieces, int, int]]] = deque()
 
     def put(
-        self, message: bytes | Pieces, rows: int = 0, number: int = -1, of: object = None, *, stored: bool = False
+        self, message: bytes | Pieces, rows: int = 0, number: int = -1, of: Any = None, *, stored: bool = False
     ) -> None:
         """Append a message that carries so many rows.
 
@@ -95,7 +101,7 @@ class SendQueue:
             rows: of it.
             number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
                 goes behind what is there.
-            of: what it tells of, for `revise`.
+            of: what it tells of, for `instead`.
             stored: what it tells is: it waits for what was put before it, and for no checkpoint of its own.
         """
         if self._ended:
@@ -131,7 +137,7 @@ class SendQueue:
             self._append((message, rows, size), number)
         else:
             group = self._waiting[-1][0] if stored else gate.group
-            self._waiting.append((group, number, of, (message, rows, size)))
+            self._waiting.append((group, gate.fences, number, of, (message, rows, size)))
             if not stored:
                 gate.hold(self)
         if (
@@ -149,37 +155,29 @@ class SendQueue:
     def let_out(self, group: int) -> None:
         """Send the messages that wait for this group of checkpoints, or for an earlier one."""
         while self._waiting and self._waiting[0][0] <= group:
-            _, number, _, item = self._waiting.popleft()
-            self._append(item, number)
+            _, fences, number, of, item = self._waiting.popleft()
+            if self.gate is None or self.gate.all_is_so:
+                self._append(item, number)
+            else:
+                for each in self._what_is_so(item, of, partial(self.gate.is_void, fences=fences)):
+                    self._append(each, number)
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
         if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
             self._wake(at_once=bool(self._messages))
 
-    def fenced(self, keys: Sequence[Key]) -> None:
-        """As `Held`."""
-        if self.on_fenced is not None:
-            self.on_fenced(keys)
-
-    def revise(self, change: Callable[[bytes | Pieces, object], Sequence[bytes | Pieces]]) -> None:
-        """Have messages that wait at the gate say something else.
-
-        Args:
-            change: of a message, and what it tells of, those that are sent in its place, at least one; of one with a
-                number, one.
-        """
-        waiting, self._waiting = self._waiting, deque()
-        for group, number, of, (message, rows, size) in waiting:
-            first, *others = change(message, of)
-            if first is message and not others:
-                self._waiting.append((group, number, of, (message, rows, size)))
-                continue
-            for each, its_rows, before in [(first, rows, size), *((other, 0, 0) for other in others)]:
-                now = len(each) + ITEM_BYTES
-                self._account.hold(now - before)
-                if its_rows == 0:
-                    self._others += now - before
-                self._waiting.append((group, number, of, (each, its_rows, now)))
+    def _what_is_so(
+        self, item: tuple[bytes | Pieces, int, int], of: Any, is_void: Callable[[Key], bool]
+    ) -> Iterator[tuple[bytes | Pieces, int, int]]:
+        """A message that has waited, or what is sent instead."""
+        message, rows, size = item
+        first, *others = self.instead(message, of, is_void)
+        for each, its_rows, before in [(first, rows, size), *((other, 0, 0) for other in others)]:
+            now = len(each) + ITEM_BYTES
+            self._account.hold(now - before)
+            if its_rows == 0:
+                self._others += now - before
+            yield each, its_rows, now
 
     def _wake(self, *, at_once: bool = False) -> None:
         taker, self._taker = self._taker, None
@@ -210,7 +208,7 @@ class SendQueue:
         _log.error("a stream failed", exc_info=error)
         self.failure = Failed("the server failed at this call; its log says how")
         # What they tell may not be so.
-        self._account.hold(-sum(size for _, _, _, (_, _, size) in self._waiting))
+        self._account.hold(-sum(size for *_, (_, _, size) in self._waiting))
         self._waiting.clear()
         self.end()
 

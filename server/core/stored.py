@@ -104,14 +104,13 @@ class StoredSessions:
         claim = Claim(self._owner, stored.epoch + 1, self._meaning, None, True)
         try:
             claimed = await self._store.claim(key, claim)
+            checkpoint = Checkpoint(claimed.tip + 1, position, state)
+            taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
         except Owned:
             raise _elsewhere(key) from None
-        checkpoint = Checkpoint(claimed.tip + 1, position, state)
-        try:
-            taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
         finally:
             # Also where nobody waits any more.
-            self._release([key], np.array([claimed.epoch]))
+            self._release([key], np.array([claim.epoch]))
         if not taken:
             raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
 

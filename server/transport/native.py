@@ -1,6 +1,6 @@
 """One client's stream of our own protocol: from handles to sessions, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ from gatestream.server.core.intake import Fault
 from gatestream.server.core.kept import key_of
 from gatestream.server.core.opening import OnFittingVersion
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.core.send_queue import SendQueue
+from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.core.sessions import Stands
 from gatestream.server.durability.checkpoints import Key
 from gatestream.server.errors import AlreadyExists, Draining, InvalidRequest, NotFound, Reason, Refused
@@ -66,7 +66,7 @@ class ClientStream:
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.send_queue = SendQueue(self.account)
-        self.send_queue.on_fenced = self._take_back
+        self.send_queue.instead = self._instead
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -82,10 +82,9 @@ class ClientStream:
         self._half_closed = False
         # Nobody is told anything any more.
         self._gone = False
-        # Where answers wait to be stored: what the session is called that a handle stood for last, and by which handles
-        # the stream has had it. It may be another's by now.
-        self._key_of: dict[int, Key] = {}
-        self._handles_of: dict[Key, list[int]] = {}
+        # Where answers wait to be stored: what the session is called that each handle stood for last, and which may be
+        # another's by now. It is a new dict when a handle comes to stand for another: what waits tells of the former.
+        self._keys: dict[int, Key] = {}
 
     # ---- From the client ----------------------------------------------------------------------
 
@@ -166,9 +165,10 @@ class ClientStream:
             session = self._open_on(model, asked, elsewhere)
             self._handles.mark(handle, session)
             self._held += 1
-            if asked.parks:
-                self.send_queue.gate = model.lifecycle.registry.gate
-            if model.lifecycle.registry.gate is not None:
+            registry = model.lifecycle.registry
+            if registry.gate is not None:
+                if registry.stored(session):
+                    self.send_queue.gate = registry.gate
                 self._note_key(handle, key_of(model.engine, session))
         except Refused as error:
             self._refuse(error, [handle])
@@ -442,12 +442,12 @@ class ClientStream:
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `ReplySink`."""
-        self.send_queue.put(self._codec.result(handle, first, length, outputs, gates), length)
+        self.send_queue.put(self._codec.result(handle, first, length, outputs, gates), length, of=self._keys)
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As `ReplySink`."""
         rows = int(lengths.sum())
-        self.send_queue.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows)
+        self.send_queue.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows, of=self._keys)
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
@@ -480,7 +480,7 @@ class ClientStream:
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `ReplySink`."""
-        self.send_queue.put(self._codec.reset_done(handles, positions))
+        self.send_queue.put(self._codec.reset_done(handles, positions), of=self._keys)
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `ReplySink`."""
@@ -490,19 +490,17 @@ class ClientStream:
         self._end_when_done()
 
     def _note_key(self, handle: int, key: Key) -> None:
-        before = self._key_of.get(handle)
-        if before is not None:
-            self._handles_of[before].remove(handle)
-            if not self._handles_of[before]:
-                del self._handles_of[before]
-        self._key_of[handle] = key
-        self._handles_of.setdefault(key, []).append(handle)
+        if self._keys.get(handle, key) != key:
+            self._keys = self._keys.copy()
+        self._keys[handle] = key
 
-    def _take_back(self, keys: Sequence[Key]) -> None:
-        """Refuse what was computed of sessions and waits to be stored, which it will not be."""
-        handles = np.array([handle for key in keys for handle in self._handles_of.get(key, ())], np.int64)
-        if len(handles):
-            self.send_queue.revise(lambda message, _: without(bytes(message), handles))
+    def _instead(
+        self, message: bytes | Pieces, keys: dict[int, Key] | None, is_void: Callable[[Key], bool]
+    ) -> Sequence[bytes | Pieces]:
+        """Refuse what was computed of sessions and waited to be stored, which it will not be."""
+        if keys is None:
+            return [message]
+        return without(bytes(message), lambda handle: handle in keys and is_void(keys[handle]))
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""
@@ -528,4 +526,5 @@ class ClientStream:
         sequences: Ints = _NOTHING,
     ) -> None:
         self._models.stats.refused(error)
-        self.send_queue.put(self._codec.error(error, handles, positions, first, lengths, sequences))
+        message = self._codec.error(error, handles, positions, first, lengths, sequences)
+        self.send_queue.put(message, of=self._keys)

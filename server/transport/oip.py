@@ -6,7 +6,7 @@ has been idle for too long. A request without sequence_id is a session for its o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ class _Requests(ABC):
         self.rows = 0
         self.account = models.accounts.of(tenant)
         self.send_queue = SendQueue(self.account)
-        self.send_queue.on_fenced = self._fenced
+        self.send_queue.instead = self._what_is_so
         self._models = models
         self._limits = limits
         self._tenant = tenant
@@ -87,6 +87,9 @@ class _Requests(ABC):
         self._waiting[number] = request
         if request.weight:
             self.account.hold(request.weight)
+        if request.asked.starts and request.asked.first < 0 and not self._models.stopped:
+            # Once, however often it is taken on: of two starts on two versions the later has the sequence.
+            self._leave_others(request.asked)
         self._take_on(number, request, columns)
 
     def _take_on(self, number: int, request: Request, columns: Sequence[bytes]) -> None:
@@ -119,8 +122,6 @@ class _Requests(ABC):
         if self._models.stopped:
             raise Draining("the server stops now and takes no more requests")
         asked = request.asked
-        if asked.starts and asked.first < 0:
-            self._leave_others(asked)
         lifecycle = asked.model.lifecycle
         if asked.session:
             self.send_queue.gate = lifecycle.registry.gate
@@ -183,26 +184,27 @@ class _Requests(ABC):
             self._end_when_done()
 
     def _close(self, asked: Asked) -> None:
-        """End a sequence whose last request was done."""
-        session = asked.model.engine.sessions.tenants.get(self._tenant, asked.session)
-        if session is not None:
-            asked.model.lifecycle.held.close(self, np.array([session]))
+        """End a sequence whose last request was done, on whichever version it is by now, if nothing came behind."""
+        for model in self._models.versions(asked.model.name):
+            table = model.engine.sessions
+            session = table.tenants.get(self._tenant, asked.session)
+            if session is not None:
+                model.engine.edits.take_in()
+                if table.accepted[session] == asked.first + asked.steps:
+                    model.lifecycle.held.close(self, np.array([session]))
 
-    def _fenced(self, keys: Sequence[Key]) -> None:
-        """Take back what was to be told of sequences that other servers have by now."""
-        gone = set(keys)
-
-        def change(message: bytes | Pieces, of: object) -> list[bytes | Pieces]:
-            if isinstance(of, Request) and Key(self._tenant, of.asked.model.name, of.asked.session) in gone:
-                return [self._instead(of, error)]
+    def _what_is_so(
+        self, message: bytes | Pieces, request: Request | None, is_void: Callable[[Key], bool]
+    ) -> Sequence[bytes | Pieces]:
+        """Refuse what was computed of a sequence and waited to be stored, which it will not be."""
+        if request is None or not is_void(Key(self._tenant, request.asked.model.name, request.asked.session)):
             return [message]
-
         error = StoreUnavailable(
             "another server has claimed the sequence before what was done here was stored, and has nothing of it; send "
             "the request again",
             retry_after=0.02,
         )
-        self.send_queue.revise(change)
+        return [self._instead(request, error)]
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""

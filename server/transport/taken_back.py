@@ -1,21 +1,21 @@
 """What is taken back of messages that have not left: what they tell of sessions that another server has by now."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from gatestream.server.arrays import Ints
 
 _WHY: Final = "the session was let go of before this was stored"
 
 
-def without(message: bytes, handles: Ints) -> list[bytes]:
+def without(message: bytes, is_void: Callable[[int], bool]) -> list[bytes]:
     """What to say instead of a ServerMessage: the same of other sessions, and that of some nothing was done after all.
 
     Args:
         message: as it would go over the wire.
-        handles: of the sessions of which nothing was done.
+        is_void: whether nothing was done of the session of a handle.
 
     Returns:
         Messages as they go over the wire, at least one; the same object, where it tells of none of these.
@@ -26,7 +26,7 @@ def without(message: bytes, handles: Ints) -> list[bytes]:
         return [message]
     part: Any = getattr(said, kind)
     every = np.array(part.handle, np.int64)
-    stays = ~np.isin(every, handles)
+    stays = np.array([not is_void(handle) for handle in part.handle], np.bool_)
     if stays.all():
         return [message]
     refused = pb.Error(reason=pb.REASON_SESSION_CLOSED, message=_WHY, handle=every[~stays].tolist())

@@ -80,7 +80,7 @@ class Network:
         if self.connection is not None and self.connection.told:
             try:
                 self.multiplexer.receive(self.connection.told.popleft().SerializeToString())
-            except DrainingError:
+            except (DrainingError, ConnectionLostError):
                 self.cut()
             self.flush()
 

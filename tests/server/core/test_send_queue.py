@@ -7,6 +7,7 @@ from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.core.gate import Gate
 from gatestream.server.core.send_queue import Pieces, SendQueue
+from gatestream.server.durability.checkpoints import Key
 
 
 def account(**limits: int) -> Account:
@@ -134,18 +135,23 @@ async def test_who_has_messages_waiting_is_not_read_from_while_too_much_is_held(
     await asyncio.wait_for(other.room(), 10)
 
 
-async def test_what_waits_at_the_gate_may_say_something_else() -> None:
+async def test_what_waits_at_the_gate_says_something_else_where_it_is_void() -> None:
     tenant, gate = account(), Gate()
     send_queue = SendQueue(tenant)
     send_queue.gate = gate
-    for k, (message, rows) in enumerate([(b"a", 1), (b"bb", 0), (b"ccc", 3), (b"d", 4)]):
-        send_queue.put(message, rows, of=k)
-    changed: dict[object, list[bytes]] = {0: [b"longer"], 1: [b""], 2: [b"two", b"of them"]}
-    send_queue.revise(lambda message, of: changed.get(of, [message]))
-    assert tenant.bytes == len(b"longer" + b"" + b"two" + b"of them" + b"d") + 5 * ITEM_BYTES
+    keys = [Key("", "model", name) for name in "abcd"]
+    for key, (message, rows) in zip(keys, [(b"a", 1), (b"bb", 0), (b"ccc", 3), (b"d", 4)], strict=True):
+        send_queue.put(message, rows, of=key)
+    said: dict[Key, list[bytes]] = dict(zip(keys, [[b"longer"], [b""], [b"two", b"of them"]], strict=False))
+    send_queue.instead = lambda message, key, is_void: said[key] if is_void(key) else [message]
+    for key in keys[:3]:
+        gate.fence([key])
+    # What is computed of it from now on is so.
+    send_queue.put(b"again", 1, of=keys[0])
     gate.stored(gate.begin())
-    left = [(b"longer", 1), (b"", 0), (b"two", 3), (b"of them", 0), (b"d", 4)]
-    assert [await send_queue.take() for _ in range(5)] == left
+    assert tenant.bytes == len(b"longer" + b"" + b"two" + b"of them" + b"d" + b"again") + 6 * ITEM_BYTES
+    left = [(b"longer", 1), (b"", 0), (b"two", 3), (b"of them", 0), (b"d", 4), (b"again", 1)]
+    assert [await send_queue.take() for _ in range(6)] == left
     send_queue.discard()
     assert tenant.bytes == 0
 
@@ -203,7 +209,8 @@ async def test_who_only_sends_goes_on_while_messages_are_let_out(prompt: bool) -
     # The end of a stream does more than send: never there.
     queue.put(b"third", 3)
     queue.end()
-    queue.revise(lambda _message, _of: [b"instead"])
+    queue.instead = lambda *_: [b"instead"]
+    gate.fence([Key("", "model", "a")])
     gate.stored(gate.begin())
     assert None not in taken
     await sending
