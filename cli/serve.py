@@ -14,6 +14,7 @@ from gatestream.cli.extras import SERVING, needing
 from gatestream.cli.outcome import Outcome
 from gatestream.files.names import shown
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
+from gatestream.server.durability.opening import open_store
 from gatestream.server.errors import ConfigError, ServerError, first_of
 
 _CONFIG = "gatestream.config"
@@ -169,6 +170,10 @@ def _config(artifacts: tuple[Path, ...], values: dict[str, Any]) -> ServerConfig
             if group
         }
         own = {f.name: values[f.name] for g, f in _settings() if not g}
-        return ServerConfig(artifacts=artifacts, **own, **parts)
+        made = ServerConfig(artifacts=artifacts, **own, **parts)
+        if made.durability != "off":
+            # It connects to nothing yet.
+            open_store(made.store, made.durability)
+        return made
     except ConfigError as error:
         raise _SettingError(str(error)) from error

@@ -99,6 +99,8 @@ def _check(action: str, names: tuple[str, ...], flags: dict[str, Any]) -> None:
         raise click.UsageError(f"{action} needs --model")
     if action == "export" and flags["output"] is None:
         raise click.UsageError("export needs --output")
+    if flags["output"] == Path("-"):
+        raise click.UsageError("--output is -; expected the name of a file")
     if action == "prune" and flags["older_than"] is None:
         raise click.UsageError("prune needs --older-than")
     for value in (*names, flags["tenant"], flags["model"]):

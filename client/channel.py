@@ -119,6 +119,9 @@ def from_rpc(error: Any, address: str) -> GatestreamError:
             f"no answer from {address}: {details}; check the address, that `gatestream serve` runs there, "
             "and that both sides use TLS or neither does"
         )
+    if code is grpc.StatusCode.CANCELLED:
+        # By a server that ends, or since the channel was closed.
+        return ServerUnreachableError(f"no answer from {address}, since the connection was closed: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return ServerUnreachableError(f"what answers at {address} is not a gatestream server: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

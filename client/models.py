@@ -1,5 +1,6 @@
 """What the server has, from its answer to Describe, and what to ask when opening a session of it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -116,6 +117,9 @@ def opens(
     """
     if mode not in _MODES:
         raise InputError(f"mode: {mode!r} came; 'either', 'create' or 'resume' was expected")
+    for each in ids:
+        if not isinstance(each, str):
+            raise InputError(f"id: {each!r} came; a string was expected")
     if not ids:
         raise InputError("a group of no sessions was asked for; one or more were expected")
     wanted = pb.OUTPUTS_EVERY_STEP if outputs else pb.OUTPUTS_NONE
@@ -171,5 +175,15 @@ def _add(constants: Constants, spec: pb.ModelSpec, requests: Sequence[pb.Open]) 
 
 
 def member_ids(sessions: int | Sequence[str]) -> Sequence[str]:
-    """The ids of a group's members: empty, for the server to make, where only their number is given."""
-    return [""] * sessions if isinstance(sessions, int) else sessions
+    """The ids of a group's members: empty, for the server to make, where only their number is given.
+
+    Raises:
+        InputError: one is there twice, or it is one id.
+    """
+    if isinstance(sessions, int):
+        return [""] * sessions
+    if isinstance(sessions, str):
+        raise InputError(f"sessions: {sessions!r} came; how many, or a list of ids, was expected")
+    if twice := [each for each, count in Counter(sessions).items() if each and count > 1]:
+        raise InputError(f"sessions: {twice[0]!r} came more than once; each member is a session of its own")
+    return sessions

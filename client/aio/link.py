@@ -229,11 +229,11 @@ class Link:
     # ---- The task that reads -----------------------------------------------------------------------
 
     async def _run(self) -> None:
-        attempts = delays()
+        attempts, again = delays(), False
         begun = len(self._network.settings.addresses) > 1
         try:
             while True:
-                reason, spoke = await self._read()
+                reason, spoke = await self._read(again=again)
                 self._writer.cancel()
                 begun = begun or spoke
                 if self._multiplexer.parted(self._loop.time()) is None:
@@ -252,14 +252,18 @@ class Link:
                 self._connect(connection)
                 self._multiplexer.reattach(connection.limits)
                 self._flush()
-                log.info("the connection was lost; connected again, to %s", connection.address)
+                again = True
         finally:
             self._multiplexer.end(partial(ConnectionLostError, "this client is closed"))
             self._writer.cancel()
             await self._network.release(self._connection)
 
-    async def _read(self) -> tuple[Callable[[], GatestreamError], bool]:
-        """Hear what the server says until the stream ends; why it did, and whether anything was said."""
+    async def _read(self, *, again: bool) -> tuple[Callable[[], GatestreamError], bool]:
+        """Hear what the server says until the stream ends; why it did, and whether anything was said.
+
+        Args:
+            again: there was a stream before it.
+        """
         spoke = False
         address = self._connection.address
         try:
@@ -267,6 +271,9 @@ class Link:
                 self._multiplexer.receive(message)
                 self._flush()
                 spoke = True
+                if again and not self._multiplexer.going_away:
+                    again = False
+                    log.info("the connection was lost; connected again, to %s", address)
         except grpc.aio.AioRpcError as error:
             return from_stream(error, address), spoke
         except asyncio.CancelledError:

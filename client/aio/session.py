@@ -183,19 +183,22 @@ async def _gather(
 ) -> AsyncGenerator[list[list[Array]]]:
     """Rows of a source that a task reads, encoded: as many as have come since the last time, at least one."""
     # Behind the rows: the error that the source ended with, or None.
-    come: asyncio.Queue[list[Array] | Exception | None] = asyncio.Queue(GATHERED)
+    come: asyncio.Queue[list[Array] | BaseException | None] = asyncio.Queue(GATHERED)
 
     async def read() -> None:
-        end = None
+        end: BaseException | None = None
         try:
             k = 0
             async for row in source:
                 await come.put(encode(row, k))
                 k += 1
-        except Exception as error:
+        except BaseException as error:
+            # Also a CancelledError that is the source's own.
             end = error
-        await come.put(end)
+        if not stopped:
+            await come.put(end)
 
+    stopped = False
     reader = asyncio.create_task(read(), name="gatestream source")
     try:
         while True:
@@ -205,10 +208,11 @@ async def _gather(
             rows = [item for item in items if isinstance(item, list)]
             if rows:
                 yield rows
-            if isinstance(items[-1], Exception):
+            if isinstance(items[-1], BaseException):
                 raise items[-1]
             if items[-1] is None:
                 return
     finally:
+        stopped = True
         reader.cancel()
         await asyncio.wait([reader])

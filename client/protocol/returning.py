@@ -178,7 +178,7 @@ def _typed(error: GatestreamError, name: str) -> SessionError:
     if isinstance(error, SessionUnknownError):
         return SessionUnknownError(
             f"session '{name}' is gone: the server knows of none ({error}); what it remembered ended with the process, "
-            "or it was idle for too long"
+            "or it was idle for too long, or deleted"
         )
     if isinstance(error, SessionError) and not isinstance(error, StepError):
         return error

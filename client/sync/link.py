@@ -47,7 +47,7 @@ class Link:
         self._bells = Bells()
         self._connect(self._connection)
         self._reader = threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
-        self._reader.start()
+        self._reads = False
 
     def _connect(self, connection: Connection) -> None:
         """Begin a stream."""
@@ -96,7 +96,7 @@ class Link:
         clock = time.monotonic
         deadline = clock() + timeout
         try:
-            self._locked(partial(self._multiplexer.add, session_queue, work))
+            self._locked(partial(self._add, session_queue, work))
             if not self._bells.wait(bell, timeout) or not work.done or work.refusals:
                 # That it is done is seen under the lock here, so that nothing rings the bell any more.
                 turns = partial(next, waits(self._multiplexer, session_queue, work, timeout, deadline, clock), None)
@@ -110,6 +110,13 @@ class Link:
             self._bells.leave(bell)
         if work.error is not None:
             raise work.error
+
+    def _add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
+        self._multiplexer.add(session_queue, work)
+        if not self._reads:
+            # Not before: a stream that fails is followed by another where somebody waits for it.
+            self._reads = True
+            self._reader.start()
 
     def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
@@ -170,6 +177,10 @@ class Link:
         """Close the sessions, once what is on its way is answered, and end the stream."""
         self._closing.set()
         self._locked(self._multiplexer.finish)
+        if not self._reads:
+            self._wire.cancel()
+            self._network.release(self._connection)
+            return
         self._reader.join(_SECONDS_TO_PART)
         self._wire.cancel()
         self._reader.join()
@@ -205,10 +216,10 @@ class Link:
     # ---- The thread that reads ---------------------------------------------------------------------
 
     def _run(self) -> None:
-        attempts = delays()
+        attempts, again = delays(), False
         begun = len(self._network.settings.addresses) > 1
         while True:
-            reason, spoke = self._read()
+            reason, spoke = self._read(again=again)
             begun = begun or spoke
             self._wire.finish()
             if self._multiplexer.parted(time.monotonic()) is None:
@@ -224,18 +235,25 @@ class Link:
                 self._locked(partial(self._multiplexer.end, self._reason or reason))
                 break
             self._locked(partial(self._reattach, connection))
-            log.info("the connection was lost; connected again, to %s", connection.address)
+            again = True
         self._network.release(self._connection)
 
-    def _read(self) -> tuple[Callable[[], GatestreamError], bool]:
-        """Hear what the server says until the stream ends; why it did, and whether anything was said."""
+    def _read(self, *, again: bool) -> tuple[Callable[[], GatestreamError], bool]:
+        """Hear what the server says until the stream ends; why it did, and whether anything was said.
+
+        Args:
+            again: there was a stream before it.
+        """
         spoke = False
         address = self._connection.address
 
         def receive(message: bytes) -> None:
-            nonlocal spoke
+            nonlocal spoke, again
             self._locked(partial(self._multiplexer.receive, message))
             spoke = True
+            if again and not self._multiplexer.going_away:
+                again = False
+                log.info("the connection was lost; connected again, to %s", address)
 
         try:
             self._wire.run(receive)

@@ -247,17 +247,17 @@ class Group(_Open, GroupView):
 def _gather(source: Iterable[Inputs], encode: Callable[[Inputs, int], list[Array]]) -> Generator[list[list[Array]]]:
     """Rows of a source that a thread reads, encoded: as many as have come since the last time, at least one."""
     # Behind the rows: the error that the source ended with, or None.
-    come: queue.Queue[list[Array] | Exception | None] = queue.Queue(GATHERED)
+    come: queue.Queue[list[Array] | BaseException | None] = queue.Queue(GATHERED)
     stopped = threading.Event()
 
     def read() -> None:
-        end = None
+        end: BaseException | None = None
         try:
             for k, row in enumerate(source):
                 come.put(encode(row, k))
                 if stopped.is_set():
                     return
-        except Exception as error:
+        except BaseException as error:
             end = error
         come.put(end)
 
@@ -271,7 +271,7 @@ def _gather(source: Iterable[Inputs], encode: Callable[[Inputs, int], list[Array
             rows = [item for item in items if isinstance(item, list)]
             if rows:
                 yield rows
-            if isinstance(items[-1], Exception):
+            if isinstance(items[-1], BaseException):
                 raise items[-1]
             if items[-1] is None:
                 return

@@ -7,6 +7,7 @@ It relies on what is inside grpcio, under private names, and is therefore gone o
 with, unless it is asked for.
 """
 
+import gc
 import queue
 import threading
 from collections import deque
@@ -99,6 +100,11 @@ class Direct:
         stream: Any = channel.stream_stream(stream_method())
         self._rpc = stream(iter(self._finished.get, None), metadata=metadata)
         self._call, self._state = self._rpc._call, self._rpc._state
+        _let_nothing_in(self._state.condition)
+        for of_channel in gc.get_referents(self._call):
+            for each in gc.get_referents(of_channel):
+                if isinstance(each, threading.Condition):
+                    _let_nothing_in(each)
         # What gRPC itself has to be told of each operation that is done.
         self._account = _channel._event_handler(self._state, None)
         self._lock = threading.Lock()
@@ -189,3 +195,15 @@ class Direct:
         done: bool = self._account(event)
         self._send_next()
         return done
+
+
+def _let_nothing_in(condition: threading.Condition) -> None:
+    """Have Ctrl-C not come between a condition of gRPC's and its lock.
+
+    To enter and to leave one are functions of Python's, at whose first line KeyboardInterrupt may be raised: the lock
+    would then be held for ever, and the thread of the channel with it. Those of the lock itself are none.
+    """
+    lock = condition._lock  # type: ignore[attr-defined]
+    if type(condition) is threading.Condition:
+        own = {"__enter__": lock.__enter__, "__exit__": lock.__exit__}
+        condition.__class__ = type("Condition", (threading.Condition,), own)

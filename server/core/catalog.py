@@ -264,18 +264,30 @@ class Catalog:
             )
         return found[-1] if len(found) == 1 else max(found, key=lambda model: model.precedence)
 
-    def find_with(self, session_id: str, tenant: str, name: str, version: str = "") -> Model:
+    def find_with(
+        self, session_id: str, tenant: str, name: str, version: str = "", *, comes_back: bool = False
+    ) -> Model:
         """As `find`, but where no version is asked for, the one that has a session already, if one has.
+
+        Args:
+            session_id: of the session; empty: none that is here.
+            tenant: whose it is.
+            name: of the model.
+            version: of it.
+            comes_back: whoever asks had the session, since when it may have been moved: the version that has it goes
+                before the one that is asked for, and where that is no longer here, any does.
 
         Raises:
             NotFound, InvalidRequest: as `find`.
         """
-        if session_id and not version:
+        if session_id and (comes_back or not version):
             versions = self._versions(name)
             if len(versions) > 1:
                 for model in versions:
                     if model.engine.sessions.tenants.get(tenant, session_id) is not None:
                         return model
+            if comes_back and all(model.version != version for model in versions):
+                version = ""
         return self.find(name, version)
 
     def versions(self, name: str) -> list[Model]:

@@ -131,10 +131,9 @@ class Checkpointer:
     async def beat(self) -> None:
         """Say that this process lives, and hear which of its sessions others ask for, until cancelled."""
         while True:
-            try:
+            # The log says already that a store does not answer.
+            with suppress(StoreUnavailable):
                 await self.beat_once()
-            except StoreUnavailable as error:
-                _log.warning("the store does not answer", reason=str(error))
             await asyncio.sleep(_BEAT_SECONDS)
 
     async def beat_once(self) -> None:
@@ -254,7 +253,6 @@ class Checkpointer:
         """
         timeout = self._limits.park_timeout
         while True:
-            # The log says already that a store does not answer.
             with suppress(StoreUnavailable):
                 await self.store.prune(time.time() - timeout if timeout else 0.0)
             await asyncio.sleep(_PRUNE_SECONDS)

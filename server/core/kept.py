@@ -204,7 +204,11 @@ class KeptSessions:
         table.durable[mine] = durable
         table.changed(mine)
         if (fenced := sessions[same & ~result.taken]).size:
-            _log.warning("another server has claimed sessions", model=self._engine.layout.name, sessions=fenced.size)
+            _log.warning(
+                "another server has claimed sessions, or they were deleted",
+                model=self._engine.layout.name,
+                sessions=fenced.size,
+            )
             self._forget(fenced, CloseReason.FENCED)
         self.hand_over(sessions[taken & result.wanted])
 

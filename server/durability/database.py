@@ -70,6 +70,8 @@ create temp table asked(
 )
 """
 
+_REMOVED: Final = "it was removed: put it back, or start the server again for a new one"
+
 
 class Unusable(Exception):
     """The file cannot be used now; the message says why, for the log."""
@@ -87,6 +89,7 @@ class Database:
     def __init__(self, path: Path, create: bool, synchronous: Synchronous):
         self.path = path
         self._create = create
+        self._was_there = False
         self._synchronous = synchronous
         self._open: tuple[sqlite3.Connection, Presence, tuple[int, int]] | None = None
 
@@ -102,7 +105,7 @@ class Database:
             try:
                 same = _inode(self.path) == inode
             except FileNotFoundError:
-                raise Unusable("it was removed: put it back, or start the server again for a new one") from None
+                raise Unusable(_REMOVED) from None
             if not same:
                 self.close()
         if self._open is None:
@@ -130,6 +133,8 @@ class Database:
             connection.close()
 
     def _opened(self) -> tuple[sqlite3.Connection, Presence, tuple[int, int]]:
+        if self._was_there and not self.path.exists():
+            raise Unusable(_REMOVED)
         uri = f"file:{quote(str(self.path.absolute()))}?mode={'rwc' if self._create else 'rw'}"
         connection = sqlite3.connect(uri, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
         # Of a damaged name something is read, and it is no session's.
@@ -141,8 +146,8 @@ class Database:
         except BaseException:
             connection.close()
             raise
-        # Once it was there it is not made again: whoever removed it is told.
-        self._create = False
+        # It is not made again: whoever removed it is told.
+        self._create, self._was_there = False, True
         return connection, presence, inode
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

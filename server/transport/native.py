@@ -159,9 +159,11 @@ class ClientStream:
                 )
             # A session that is to be taken up stays on the version that it is on.
             taken_up = asked.session_id if asked.resume else ""
-            model = self._models.find_with(taken_up, self._tenant, asked.model, asked.version)
+            comes_back = asked.acknowledged is not None and not asked.create
+            model = self._models.find_with(taken_up, self._tenant, asked.model, asked.version, comes_back=comes_back)
             self._handles.reserve(handle, model.number)
-            elsewhere = None if asked.version else partial(self._open_where_it_fits, model, asked)
+            fixed = asked.version and not comes_back
+            elsewhere = None if fixed else partial(self._open_where_it_fits, model, asked)
             session = self._open_on(model, asked, elsewhere)
             self._handles.mark(handle, session)
             self._held += 1

@@ -162,6 +162,8 @@ def test_one_name_twice(artifact: Path) -> None:
         ("--http-listen=192.0.2.1:9090", 1, "http_listen is '192.0.2.1:9090', which cannot be listened on: "),
         ("--tls-cert=cert.pem", 2, "tls_cert and tls_key go together"),
         ("--tokens=none.toml", 1, "tokens: none.toml"),
+        ("--store=foo", 2, "store is 'foo'; expected memory, sqlite:PATH"),
+        ("--store=sqlite:none/x.db", 2, "there is no folder none"),
         ("--config=none.toml", 2, "'none.toml' does not exist"),
         ("--port-file=none/port", 1, "port_file: none/port cannot be written: No such file or directory"),
     ],

@@ -132,6 +132,7 @@ def test_delete_and_prune_say_how_many(store: str) -> None:
         ("sqlite:{}/x.db", ["list", "1"], "list takes no name; 1 names given"),
         ("sqlite:{}/x.db", ["list", "--older-than=1"], "list takes no --older-than"),
         ("sqlite:{}/x.db", ["export", "1", "--model=m"], "export needs --output"),
+        ("sqlite:{}/x.db", ["export", "1", "--model=m", "-o", "-"], "--output is -; expected the name of a file"),
         ("sqlite:{}/x.db", ["prune"], "prune needs --older-than"),
         ("sqlite:{}/x.db", ["prune", "--older-than=-1"], "--older-than"),
         ("sqlite:{}/x.db", ["show", "\udcff", "--model=m"], "is no UTF-8"),

@@ -116,6 +116,21 @@ async def test_a_quick_source_and_one_that_ends_badly(gs: aio.Client) -> None:
             await anext(answers)
 
 
+async def test_a_source_that_is_cancelled(gs: aio.Client) -> None:
+    async def source() -> AsyncIterator[list[int]]:
+        yield [1, 1]
+        sensor = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(sensor.cancel)
+        await sensor
+
+    async with gs.session("accumulator") as s:
+        answers = s.stream(source())
+        np.testing.assert_array_equal(await anext(answers), [1, 1])
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(anext(answers), 30)
+        np.testing.assert_array_equal(await s.step([1, 1]), [2, 2])
+
+
 @pytest.mark.parametrize("bad", [0, 13])
 async def test_rows_before_one_that_fails_are_answered(narrow: ServerProcess, bad: int) -> None:
     # In messages of eight, of which each fails as a whole: what came with the bad row is stepped again, row by row.

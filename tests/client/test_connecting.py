@@ -138,11 +138,31 @@ def full(context: grpc.ServicerContext) -> Iterator[pb.ServerMessage]:
     yield from ()
 
 
+def cancelled(context: grpc.ServicerContext) -> Iterator[pb.ServerMessage]:
+    context.abort(grpc.StatusCode.CANCELLED, "it ends")
+    yield from ()
+
+
+@both
+def test_a_server_that_cancels_what_it_is_asked_cannot_be_reached(client: Callable[..., None]) -> None:
+    class Ending(Scripted):
+        def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.DescribeResponse:  # noqa: N802
+            context.abort(grpc.StatusCode.CANCELLED, "it ends")
+            raise AssertionError
+
+    def add(server: grpc.Server) -> None:
+        pb_grpc.add_GatestreamServicer_to_server(Ending(goodbye), server)  # type: ignore[abstract]
+
+    with answering(add) as address, pytest.raises(ServerUnreachableError, match="the connection was closed: it ends"):
+        client(address)
+
+
 SCRIPTS = pytest.mark.parametrize(
     ("script", "kind", "text"),
     [
         (garbage, ProtocolError, "an answer came for handles"),
         (goodbye, ConnectionLostError, "the server ended it"),
+        (cancelled, ConnectionLostError, "it ends"),
         (failure, RefusedError, "PERMISSION_DENIED: not you"),
         (full, StreamsExhaustedError, "all taken"),
     ],

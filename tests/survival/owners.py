@@ -80,4 +80,5 @@ def _is_free(path: Path) -> bool:
 def _refused(log: Path) -> int:
     """Checkpoints that the store did not take of a server, since another had claimed the sessions."""
     lines = map(json.loads, log.read_text().splitlines())
-    return sum(line["sessions"] for line in lines if line["event"] == "another server has claimed sessions")
+    said = "another server has claimed sessions, or they were deleted"
+    return sum(line["sessions"] for line in lines if line["event"] == said)

@@ -29,6 +29,12 @@ def test_a_group_in_one_call(gs: Client, lstm: Lstm) -> None:
             np.testing.assert_allclose(group.gates["candidate"][k, :, 0], gates["g"][1:], atol=1e-5)
 
 
+@pytest.mark.parametrize(("sessions", "said"), [(["a", "b", "a"], "'a' came more than once"), ("abc", "'abc' came")])
+def test_members_of_a_group_are_several(gs: Client, sessions: list[str] | str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        gs.group("accumulator", sessions)
+
+
 def test_some_members_of_a_group(gs: Client) -> None:
     with gs.group("accumulator", ["red", "green", "blue"]) as group:
         assert group.ids == ["red", "green", "blue"]

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from gatestream.client import connect
+from gatestream.client import Session, connect
 from gatestream.client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -24,8 +25,11 @@ from gatestream.client.errors import (
 from gatestream.client.sync.network import Connection
 from gatestream.client.unary import Call
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
+from tests.support.artifacts import accumulator
 from tests.support.process import ServerProcess, serving, start
 from tests.support.proxy import Proxy, proxied
+from tests.support.repository import control, listed
+from tests.support.wire import PATIENCE
 
 
 @pytest.fixture
@@ -339,3 +343,43 @@ def test_logs_at_their_bound_wait_for_checkpoints(server: ServerProcess) -> None
             for s in sessions:
                 s.run(np.ones((100, 2), np.float32), timeout=10)
         assert [s.position for s in sessions] == [2_000] * 3
+
+
+def test_a_session_is_opened_as_soon_as_a_server_that_was_away_is_back(accumulator_path: Path, tmp_path: Path) -> None:
+    settings = {"store": f"sqlite:{tmp_path / 'sessions.db'}"}
+    first = start(accumulator_path, **settings)
+    with connect(first.address, timeout=PATIENCE) as gs:
+        first.popen.kill()
+        first.popen.wait()
+        # By now the channel knows that nobody is there.
+        time.sleep(0.5)
+        opened: list[Session] = []
+        opening = threading.Thread(target=lambda: opened.append(gs.session("accumulator")))
+        opening.start()
+        time.sleep(0.5)
+        with serving(accumulator_path, listen=first.address, **settings):
+            opening.join(PATIENCE)
+            (session,) = opened
+            np.testing.assert_array_equal(session.step([1, 2]), [1, 2])
+
+
+@pytest.mark.parametrize("unload", [False, True])
+def test_a_session_that_was_moved_comes_back_to_where_it_is(tmp_path: Path, unload: bool) -> None:
+    for version in ("1", "2"):
+        path = tmp_path / "models" / "m" / version / "model.onnx"
+        path.parent.mkdir(parents=True)
+        accumulator(path, name="m", version=version)
+    (tmp_path / "models" / "m" / "config.pbtxt").write_text("version_policy { all {} }")
+    flags = {"store": f"sqlite:{tmp_path / 'sessions.db'}", "models": tmp_path / "models", "model_control": True}
+    with serving(**flags) as server, proxied(server.port) as proxy, connect(proxy.address) as gs:
+        session = gs.session("m", version="1")
+        np.testing.assert_array_equal(session.step([1, 2]), [1, 2])
+        with control(server) as stub:
+            ask = pb.MigrateSessionsRequest(name="m", from_version="1", to_version="2")
+            assert stub.MigrateSessions(ask, timeout=PATIENCE).migrated == 1
+            if unload:
+                stub.UnloadModel(pb.UnloadModelRequest(name="m", version="1"), timeout=PATIENCE)
+            for position in (2, 3):
+                proxy.cut()
+                np.testing.assert_array_equal(session.step([1, 2]), [position, 2 * position])
+            assert listed(stub)["m", "2"].sessions == 1

@@ -116,13 +116,15 @@ def test_rows_before_one_that_fails_are_answered(narrow: ServerProcess, bad: int
         np.testing.assert_array_equal(s.step([1, 1]), [bad + 1, bad + 1])
 
 
-def test_a_source_that_fails(gs: Client) -> None:
+@pytest.mark.parametrize("error", [OSError("the sensor is gone"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_source_that_fails(gs: Client, error: BaseException) -> None:
     def source() -> Iterator[list[int]]:
         yield [1, 1]
-        raise OSError("the sensor is gone")
+        raise error
 
-    with gs.session("accumulator") as s, pytest.raises(OSError, match="the sensor is gone"):
+    with gs.session("accumulator") as s, pytest.raises(type(error)) as caught:
         list(s.stream(source()))
+    assert caught.value is error
 
 
 def test_reset_goes_on_counting(gs: Client) -> None:

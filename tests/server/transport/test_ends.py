@@ -27,6 +27,7 @@ from tests.support.in_process import Client, serving_here
 from tests.support.open_inference import request, sums
 
 PARK = pb.ON_DISCONNECT_PARK
+DURABILITIES = pytest.mark.parametrize("before_answer", [False, True], ids=["behind", "before-answer"])
 
 
 def key_of(catalog: Catalog, name: str) -> Key:
@@ -37,10 +38,6 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
         while not await holds():
             await asyncio.sleep(0.01)
-
-
-def durabilities() -> Any:
-    return pytest.mark.parametrize("before_answer", [False, True], ids=["behind", "before-answer"])
 
 
 @pytest.mark.parametrize("how", ["close", "move"])
@@ -74,7 +71,7 @@ async def test_what_many_sessions_are_not_told_is_refused_in_one_message_of_each
         assert sorted(handle for message in heard[10:] for handle in message.closed.handle) == handles
 
 
-@durabilities()
+@DURABILITIES
 @pytest.mark.parametrize("unary", [False, True])
 async def test_a_session_that_another_server_has_is_not_said_to_be_closed(
     accumulator_path: Path, before_answer: bool, unary: bool
@@ -123,7 +120,7 @@ class Mute(Slow):
         return claimed
 
 
-@durabilities()
+@DURABILITIES
 async def test_a_session_that_was_claimed_without_a_word_is_closed_when_that_is_asked_again(
     accumulator_path: Path, before_answer: bool
 ) -> None:
