@@ -195,7 +195,8 @@ class Residence:
                 except StoreUnavailable:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
-            await self._in_line(session, birth, aside, stored)
+            if table.birth[session] == birth:
+                await self._in_line(session, birth, aside, stored)
         except (CheckpointUnfit, NotFound) as error:
             return partial(self._lose, session, str(error))
         except Exception:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gatestream.server.core.batches import OUTPUTS
 from gatestream.server.core.claims import Wish
+from gatestream.server.core.reply_sink import CloseReason
 from gatestream.server.core.transitions import Phase
 from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Stored, Writes, Written
 from gatestream.server.durability.memory import MemoryStore
@@ -366,6 +368,21 @@ async def test_one_that_went_back_and_that_no_stream_holds_leaves(b: Bench) -> N
     session = b.open(again, 0, "s", wish=wish)
     await settled(b)
     assert again.stands.position == 0
+
+
+async def test_one_that_ends_while_the_store_is_asked_for_it_has_no_fault(b: Bench, store: SlowStore) -> None:
+    _, session = await opened(b, "s", 1)
+    await opened(b, "n")
+    await opened(b, "third")
+    store.close_gate()
+    b.lifecycle.places.bring_back(session)
+    await stalled(store)
+    with capture_logs() as logs:
+        b.lifecycle.registry.end(np.array([session]), CloseReason.FENCED)
+        store.gate.set()
+        await b.engine.quiet()
+        await asyncio.sleep(0.01)
+    assert logs == []
 
 
 async def test_one_that_could_not_be_restored_for_a_fault_of_ours_may_be_opened_again(
