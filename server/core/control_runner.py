@@ -112,7 +112,10 @@ class ControlRunner:
         while self._waited and perf_counter() < until:
             control, turn, result = self._waited.popleft()
             if scheduler.wanted(turn.ids).all() and not isinstance(result, Refused):
-                result()
+                try:
+                    result()
+                except Exception as error:
+                    result = self._failure(error)
             # What has been done may have ended the session.
             wanted = bool(scheduler.wanted(turn.ids).all())
             scheduler.finish(turn.ids)

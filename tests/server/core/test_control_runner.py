@@ -53,6 +53,9 @@ class Asked:
     async def wait_and_break(self) -> Then:
         raise ZeroDivisionError("broken")
 
+    async def break_at_last(self) -> Then:
+        return self.breaks
+
 
 async def test_what_several_ask_for_is_done_as_one(b: Bench) -> None:
     asked, owner = Asked(), Recorder()
@@ -94,7 +97,10 @@ async def test_what_stands_behind_waits_and_nobody_else(b: Bench) -> None:
     assert owner.take() == [("results", [0], [1], [1], [3])]
 
 
-@pytest.mark.parametrize(("how", "reason"), [("wait_in_vain", "SESSION_UNKNOWN"), ("wait_and_break", "STEP_FAILED")])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("wait_in_vain", "SESSION_UNKNOWN"), ("wait_and_break", "STEP_FAILED"), ("break_at_last", "STEP_FAILED")],
+)
 async def test_what_is_waited_for_in_vain_is_said_and_the_line_goes_on(b: Bench, how: str, reason: str) -> None:
     asked, owner = Asked(), Recorder()
     asked.gate.set()
