@@ -193,12 +193,13 @@ async def _gather(
                 await come.put(encode(row, k))
                 k += 1
         except BaseException as error:
+            reading = asyncio.current_task()
+            if reading is not None and reading.cancelling():
+                raise
             # Also a CancelledError that is the source's own.
             end = error
-        if not stopped:
-            await come.put(end)
+        await come.put(end)
 
-    stopped = False
     reader = asyncio.create_task(read(), name="gatestream source")
     try:
         while True:
@@ -213,6 +214,5 @@ async def _gather(
             if items[-1] is None:
                 return
     finally:
-        stopped = True
         reader.cancel()
         await asyncio.wait([reader])

@@ -46,8 +46,11 @@ class Link:
         self._closing = threading.Event()
         self._bells = Bells()
         self._connect(self._connection)
-        self._reader = threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
+        self._reader = self._new_reader()
         self._reads = False
+
+    def _new_reader(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
 
     def _connect(self, connection: Connection) -> None:
         """Begin a stream."""
@@ -116,7 +119,13 @@ class Link:
         if not self._reads:
             # Not before: a stream that fails is followed by another where somebody waits for it.
             self._reads = True
-            self._reader.start()
+            try:
+                self._reader.start()
+            except BaseException:
+                self._reads = self._reader.ident is not None
+                if not self._reads:
+                    self._reader = self._new_reader()
+                raise
 
     def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""

@@ -36,6 +36,8 @@ _COMPANY_SECONDS: Final = 0.005
 _MOST_CLOSING: Final = 2**16
 # And of which it may have done a claim.
 _MOST_UNSURE: Final = 2**16
+# As many of these as a beat looks at.
+_LOOKED_AT: Final = 1000
 _PRUNE_SECONDS: Final = 30.0
 
 _log = structlog.get_logger(__name__)
@@ -85,6 +87,8 @@ class Checkpointer:
         self._asked_to_end: dict[Key, int] = {}
         # There were too many since the store has answered last, and the log says so.
         self._leaves = False
+        # Those that the store did not end, of which nobody has heard yet.
+        self._not_ended: set[Key] = set()
         # Who waits for them, with what was asked for.
         self._closes: list[tuple[Sequence[Key], asyncio.Future[bool]]] = []
         self._told_at = -_TELL_SECONDS
@@ -148,12 +152,20 @@ class Checkpointer:
                 kept.asked_for(wanted)
             self.hurry()
         # Those first that nobody has here. The next beat does not wait for all: what is left is looked at then.
-        look = sorted(wanted | self._perhaps_ours, key=lambda key: any(kept.has(key, 0) for kept in self._models))
+        look = sorted(wanted, key=lambda key: any(kept.has(key, 0) for kept in self._models))
+        look += itertools.islice(self._perhaps_ours, _LOOKED_AT)
         with suppress(TimeoutError):
             async with asyncio.timeout(_BEAT_SECONDS):
                 for key in look:
-                    await self._release_void(key)
+                    perhaps_ours = key in self._perhaps_ours
+                    # Before: it may be claimed once more without a word.
                     self._perhaps_ours.discard(key)
+                    try:
+                        await self._release_void(key)
+                    except BaseException:
+                        if perhaps_ours:
+                            self._perhaps_ours.add(key)
+                        raise
 
     def not_heard(self, key: Key) -> None:
         """Note that the store has not answered a claim, which it may have done; it is asked when it answers again."""
@@ -308,9 +320,11 @@ class Checkpointer:
             StoreUnavailable: the store does not answer.
         """
         if (epoch := self._closing.get(key)) is not None:
-            await self.store.close([key], np.array([epoch]))
+            [ended] = await self.store.close([key], np.array([epoch]))
             if self._closing.get(key) == epoch:
                 del self._closing[key]
+                if not ended:
+                    self._not_ended.add(key)
 
     def will_end(self, key: Key) -> int:
         """Note that a session of a name is about to end in the store; the turn of that."""
@@ -340,11 +354,12 @@ class Checkpointer:
         closing, self._closing = self._closing, {}
         self._asked_to_end = closing
         closes, self._closes = self._closes, []
-        others = set(closing)
+        not_ended, self._not_ended = self._not_ended, set()
+        others = not_ended | closing.keys()
         try:
             if closing:
                 ended = await self.store.close(list(closing), np.fromiter(closing.values(), np.int64, len(closing)))
-                others = set(itertools.compress(closing, ~ended))
+                others = not_ended.union(itertools.compress(closing, ~ended))
                 self._leaves = False
         except StoreUnavailable:
             self._closing = closing | self._closing

@@ -1,7 +1,7 @@
 """Answers that wait until what they tell is stored."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
 from gatestream.server.durability.checkpoints import Key
@@ -15,6 +15,31 @@ class Held(Protocol):
 
     def let_out(self, group: int) -> None:
         """Send what waits for this group of checkpoints, or for an earlier one, without what is void of it."""
+
+    def fail(self, error: Exception) -> None:
+        """End, since something went wrong at that."""
+
+
+class Void:
+    """The names of the sessions of which something that was told is void, since they were let go of unstored.
+
+    Args:
+        fenced_at: by name, the fence at which each was let go of last.
+        fences: that there were when it was told.
+    """
+
+    __slots__ = ("_fenced_at", "_fences")
+
+    def __init__(self, fenced_at: dict[Key, int], fences: int):
+        self._fenced_at = fenced_at
+        self._fences = fences
+
+    def __contains__(self, key: Key | None) -> bool:
+        return key is not None and self._fenced_at.get(key, -1) >= self._fences
+
+    def has_any(self, keys: Collection[Key | None]) -> bool:
+        """Whether any of the names may be among these; no certainty, and quick."""
+        return not self._fenced_at.keys().isdisjoint(keys)
 
 
 class Gate:
@@ -50,7 +75,11 @@ class Gate:
         """A group is stored."""
         held, self._held = self._held, set()
         for queue in held:
-            queue.let_out(group)
+            try:
+                queue.let_out(group)
+            except Exception as error:
+                # The others go on.
+                queue.fail(error)
         if self._fenced_at:
             # What still waits came when the group had begun.
             self._fenced_at = {key: at for key, at in self._fenced_at.items() if at >= self._fences_before_group}
@@ -60,14 +89,9 @@ class Gate:
         self._fenced_at.update(dict.fromkeys(keys, self.fences))
         self.fences += 1
 
-    @property
-    def all_is_so(self) -> bool:
-        """Whether nothing is void of what waits."""
-        return not self._fenced_at
-
-    def is_void(self, key: Key, fences: int) -> bool:
-        """Whether what a session has come to is, that was told when there were so many fences."""
-        return self._fenced_at.get(key, -1) >= fences
+    def void(self, fences: int) -> Void | None:
+        """What is void of what was told when there were so many fences; None: nothing."""
+        return Void(self._fenced_at, fences) if self._fenced_at else None
 
 
 class WakingGate(Gate):

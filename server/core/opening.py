@@ -230,7 +230,7 @@ class Opening:
                 self._table.owner[session] = None
                 if self._table.kept[session]:
                     # But it was never the owner's to end.
-                    self._registry.end(np.array([session]), CloseReason.PARKED)
+                    self._registry.spare(session)
             else:
                 self._held.detach(np.array([session]))
 

@@ -60,6 +60,8 @@ class Registry:
         self.checkpointer = checkpointer
         self.gate: Gate | None = None if checkpointer is None else checkpointer.gate
         self.closed_for = ""
+        # Sessions, by birth, that are not to end by what is queued.
+        self._spared: set[int] = set()
         self.check_free: Callable[[str, str], None] = lambda _tenant, _session_id: None
 
     def find(self, tenant: str, session_id: str) -> int:
@@ -164,18 +166,20 @@ class Registry:
                 # The Open that was to have it kept was refused: what the store has of this name is another.
                 return partial(end, True)
             table.claiming[session] += 1
-            if self.gate is not None:
+            spared = birth in self._spared
+            if spared or self.gate is not None:
                 try:
                     await until_written(table, session, checkpointer.hurry)
                 except StoreUnavailable:
                     return partial(end, False)
-            if table.birth[session] != birth:
-                # It has ended, and its number is another's.
+            if spared or table.birth[session] != birth:
+                # Or it has ended, and its number is another's.
                 return partial(end, False)
             table.asked[session] = True
             return partial(end, await checkpointer.close([key], table.epoch[[session]]) or await self._is_gone(key))
 
         def end(closed: bool) -> None:
+            self._spared.discard(birth)
             checkpointer.ends_no_more(key, turn)
             told(closed)
             if closed:
@@ -183,15 +187,20 @@ class Registry:
             self.end(np.array([session]), reason if closed else CloseReason.PARKED)
 
         def ended(*why: Any) -> None:
+            self._spared.discard(birth)
             checkpointer.ends_no_more(key, turn)
             fail(*why)
 
-        birth = table.birth[session]
+        birth = int(table.birth[session])
         try:
             self.engine.wait_for(session, close, ended, holder, must=True, unlimited=unlimited)
         except Exhausted:
             checkpointer.ends_no_more(key, turn)
             raise
+
+    def spare(self, session: int) -> None:
+        """Have what is queued to end a session let go of it, when it is stored: whoever asked for that never had it."""
+        self._spared.add(int(self.table.birth[session]))
 
     async def _is_gone(self, key: Key) -> bool:
         """Whether the store says that it knows no session of a name."""

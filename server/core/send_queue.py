@@ -4,15 +4,13 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from gatestream.server.core.accounts import ITEM_BYTES, Account
-from gatestream.server.core.gate import Gate
+from gatestream.server.core.gate import Gate, Void
 from gatestream.server.core.resuming import resume
-from gatestream.server.durability.checkpoints import Key
 from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
@@ -44,7 +42,7 @@ class Pieces:
         return b"".join(self._pieces)
 
 
-Instead = Callable[[bytes | Pieces, Any, Callable[[Key], bool]], Sequence[bytes | Pieces]]
+Instead = Callable[[bytes | Pieces, Any, Void], Sequence[bytes | Pieces]]
 
 
 class SendQueue:
@@ -65,8 +63,8 @@ class SendQueue:
         gate: what messages wait at; None: they do not.
         prompt: who takes a message sends it and does nothing else: it may do so while `put` or `let_out` is called.
         instead: says what is sent instead of a message that has waited, where it tells of sessions of which it is void:
-            at least one message; of one with a number, one. It is given the message, what it tells of, and whether it
-            is void of a session of some name.
+            at least one message; of one with a number, one. It is given the message, what it tells of, and of which
+            sessions it is void.
     """
 
     def __init__(self, account: Account) -> None:
@@ -87,7 +85,7 @@ class SendQueue:
         self.sending = 0
         self.gate: Gate | None = None
         self.prompt = False
-        self.instead: Instead = lambda message, _of, _is_void: [message]
+        self.instead: Instead = lambda message, _of, _void: [message]
         # Each with the group of checkpoints that it waits for, how many fences there were, its number, what it is of.
         self._waiting: deque[tuple[int, int, int, Any, tuple[bytes | Pieces, int, int]]] = deque()
 
@@ -101,7 +99,7 @@ class SendQueue:
             rows: of it.
             number: it goes behind the messages of all lower numbers; of 0, 1, ... each comes once, in any order. -1: it
                 goes behind what is there.
-            of: what it tells of, for `instead`.
+            of: what it tells of, for `instead`; None: of nothing that may be void.
             stored: what it tells is: it waits for what was put before it, and for no checkpoint of its own.
         """
         if self._ended:
@@ -156,10 +154,11 @@ class SendQueue:
         """Send the messages that wait for this group of checkpoints, or for an earlier one."""
         while self._waiting and self._waiting[0][0] <= group:
             _, fences, number, of, item = self._waiting.popleft()
-            if self.gate is None or self.gate.all_is_so:
+            void = None if self.gate is None or of is None else self.gate.void(fences)
+            if void is None:
                 self._append(item, number)
             else:
-                for each in self._what_is_so(item, of, partial(self.gate.is_void, fences=fences)):
+                for each in self._what_is_so(item, of, void):
                     self._append(each, number)
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
@@ -167,11 +166,11 @@ class SendQueue:
             self._wake(at_once=bool(self._messages))
 
     def _what_is_so(
-        self, item: tuple[bytes | Pieces, int, int], of: Any, is_void: Callable[[Key], bool]
+        self, item: tuple[bytes | Pieces, int, int], of: Any, void: Void
     ) -> Iterator[tuple[bytes | Pieces, int, int]]:
         """A message that has waited, or what is sent instead."""
         message, rows, size = item
-        first, *others = self.instead(message, of, is_void)
+        first, *others = self.instead(message, of, void)
         for each, its_rows, before in [(first, rows, size), *((other, 0, 0) for other in others)]:
             now = len(each) + ITEM_BYTES
             self._account.hold(now - before)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.durability.checkpoints import Checkpoint, Claim, Key, Meaning, Owned, Stored
-from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, NotFound, OutOfStep
+from gatestream.server.errors import CheckpointUnfit, Elsewhere, EpochStale, NotFound, OutOfStep, StoreUnavailable
 
 _READ_AT_ONCE: Final = 16
 # To write to a session that is being opened, or let go of, meanwhile.
@@ -71,6 +71,7 @@ class StoredSessions:
         self._store = checkpointer.store
         self._room = checkpointer.room
         self._release = checkpointer.release
+        self._not_heard = checkpointer.not_heard
         self._replace_behind_writes = checkpointer.replace
         self._owner = checkpointer.owner
         self._meaning = meaning
@@ -104,13 +105,17 @@ class StoredSessions:
         claim = Claim(self._owner, stored.epoch + 1, self._meaning, None, True)
         try:
             claimed = await self._store.claim(key, claim)
-            checkpoint = Checkpoint(claimed.tip + 1, position, state)
-            taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
         except Owned:
             raise _elsewhere(key) from None
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._not_heard(key)
+            raise
+        checkpoint = Checkpoint(claimed.tip + 1, position, state)
+        try:
+            taken = await self._store.replace(key, self._owner, claimed.epoch, checkpoint)
         finally:
             # Also where nobody waits any more.
-            self._release([key], np.array([claim.epoch]))
+            self._release([key], np.array([claimed.epoch]))
         if not taken:
             raise OutOfStep(f"session {key.session_id!r} was opened meanwhile; ask its owner")
 

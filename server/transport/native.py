@@ -1,6 +1,6 @@
 """One client's stream of our own protocol: from handles to sessions, and back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -14,6 +14,7 @@ from gatestream.server.core.batches import GATES, OUTPUTS, Entries, OneEntry
 from gatestream.server.core.catalog import Catalog, Model
 from gatestream.server.core.claims import Wish
 from gatestream.server.core.engine import Engine
+from gatestream.server.core.gate import Void
 from gatestream.server.core.intake import Fault
 from gatestream.server.core.kept import key_of
 from gatestream.server.core.opening import OnFittingVersion
@@ -82,8 +83,7 @@ class ClientStream:
         self._half_closed = False
         # Nobody is told anything any more.
         self._gone = False
-        # Where answers wait to be stored: what the session is called that each handle stood for last, and which may be
-        # another's by now. It is a new dict when a handle comes to stand for another: what waits tells of the former.
+        # What the session is called that the store knows and each handle stood for last; it may be another's by now.
         self._keys: dict[int, Key] = {}
 
     # ---- From the client ----------------------------------------------------------------------
@@ -168,10 +168,10 @@ class ClientStream:
             self._handles.mark(handle, session)
             self._held += 1
             registry = model.lifecycle.registry
-            if registry.gate is not None:
-                if registry.stored(session):
-                    self.send_queue.gate = registry.gate
-                self._note_key(handle, key_of(model.engine, session))
+            self._keys.pop(handle, None)
+            if registry.gate is not None and registry.stored(session):
+                self.send_queue.gate = registry.gate
+                self._keys[handle] = key_of(model.engine, session)
         except Refused as error:
             self._refuse(error, [handle])
 
@@ -444,12 +444,14 @@ class ClientStream:
 
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `ReplySink`."""
-        self.send_queue.put(self._codec.result(handle, first, length, outputs, gates), length, of=self._keys)
+        message = self._codec.result(handle, first, length, outputs, gates)
+        self.send_queue.put(message, length, of=self._keys_of((handle,)))
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As `ReplySink`."""
         rows = int(lengths.sum())
-        self.send_queue.put(self._codec.results(handles, first, lengths, rows, outputs, gates), rows, of=self._keys)
+        message = self._codec.results(handles, first, lengths, rows, outputs, gates)
+        self.send_queue.put(message, rows, of=self._keys_of(handles))
 
     def refused(self, error: Refused, handles: Ints, positions: Ints, first: Ints, lengths: Ints) -> None:
         """As `ReplySink`."""
@@ -482,7 +484,7 @@ class ClientStream:
 
     def reset_done(self, handles: Ints, positions: Ints) -> None:
         """As `ReplySink`."""
-        self.send_queue.put(self._codec.reset_done(handles, positions), of=self._keys)
+        self.send_queue.put(self._codec.reset_done(handles, positions), of=self._keys_of(handles))
 
     def closed(self, handles: Ints, positions: Ints, reason: CloseReason) -> None:
         """As `ReplySink`."""
@@ -491,18 +493,15 @@ class ClientStream:
         self.send_queue.put(self._codec.closed(handles, positions, reason))
         self._end_when_done()
 
-    def _note_key(self, handle: int, key: Key) -> None:
-        if self._keys.get(handle, key) != key:
-            self._keys = self._keys.copy()
-        self._keys[handle] = key
+    def _keys_of(self, handles: Numbers) -> Sequence[Key | None] | None:
+        """What the sessions of handles are called that the store knows; None: nothing waits here until it is stored."""
+        if self.send_queue.gate is None:
+            return None
+        return list(map(self._keys.get, handles.tolist() if isinstance(handles, np.ndarray) else handles))
 
-    def _instead(
-        self, message: bytes | Pieces, keys: dict[int, Key] | None, is_void: Callable[[Key], bool]
-    ) -> Sequence[bytes | Pieces]:
+    def _instead(self, message: bytes | Pieces, keys: Sequence[Key | None], void: Void) -> Sequence[bytes | Pieces]:
         """Refuse what was computed of sessions and waited to be stored, which it will not be."""
-        if keys is None:
-            return [message]
-        return without(bytes(message), lambda handle: handle in keys and is_void(keys[handle]))
+        return without(bytes(message), [key in void for key in keys]) if void.has_any(keys) else [message]
 
     def failed(self, error: Exception) -> None:
         """As `ReplySink`."""
@@ -529,4 +528,4 @@ class ClientStream:
     ) -> None:
         self._models.stats.refused(error)
         message = self._codec.error(error, handles, positions, first, lengths, sequences)
-        self.send_queue.put(message, of=self._keys)
+        self.send_queue.put(message, of=self._keys_of(handles))

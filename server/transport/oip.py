@@ -6,7 +6,7 @@ has been idle for too long. A request without sequence_id is a session for its o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import numpy as np
 from gatestream.server.arrays import Ints
 from gatestream.server.config import Limits
 from gatestream.server.core.catalog import Catalog
+from gatestream.server.core.gate import Void
 from gatestream.server.core.send_queue import Pieces, SendQueue
 from gatestream.server.core.sequences import Waiting
 from gatestream.server.durability.checkpoints import Key
@@ -193,11 +194,9 @@ class _Requests(ABC):
                 if table.accepted[session] == asked.first + asked.steps:
                     model.lifecycle.held.close(self, np.array([session]))
 
-    def _what_is_so(
-        self, message: bytes | Pieces, request: Request | None, is_void: Callable[[Key], bool]
-    ) -> Sequence[bytes | Pieces]:
+    def _what_is_so(self, message: bytes | Pieces, request: Request, void: Void) -> Sequence[bytes | Pieces]:
         """Refuse what was computed of a sequence and waited to be stored, which it will not be."""
-        if request is None or not is_void(Key(self._tenant, request.asked.model.name, request.asked.session)):
+        if Key(self._tenant, request.asked.model.name, request.asked.session) not in void:
             return [message]
         error = StoreUnavailable(
             "another server has claimed the sequence before what was done here was stored, and has nothing of it; send "

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -129,6 +131,34 @@ async def test_a_source_that_is_cancelled(gs: aio.Client) -> None:
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(anext(answers), 30)
         np.testing.assert_array_equal(await s.step([1, 1]), [2, 2])
+
+
+PROGRAM = """
+import asyncio, sys
+from gatestream.client import aio
+
+async def source():
+    while True:
+        yield [1, 1]
+        await asyncio.sleep(0)
+
+async def main():
+    async with aio.connect(sys.argv[1]) as gs, gs.session("accumulator") as session:
+        answers = session.stream(source())
+        async for _ in answers:
+            # The source is ahead by as much as it may be.
+            await asyncio.sleep(0.5)
+            raise ValueError("the program's own")
+
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_fails_while_its_source_is_ahead_ends(server: ServerProcess) -> None:
+    command = [sys.executable, "-c", PROGRAM, server.address]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "ValueError: the program's own"
 
 
 @pytest.mark.parametrize("bad", [0, 13])

@@ -192,3 +192,23 @@ def is_draining(gs: Client) -> bool:
     except DrainingError:
         return True
     return False
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_a_thread_that_could_not_be_started_is_started_for_the_next_caller(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    with connect(server.address) as gs:
+        begin = threading.Thread.start
+        with monkeypatch.context() as patched:
+
+            def start(thread: threading.Thread) -> None:
+                if thread.name.startswith("gatestream"):
+                    raise error
+                begin(thread)
+
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(type(error)):
+                gs.session("accumulator")
+        with gs.session("accumulator") as session:
+            np.testing.assert_array_equal(session.step([1, 2]), [1, 2])

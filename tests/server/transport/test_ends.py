@@ -17,8 +17,8 @@ from gatestream.server.core.checkpointer import Checkpointer
 from gatestream.server.core.migration import migrate
 from gatestream.server.core.named import SessionState
 from gatestream.server.core.reply_sink import CloseReason
-from gatestream.server.durability.checkpoints import Claim, Claimed, Key
-from gatestream.server.errors import AlreadyExists, NotFound, StoreUnavailable
+from gatestream.server.durability.checkpoints import Claim, Claimed, Key, Stored
+from gatestream.server.errors import AlreadyExists, EpochStale, NotFound, StoreUnavailable
 from gatestream.server.transport.oip import InferenceCall
 from tests.server.transport.test_fenced import LIMITS, Served, Slow, opened, step
 from tests.server.transport.test_oip import Client as Door
@@ -150,13 +150,122 @@ async def test_what_was_claimed_without_a_word_is_let_go_of_at_the_next_beat(acc
         assert (await store.read(key_of(catalog, "s"))).owner == ""
 
 
+async def test_what_is_claimed_without_a_word_while_a_beat_looks_at_it_is_looked_at_by_the_next(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Mute()
+    checkpointer = Checkpointer(store, LIMITS)
+    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=checkpointer) as catalog:
+        key = key_of(catalog, "s")
+        store.mute = True
+        assert (await Client(catalog, LIMITS).open(0, session_id="s", on_disconnect=PARK)).HasField("error")
+        read, was_read, may_go_on = store.read, asyncio.Event(), asyncio.Event()
+
+        async def slowly(key: Key) -> Stored:
+            stored = await read(key)
+            was_read.set()
+            await may_go_on.wait()
+            return stored
+
+        monkeypatch.setattr(store, "read", slowly)
+        beat = asyncio.create_task(checkpointer.beat_once())
+        await was_read.wait()
+        assert (await Client(catalog, LIMITS).open(0, session_id="s", on_disconnect=PARK)).HasField("error")
+        may_go_on.set()
+        await beat
+        await checkpointer.beat_once()
+        assert await nobody_has(store, key)
+
+
+@DURABILITIES
+async def test_a_state_that_comes_too_late_takes_nothing_from_who_has_the_session(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch, before_answer: bool
+) -> None:
+    store = Slow()
+    checkpointer = Checkpointer(store, LIMITS, before_answer=before_answer)
+    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=checkpointer) as catalog:
+        model, key = catalog.find(""), key_of(catalog, "s")
+        await opened(Served(catalog, store), "s", 1.0, 2.0)
+        await until(lambda: at(store, key, 2))
+        assert model.lifecycle.kept is not None
+        model.lifecycle.kept.leave(np.array([model.engine.sessions.tenants.find("tenant", "s")]))
+        await until(lambda: nobody_has(store, key))
+        read, was_read, may_go_on = store.read, asyncio.Event(), asyncio.Event()
+
+        async def slowly(key: Key) -> Stored:
+            stored = await read(key)
+            was_read.set()
+            await may_go_on.wait()
+            return stored
+
+        monkeypatch.setattr(store, "read", slowly)
+        state = SessionState(model.layout.fingerprint, 9, [np.zeros(2, "<f4").tobytes()])
+        setting = asyncio.create_task(model.lifecycle.named.set_state("tenant", "s", state))
+        await was_read.wait()
+        client = Client(catalog, LIMITS)
+        assert (await client.open(0, session_id="s", on_disconnect=PARK)).opened.position == 2
+        may_go_on.set()
+        with pytest.raises(EpochStale):
+            await setting
+        assert await client.step(0, 1.0) == 4
+        await until(lambda: at(store, key, 3))
+        assert (await store.read(key)).owner == checkpointer.owner
+
+
+async def test_a_session_that_another_server_has_is_not_said_to_be_closed_since_one_is_opened(
+    accumulator_path: Path,
+) -> None:
+    store = Slow()
+    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=Checkpointer(store, LIMITS)) as catalog:
+        served, key = Served(catalog, store), key_of(catalog, "s")
+        client, other = await opened(served, "s", 1.0), await opened(served, "t", 1.0)
+        await until(lambda: at(store, key, 1))
+        await until(lambda: at(store, key_of(catalog, "t"), 1))
+        await served.claim("s")
+        store.may.clear()
+        # A round of checkpoints is under way until the store may write.
+        assert await other.step(0, 5.0) == 6
+        await asyncio.sleep(0.2)
+        client.say(close=pb.Close(handle=[0]))
+        await asyncio.sleep(0.05)
+        third = Client(catalog, LIMITS)
+        third.say(open=pb.Open(handle=0, session_id="s", on_disconnect=PARK))
+        await asyncio.sleep(0.05)
+        store.may.set()
+        assert (await client.hear()).closed.reason == pb.CLOSE_REASON_PARKED
+        # In this store nobody lives.
+        assert (await third.hear()).opened.position == 1
+
+
+async def test_a_message_that_cannot_be_taken_back_fails_its_stream_and_no_other(accumulator_path: Path) -> None:
+    store = Slow()
+    checkpointer = Checkpointer(store, LIMITS, before_answer=True)
+    async with serving_here(accumulator_path, limits=LIMITS, checkpointer=checkpointer) as catalog:
+        served = Served(catalog, store)
+        client = await opened(served, "s", 1.0)
+        others = [await opened(served, f"t{k}", 1.0) for k in range(4)]
+        store.may.clear()
+        step(client, [0], 1.0)
+        for other in others:
+            step(other, [0], 1.0)
+        client.stream.send_queue.instead = lambda *_: 1 // 0  # type: ignore[assignment]
+        await served.fence("s")
+        for other in others:
+            assert (await other.hear()).HasField("results")
+        assert await client.stream.send_queue.take() is None
+        assert client.stream.send_queue.failure is not None
+        client.stream.disconnect()
+
+
 async def test_a_close_behind_an_open_that_is_refused_ends_nothing(
     accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Slow()
     async with serving_here(accumulator_path, limits=LIMITS, checkpointer=Checkpointer(store, LIMITS)) as catalog:
-        first = await opened(Served(catalog, store), "s", 1.0, 2.0)
-        await until(lambda: at(store, key_of(catalog, "s"), 2))
+        first = await opened(Served(catalog, store), "s", 1.0)
+        await until(lambda: at(store, key_of(catalog, "s"), 1))
+        # It is told, and is yet to be stored.
+        assert await first.step(0, 1.0) == 2
 
         async def away(*_: Any) -> Claimed:
             raise StoreUnavailable("away")
@@ -211,6 +320,8 @@ async def test_what_is_forgotten_here_may_be_forgotten_in_the_store(
             setting = asyncio.create_task(model.lifecycle.named.set_state("tenant", "s", state))
             await claims.wait()
             setting.cancel()
+            await asyncio.wait([setting])
+            await checkpointer.beat_once()
         await until(lambda: nobody_has(store, key))
         assert await store.prune(time.time() + 1000) == 1
 
