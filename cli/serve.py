@@ -14,7 +14,6 @@ from gatestream.cli.extras import SERVING, needing
 from gatestream.cli.outcome import Outcome
 from gatestream.files.names import shown
 from gatestream.server.config import Limits, ServerConfig, Threads, TickLimits, setting_name
-from gatestream.server.durability.opening import open_store
 from gatestream.server.errors import ConfigError, ServerError, first_of
 
 _CONFIG = "gatestream.config"
@@ -151,6 +150,13 @@ def command(ctx: click.Context, /, artifacts: tuple[Path, ...], **values: Any) -
         else:
             silence_grpc()
             from gatestream.server.process.supervisor import supervise
+        from gatestream.server.durability.opening import open_store
+    try:
+        if config.durability != "off":
+            # It connects to nothing yet.
+            open_store(config.store, config.durability)
+    except ConfigError as error:
+        raise _SettingError(str(error)) from error
     configure(config.log_format)
     try:
         if config.workers == 1:
@@ -170,10 +176,6 @@ def _config(artifacts: tuple[Path, ...], values: dict[str, Any]) -> ServerConfig
             if group
         }
         own = {f.name: values[f.name] for g, f in _settings() if not g}
-        made = ServerConfig(artifacts=artifacts, **own, **parts)
-        if made.durability != "off":
-            # It connects to nothing yet.
-            open_store(made.store, made.durability)
-        return made
+        return ServerConfig(artifacts=artifacts, **own, **parts)
     except ConfigError as error:
         raise _SettingError(str(error)) from error
