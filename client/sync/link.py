@@ -46,11 +46,7 @@ class Link:
         self._closing = threading.Event()
         self._bells = Bells()
         self._connect(self._connection)
-        self._reader = self._new_reader()
-        self._reads = False
-
-    def _new_reader(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
+        self._reader = threading.Thread(target=self._run, name=f"gatestream {self._connection.address}", daemon=True)
 
     def _connect(self, connection: Connection) -> None:
         """Begin a stream."""
@@ -116,16 +112,9 @@ class Link:
 
     def _add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         self._multiplexer.add(session_queue, work)
-        if not self._reads:
+        if self._reader.ident is None:
             # Not before: a stream that fails is followed by another where somebody waits for it.
-            self._reads = True
-            try:
-                self._reader.start()
-            except BaseException:
-                self._reads = self._reader.ident is not None
-                if not self._reads:
-                    self._reader = self._new_reader()
-                raise
+            self._reader.start()
 
     def close_later(self, session_queue: SessionQueue) -> None:
         """Have the sessions closed, without waiting for it."""
@@ -186,7 +175,7 @@ class Link:
         """Close the sessions, once what is on its way is answered, and end the stream."""
         self._closing.set()
         self._locked(self._multiplexer.finish)
-        if not self._reads:
+        if self._reader.ident is None:
             self._wire.cancel()
             self._network.release(self._connection)
             return

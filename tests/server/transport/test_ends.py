@@ -106,6 +106,20 @@ async def test_a_session_that_an_operator_has_deleted_is_said_to_be_closed(accum
         assert (await client.hear()).closed.reason == pb.CLOSE_REASON_REQUESTED
 
 
+def reads_slowly(store: Slow, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have what the store has read be told later; what is set when it has been read, and when it may be told."""
+    read, was_read, may_go_on = store.read, asyncio.Event(), asyncio.Event()
+
+    async def slowly(key: Key) -> Stored:
+        stored = await read(key)
+        was_read.set()
+        await may_go_on.wait()
+        return stored
+
+    monkeypatch.setattr(store, "read", slowly)
+    return was_read, may_go_on
+
+
 class Mute(Slow):
     """A store that does claims and does not say so, while it is mute."""
 
@@ -159,15 +173,7 @@ async def test_what_is_claimed_without_a_word_while_a_beat_looks_at_it_is_looked
         key = key_of(catalog, "s")
         store.mute = True
         assert (await Client(catalog, LIMITS).open(0, session_id="s", on_disconnect=PARK)).HasField("error")
-        read, was_read, may_go_on = store.read, asyncio.Event(), asyncio.Event()
-
-        async def slowly(key: Key) -> Stored:
-            stored = await read(key)
-            was_read.set()
-            await may_go_on.wait()
-            return stored
-
-        monkeypatch.setattr(store, "read", slowly)
+        was_read, may_go_on = reads_slowly(store, monkeypatch)
         beat = asyncio.create_task(checkpointer.beat_once())
         await was_read.wait()
         assert (await Client(catalog, LIMITS).open(0, session_id="s", on_disconnect=PARK)).HasField("error")
@@ -190,15 +196,7 @@ async def test_a_state_that_comes_too_late_takes_nothing_from_who_has_the_sessio
         assert model.lifecycle.kept is not None
         model.lifecycle.kept.leave(np.array([model.engine.sessions.tenants.find("tenant", "s")]))
         await until(lambda: nobody_has(store, key))
-        read, was_read, may_go_on = store.read, asyncio.Event(), asyncio.Event()
-
-        async def slowly(key: Key) -> Stored:
-            stored = await read(key)
-            was_read.set()
-            await may_go_on.wait()
-            return stored
-
-        monkeypatch.setattr(store, "read", slowly)
+        was_read, may_go_on = reads_slowly(store, monkeypatch)
         state = SessionState(model.layout.fingerprint, 9, [np.zeros(2, "<f4").tobytes()])
         setting = asyncio.create_task(model.lifecycle.named.set_state("tenant", "s", state))
         await was_read.wait()
