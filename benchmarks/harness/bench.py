@@ -43,7 +43,7 @@ class Pace:
 
 
 # Short windows: what disturbs a shared machine lasts for seconds, and is to disturb all of a turn.
-FULL: Final = Pace(repeats=10, seconds=0.25, warm_up=0.05, sweeps=5, crowd=100_000)
+FULL: Final = Pace(repeats=8, seconds=0.25, warm_up=0.05, sweeps=5, crowd=100_000)
 QUICK: Final = Pace(repeats=5, seconds=0.25, warm_up=0.1, sweeps=2, crowd=20_000)
 
 

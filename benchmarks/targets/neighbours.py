@@ -12,7 +12,7 @@ MODEL = "lstm128"
 FORM: Form = "fused"
 CHUNK = 10_000
 RATE = 200.0
-SECONDS = 3.0
+SECONDS = 2.0
 # `gatestream serve --tick-steps`, unless told otherwise.
 TICK_STEPS = 64
 CHUNK_BYTES = CHUNK * 4 * SHAPES[MODEL].inputs

@@ -23,8 +23,8 @@ SERVED: Final = (("fused", "float32"), ("fused", "float16"), ("gates", "float32"
 BATCHES: Final = (1, 32, 128)
 SERVED_BATCHES: Final = (1, 128)
 # There are many windows, and a bare run is steady.
-WARM_UP_SECONDS: Final = 0.1
-SECONDS: Final = 0.3
+WARM_UP_SECONDS: Final = 0.05
+SECONDS: Final = 0.2
 WINDOWS: Final = 2
 
 

@@ -1,4 +1,4 @@
-"""One `Stream` of the asyncio client, and its successors: a task that reads, one that writes, and callers that wait."""
+"""One `Stream` of the asyncio client, and its successors: a task that reads, and callers that wait."""
 
 # A timeout here is not asyncio.timeout: it also decides how long refusals are retried, and which error comes.
 # ruff: noqa: ASYNC109
@@ -6,7 +6,6 @@
 import asyncio
 import contextlib
 import copy
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import grpc
 
 from gatestream.client.addresses import delays, passes
 from gatestream.client.aio.network import Connection, Network
+from gatestream.client.aio.sender import Sender
 from gatestream.client.channel import from_stream, log, stream_method
 from gatestream.client.columns import Layout
 from gatestream.client.errors import (
@@ -54,11 +54,9 @@ class Link:
     def _connect(self, connection: Connection) -> None:
         """Begin a stream."""
         self._connection = connection
-        self._send_queue: deque[bytes] = deque()
-        self._filled = asyncio.Event()
         stream: Any = connection.channel.stream_stream(stream_method())
         self._call = stream(metadata=self._network.settings.metadata)
-        self._writer = asyncio.create_task(self._write(), name=f"gatestream writer {connection.address}")
+        self._sender = Sender(self._call)
 
     @property
     def connection(self) -> Connection:
@@ -107,7 +105,7 @@ class Link:
         until = deadline = clock() + timeout
         try:
             self._multiplexer.add(session_queue, work)
-            self._flush()
+            self._send()
             turns = None
             while not work.done:
                 self._waiting[work] = until
@@ -203,11 +201,14 @@ class Link:
         await asyncio.wait([self._reader])
         self._set_alarm(float("inf"))
 
+    def _send(self) -> None:
+        if messages := self._multiplexer.take():
+            self._sender.send(messages)
+
     def _flush(self) -> None:
-        messages = self._multiplexer.take()
-        self._send_queue.extend(messages)
-        if messages or self._multiplexer.over:
-            self._filled.set()
+        self._send()
+        if self._multiplexer.over:
+            self._sender.finish()
         retry_in = self._multiplexer.retry_in
         if retry_in is not None:
             self._loop.call_later(retry_in, self._retry)
@@ -215,16 +216,6 @@ class Link:
     def _retry(self) -> None:
         self._multiplexer.retry()
         self._flush()
-
-    async def _write(self) -> None:
-        # The reader sees the stream's end too, and says why.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while not self._multiplexer.over:
-                await self._filled.wait()
-                self._filled.clear()
-                while self._send_queue:
-                    await self._call.write(self._send_queue.popleft())
-            await self._call.done_writing()
 
     # ---- The task that reads -----------------------------------------------------------------------
 
@@ -234,7 +225,6 @@ class Link:
         try:
             while True:
                 reason, spoke = await self._read(again=again)
-                self._writer.cancel()
                 begun = begun or spoke
                 if self._multiplexer.parted(self._loop.time()) is None:
                     # It was of use; else the next attempt waits for longer.
@@ -255,7 +245,6 @@ class Link:
                 again = True
         finally:
             self._multiplexer.end(partial(ConnectionLostError, "this client is closed"))
-            self._writer.cancel()
             await self._network.release(self._connection)
 
     async def _read(self, *, again: bool) -> tuple[Callable[[], GatestreamError], bool]:

@@ -3,6 +3,8 @@
 - Steps go out at once when no message of their model waits for its first answer. While one does, further
   steps of all sessions gather and leave together when that first answer comes: latency when idle, throughput
   when busy, no timer. The *first* answer: a long chunk is answered in parts, and must not stall the others.
+- Steps of many queues leave as soon as they have gathered, beside one message that waits: the server works on
+  these while callers are at work who have their answers.
 - A queue has at most one message on its way, so a message names each handle once, and a refused step has
   nothing behind it at the server.
 - A message stays within the server's limits: steps of an entry, bytes, rows not yet answered. What does not
@@ -11,6 +13,7 @@
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +23,9 @@ from gatestream.client.protocol.in_flight import InFlight
 from gatestream.client.protocol.packing import Bounds, Parcel, controls, steps
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Ints, Kind
+
+# Queues whose steps need not wait for the answer to the one message on its way.
+MANY: Final = 128
 
 
 class Batcher:
@@ -40,8 +46,8 @@ class Batcher:
         # Queues with something to send, in order; dicts for their order.
         self._controls: dict[SessionQueue, None] = {}
         self._steps: dict[str, dict[SessionQueue, None]] = {}
-        # Messages that nothing was heard of yet, oldest first; of a model there is at most one.
-        self._unheard: dict[str, Parcel] = {}
+        # By model, messages that nothing was heard of yet, oldest first: two at most.
+        self._unheard: dict[str, list[Parcel]] = {}
 
     def add(self, session_queue: SessionQueue, work: Chunk | Control) -> None:
         """Put work behind what the queue was asked for before."""
@@ -72,18 +78,20 @@ class Batcher:
         messages = controls(self._controls) if self._controls else []
         self._controls.clear()
         for model, ready in self._steps.items():
-            if ready and model not in self._unheard:
+            unheard = len(self._unheard.get(model, ()))
+            if ready and (unheard == 0 or (unheard == 1 and len(ready) >= MANY)):
                 messages += self._take_steps(model, ready)
         return messages
 
     def taken_whole(self, message: bytes) -> bool:
         """Take the answer to all steps of one message; whether it was one."""
-        for model, parcel in self._unheard.items():
-            columns = parcel.whole.read(message) if parcel.whole is not None else None
-            if columns is not None:
-                del self._unheard[model]
-                self._deliver(parcel, columns)
-                return True
+        for unheard in self._unheard.values():
+            for parcel in unheard:
+                columns = parcel.whole.read(message) if parcel.whole is not None else None
+                if columns is not None:
+                    unheard.remove(parcel)
+                    self._deliver(parcel, columns)
+                    return True
         return False
 
     def _deliver(self, parcel: Parcel, columns: list[Array]) -> None:
@@ -264,8 +272,9 @@ class Batcher:
     def _hear(self, session_queue: SessionQueue, in_flight: InFlight) -> None:
         """Something was heard of the message that it left in."""
         if in_flight.parcel is not None:
-            if self._unheard.get(session_queue.layout.key) is in_flight.parcel:
-                del self._unheard[session_queue.layout.key]
+            unheard = self._unheard.get(session_queue.layout.key, [])
+            if in_flight.parcel in unheard:
+                unheard.remove(in_flight.parcel)
             in_flight.parcel = None
 
     def mark(self, session_queue: SessionQueue) -> None:
@@ -300,5 +309,5 @@ class Batcher:
             del ready[session_queue]
             in_flight.parcel = parcel
         self._count(parcel.cargo[0][0], rows)
-        self._unheard[model] = parcel
+        self._unheard.setdefault(model, []).append(parcel)
         return [data]

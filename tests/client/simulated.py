@@ -58,10 +58,10 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self.opening: list[pb.Open] = []
         self.messages = 0
-        # Handles of the latest message, in its order.
-        self.latest: list[int] = []
-        # Of the latest message: nothing was answered yet.
-        self.unanswered = False
+        # Handles of each message of which nothing was answered yet, in its order.
+        self.unheard: dict[int, list[int]] = {}
+        # So many there may be.
+        self.most_unheard = 1
         self.made = 0
 
     @property
@@ -86,7 +86,7 @@ class Server:
                 session.control = Kind.RESET if kind == "reset" else Kind.CLOSE
 
     def _steps(self, steps: pb.Steps) -> None:
-        assert not self.unanswered, "the message before it had no answer yet"
+        assert len(self.unheard) < self.most_unheard, "a message before it had no answer yet"
         assert len(set(steps.handle)) == len(steps.handle)
         assert len(steps.first) == len(steps.handle)
         lengths = list(steps.length) or [1] * len(steps.handle)
@@ -94,8 +94,7 @@ class Server:
         xs = np.frombuffer(column, "<i8").tolist()
         assert sum(lengths) == len(xs)
         self.messages += 1
-        self.latest = list(steps.handle)
-        self.unanswered = True
+        self.unheard[self.messages] = list(steps.handle)
         for handle, first, length in zip(steps.handle, steps.first, lengths, strict=True):
             session = self.sessions[handle]
             assert 1 <= length <= LIMITS.chunk_length
@@ -151,10 +150,10 @@ class Server:
         results.output.append(np.array(ys, "<i8").tobytes())
         return pb.ServerMessage(results=results)
 
-    def answer_message(self) -> pb.ServerMessage:
-        """Take all steps of the latest message, none of which was answered yet, in its order."""
+    def answer_message(self, message: int = 0) -> pb.ServerMessage:
+        """Take all steps of a message, of which none was answered yet, in its order; unnamed, of the latest."""
         waiting = self.waiting()
-        return self.answer({handle: len(waiting[handle]) for handle in self.latest})
+        return self.answer({handle: len(waiting[handle]) for handle in self.unheard[message or self.messages]})
 
     def refuse(self, handle: int, reason: pb.Reason) -> pb.ServerMessage:
         """Take none of the pending steps of a session."""
@@ -182,8 +181,7 @@ class Server:
         return pb.ServerMessage(closed=pb.Closed(handle=[handle], position=[session.position], reason=reason))
 
     def _heard(self, entry: Entry) -> None:
-        if entry.message == self.messages:
-            self.unanswered = False
+        self.unheard.pop(entry.message, None)
 
 
 class Pair:

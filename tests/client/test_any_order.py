@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gatestream.client.errors import DeadlineExceededError
+from gatestream.client.protocol import batcher
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
@@ -18,14 +20,18 @@ class Sessions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
         self.pair = Pair()
         self.session_queues: list[SessionQueue] = []
         self.works: list[tuple[SessionQueue, Chunk, set[int]]] = []
         self.controls: list[Control] = []
         self.asked = 0
 
-    @initialize(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=4))
-    def begin(self, sizes: list[int]) -> None:
+    @initialize(sizes=st.lists(st.integers(1, 3), min_size=2, max_size=4), few_are_many=st.booleans())
+    def begin(self, sizes: list[int], few_are_many: bool) -> None:
+        if few_are_many:
+            self.patch.setattr(batcher, "MANY", 2)
+            self.pair.server.most_unheard = 2
         self.session_queues = [self.pair.open(size) for size in sizes]
         self.all_sessions = dict(self.pair.server.sessions)
         self.names = {
@@ -42,10 +48,11 @@ class Sessions(RuleBasedStateMachine):
         lengths = [data.draw(st.integers(1, length)) for _ in members] if ragged else None
         self.works.append((session_queue, self.pair.step(session_queue, xs, members, lengths), set(members)))
 
-    @precondition(lambda self: self.pair.server.unanswered)
-    @rule()
-    def answer_whole(self) -> None:
-        self.pair.tell(self.pair.server.answer_message())
+    @precondition(lambda self: self.pair.server.unheard)
+    @rule(data=st.data())
+    def answer_whole(self, data: st.DataObject) -> None:
+        server = self.pair.server
+        self.pair.tell(server.answer_message(data.draw(st.sampled_from(list(server.unheard)))))
 
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
@@ -94,6 +101,7 @@ class Sessions(RuleBasedStateMachine):
                 assert self.all_sessions[handle].position == position
 
     def teardown(self) -> None:
+        self.patch.undo()
         for _ in range(100):
             self.pair.settle()
             for session_queue in self.session_queues:

@@ -17,6 +17,7 @@ from gatestream.client.errors import (
     SessionExistsError,
 )
 from gatestream.client.models import OpenMode, opens
+from gatestream.client.protocol import batcher
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
@@ -184,13 +185,16 @@ class Surviving(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
         self.network = Network(self.replay_bytes)
         self.queues: list[SessionQueue] = []
         self.works: list[tuple[SessionQueue, Chunk | Control, list[list[int]]]] = []
         self.asked = 0
 
-    @initialize(sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3))
-    def begin(self, sizes: list[int]) -> None:
+    @initialize(sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3), few_are_many=st.booleans())
+    def begin(self, sizes: list[int], few_are_many: bool) -> None:
+        if few_are_many:
+            self.patch.setattr(batcher, "MANY", 2)
         for size in sizes:
             session_queue, work = self.network.open(size)
             self.queues.append(session_queue)
@@ -342,6 +346,7 @@ class Surviving(RuleBasedStateMachine):
             if server.going_away:
                 self.network.kill(self.network.servers.index(server))
         self.network.settle()
+        self.patch.undo()
         expected: dict[tuple[int, int], Expected] = {}
         for session_queue, work, xs in self.works:
             assert work.done

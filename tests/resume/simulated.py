@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gatestream.client.columns import Layout
 from gatestream.client.errors import ConnectionLostError, DrainingError
 from gatestream.client.models import Models, opens
+from gatestream.client.protocol import batcher
 from gatestream.client.protocol.log import Budget
 from gatestream.client.protocol.queue import SessionQueue
 from gatestream.client.protocol.requests import Chunk, Control, Kind
@@ -438,6 +439,12 @@ FAULTS = ("part", "kill", "away", "retire")
 
 async def walk(path: Path, seed: int, steps: int = 300) -> Counter[str]:
     """Let all happen at random, then all be well; what was seen."""
+    # Messages on their way beside others, with as few sessions as there are here.
+    with patch.object(batcher, "MANY", 2 if seed % 2 else batcher.MANY):
+        return await _walk(path, seed, steps)
+
+
+async def _walk(path: Path, seed: int, steps: int) -> Counter[str]:
     rng = random.Random(seed)
     world = World(path, seed, fences=rng.random() < 0.3)
     faulty = rng.choice((0.01, 0.03, 0.1))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gatestream.client.protocol import batcher
 from gatestream.client.protocol.requests import Kind
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from tests.client.simulated import LIMITS, Pair, answers, layout
@@ -21,6 +22,30 @@ def test_idle_at_once_busy_together() -> None:
     assert pair.server.waiting() == {0: [4], 1: [2, 5], 2: [3]}
     pair.settle()
     assert [list(answers(each)) for each in others] == [[[2]], [[3]], [[5]], [[7]]]
+
+
+def test_many_leave_beside_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "MANY", 3)
+    pair = Pair()
+    pair.server.most_unheard = 2
+    queues = [pair.open() for _ in range(9)]
+    first, *second = (pair.step(each, [[1]]) for each in queues[:4])
+    assert pair.server.unheard == {1: [0], 2: [1, 2, 3]}
+    third = [pair.step(each, [[2]]) for each in queues[4:]]
+    assert pair.server.messages == 2
+    # Whichever of the two is answered, what has gathered leaves.
+    pair.tell(pair.server.answer_message(2))
+    assert all(work.done for work in second)
+    assert pair.server.unheard == {1: [0], 3: [4, 5, 6, 7, 8]}
+    late = [pair.step(each, [[3]]) for each in queues[1:3]]
+    pair.tell(pair.server.answer_message(1))
+    assert first.done
+    # Two are few: they wait for the last answer.
+    assert pair.server.unheard == {3: [4, 5, 6, 7, 8]}
+    pair.tell(pair.server.answer({4: 1}))
+    assert pair.server.unheard == {4: [1, 2]}
+    pair.settle()
+    assert [list(answers(each)) for each in (*third, *late)] == [*[[[2]]] * 5, *[[[4]]] * 2]
 
 
 def test_the_first_part_of_an_answer_opens_the_clock() -> None:
