@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from benchmarks.harness.machine import cores
+
 if TYPE_CHECKING:
     from gatestream.model.network import Network
 
@@ -78,9 +80,15 @@ def prepare(files: Sequence[File] = ()) -> None:
     wanted = files or [(name, form, "float32") for name in SHAPES for form in FORMS]
     missing = ["-".join(file) for file in wanted if not artifact(*file).exists()]
     if missing:
-        # In a process of its own: the harness does without torch.
-        arguments = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder()), *missing]
-        subprocess.run(arguments, check=True, cwd=_ROOT)
+        # In processes of their own: the harness does without torch.
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder())]
+        count = min(cores(), len(missing))
+        processes = [subprocess.Popen([*command, *missing[k::count]], cwd=_ROOT) for k in range(count)]
+        for process in processes:
+            process.wait()
+        for process in processes:
+            if process.returncode != 0:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
 @cache

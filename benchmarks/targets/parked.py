@@ -7,6 +7,7 @@ into its store; a million take some ten minutes.
 import argparse
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +24,12 @@ from benchmarks.models import SHAPES, Form, artifact
 from gatestream.client import connect
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.core.kept import meaning
-from gatestream.server.durability.checkpoints import Checkpoint, Key, Stored
+from gatestream.server.durability.checkpoints import Checkpoint, Key
+from gatestream.server.durability.database import Database
+from gatestream.server.durability.rules import Record
 from gatestream.server.durability.sqlite import SqliteStore
+from gatestream.server.durability.sqlite_rows import keep
+from gatestream.server.durability.transactions import Transactions, Use
 
 MODEL: Final = "lstm128"
 FORM: Final[Form] = "fused"
@@ -132,12 +137,20 @@ async def _park(path: Path, count: int) -> str:
     """Put so many sessions into a file; what that and their place took."""
     found = Artifact.load(artifact(MODEL, FORM))
     means, state = meaning(found.layout, found.spec.version), bytes(found.layout.state_bytes)
-    store = SqliteStore(path)
+    record = Record(0, "", means, (Checkpoint(0, 0, state),), time.time())
+
+    def put(start: int, use: Use) -> None:
+        for k in range(start, min(start + AT_ONCE, count)):
+            keep(use, Key("", MODEL, _name(k)), None, record)
+
+    # As the store would, without a call and an answer for each.
+    transactions = Transactions(Database(path, True, "NORMAL"))
     began = time.perf_counter()
     for start in range(0, count, AT_ONCE):
-        keys = [Key("", MODEL, _name(k)) for k in range(start, min(start + AT_ONCE, count))]
-        await asyncio.gather(*(store.put(Stored(key, 0, "", means, (Checkpoint(0, 0, state),))) for key in keys))
+        await transactions.do(partial(put, start))
     made = time.perf_counter() - began
+    transactions.stop()
+    store = SqliteStore(path)
     began = time.perf_counter()
     page = await store.page(None, None, Key("", MODEL, _name(count // 2)), 500)
     paged = 1e3 * (time.perf_counter() - began)

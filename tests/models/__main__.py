@@ -26,7 +26,7 @@ def main(publish: bool, seconds: bool) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        outcomes = [*files()] if seconds else [*files(), *modules(), *generated()]
+        outcomes = [*files(compared=False)] if seconds else [*files(), *modules(), *generated()]
     except NotInstalledError as error:
         raise click.ClickException(str(error)) from error
     if seconds:
