@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.processes import Gatestream
+from benchmarks.harness.processes import Gatestream, Instrument
 from benchmarks.harness.report import Section, Verdict
 from benchmarks.harness.statistics import Figures, Spread, column, ratios, summarise
 from benchmarks.models import SHAPES, Form
@@ -28,17 +28,23 @@ def measure(bench: Bench) -> Section:
     room: dict[str, Any] = {"sessions": crowd, "sessions_per_stream": crowd}
     servers: dict[str, Gatestream] = {}
     cases: dict[str, Callable[[], Figures]] = {}
+    # To open so many takes long, and is done on all servers at once.
+    begun: list[Instrument] = []
     for open_sessions in (FEW, crowd):
         server = bench.gatestream(MODEL, FORM, **room)
         servers[f"{open_sessions:,} in turn"] = server
         load = bench.load(server, MODEL, sessions=PACKED, blocks=open_sessions // PACKED)
         # Every session once: what follows finds the memory of all of them in use.
-        load.count(open_sessions // PACKED)
+        load.begin(f"count {open_sessions // PACKED}")
+        begun.append(load)
         cases[f"{open_sessions:,} in turn"] = bench.closed(load)
         server = bench.gatestream(MODEL, FORM, **room)
         load = bench.load(server, MODEL, sessions=PACKED, idle=open_sessions - PACKED)
-        load.count(1)
+        load.begin("count 1")
+        begun.append(load)
         cases[f"{open_sessions:,}, all but {PACKED} idle"] = bench.closed(load)
+    for load in begun:
+        load.finish()
     windows = bench.interleave(cases)
     section.contenders = {name: summarise(windows[name]) for name in cases}
     for kind in ("{:,} in turn", f"{{:,}}, all but {PACKED} idle"):

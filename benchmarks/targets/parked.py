@@ -66,8 +66,12 @@ def _beside(bench: Bench, section: Section, server: Gatestream, left: int) -> No
     alone = _server(bench, bench.folder() / "sessions.db", 0)
     cases: dict[str, Case] = {}
     memory: dict[str, float] = {}
-    for name, each, held in (("none parked", alone, FEW), (parked, server, HELD)):
-        in_turn = _held(bench, each, held)
+    loads = [
+        (name, each, _held(bench, each, held))
+        for name, each, held in (("none parked", alone, FEW), (parked, server, HELD))
+    ]
+    for name, each, in_turn in loads:
+        in_turn.finish()
         memory[name] = each.resident_bytes() / 2**20
         cases[f"resident, {name}"] = bench.closed(bench.load(each, MODEL, keep=True))
         cases[f"in turn, {name}"] = bench.closed(in_turn)
@@ -91,9 +95,9 @@ def _beside(bench: Bench, section: Section, server: Gatestream, left: int) -> No
 
 
 def _held(bench: Bench, server: Gatestream, count: int) -> Instrument:
-    """Load that steps so many sessions of a stream one after another."""
+    """Load that steps so many sessions of a stream one after another, and is opening them."""
     load = bench.load(server, MODEL, blocks=count, keep=True)
-    load.count(1)
+    load.begin("count 1")
     return load
 
 
