@@ -47,8 +47,8 @@ million: artifacts  ## one unbroken session of 1,000,000 fresh symbols through a
 counter-proof: install  ## the same network with its forget gate held at 1, and how it fails
 	$(BIN)/python -m gatestream.model.counter_proof docs/images/counter-proof.png
 
-bench: install $(MODELS_VENV)/.installed  ## measure the server against its limits, side by side: some fourteen minutes, needs g++ and make
-	$(BIN)/python -m benchmarks
+bench: install $(MODELS_VENV)/.installed  ## measure the server against its limits, side by side: some ten minutes, with ARGS=--all fourteen; needs g++ and make
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # Asked for before some gigabytes are fetched.
 bench-cuda:  ## measure the state arena on an NVIDIA GPU, next to torch's cuDNN LSTM (docs/cuda.md)

@@ -1,16 +1,20 @@
 """Adopting and exporting everything that is in the table: what was found, and how far it is from the original."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.errors import ArtifactError
 from gatestream.export.proof.report import Report
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
-from tests.models.catalogue import entries
+from tests.models.catalogue import Entry, entries
 from tests.models.modules import MODULES, OWN_MODULES, Module, OwnModule
 from tests.support.strangers.comparison import differences
 from tests.support.strangers.exported import ALL, FROZEN, export
@@ -42,15 +46,30 @@ class Outcome:
     seconds: float = 0.0
 
 
-def files(*, compared: bool = True) -> Iterator[Outcome]:
-    """Every file of the packages.
-
-    Args:
-        compared: with the originals; or adopted and proved alone, in less time.
-    """
+def files() -> Iterator[Outcome]:
+    """Every file of the packages."""
     for entry in entries():
-        what = entry.file + "".join(f", {name} {value}" for name, value in entry.stranger.fixed.items())
-        yield of_file(entry.package, what, entry.stranger, compared=compared)
+        yield of_file(entry.package, _what(entry), entry.stranger)
+
+
+def seconds() -> dict[str, float]:
+    """What adopting, or refusing, each file of the packages takes, by its name; on all cores, each file on one."""
+    count = len(entries())
+    with ProcessPoolExecutor(min(count, len(os.sched_getaffinity(0))), get_context("spawn")) as pool:
+        return dict(pool.map(_seconds, range(count)))
+
+
+def _seconds(number: int) -> tuple[str, float]:
+    entry = entries()[number]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        with suppress(ArtifactError):
+            adopt(entry.stranger.path, Path(folder) / "adopted.onnx", options(entry.stranger))
+        return f"{entry.package}, {_what(entry)}", time.perf_counter() - began
+
+
+def _what(entry: Entry) -> str:
+    return entry.file + "".join(f", {name} {value}" for name, value in entry.stranger.fixed.items())
 
 
 def modules() -> Iterator[Outcome]:
@@ -78,14 +97,14 @@ _STYLES = {
 }
 
 
-def of_file(package: str, file: str, stranger: Stranger, *, compared: bool = True) -> Outcome:
-    """Adopt it; arguments as those of `files`."""
+def of_file(package: str, file: str, stranger: Stranger) -> Outcome:
+    """Adopt it."""
 
     def make(artifact: Path) -> tuple[pb.ModelSpec, Report]:
         made = adopt(stranger.path, artifact, options(stranger))
         return made.spec, made.report
 
-    return _outcome(package, file, make, lambda artifact: differences(stranger, artifact) if compared else {})
+    return _outcome(package, file, make, lambda artifact: differences(stranger, artifact))
 
 
 def of_module(module: Module | OwnModule) -> Outcome:
