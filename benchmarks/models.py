@@ -4,8 +4,9 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -83,12 +84,9 @@ def prepare(files: Sequence[File] = ()) -> None:
         # In processes of their own: the harness does without torch.
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.models", str(folder())]
         count = min(cores(), len(missing))
-        processes = [subprocess.Popen([*command, *missing[k::count]], cwd=_ROOT) for k in range(count)]
-        for process in processes:
-            process.wait()
-        for process in processes:
-            if process.returncode != 0:
-                raise subprocess.CalledProcessError(process.returncode, process.args)
+        with ThreadPoolExecutor(count) as pool:
+            run = partial(subprocess.run, check=True, cwd=_ROOT)
+            list(pool.map(run, ([*command, *missing[k::count]] for k in range(count))))
 
 
 @cache

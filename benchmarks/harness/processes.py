@@ -117,9 +117,13 @@ class Instrument(Process):
         self.begin(f"{warm_up} {seconds}" + (f" {rate}" if rate else ""))
         return self.finish()
 
-    def count(self, messages: int) -> dict[str, float]:
-        """A window that ends when every stream has had so many messages."""
+    def begin_count(self, messages: int) -> None:
+        """Start a window that ends when every stream has had so many messages."""
         self.begin(f"count {messages}")
+
+    def count(self, messages: int) -> dict[str, float]:
+        """Such a window, to its end."""
+        self.begin_count(messages)
         return self.finish()
 
     def close(self) -> None:

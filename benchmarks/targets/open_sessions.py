@@ -35,12 +35,12 @@ def measure(bench: Bench) -> Section:
         servers[f"{open_sessions:,} in turn"] = server
         load = bench.load(server, MODEL, sessions=PACKED, blocks=open_sessions // PACKED)
         # Every session once: what follows finds the memory of all of them in use.
-        load.begin(f"count {open_sessions // PACKED}")
+        load.begin_count(open_sessions // PACKED)
         begun.append(load)
         cases[f"{open_sessions:,} in turn"] = bench.closed(load)
         server = bench.gatestream(MODEL, FORM, **room)
         load = bench.load(server, MODEL, sessions=PACKED, idle=open_sessions - PACKED)
-        load.begin("count 1")
+        load.begin_count(1)
         begun.append(load)
         cases[f"{open_sessions:,}, all but {PACKED} idle"] = bench.closed(load)
     for load in begun:

@@ -97,7 +97,7 @@ def _beside(bench: Bench, section: Section, server: Gatestream, left: int) -> No
 def _held(bench: Bench, server: Gatestream, count: int) -> Instrument:
     """Load that steps so many sessions of a stream one after another, and is opening them."""
     load = bench.load(server, MODEL, blocks=count, keep=True)
-    load.begin("count 1")
+    load.begin_count(1)
     return load
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks import models
 from benchmarks.harness.bench import Bench, Case
-from benchmarks.harness.processes import ROOT, Instrument
+from benchmarks.harness.processes import ROOT
 from benchmarks.harness.report import Section
 from benchmarks.harness.statistics import Figures, Spread, column, ratios
 from benchmarks.models import SHAPES, Form, Weights, artifact
@@ -23,7 +23,6 @@ SERVED: Final = (("fused", "float32"), ("fused", "float16"), ("gates", "float32"
 BATCHES: Final = (1, 32, 128)
 SERVED_BATCHES: Final = (1, 128)
 # There are many windows, and a bare run is steady.
-WARM_UP_SECONDS: Final = 0.05
 SECONDS: Final = 0.2
 WINDOWS: Final = 2
 
@@ -52,11 +51,13 @@ def _measure(bench: Bench, model: str, section: Section) -> None:
     for form, weights in FILES:
         for batch in BATCHES:
             bare = bench.bare_run(model, form, batch, weights=weights)
-            cases[f"{form} {weights}, run_{batch}"] = _short(bare)
+            cases[f"{form} {weights}, run_{batch}"] = bench.closed(bare, SECONDS)
         if (form, weights) in SERVED:
             server = bench.gatestream(model, form, weights)
             for batch in SERVED_BATCHES:
-                cases[f"{form} {weights}, served_{batch}"] = _short(bench.load(server, model, sessions=batch))
+                cases[f"{form} {weights}, served_{batch}"] = bench.closed(
+                    bench.load(server, model, sessions=batch), SECONDS
+                )
             resident[f"{form} {weights}"] = server.resident_bytes() / 2**20
     windows = bench.interleave(cases, WINDOWS)
     off = _off(model)
@@ -82,10 +83,6 @@ def _measure(bench: Bench, model: str, section: Section) -> None:
         f"Hidden {hidden}: int8 is faster than float32 in its faster form {verdict}. Over float32 of the same form: "
         f"{_same_form(windows)}."
     )
-
-
-def _short(instrument: Instrument) -> Case:
-    return lambda: instrument.measure(WARM_UP_SECONDS, SECONDS)
 
 
 def _off(model: str) -> dict[str, float]:

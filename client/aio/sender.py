@@ -3,9 +3,19 @@
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
+
+
+class Writable(Protocol):
+    """A call of grpc.aio, as far as it is written to."""
+
+    def write(self, message: bytes) -> Coroutine[Any, Any, None]:
+        """Send a message behind those before."""
+
+    def done_writing(self) -> Coroutine[Any, Any, None]:
+        """End the client's half."""
 
 
 class Sender:
@@ -16,10 +26,10 @@ class Sender:
     stream with it.
 
     Args:
-        call: of grpc.aio, whose `write` and `done_writing` nobody else calls.
+        call: that nobody else writes to.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Writable) -> None:
         self._call = call
         self._messages: deque[bytes] = deque()
         self._writing: Coroutine[Any, Any, None] | None = None
@@ -57,8 +67,8 @@ class Sender:
 
     def _next(self) -> Coroutine[Any, Any, None] | None:
         if self._messages:
-            return self._call.write(self._messages.popleft())  # type: ignore[no-any-return]
+            return self._call.write(self._messages.popleft())
         if self._ends:
             self._ends = False
-            return self._call.done_writing()  # type: ignore[no-any-return]
+            return self._call.done_writing()
         return None

@@ -1,6 +1,5 @@
 """Adopting and exporting everything that is in the table: what was found, and how far it is from the original."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.harness.machine import cores
 from gatestream.export.adopting.adopt import adopt
 from gatestream.export.errors import ArtifactError
 from gatestream.export.proof.report import Report
@@ -55,7 +55,7 @@ def files() -> Iterator[Outcome]:
 def seconds() -> dict[str, float]:
     """What adopting, or refusing, each file of the packages takes, by its name; on all cores, each file on one."""
     count = len(entries())
-    with ProcessPoolExecutor(min(count, len(os.sched_getaffinity(0))), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(count, cores()), get_context("spawn")) as pool:
         return dict(pool.map(_seconds, range(count)))
 
 
