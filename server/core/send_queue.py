@@ -10,7 +10,6 @@ import structlog
 
 from gatestream.server.core.accounts import ITEM_BYTES, Account
 from gatestream.server.core.gate import Gate, Void
-from gatestream.server.core.resuming import resume
 from gatestream.server.errors import Failed, Idle, Refused, Unauthenticated
 
 # A peer that leaves so many messages unread is not read from until it has taken some.
@@ -42,13 +41,16 @@ class Pieces:
         return b"".join(self._pieces)
 
 
+Item = tuple[bytes | Pieces, int]
+"""A message and its rows."""
+
 Instead = Callable[[bytes | Pieces, Any, Void], Sequence[bytes | Pieces]]
 
 
 class SendQueue:
     """Messages as they go over the wire, in order, from the engine to the transport.
 
-    One task takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
+    One takes, any number put. `put` never waits: what it may bring is bounded by what was accepted, and nothing
     is accepted from a stream while its send queue is full.
 
     Args:
@@ -61,7 +63,6 @@ class SendQueue:
         quiet: nothing has been put or taken since this was last set.
         sending: bytes counted for the message that was taken last.
         gate: what messages wait at; None: they do not.
-        prompt: who takes a message sends it and does nothing else: it may do so while `put` or `let_out` is called.
         instead: says what is sent instead of a message that has waited, where it tells of sessions of which it is void:
             at least one message; of one with a number, one. It is given the message, what it tells of, and of which
             sessions it is void.
@@ -75,7 +76,7 @@ class SendQueue:
         self._early: dict[int, tuple[bytes | Pieces, int, int]] = {}
         self._turn = 0
         self._others = 0
-        self._taker: asyncio.Future[tuple[bytes | Pieces, int] | None] | None = None
+        self._taker: Callable[[Item | None], None] | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._ended = False
@@ -84,7 +85,6 @@ class SendQueue:
         self.quiet = True
         self.sending = 0
         self.gate: Gate | None = None
-        self.prompt = False
         self.instead: Instead = lambda message, _of, _void: [message]
         # Each with the group of checkpoints that it waits for, how many fences there were, its number, what it is of.
         self._waiting: deque[tuple[int, int, int, Any, tuple[bytes | Pieces, int, int]]] = deque()
@@ -120,9 +120,7 @@ class SendQueue:
             if number >= 0:
                 self._turn += 1
             self._taker = None
-            if not taker.done():
-                give = resume if self.prompt else asyncio.Future.set_result
-                give(taker, (message, rows))
+            taker((message, rows))
             return
         size = len(message) + ITEM_BYTES
         account = self._account
@@ -148,7 +146,7 @@ class SendQueue:
             self.full = True
             self._room.clear()
         if taker is not None and self._messages:
-            self._wake()
+            self._go_on()
 
     def let_out(self, group: int) -> None:
         """Send the messages that wait for this group of checkpoints, or for an earlier one."""
@@ -162,8 +160,7 @@ class SendQueue:
                     self._append(each, number)
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
-        if self._taker is not None and (self._messages or (self._ended and not self._waiting)):
-            self._wake(at_once=bool(self._messages))
+        self._go_on()
 
     def _what_is_so(
         self, item: tuple[bytes | Pieces, int, int], of: Any, void: Void
@@ -177,12 +174,6 @@ class SendQueue:
             if its_rows == 0:
                 self._others += now - before
             yield each, its_rows, now
-
-    def _wake(self, *, at_once: bool = False) -> None:
-        taker, self._taker = self._taker, None
-        if taker is not None and not taker.done():
-            give = resume if at_once and self.prompt else asyncio.Future.set_result
-            give(taker, None)
 
     def _append(self, item: tuple[bytes | Pieces, int, int], number: int) -> None:
         if number != self._turn and number >= 0:
@@ -216,8 +207,7 @@ class SendQueue:
         self._ended = True
         self.full = False
         self._room.set()
-        if self._taker is not None and not self._taker.done():
-            self._taker.set_result(None)
+        self._go_on()
 
     def discard(self) -> None:
         """End, without what is there: nobody takes any more."""
@@ -229,21 +219,39 @@ class SendQueue:
         self._waiting.clear()
         self.sending = 0
 
-    async def take(self) -> tuple[bytes | Pieces, int] | None:
+    async def take(self) -> Item | None:
         """The next message and its rows; None at the end."""
+        taken: asyncio.Future[Item | None] = asyncio.get_running_loop().create_future()
+        self.give(lambda item: None if taken.done() else taken.set_result(item))
+        return await taken
+
+    def give(self, taker: Callable[[Item | None], None]) -> None:
+        """Give someone the next message and its rows, now or when it comes; None at the end.
+
+        Args:
+            taker: sends it and does nothing else: it is called while `put`, `let_out` or `end` is.
+        """
         if sent := self.sending:
             account = self._account
             account.bytes -= sent
             account.everyone.bytes -= sent
             self.sending = 0
-        while not self._messages:
+        self._taker = taker
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Give whoever waits for it what is there."""
+        taker = self._taker
+        if taker is None:
+            return
+        if not self._messages:
             if self._ended and not self._waiting:
-                return None
-            if self.full and len(self._early) < _FULL // 2:
+                self._taker = None
+                taker(None)
+            elif self.full and len(self._early) < _FULL // 2:
                 self._let_in()
-            self._taker = asyncio.get_running_loop().create_future()
-            if (item := await self._taker) is not None:
-                return item
+            return
+        self._taker = None
         self.quiet = False
         message, rows, size = self._messages.popleft()
         self.sending = size
@@ -251,7 +259,7 @@ class SendQueue:
             self._others -= size
         if self.full and len(self._messages) + len(self._early) < _FULL // 2 and self._others < _FULL_BYTES // 2:
             self._let_in()
-        return message, rows
+        taker((message, rows))
 
     @property
     def unread(self) -> bool:

@@ -62,7 +62,8 @@ def _shorten_switch_interval() -> None:
 
 
 def _no_prompt_writer(_config: ServerConfig) -> str | None:
-    return None if hasattr(asyncio.Future, "_callbacks") else "this asyncio has no Future._callbacks"
+    found = hasattr(asyncio.Future, "_asyncio_future_blocking")
+    return None if found else "this asyncio has no Future._asyncio_future_blocking"
 
 
 TUNINGS: Final = (

@@ -15,6 +15,7 @@ from gatestream.server.errors import Draining, Exhausted, Idle, InvalidRequest, 
 from gatestream.server.telemetry import Protocol as StreamProtocol
 from gatestream.server.transport.auth import CALLER, Caller, Tenants
 from gatestream.server.transport.grpc_server.status import abort
+from gatestream.server.transport.writer import Writer
 
 # A message that took the loop longer than this has its sender wait for a turn. One of so few bytes names too little
 # for that; it is not timed.
@@ -104,9 +105,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def hold(
-        self, make: Callable[[str], Conversation], messages: AsyncIterator[bytes], context: Any
-    ) -> AsyncIterator[bytes]:
+    async def hold(self, make: Callable[[str], Conversation], messages: AsyncIterator[bytes], context: Any) -> None:
         """Carry one stream from its admission to its end.
 
         Args:
@@ -129,15 +128,8 @@ class Streams:
         self._none.clear()
         reader = asyncio.create_task(self._read(conversation, messages))
         send_queue = conversation.send_queue
-        send_queue.prompt = self._prompt
-        take = send_queue.take
         try:
-            while (item := await take()) is not None:
-                message, rows = item
-                # Before it goes out: who waits for an answer and then sends may send as much as before.
-                conversation.rows -= rows
-                stats.sent += 1
-                yield bytes(message)
+            await Writer(conversation, context, stats, prompt=self._prompt).write_all()
             if send_queue.failure is None and not reader.done():
                 # Its client may send more. Who only reads wakes up by this.
                 send_queue.failure = Draining("the server stops; go on with another")
@@ -254,8 +246,9 @@ class Streams:
 
 def _end(conversation: Conversation, opened: _Open, why: Refused | Unauthenticated | Idle) -> None:
     send_queue = conversation.send_queue
+    unread = send_queue.unread
     send_queue.failure = why
     send_queue.end()
-    if send_queue.unread and opened.call is not None:
+    if unread and opened.call is not None:
         # Its client reads nothing, so neither would it read this.
         opened.call.cancel()

@@ -50,7 +50,6 @@ class Service:
         self._limits = limits = config.limits
         self._durability = config.durability
         self._store = "" if config.durability == "off" else config.store.partition(":")[0]
-        # gRPC wants to see an async generator function: one that calls another would cost a turn for each message.
         self.Stream = partial(streams.hold, partial(ClientStream, models, limits))
 
     def definition(self) -> ServiceDefinition:

@@ -57,7 +57,6 @@ class OpenInferenceService:
         self._control = control
         self._limits = limits
         self.ModelInfer = self._infer
-        # As in the other service: gRPC wants to see an async generator function.
         self.ModelStreamInfer = partial(streams.hold, partial(InferenceStream, models, limits))
 
     def definition(self) -> ServiceDefinition:

@@ -6,7 +6,7 @@ import pytest
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import ITEM_BYTES, Account, Accounts
 from gatestream.server.core.gate import Gate
-from gatestream.server.core.send_queue import Pieces, SendQueue
+from gatestream.server.core.send_queue import Item, SendQueue
 from gatestream.server.durability.checkpoints import Key
 
 
@@ -169,49 +169,63 @@ async def test_what_is_stored_waits_for_what_was_put_before_it_and_for_no_checkp
     assert len(gate) == 0
 
 
-@pytest.mark.parametrize("prompt", [True, False])
-async def test_who_only_sends_goes_on_while_the_message_is_put(prompt: bool) -> None:
+class Giver:
+    """Takes all that a queue has, one after another."""
+
+    def __init__(self, queue: SendQueue):
+        self.taken: list[Item | None] = []
+        self._queue = queue
+        queue.give(self._take)
+
+    def _take(self, item: Item | None) -> None:
+        self.taken.append(item)
+        if item is not None:
+            self._queue.give(self._take)
+
+
+async def test_who_only_sends_is_given_a_message_while_it_is_put() -> None:
     queue = SendQueue(account())
-    queue.prompt = prompt
-    taken: list[tuple[bytes | Pieces, int] | None] = []
-
-    async def send() -> None:
-        for _ in range(2):
-            taken.append(await queue.take())  # noqa: PERF401  One by one, as they come.
-
-    sending = asyncio.create_task(send())
-    await asyncio.sleep(0)
+    taken = Giver(queue).taken
     queue.put(b"first", 1)
-    assert taken == [(b"first", 1)] * prompt
-    queue.put(b"second", 2)
-    assert taken == [(b"first", 1), (b"second", 2)] * prompt
-    await sending
-    assert taken == [(b"first", 1), (b"second", 2)]
+    assert taken == [(b"first", 1)]
+    queue.put(b"x" * 5000, 2)
+    assert taken == [(b"first", 1), (b"x" * 5000, 2)]
+    queue.end()
+    assert taken[2:] == [None]
 
 
-@pytest.mark.parametrize("prompt", [True, False])
-async def test_who_only_sends_goes_on_while_messages_are_let_out(prompt: bool) -> None:
+async def test_who_only_sends_is_given_messages_while_they_are_let_out() -> None:
     queue, gate = SendQueue(account()), Gate()
-    queue.prompt, queue.gate = prompt, gate
-    taken: list[tuple[bytes | Pieces, int] | None] = []
-
-    async def send() -> None:
-        while taken[-1:] != [None]:
-            taken.append(await queue.take())
-
-    sending = asyncio.create_task(send())
-    await asyncio.sleep(0)
+    queue.gate = gate
+    taken = Giver(queue).taken
     queue.put(b"first", 1)
     queue.put(b"second", 2)
     assert taken == []
     gate.stored(gate.begin())
-    assert taken == [(b"first", 1), (b"second", 2)] * prompt
-    # The end of a stream does more than send: never there.
+    assert taken == [(b"first", 1), (b"second", 2)]
     queue.put(b"third", 3, of="what")
     queue.end()
+    assert taken[2:] == []
     queue.instead = lambda *_: [b"instead"]
     gate.fence([Key("", "model", "a")])
     gate.stored(gate.begin())
-    assert None not in taken
-    await sending
-    assert taken == [(b"first", 1), (b"second", 2), (b"instead", 3), None]
+    assert taken[2:] == [(b"instead", 3), None]
+
+
+async def test_the_end_comes_behind_what_is_there() -> None:
+    queue = SendQueue(account())
+    queue.put(b"first", 1)
+    queue.end()
+    assert Giver(queue).taken == [(b"first", 1), None]
+
+
+async def test_a_taker_that_was_cancelled_takes_the_next_message_with_it() -> None:
+    """As a stream's does that has ended; nobody else takes from its queue."""
+    queue = SendQueue(account())
+    taker = asyncio.create_task(queue.take())
+    await asyncio.sleep(0)
+    taker.cancel()
+    await asyncio.sleep(0)
+    queue.put(b"first", 1)
+    assert queue.unread
+    queue.discard()

@@ -57,7 +57,15 @@ class Aborted(Exception):
 
 
 class Context:
-    """A call's: notes how it was ended."""
+    """A call's: notes what is written, where there is room, and how it was ended."""
+
+    def __init__(self, room: int = 10**9) -> None:
+        self.said: list[bytes] = []
+        self.room = asyncio.Semaphore(room)
+
+    async def write(self, message: bytes) -> None:
+        await self.room.acquire()
+        self.said.append(message)
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
         raise Aborted(code, details, dict(trailing))
@@ -68,7 +76,8 @@ class Call:
 
     def __init__(self, streams: Streams, accounts: Accounts, tenant: str = "acme"):
         self.sent: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.said: list[bytes] = []
+        self._context = Context()
+        self.said = self._context.said
         self.conversation = Echo(accounts.of(tenant))
         self._caller = Caller(tenant, b"")
         self.task = asyncio.ensure_future(self._carry(streams))
@@ -79,8 +88,7 @@ class Call:
 
     async def _carry(self, streams: Streams) -> None:
         CALLER.set(self._caller)
-        async for message in streams.hold(lambda _: self.conversation, self._messages(), Context()):
-            self.said.append(message)
+        await streams.hold(lambda _: self.conversation, self._messages(), self._context)
 
     async def say(self, *messages: bytes | None) -> None:
         """None: half-close."""
@@ -189,17 +197,21 @@ async def test_who_reads_nothing_is_not_read_from(streams: Streams, accounts: Ac
             yield b"message"
 
     CALLER.set(Caller("acme", b""))
-    held = streams.hold(lambda _: conversation, messages(), Context())
-    assert await anext(held) == b"message"
+    context = Context(room=1)
+    held = asyncio.ensure_future(streams.hold(lambda _: conversation, messages(), context))
     await turns()
+    assert context.said == [b"message"]
     stopped = came
     await turns()
     assert came == stopped < 1_000
     for _ in range(200):
-        await anext(held)
-    await turns()
+        context.room.release()
+        await turns()
+    assert len(context.said) == 201
     assert came > stopped
-    await held.aclose()  # type: ignore[attr-defined]
+    held.cancel()
+    with suppress(asyncio.CancelledError):
+        await held
 
 
 async def test_a_drain_tells_every_stream_and_ends_it_unavailable(streams: Streams, accounts: Accounts) -> None:
