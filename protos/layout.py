@@ -16,6 +16,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 
 Array = npt.NDArray[Any]
 
+_REAL: Final = "fd"
 _UNSIGNED: Final = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
@@ -70,8 +71,9 @@ class Column:
 
     def all_good(self, column: Array) -> bool:
         """Whether the model takes all of these numbers."""
-        # On few numbers in a third of the time of ndarray.all().
-        return int(np.count_nonzero(self.good(column))) == column.size
+        good = np.isfinite(column) if self.dtype.kind == "f" else self.good(column)
+        # As fast as anything on many numbers, and twice as fast on few.
+        return b"\0" not in good.tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,20 @@ class Input(Column):
     def good(self, column: Array) -> npt.NDArray[np.bool_]:
         """As `Column`."""
         return self.below(self.limit, column) if self.limit else Column.good(self, column)
+
+    def takes(self, row: bytes) -> bool:
+        """Whether the model takes all numbers of one row: `all_good`, in less time where they are few."""
+        size = self.dtype.itemsize
+        if self.dtype.char in _REAL:
+            # What is not finite has an exponent of ones, of which seven are in the last byte.
+            # https://en.wikipedia.org/wiki/IEEE_754#Basic_and_interchange_formats
+            leading = row[size - 1 :: size]
+            if b"\x7f" not in leading and b"\xff" not in leading:
+                return True
+        elif self.limit and len(row) == size:
+            # Below 0 is far above here too.
+            return int.from_bytes(row, "little") < self.limit
+        return self.all_good(self.rows(row))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.spec import CONTRACT_ANY
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.bit_exact import Shapes, agreeing_shapes
-from gatestream.server.backend.runner import ONES, HostRunner
+from gatestream.server.backend.runner import ONES, HostRunner, step_one
 from gatestream.server.config import TickLimits
 from gatestream.server.errors import ArtifactError
 
@@ -43,6 +43,7 @@ class DeterministicRunner:
         self.provider = runner.provider
         self.placements = runner.placements
         self._runner = runner
+        self._inputs = runner.layout.inputs
         began = perf_counter()
         try:
             self._shapes = agreeing_shapes(runner, spec, limits)
@@ -94,6 +95,10 @@ class DeterministicRunner:
     def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
         return self.step(np.array(slots), inputs, ONES[: len(slots)], gates)
+
+    def step_one(self, slot: int, columns: Sequence[bytes], gates: bool) -> tuple[list[bytes], list[bytes]] | None:
+        """As `Runner`."""
+        return step_one(self, self._inputs, slot, columns, gates)
 
     def _padded_run(
         self,

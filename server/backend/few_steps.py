@@ -11,6 +11,8 @@ from gatestream.server.arrays import Array
 FEW: Final = 16
 """Rows of a run that is made in buffers which are bound once. With more the run itself is most of it."""
 
+_to_bytes: Callable[[Array], bytes] = np.ndarray.tobytes
+
 ValueOf = Callable[[Array], Any]
 
 
@@ -32,18 +34,24 @@ class FewSteps:
         self._bound: dict[tuple[int, bool], _BoundSteps] = {}
 
     def run(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
-        """As `Runner.step`, for one step of each row; the arrays are good until the next run.
+        """As `Runner.step_few`; the arrays are good until the next run.
 
         Args:
             slots: [batch], each at most once.
             inputs: in the layout's order, each [batch, 1, *shape].
             gates: whether the gate activations are wanted.
         """
-        size = len(slots), gates
-        bound = self._bound.get(size)
-        if bound is None:
-            bound = self._bound[size] = _BoundSteps(*self._made_of, *size)
+        bound = self._bound.get((len(slots), gates)) or self._bind(len(slots), gates)
         return bound.run(slots, inputs)
+
+    def run_one(self, slot: int, columns: Sequence[bytes], gates: bool) -> tuple[list[bytes], list[bytes]] | None:
+        """As `Runner.step_one`."""
+        bound = self._bound.get((1, gates)) or self._bind(1, gates)
+        return bound.run_one(slot, columns)
+
+    def _bind(self, rows: int, gates: bool) -> "_BoundSteps":
+        bound = self._bound[rows, gates] = _BoundSteps(*self._made_of, rows, gates)
+        return bound
 
 
 class _BoundSteps:
@@ -71,6 +79,7 @@ class _BoundSteps:
         self._binding = session.io_binding()
         self._value_of = value_of
         self._inputs = [self._bound("input", i.name, i.dtype, (rows, 1, *i.shape)) for i in layout.inputs]
+        self._one = [(item.takes, _bytes_of(array)) for item, array in zip(layout.inputs, self._inputs, strict=True)]
         # What is bound is kept here: until 1.30 the binding of onnxruntime does not keep it.
         self._length = [self._bound("input", name, np.dtype(np.int32), (rows,)) for name in (layout.length,) if name]
         for length in self._length:
@@ -97,10 +106,28 @@ class _BoundSteps:
             arena[where] = buffer
         return self._outputs, self._gates
 
+    def run_one(self, slot: int, columns: Sequence[bytes]) -> tuple[list[bytes], list[bytes]] | None:
+        """As `FewSteps.run_one`, where these are steps of one row."""
+        for (takes, buffer), column in zip(self._one, columns, strict=True):
+            if not takes(column):
+                return None
+            buffer[:] = column
+        for state, arena in self._gathered:
+            state[0] = arena[slot]
+        self._session.run_with_iobinding(self._binding)
+        for arena, state in self._scattered:
+            arena[slot] = state[0]
+        return list(map(_to_bytes, self._outputs)), list(map(_to_bytes, self._gates))
+
     def _bound(self, kind: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         array = np.zeros(shape, dtype)
         getattr(self._binding, f"bind_ortvalue_{kind}")(name, self._value_of(array))
         return array
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """The same memory, [bytes]."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _whole_rows(array: Array) -> Array:

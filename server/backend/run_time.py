@@ -2,6 +2,10 @@
 
 from typing import Final
 
+SHORT_SECONDS: Final = 3e-3
+"""A run that is expected to be shorter is made on the event loop: the way to another thread and back costs a good part
+of it, and the loop can do without the time."""
+
 # By so much the expectation rises from run to run, at most. One that was held up says little of the next.
 _RISE: Final = 1.05
 

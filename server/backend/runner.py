@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import structlog
 
-from gatestream.protos.layout import State
+from gatestream.protos.layout import Input, State
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.artifact import (
     DUE_SLOTS,
@@ -77,11 +77,38 @@ class Runner(Protocol):
     def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `step`, for one step of each of up to `FEW` rows."""
 
+    def step_one(self, slot: int, columns: Sequence[bytes], gates: bool) -> tuple[list[bytes], list[bytes]] | None:
+        """One step of one row, from bytes to bytes.
+
+        Args:
+            slot: of the row.
+            columns: in the layout's order, a row of each input.
+            gates: whether the gate activations are wanted.
+
+        Returns:
+            The outputs and the gates, in the layout's order, a row of each. None, and nothing has changed: there is a
+            number that the model does not take.
+        """
+
     def read(self, slots: Ints) -> list[Array]:
         """Copies of rows of state, in the layout's order, each [batch, *shape]."""
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """Set rows of state; shapes as `read` gives them."""
+
+
+def step_one(
+    runner: Runner, taken: Sequence[Input], slot: int, columns: Sequence[bytes], gates: bool
+) -> tuple[list[bytes], list[bytes]] | None:
+    """`Runner.step_one`, by `Runner.step_few`."""
+    inputs = []
+    for item, column in zip(taken, columns, strict=True):
+        rows = item.rows(column)
+        if not item.all_good(rows):
+            return None
+        inputs.append(rows[None])
+    outputs, shown = runner.step_few([slot], inputs, gates)
+    return [column.tobytes() for column in outputs], [column.tobytes() for column in shown]
 
 
 def load_runner(
@@ -120,7 +147,7 @@ class HostRunner:
     provider = CPU
 
     def __init__(self, artifact: Artifact, capacity: int, threads: int, *, straight: bool = False):
-        layout = artifact.layout
+        self.layout = layout = artifact.layout
         self._session = _session(artifact.model, CPU, threads, layout.name)
         self.placements = _placements(self._session)
         self._inputs = [item.name for item in layout.inputs]
@@ -132,6 +159,8 @@ class HostRunner:
         self._arenas = [_empty_arena(state, capacity) for state in layout.states]
         self._straight = straight
         self._few = FewSteps(self._session, _onnxruntime().OrtValue.ortvalue_from_numpy, layout, self._arenas)
+        # No method around it: one call more for each message is felt.
+        self.step_one = self._few.run_one
 
     def step(
         self, slots: Ints, inputs: Sequence[Array], lengths: npt.NDArray[np.int32], gates: bool
@@ -238,6 +267,10 @@ class ArenaRunner:
     def step_few(self, slots: Sequence[int], inputs: Sequence[Array], gates: bool) -> tuple[list[Array], list[Array]]:
         """As `Runner`."""
         return self.step(np.array(slots), inputs, ONES[: len(slots)], gates)
+
+    def step_one(self, slot: int, columns: Sequence[bytes], gates: bool) -> tuple[list[bytes], list[bytes]] | None:
+        """As `Runner`."""
+        return step_one(self, self._layout.inputs, slot, columns, gates)
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""

@@ -115,6 +115,16 @@ class StateRows:
         self._took(len(slots), inputs[0].shape[1], started)
         return result
 
+    def step_one(self, slot: int, columns: Sequence[bytes], *, gates: bool) -> tuple[list[bytes], list[bytes]] | None:
+        """As `Runner.step_one`; None, and nothing has changed, of a fresh row too."""
+        if self._fresh.item(slot):
+            return None
+        started = self._clock()
+        made = self.runner.step_one(slot, columns, gates)
+        if made is not None:
+            self._took(1, 1, started)
+        return made
+
     def _first(self, slots: Ints) -> list[Array]:
         """The initial states of rows, in the layout's order, each [rows, *shape]."""
         first = [np.repeat(row, len(slots), axis=0) for row in self._initial]

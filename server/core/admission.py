@@ -100,6 +100,19 @@ class Admission:
         account.bytes = bytes_
         everyone.bytes = all_bytes
 
+    def has_room(self, owner: Holder, rows: int, reply_mask: int) -> bool:
+        """Whether `take` would let rows in, by its first look."""
+        account = owner.account
+        everyone = account.everyone
+        size = rows * self._row_bytes[reply_mask]
+        return (
+            self.rows + rows <= self.most
+            and owner.rows + rows <= self._stream_rows[reply_mask]
+            and account.rows + rows <= account.most_rows
+            and account.bytes + size <= account.most_bytes
+            and everyone.bytes + size <= everyone.most_bytes
+        )
+
     def computed(self, owner: Holder, rows: int, reply_mask: int = 0) -> None:
         """Rows are pending no more. Their owner has them until they are sent, and their bytes are the answer's."""
         self.rows -= rows

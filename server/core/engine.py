@@ -18,13 +18,15 @@ import structlog
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.arrays import Array, Ints
+from gatestream.server.backend.run_time import SHORT_SECONDS
 from gatestream.server.backend.runner import Runner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits, TickLimits
 from gatestream.server.core.admission import Admission
+from gatestream.server.core.alone import Alone
 from gatestream.server.core.answers import Answers
 from gatestream.server.core.apart import Apart
-from gatestream.server.core.batches import Entries
+from gatestream.server.core.batches import OUTPUTS, Entries
 from gatestream.server.core.control_runner import ControlRunner
 from gatestream.server.core.controls import Await, Control, Do, Fail
 from gatestream.server.core.few import FewEntries
@@ -42,8 +44,8 @@ from gatestream.server.telemetry import ModelStats, RunStats
 _GATHERED_BYTES: Final = 2**20
 # Turns of the loop in which what has come is read: gRPC's wake-up, the stream's reader, and what these schedule.
 _READING_TURNS: Final = 4
-# After so many runs of one step the next one is expected to come alone too; of as many, one waits for company again.
-_LONELY_RUNS: Final = 16
+# After so many lonely runs the next one is expected to be one too; of as many, one waits for company again.
+_LONELY_RUNS: Final = 64
 # As long the loop waits for the thread to begin a run: far longer than that takes, so that a lost thread stops nothing.
 _BEGIN_SECONDS: Final = 0.01
 _QUIET_SECONDS: Final = 0.001
@@ -127,6 +129,7 @@ class Engine:
         # Not in `stats` yet: what RunStats has of each, one after another. No object is kept for each run, which the
         # garbage collector would have to look at.
         self._runs: list[Any] = []
+        self._alone = Alone(self.rows, self.sessions, self.admission)
         self._leaving: list[Ints] = []
         # To be done when no run is under way.
         self._between: list[Callable[[], None]] = []
@@ -209,6 +212,14 @@ class Engine:
             Whether there was room for it.
         """
         intake = self._intake
+        # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
+        lonely = self._planner.lonely_runs
+        at_once = lonely > _LONELY_RUNS and lonely % _LONELY_RUNS != 0 and not (self._running or self._straight)
+        if at_once and length == 1 and not (intake.steps or intake.message is not None or self._queues.items):
+            taken = self._alone.step(owner, session, first, columns, reply_mask)
+            if taken is not None:
+                self._took_one(owner, handle, taken, reply_mask)
+                return True
         if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
             self.edits.take_in()
         if not intake.accept_one(owner, handle, session, length, first, columns, reply_mask):
@@ -216,9 +227,7 @@ class Engine:
         if self._straight:
             self.edits.take_in()
         elif not self._called:
-            # To wait for company costs a turn of the loop. Where there was none for long, it is only tried at times.
-            alone = self._planner.alone_runs
-            if alone > _LONELY_RUNS and alone % _LONELY_RUNS and not self._running and (run := self._planner.few()):
+            if at_once and (run := self._planner.few()):
                 self._step(run)
             else:
                 self._call()
@@ -356,7 +365,7 @@ class Engine:
         """Step what has just come; where it has to be queued, `_turn` will."""
         self._called = False
         if self._running:
-            self._planner.alone_runs = 0
+            self._planner.lonely_runs = 0
             self._queues.wake.set()
         elif (run := self._planner.at_once()) is not None:
             self._step(run)
@@ -440,6 +449,24 @@ class Engine:
                 got = ([column[members] for column in columns] for columns in (outputs, gates))
                 self._answers.complete(batch, entries, first[members], tick.lengths[members], *got)
                 self._queues.count_off(batch, int(finished[members].sum()))
+
+    def _took_one(
+        self, owner: ReplySink, handle: int, taken: tuple[int, Sequence[bytes], Sequence[bytes]], reply_mask: int
+    ) -> None:
+        """As `_complete`, of a step that `Alone` has taken."""
+        seconds = self.rows.seconds
+        # After one that was long, how long the next one takes is to be looked at.
+        self._planner.lonely_runs = self._planner.lonely_runs + 1 if seconds < SHORT_SECONDS else 0
+        self._scheduler.turns_without_singles = 0
+        self.admission.seconds_per_row = seconds
+        self._runs += (1, 1, 0.0, seconds, "alone")
+        if len(self._runs) >= _MOST_RUNS:
+            self.counted()
+        position, outputs, gates = taken
+        try:
+            owner.result(handle, position, 1, outputs if reply_mask & OUTPUTS else (), gates)
+        except Exception as error:
+            owner.failed(error)
 
     def _not_made(self, run: Run, error: Exception) -> None:
         """A run failed, and no state has changed: have it made again in parts, or refuse its one member's steps."""

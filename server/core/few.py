@@ -1,4 +1,4 @@
-"""Few single steps that have just come, or one: a run of them without arrays of a few numbers.
+"""A few single steps that have just come: a run of them without arrays of a few numbers.
 
 NumPy takes about as long to make an array of two numbers as the model to take a step more. What is the same for many
 steps in columns is done here for each of a few.
@@ -56,8 +56,6 @@ class FewEntries:
 
     def cut(self, lengths: Any, outputs: Sequence[Array], gates: Sequence[Array]) -> Iterable[Any]:
         """As `Batch`, of all entries: each one's own rows, as bytes."""
-        if len(self.entries) == 1:
-            return (([column.tobytes() for column in outputs], [column.tobytes() for column in gates]),)
         output_rows = zip(*map(each_row, outputs), strict=True)
         gate_rows = zip(*map(each_row, gates), strict=True) if gates else itertools.repeat(())
         return zip(output_rows, gate_rows, strict=False)
@@ -111,8 +109,6 @@ def run_of_few(
         rows: their state.
     """
     entries = list(steps)
-    if len(entries) == 1:
-        return _run_of_one(entries, since, inputs, table, rows)
     _, _, sessions, lengths, firsts, columns, masks = zip(*entries, strict=True)
     accepted = table.accepted
     slots, positions = list(map(table.slot.item, sessions)), tuple(map(accepted.item, sessions))
@@ -133,24 +129,5 @@ def run_of_few(
     count = len(entries)
     parts = ((FewEntries(entries, since), 0, count),)
     who = sessions, slots, lengths, count
-    return _new(Run, (*who, 1, count, max(masks) >= GATES, since, "at_once", values, parts, None, None))
-
-
-def _run_of_one(
-    entries: Sequence[OneEntry], since: float, inputs: Sequence[Input], table: SessionTable, rows: StateRows
-) -> Run | None:
-    """As `run_of_few`, in half of its time: a lone live session waits for it."""
-    _, _, session, length, first, columns, reply_mask = entries[0]
-    slot, position = table.slot.item(session), table.accepted.item(session)
-    if length > 1 or first not in (-1, position) or rows.is_fresh(slot):
-        return None
-    values = []
-    for item, data in zip(inputs, columns, strict=True):
-        column = item.rows(data)
-        if not item.all_good(column):
-            return None
-        values.append(column[None])
-    table.accepted[session] = position + 1
-    parts = ((FewEntries(entries, since), 0, 1),)
-    gates = reply_mask >= GATES
-    return _new(Run, ((session,), [slot], (1,), 1, 1, 1, gates, since, "alone", values, parts, None, None))
+    where = "alone" if count == 1 else "at_once"
+    return _new(Run, (*who, 1, count, max(masks) >= GATES, since, where, values, parts, None, None))

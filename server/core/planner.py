@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from gatestream.protos.layout import ModelLayout
 from gatestream.server.backend.few_steps import FEW
+from gatestream.server.backend.run_time import SHORT_SECONDS
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import TickLimits
 from gatestream.server.core.apart import Apart
@@ -14,11 +15,10 @@ from gatestream.server.core.run import Run
 from gatestream.server.core.session_queues import SessionQueues
 from gatestream.server.core.sessions import SessionTable
 
+# To put so many steps together gains nothing: runs of one each take no longer.
+_LONELY_ROWS: Final = 2
 # One answer stays below what every gRPC client takes by default (4 MiB).
 _ANSWER_BYTES: Final = 2 * 2**20
-# A run that is expected to be shorter than this is made on the event loop: the way to another thread and back costs a
-# good part of it, and the loop can do without the time.
-_SHORT_SECONDS: Final = 3e-3
 
 
 def rows_of_one_answer(layout: ModelLayout) -> int:
@@ -39,7 +39,7 @@ class Planner:
         limits: what a run takes on.
 
     Attributes:
-        alone_runs: so many runs in a row had one step.
+        lonely_runs: so many runs in a row had too few steps to wait for each other.
         answer_rows: as `rows_of_one_answer`.
     """
 
@@ -53,7 +53,7 @@ class Planner:
         apart: Apart,
         limits: TickLimits,
     ):
-        self.alone_runs = 0
+        self.lonely_runs = 0
         # Without gates, and with them.
         self._row_bytes = layout.output_bytes, layout.output_bytes + layout.gate_bytes
         self.answer_rows = rows_of_one_answer(layout)
@@ -74,7 +74,7 @@ class Planner:
         """A run of what has just come, where nothing is queued and it is a short one; else it is queued."""
         if (run := self.few()) is not None:
             return run
-        self.alone_runs = 0
+        self.lonely_runs = 0
         if self._queues and self._scheduler.ready:
             self._queues.wake.set()
             return None
@@ -94,7 +94,7 @@ class Planner:
         if (
             not 0 < count <= self._few
             or (self._queues and any(map(self._queues.blocks, steps)))
-            or self._rows.run_time.expected(count, 1) > _SHORT_SECONDS
+            or self._rows.run_time.expected(count, 1) > SHORT_SECONDS
             or (count > 1 and self._apart.mixes(list(steps)))
         ):
             return None
@@ -102,7 +102,7 @@ class Planner:
         if run is not None:
             intake.clear()
             self._scheduler.pass_by(1)
-            self.alone_runs = self.alone_runs + 1 if count == 1 else 0
+            self.lonely_runs = self.lonely_runs + 1 if count <= _LONELY_ROWS else 0
         return run
 
     def _brief(self, batch: Batch) -> bool:
@@ -113,7 +113,7 @@ class Planner:
             and steps <= limits.steps
             and (not self._even or batch.rows == members * steps)
             and members * steps * self._row_bytes[batch.gates] <= _ANSWER_BYTES
-            and self._rows.run_time.expected(members, steps) < _SHORT_SECONDS
+            and self._rows.run_time.expected(members, steps) < SHORT_SECONDS
             and self._scheduler.pass_by(steps)
         )
 
@@ -133,7 +133,7 @@ class Planner:
             int(tick.lengths.sum()),
             any(batch.gates for batch, _, _ in parts),
             min(batch.since for batch, _, _ in parts),
-            "loop" if self._rows.run_time.expected(len(tick.sessions), steps) < _SHORT_SECONDS else "thread",
+            "loop" if self._rows.run_time.expected(len(tick.sessions), steps) < SHORT_SECONDS else "thread",
             None,
             parts,
             tick.offsets,

@@ -105,6 +105,9 @@ class Scheduler:
         entries: how many can be pending, and for each session one that was dropped; the caller admits no more.
         limits: of one tick.
         even: all members of a tick take as many steps.
+
+    Attributes:
+        turns_without_singles: runs, since the latest of single steps.
     """
 
     def __init__(self, sessions: int, entries: int, limits: TickLimits, *, even: bool = False):
@@ -123,7 +126,7 @@ class Scheduler:
         self._chunks = Ring(entries)
         self._controls = Ring(entries)
         self._chunk_turn = False
-        self._turns_without_singles = _CALM_TURNS
+        self.turns_without_singles = _CALM_TURNS
 
     def add(self, work: int, sessions: Ints, lengths: Ints, offsets: Ints, entries: Ints) -> None:
         """Append one entry to each session's queue.
@@ -198,12 +201,12 @@ class Scheduler:
                 if self._even and len(ids):
                     ids, cut = self._of_one_length(ids, cut)
                 self._chunk_turn = False
-                self._turns_without_singles += 1
+                self.turns_without_singles += 1
             elif singles_wait:
                 ids = self._pop(self._singles, limits.rows)
                 cut = 1
                 self._chunk_turn = True
-                self._turns_without_singles = 0
+                self.turns_without_singles = 0
             else:
                 return None
         work = self._work[ids]
@@ -223,7 +226,7 @@ class Scheduler:
             steps: of the longest chunk.
         """
         if steps == 1:
-            self._turns_without_singles = 0
+            self.turns_without_singles = 0
         return steps == 1 or self.calm
 
     @property
@@ -234,7 +237,7 @@ class Scheduler:
     @property
     def calm(self) -> bool:
         """Whether no single steps have come for a while."""
-        return self._turns_without_singles >= _CALM_TURNS
+        return self.turns_without_singles >= _CALM_TURNS
 
     def complete(self, tick: Tick) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Note that the tick's steps are taken.

@@ -237,7 +237,8 @@ class SendQueue:
             account.everyone.bytes -= sent
             self.sending = 0
         self._taker = taker
-        self._go_on()
+        if self._messages or self._ended or self.full:
+            self._go_on()
 
     def _go_on(self) -> None:
         """Give whoever waits for it what is there."""

@@ -37,19 +37,20 @@ class SessionQueues:
     Attributes:
         scheduler: as given.
         wake: set whenever there may be something to do.
+        items: that are queued, by number.
     """
 
     def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
         self.wake = asyncio.Event()
-        self._items: dict[int, Batch | Control] = {}
+        self.items: dict[int, Batch | Control] = {}
         self._last = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def __getitem__(self, number: int) -> Any:
-        return self._items[number]
+        return self.items[number]
 
     def add(self, batch: Batch) -> None:
         """Put a batch's entries into the queues of their sessions."""
@@ -64,19 +65,19 @@ class SessionQueues:
 
     def blocks(self, sessions: int | Ints) -> bool:
         """Whether steps of these sessions would overtake something if they were taken now."""
-        return bool(self._items) and (self.scheduler.ready or not self.scheduler.idle(sessions).all())
+        return bool(self.items) and (self.scheduler.ready or not self.scheduler.idle(sessions).all())
 
     def places(self, dropped: Iterable[Dropped]) -> list[Place]:
         """What the scheduler has dropped."""
-        return [Place(each.session, self._items[each.work], each.entry, each.left) for each in dropped]
+        return [Place(each.session, self.items[each.work], each.entry, each.left) for each in dropped]
 
     def count_off(self, item: Batch | Control, finished: int) -> None:
         """Note that so many of an item's entries are done with."""
         item.unfinished -= finished
         if item.unfinished == 0:
-            del self._items[item.number]
+            del self.items[item.number]
 
     def _number(self, item: Batch | Control) -> None:
         self._last = item.number = self._last + 1
-        self._items[item.number] = item
+        self.items[item.number] = item
         self.wake.set()

@@ -445,7 +445,8 @@ class ClientStream:
     def result(self, handle: int, first: int, length: int, outputs: Sequence[bytes], gates: Sequence[bytes]) -> None:
         """As `ReplySink`."""
         message = self._codec.result(handle, first, length, outputs, gates)
-        self.send_queue.put(message, length, of=self._keys_of((handle,)))
+        queue = self.send_queue
+        queue.put(message, length, of=None if queue.gate is None else self._keys_of((handle,)))
 
     def results(self, handles: Ints, first: Ints, lengths: Ints, outputs: list[Array], gates: list[Array]) -> None:
         """As `ReplySink`."""

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.layout import Column, Gate, Input, LayoutError, ModelLayout, State
@@ -111,6 +113,30 @@ def test_numbers_that_are_none_are_not_good(number: float) -> None:
     assert not X.all_good(np.array([[0, number]], np.float32))
     # The largest numbers are numbers, though their sum is not.
     assert X.all_good(np.full((4, 2), np.finfo(np.float32).max))
+
+
+NUMBERS = {
+    **{
+        kind: np.array(
+            [np.nan, -np.nan, np.inf, -np.inf, 0, -0.0, 1, np.finfo(kind).max, np.finfo(kind).smallest_subnormal], kind
+        )
+        for kind in ("<f2", "<f4", "<f8")
+    },
+    "<i8": np.array([-(2**63), -1, 0, 1, 2, 3, 2**62]),
+    "<i4": np.array([-(2**31), -1, 0, 2, 3, 2**30], "<i4"),
+    "|b1": np.array([0, 1, 2, 255], np.uint8),
+}
+
+
+@given(st.data())
+def test_a_row_is_taken_whose_numbers_are_all_good(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(list(NUMBERS)))
+    limit = data.draw(st.sampled_from([0, 3])) if kind in ("<i8", "<i4") else 0
+    size = data.draw(st.integers(1, 5))
+    item = Input("x", np.dtype(kind), (size,), limit=limit)
+    numbers = data.draw(st.lists(st.sampled_from(range(len(NUMBERS[kind]))), min_size=size, max_size=size))
+    row = NUMBERS[kind][numbers].tobytes()
+    assert item.takes(row) == bool(item.good(item.rows(row)).all())
 
 
 def test_a_data_type_of_a_later_version_is_refused() -> None:

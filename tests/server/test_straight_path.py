@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from gatestream.protos.gatestream.v1 import gatestream_pb2 as pb
 from gatestream.protos.inference import open_inference_grpc_pb2 as oip
 from gatestream.server.backend.few_steps import FewSteps
 from gatestream.server.config import Limits, TickLimits
+from gatestream.server.core import engine
+from gatestream.server.core.alone import Alone
 from gatestream.server.core.catalog import Catalog
 from gatestream.server.core.planner import Planner
 from gatestream.server.transport import codec, oip_codec
@@ -171,13 +174,14 @@ async def live(catalog: Catalog, operations: list[Any]) -> tuple[dict[Any, list[
     return told.by_session, states
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(OPERATIONS, min_size=1, max_size=14))
-async def test_short_cuts_change_nothing(artifact: Path, operations: list[Any]) -> None:
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(OPERATIONS, min_size=1, max_size=14), st.sampled_from([1, 2, 64]))
+async def test_short_cuts_change_nothing(artifact: Path, operations: list[Any], lonely: int) -> None:
     seen = []
     for straight in (False, True):
         async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=straight) as catalog:
-            seen.append(await live(catalog, operations))
+            with patch.object(engine, "_LONELY_RUNS", lonely):
+                seen.append(await live(catalog, operations))
     assert seen[0] == seen[1]
     assert sum(map(len, seen[0][0].values())) >= HANDLES
 
@@ -208,14 +212,15 @@ async def test_the_short_cuts_are_taken(artifact: Path, monkeypatch: pytest.Monk
 
     short_cuts = [
         *((codec._ChunkTemplate, "match"), (codec._StepsTemplate, "match")),
-        *((Planner, "few"), (FewSteps, "run")),
+        *((Planner, "few"), (FewSteps, "run"), (Alone, "step")),
     ]
     for owner, name in short_cuts:
         noted(owner, name)
     # Of three requests the last is recognised, and not read.
     noted(oip_codec, "read")
     read = f"{oip_codec.__name__}.read"
-    alone = [("steps", [0], 1, 1), ("wait",)] * 4
+    monkeypatch.setattr(engine, "_LONELY_RUNS", 2)
+    alone = [("steps", [0], 1, 1), ("wait",)] * 8
     operations = [*alone, ("steps", list(range(HANDLES)), 1, 3), ("infer", 1, 1, 3, True, None)]
     async with serving_here(artifact, limits=LIMITS, tick=TICK, straight=False) as catalog:
         await live(catalog, operations)

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from gatestream.server.backend.artifact import Artifact
+from gatestream.server.backend.deterministic import DeterministicRunner
 from gatestream.server.backend.few_steps import FEW, _BoundSteps
-from gatestream.server.backend.runner import HostRunner
+from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner, Runner
+from gatestream.server.config import TickLimits
 from tests.support.artifacts import POISON
 
 CAPACITY = 40
@@ -35,6 +37,33 @@ def test_few_rows_give_the_bits_of_the_straight_way(lstm_path: Path) -> None:
     assert next(states) == next(states)
 
 
+@pytest.mark.parametrize("how", ["host", "arena", "deterministic"])
+def test_one_row_gives_the_bits_of_few(lstm_path: Path, how: str) -> None:
+    artifact = Artifact.load(lstm_path)
+
+    def made() -> Runner:
+        if how == "arena":
+            return ArenaRunner(artifact, CAPACITY, CPU, 1)
+        runner = HostRunner(artifact, CAPACITY, 1)
+        return runner if how == "host" else DeterministicRunner(runner, artifact.spec, TickLimits(rows=4, steps=2))
+
+    one, few = made(), made()
+    rng = np.random.default_rng(0)
+    initial = [rng.standard_normal((CAPACITY, *state.shape)).astype(state.dtype) for state in artifact.layout.states]
+    for runner in (one, few):
+        runner.write(np.arange(CAPACITY), initial)
+    for slot in rng.integers(0, 5, 30).tolist():
+        x = rng.standard_normal((1, 1, 3), np.float32)
+        for gates in {False, "gates" in lstm_path.name}:
+            wanted = few.step_few([slot], [x], gates)
+            bits = tuple([column.tobytes() for column in columns] for columns in wanted)
+            assert one.step_one(slot, [x.tobytes()], gates) == bits
+    before = [column.tobytes() for column in one.read(np.arange(CAPACITY))]
+    assert before == [column.tobytes() for column in few.read(np.arange(CAPACITY))]
+    assert one.step_one(0, [np.array([1, np.inf, 1], np.float32).tobytes()], False) is None
+    assert before == [column.tobytes() for column in one.read(np.arange(CAPACITY))]
+
+
 def test_a_bound_run_that_fails_changes_no_row(accumulator_path: Path) -> None:
     runner = HostRunner(Artifact.load(accumulator_path), CAPACITY, 1)
     runner.write(np.arange(3), [np.arange(6, dtype=np.float32).reshape(3, 2)])
@@ -42,6 +71,8 @@ def test_a_bound_run_that_fails_changes_no_row(accumulator_path: Path) -> None:
     poisoned[1] = POISON
     with pytest.raises(Exception, match="out of data bounds"):
         runner.step_few([0, 1, 2], [poisoned], gates=False)
+    with pytest.raises(Exception, match="out of data bounds"):
+        runner.step_one(1, [poisoned[1].tobytes()], False)
     assert runner.read(np.arange(3))[0].tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
