@@ -218,7 +218,20 @@ class Engine:
         if at_once and length == 1 and not (intake.steps or intake.message is not None or self._queues.items):
             taken = self._alone.step(owner, session, first, columns, reply_mask)
             if taken is not None:
-                self._took_one(owner, handle, taken, reply_mask)
+                # As `_complete`, without the call.
+                seconds = self.rows.seconds
+                # After one that was long, how long the next one takes is to be looked at.
+                self._planner.lonely_runs = lonely + 1 if seconds < SHORT_SECONDS else 0
+                self._scheduler.turns_without_singles = 0
+                self.admission.seconds_per_row = seconds
+                self._runs += (1, 1, 0.0, seconds, "alone")
+                if len(self._runs) >= _MOST_RUNS:
+                    self.counted()
+                position, outputs, gates = taken
+                try:
+                    owner.result(handle, position, 1, outputs if reply_mask & OUTPUTS else (), gates)
+                except Exception as error:
+                    owner.failed(error)
                 return True
         if session in intake.steps or intake.message is not None or intake.rows >= self._gathered:
             self.edits.take_in()
@@ -449,24 +462,6 @@ class Engine:
                 got = ([column[members] for column in columns] for columns in (outputs, gates))
                 self._answers.complete(batch, entries, first[members], tick.lengths[members], *got)
                 self._queues.count_off(batch, int(finished[members].sum()))
-
-    def _took_one(
-        self, owner: ReplySink, handle: int, taken: tuple[int, Sequence[bytes], Sequence[bytes]], reply_mask: int
-    ) -> None:
-        """As `_complete`, of a step that `Alone` has taken."""
-        seconds = self.rows.seconds
-        # After one that was long, how long the next one takes is to be looked at.
-        self._planner.lonely_runs = self._planner.lonely_runs + 1 if seconds < SHORT_SECONDS else 0
-        self._scheduler.turns_without_singles = 0
-        self.admission.seconds_per_row = seconds
-        self._runs += (1, 1, 0.0, seconds, "alone")
-        if len(self._runs) >= _MOST_RUNS:
-            self.counted()
-        position, outputs, gates = taken
-        try:
-            owner.result(handle, position, 1, outputs if reply_mask & OUTPUTS else (), gates)
-        except Exception as error:
-            owner.failed(error)
 
     def _not_made(self, run: Run, error: Exception) -> None:
         """A run failed, and no state has changed: have it made again in parts, or refuse its one member's steps."""

@@ -190,38 +190,38 @@ class Streams:
         await self._none.wait()
 
     async def _read(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
+        send_queue, receive = conversation.send_queue, conversation.receive
+        stats = self._models.stats.streams[conversation.protocol]
         try:
             try:
-                await self._receive_all(conversation, messages)
+                async for message in messages:
+                    stats.received += 1
+                    if len(message) <= _SHORT_BYTES:
+                        receive(message)
+                    else:
+                        await self._receive_long(receive, message)
+                    if send_queue.full:
+                        await send_queue.room()
             except InvalidRequest as error:
                 # What was accepted before it is answered first.
-                conversation.send_queue.failure = error
+                send_queue.failure = error
             conversation.half_close()
         except Exception as error:
-            conversation.send_queue.fail(error)
+            send_queue.fail(error)
 
-    async def _receive_all(self, conversation: Conversation, messages: AsyncIterator[bytes]) -> None:
-        send_queue, receive, clock = conversation.send_queue, conversation.receive, time.perf_counter
-        stats = self._models.stats.streams[conversation.protocol]
-        async for message in messages:
-            stats.received += 1
-            size = len(message)
-            if size <= _SHORT_BYTES:
+    async def _receive_long(self, receive: Callable[[bytes], None], message: bytes) -> None:
+        """Have a message received that may name much; of those who send such, one goes on in each turn of the loop."""
+        if len(message) > _LARGE_BYTES:
+            # Many may have come in the same turn.
+            async with self._long:
                 receive(message)
-            elif size <= _LARGE_BYTES:
-                began = clock()
-                receive(message)
-                if clock() - began > _LONG_SECONDS:
-                    # Of those who send such messages one goes on in each turn of the loop. The others are not held up.
-                    async with self._long:
-                        await asyncio.sleep(0)
-            else:
-                # Many may have come in the same turn.
-                async with self._long:
-                    receive(message)
-                    await asyncio.sleep(0)
-            if send_queue.full:
-                await send_queue.room()
+                await asyncio.sleep(0)
+            return
+        began = time.perf_counter()
+        receive(message)
+        if time.perf_counter() - began > _LONG_SECONDS:
+            async with self._long:
+                await asyncio.sleep(0)
 
     def _admit(self) -> Caller:
         caller = CALLER.get()
