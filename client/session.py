@@ -101,7 +101,9 @@ class SessionView(LaneView):
 
     def _of_step(self, x: Inputs) -> Chunk:
         session_queue = self._queue
-        columns = [array[np.newaxis, np.newaxis] for array in session_queue.layout.encode(x, ())]
+        columns = session_queue.layout.encode(x, ())
+        for k, array in enumerate(columns):
+            columns[k] = array[np.newaxis, np.newaxis]
         return Chunk(members=session_queue.members, columns=columns, length=1)
 
     def _of_run(self, xs: Inputs) -> Chunk:

@@ -207,6 +207,8 @@ class Link:
 
     def _flush(self) -> None:
         self._send()
+        if self._multiplexer.usual:
+            return
         if self._multiplexer.over:
             self._sender.finish()
         retry_in = self._multiplexer.retry_in

@@ -88,7 +88,7 @@ class Attached:
             ConnectionLostError: another worker of the server has the sessions; nor is it then.
         """
         if self.batcher.taken_whole(data):
-            if self.returning:
+            if self.returning.lanes:
                 self.go_on()
             return
         try:
@@ -114,7 +114,7 @@ class Attached:
         elif kind == "going_away":
             self.going_away = True
         # Of a kind that a later server may know and this client does not: nothing that was asked for.
-        if self.returning:
+        if self.returning.lanes:
             self.go_on()
 
     def go_on(self) -> None:
@@ -184,7 +184,7 @@ class Attached:
                 continue
             if isinstance(failure, DrainingError):
                 self.going_away = True
-            if isinstance(failure, SessionElsewhereError) and not self.useful and self.returning:
+            if isinstance(failure, SessionElsewhereError) and not self.useful and self.returning.lanes:
                 # All of them were on one stream, so in one worker.
                 raise ConnectionLostError("the connection leads to another worker than the one that has the sessions")
             if isinstance(failure, HandleUnknownError):

@@ -142,20 +142,14 @@ class InFlight:
             self.due = False
         return rows
 
-    def firsts(self) -> bytes:
-        """Positions of the first steps, as the wire has them."""
-        return varints(self.base)
-
-    def entry_lengths(self) -> bytes:
-        """Steps of each row, as the wire has them."""
-        return varint(self.length) * len(self.base) if self.ragged is None else varints(self.ragged)
-
-    def inputs(self) -> list[Array]:
-        """Per input, all steps of all rows, one after another."""
+    def entries(self) -> tuple[bytes, bytes, list[Array]]:
+        """Lengths and positions of all rows, as the wire has them, and per input all their steps, one after another."""
         if self.ragged is None:
-            return [np.ascontiguousarray(column) for column in self.columns]
+            count = len(self.base)
+            first = varint(self.base.item(0)) if count == 1 else varints(self.base)
+            return varint(self.length) * count, first, list(map(np.ascontiguousarray, self.columns))
         real = _real(self.ragged, self.length)
-        return [column[real] for column in self.columns]
+        return varints(self.ragged), varints(self.base), [column[real] for column in self.columns]
 
     def entries_again(self, rows: Ints) -> tuple[bytes, bytes, list[Array]]:
         """Lengths, positions and inputs of what these rows lack."""

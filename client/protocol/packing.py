@@ -99,8 +99,10 @@ def steps(ready: Iterable[SessionQueue], room: int) -> tuple[bytes, Parcel, int]
         if session_queue.in_flight is None and session_queue.full:
             continue
         in_flight = session_queue.in_flight or session_queue.start_steps(room - rows)
-        count = in_flight.sendable_steps if in_flight is not None else 0
-        if in_flight is None or count > room - rows:
+        if in_flight is None:
+            break
+        count = in_flight.sendable_steps if in_flight.due else in_flight.steps
+        if count > room - rows:
             break
         rows += count
         longest = max(longest, in_flight.length)
@@ -111,7 +113,7 @@ def steps(ready: Iterable[SessionQueue], room: int) -> tuple[bytes, Parcel, int]
             length, first, columns = in_flight.entries_again(resent)
         else:
             handles.append(session_queue.handle_bytes(in_flight.members))
-            length, first, columns = in_flight.entry_lengths(), in_flight.firsts(), in_flight.inputs()
+            length, first, columns = in_flight.entries()
         lengths.append(length)
         firsts.append(first)
         if len(columns) == 1:

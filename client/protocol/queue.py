@@ -109,7 +109,10 @@ class SessionQueue:
     @property
     def full(self) -> bool:
         """Whether its next steps have to wait until there is room for them in the log."""
-        return self.log is not None and self.log.budget.full
+        if self.log is None:
+            return False
+        budget = self.log.budget
+        return budget.used >= budget.limit
 
     def handle_bytes(self, members: Ints) -> bytes:
         """The members' handles, as the wire has them."""

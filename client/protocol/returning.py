@@ -35,6 +35,7 @@ class Returning:
     """Belongs to one stream.
 
     Attributes:
+        lanes: what comes back, by the queue that it comes back in.
         refused: the server opens nothing more, since it is stopping.
     """
 
@@ -42,22 +43,19 @@ class Returning:
         self._handles = handles
         self._batcher = batcher
         self._chunk_length = chunk_length
-        self._by_lane: dict[SessionQueue, Resumption] = {}
+        self.lanes: dict[SessionQueue, Resumption] = {}
         # Those of which there is news, and those that are to be asked again later.
         self._news: list[Resumption] = []
         self._later: list[Resumption] = []
         self._retry_in: list[float] = []
         self.refused = False
 
-    def __bool__(self) -> bool:
-        return bool(self._by_lane)
-
     def begin(self, session_queue: SessionQueue, members: Iterable[int]) -> None:
         """Have members opened again, by the handles that they have now."""
         for member in members:
             resumption = Resumption(session_queue, member, self._chunk_length, self._hear)
             lane = resumption.lane
-            self._by_lane[lane] = resumption
+            self.lanes[lane] = resumption
             self._handles.assign(lane.handles, lane, lane.members)
             self._batcher.mark(lane)
 
@@ -73,18 +71,18 @@ class Returning:
 
     def of(self, lane: SessionQueue) -> Resumption | None:
         """What comes back in this lane; None: it is a queue of its own."""
-        return self._by_lane.get(lane)
+        return self.lanes.get(lane)
 
     def owner(self, session_queue: SessionQueue, members: Ints) -> tuple[SessionQueue, Ints]:
         """Whose session it is that has the handle of these members."""
-        resumption = self._by_lane.get(session_queue)
+        resumption = self.lanes.get(session_queue)
         if resumption is None:
             return session_queue, members
         return resumption.session_queue, np.array([resumption.member])
 
     def opened(self, lane: SessionQueue, opened: pb.Opened) -> bool:
         """Take `Opened`; False: it is not about one of these."""
-        resumption = self._by_lane.get(lane)
+        resumption = self.lanes.get(lane)
         if resumption is None:
             return False
         resumption.opened(opened)
@@ -98,7 +96,7 @@ class Returning:
         """Ask again what was refused for a while."""
         later, self._later = self._later, []
         for resumption in later:
-            if resumption.lane in self._by_lane:
+            if resumption.lane in self.lanes:
                 if resumption.opening:
                     resumption.raise_epoch()
                 self._batcher.again(resumption.lane)
@@ -108,7 +106,7 @@ class Returning:
         news, self._news = self._news, []
         touched = []
         for resumption in news:
-            if resumption.lane not in self._by_lane:
+            if resumption.lane not in self.lanes:
                 continue
             error = resumption.news()
             if error is not None:
@@ -133,7 +131,7 @@ class Returning:
     def _back(self, resumption: Resumption) -> None:
         """It stands where its caller left it."""
         session_queue, member, lane = resumption.session_queue, resumption.member, resumption.lane
-        del self._by_lane[lane]
+        del self.lanes[lane]
         self._handles.assign(lane.handles, session_queue, np.array([member]))
         self._handles.forget(lane)
         in_flight = session_queue.in_flight
@@ -143,7 +141,7 @@ class Returning:
 
     def _failed(self, resumption: Resumption, error: GatestreamError) -> None:
         session_queue, member, lane = resumption.session_queue, resumption.member, resumption.lane
-        del self._by_lane[lane]
+        del self.lanes[lane]
         self._handles.release(lane, lane.members, _NONE)
         self._handles.forget(lane)
         if isinstance(error, DrainingError):

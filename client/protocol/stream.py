@@ -67,6 +67,12 @@ class Multiplexer:
         return self._lost is not None
 
     @property
+    def usual(self) -> bool:
+        """Whether the stream goes on and nothing is to be retried: it is not `over`, and `retry_in` is None."""
+        attached = self._attached
+        return not (attached.going_away or self._ending or attached.returning.lanes)
+
+    @property
     def over(self) -> bool:
         """Whether nothing is left to do on this stream, and it is to end: the server is stopping, or the client is."""
         return (self._attached.going_away or self._ending) and not self._attached.queues
@@ -136,7 +142,8 @@ class Multiplexer:
     def take(self) -> list[bytes]:
         """The messages that may leave now, in order."""
         messages = self._batcher.take()
-        if self._budget is not None and self._budget.full:
+        budget = self._budget
+        if budget is not None and budget.used >= budget.limit:
             messages += acknowledgement(self._attached.queues)
         return messages
 
@@ -282,4 +289,6 @@ class Multiplexer:
         if not kept or self._ending:
             return False
         # What a server remembers by itself ends with it, and goes on there until then.
-        return self._limits.store != "memory" or (not self._attached.returning and all(each.away for each in kept))
+        return self._limits.store != "memory" or (
+            not self._attached.returning.lanes and all(each.away for each in kept)
+        )

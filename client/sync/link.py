@@ -197,8 +197,9 @@ class Link:
             messages = self._multiplexer.take()
             for message in messages:
                 wire.send(message)
-            over = self._multiplexer.over
-            retry_in = self._multiplexer.retry_in
+            over, retry_in = False, None
+            if not self._multiplexer.usual:
+                over, retry_in = self._multiplexer.over, self._multiplexer.retry_in
         # The lock is free again: others may ask meanwhile.
         if messages:
             wire.flush()

@@ -48,6 +48,7 @@ class Network:
 
     def flush(self) -> None:
         messages = self.multiplexer.take()
+        assert not (self.multiplexer.usual and self.multiplexer.over)
         if self.connection is not None:
             self.connection.sent.extend(pb.ClientMessage.FromString(each) for each in messages)
             if self.multiplexer.over:
