@@ -2,7 +2,6 @@
 
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.deterministic import DeterministicRunner
-from gatestream.server.backend.few_steps import FEW, _BoundSteps
+from gatestream.server.backend.few_steps import FEW, _Buffers
 from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner, Runner
 from gatestream.server.config import TickLimits
 from tests.support.artifacts import POISON
@@ -92,7 +91,7 @@ class Forgetful:
 def test_every_buffer_of_a_bound_run_is_kept(lstm_path: Path, rows: int) -> None:
     layout, binding = Artifact.load(lstm_path).layout, Forgetful()
     arenas = [np.zeros((CAPACITY, *state.shape), state.dtype) for state in layout.states]
-    bound = _BoundSteps(SimpleNamespace(io_binding=lambda: binding), lambda array: array, layout, arenas, rows, True)
+    bound = _Buffers(binding, lambda array: array, layout, arenas, rows, True)
     names = [item.name for item in (*layout.inputs, *layout.states, *layout.outputs, *layout.gates)]
     assert binding.bound.keys() == {layout.length, *names, *(state.after for state in layout.states)}
     assert [name for name, buffer in binding.bound.items() if buffer() is None] == []

@@ -14,15 +14,15 @@ from gatestream.server.backend.runner import HostRunner
 from gatestream.server.backend.state import StateRows
 from gatestream.server.config import Limits
 from gatestream.server.core.accounts import Accounts
-from gatestream.server.core.admission import Admission, Caller
+from gatestream.server.core.admission import Admission
 from gatestream.server.core.alone import Alone
 from gatestream.server.core.batches import GATES, OUTPUTS
 from gatestream.server.core.sessions import SessionTable
+from gatestream.server.errors import Exhausted
 from tests.support.artifacts import POISON
 from tests.support.engine import Recorder
 
 SESSIONS = 4
-LIMITS = Limits(rows=12, rows_per_stream=6, chunk_length=6)
 
 
 class Model:
@@ -130,14 +130,27 @@ def test_what_is_not_as_simple_is_left_as_it_is(accumulator_path: Path, why: str
     assert model.all() == before
 
 
-@given(pending=st.integers(0, 14), rows=st.integers(1, 8), mask=st.sampled_from([OUTPUTS, GATES, OUTPUTS | GATES]))
-def test_room_is_what_admission_lets_in(accumulator_path: Path, pending: int, rows: int, mask: int) -> None:
-    admission, accounts = Admission(Artifact.load(accumulator_path).layout, LIMITS), Accounts(LIMITS)
-    owner, other = Caller(accounts.of("tenant")), Caller(accounts.of("tenant"))
-    admission.take(other, pending, unlimited=True)
-    if admission.has_room(owner, rows, mask):
-        admission.take(owner, rows, mask)
-        assert owner.rows == rows
+@given(mask=st.sampled_from([OUTPUTS, OUTPUTS | GATES]), data=st.data())
+def test_there_is_room_where_admission_says_so(lstm_path: Path, mask: int, data: st.DataObject) -> None:
+    """Of what others, and other models, have pending of the same tenant."""
+    model = Model(lstm_path)
+    owner, account, admission = model.owner, model.owner.account, model.admission
+    size = admission.row_bytes[mask]
+    owner.rows = data.draw(around(admission.stream_rows[mask], 1))
+    account.rows = data.draw(around(account.most_rows, 1))
+    account.bytes = data.draw(around(account.most_bytes, size))
+    account.everyone.bytes = data.draw(around(account.everyone.most_bytes, size))
+    got = model.step(model.sessions[0], np.zeros(3), mask=mask if "gates" in lstm_path.name else OUTPUTS)
+    if got is not None:
+        owner.rows -= 1
+    try:
+        admission.take(owner, 1, mask if "gates" in lstm_path.name else OUTPUTS)
+    except Exhausted:
+        assert got is None
     else:
-        with pytest.raises(Exception, match="would be over"):
-            admission.take(owner, rows, mask)
+        assert got is not None
+
+
+def around(most: int, one: int) -> st.SearchStrategy[int]:
+    """What leaves room for one more, or just not."""
+    return st.sampled_from([0, most - one - 1, most - one, most - one + 1, most])
