@@ -101,7 +101,7 @@ class Input(Column):
             # What is not finite has an exponent of ones, of which seven are in the last byte.
             # https://en.wikipedia.org/wiki/IEEE_754#Basic_and_interchange_formats
             leading = row[size - 1 :: size]
-            if b"\x7f" not in leading and b"\xff" not in leading:
+            if leading.find(b"\x7f") < 0 and leading.find(b"\xff") < 0:
                 return True
         elif self.limit and len(row) == size:
             # Below 0 is far above here too.

@@ -64,9 +64,11 @@ class FewSteps:
         for state, arena in buffers.gathered:
             state[0] = arena[slot]
         self._session.run_with_iobinding(buffers.binding)
+        # Before the state is written: there may be too little memory for it.
+        made = list(map(_to_bytes, buffers.outputs)), list(map(_to_bytes, buffers.gates))
         for arena, state in buffers.scattered:
             arena[slot] = state[0]
-        return list(map(_to_bytes, buffers.outputs)), list(map(_to_bytes, buffers.gates))
+        return made
 
     def _bind(self, rows: int, gates: bool) -> "_Buffers":
         made = _Buffers(self._session.io_binding(), *self._bound_to, rows, gates)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import structlog
 
-from gatestream.protos.layout import Input, State
+from gatestream.protos.layout import State
 from gatestream.server.arrays import Array, Ints
 from gatestream.server.backend.artifact import (
     DUE_SLOTS,
@@ -86,8 +86,9 @@ class Runner(Protocol):
             gates: whether the gate activations are wanted.
 
         Returns:
-            The outputs and the gates, in the layout's order, a row of each. None, and nothing has changed: there is a
-            number that the model does not take.
+            The outputs and the gates, in the layout's order, a row of each. None: there is a number that the model does
+            not take, or this runner has no shorter way than `step_few`. Then, and when this raises, nothing has
+            changed.
         """
 
     def read(self, slots: Ints) -> list[Array]:
@@ -95,20 +96,6 @@ class Runner(Protocol):
 
     def write(self, slots: Ints, states: Sequence[Array]) -> None:
         """Set rows of state; shapes as `read` gives them."""
-
-
-def step_one(
-    runner: Runner, taken: Sequence[Input], slot: int, columns: Sequence[bytes], gates: bool
-) -> tuple[list[bytes], list[bytes]] | None:
-    """`Runner.step_one`, by `Runner.step_few`."""
-    inputs = []
-    for item, column in zip(taken, columns, strict=True):
-        rows = item.rows(column)
-        if not item.all_good(rows):
-            return None
-        inputs.append(rows[None])
-    outputs, shown = runner.step_few([slot], inputs, gates)
-    return [column.tobytes() for column in outputs], [column.tobytes() for column in shown]
 
 
 def load_runner(
@@ -147,7 +134,7 @@ class HostRunner:
     provider = CPU
 
     def __init__(self, artifact: Artifact, capacity: int, threads: int, *, straight: bool = False):
-        self.layout = layout = artifact.layout
+        layout = artifact.layout
         self._session = _session(artifact.model, CPU, threads, layout.name)
         self.placements = _placements(self._session)
         self._inputs = [item.name for item in layout.inputs]
@@ -270,7 +257,7 @@ class ArenaRunner:
 
     def step_one(self, slot: int, columns: Sequence[bytes], gates: bool) -> tuple[list[bytes], list[bytes]] | None:
         """As `Runner`."""
-        return step_one(self, self._layout.inputs, slot, columns, gates)
+        return None
 
     def read(self, slots: Ints) -> list[Array]:
         """As `Runner`."""

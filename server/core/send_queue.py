@@ -160,7 +160,8 @@ class SendQueue:
                     self._append(each, number)
         if self._waiting and self.gate is not None:
             self.gate.hold(self)
-        self._go_on()
+        if self._messages or (self._ended and not self._waiting):
+            self._go_on()
 
     def _what_is_so(
         self, item: tuple[bytes | Pieces, int, int], of: Any, void: Void

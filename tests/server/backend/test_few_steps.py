@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gatestream.server.backend import few_steps
 from gatestream.server.backend.artifact import Artifact
 from gatestream.server.backend.deterministic import DeterministicRunner
 from gatestream.server.backend.few_steps import FEW, _Buffers
-from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner, Runner
+from gatestream.server.backend.runner import CPU, ArenaRunner, HostRunner
 from gatestream.server.config import TickLimits
 from tests.support.artifacts import POISON
 
@@ -36,17 +37,9 @@ def test_few_rows_give_the_bits_of_the_straight_way(lstm_path: Path) -> None:
     assert next(states) == next(states)
 
 
-@pytest.mark.parametrize("how", ["host", "arena", "deterministic"])
-def test_one_row_gives_the_bits_of_few(lstm_path: Path, how: str) -> None:
+def test_one_row_gives_the_bits_of_few(lstm_path: Path) -> None:
     artifact = Artifact.load(lstm_path)
-
-    def made() -> Runner:
-        if how == "arena":
-            return ArenaRunner(artifact, CAPACITY, CPU, 1)
-        runner = HostRunner(artifact, CAPACITY, 1)
-        return runner if how == "host" else DeterministicRunner(runner, artifact.spec, TickLimits(rows=4, steps=2))
-
-    one, few = made(), made()
+    one, few = (HostRunner(artifact, CAPACITY, 1) for _ in range(2))
     rng = np.random.default_rng(0)
     initial = [rng.standard_normal((CAPACITY, *state.shape)).astype(state.dtype) for state in artifact.layout.states]
     for runner in (one, few):
@@ -61,6 +54,28 @@ def test_one_row_gives_the_bits_of_few(lstm_path: Path, how: str) -> None:
     assert before == [column.tobytes() for column in few.read(np.arange(CAPACITY))]
     assert one.step_one(0, [np.array([1, np.inf, 1], np.float32).tobytes()], False) is None
     assert before == [column.tobytes() for column in one.read(np.arange(CAPACITY))]
+
+
+def test_other_runners_leave_one_row_to_the_general_way(lstm_path: Path) -> None:
+    artifact = Artifact.load(lstm_path)
+    host, limits = HostRunner(artifact, CAPACITY, 1), TickLimits(rows=4, steps=2)
+    for runner in (ArenaRunner(artifact, CAPACITY, CPU, 1), DeterministicRunner(host, artifact.spec, limits)):
+        assert runner.step_one(0, [bytes(12)], False) is None
+
+
+def test_outputs_that_cannot_be_copied_leave_the_row_as_it_was(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = HostRunner(Artifact.load(accumulator_path), CAPACITY, 1)
+    runner.write(np.arange(2), [np.ones((2, 2), np.float32)])
+
+    def full(_array: Any) -> bytes:
+        raise MemoryError("there is no room for a copy")
+
+    monkeypatch.setattr(few_steps, "_to_bytes", full)
+    with pytest.raises(MemoryError):
+        runner.step_one(1, [np.ones(2, np.float32).tobytes()], False)
+    assert runner.read(np.arange(2))[0].tolist() == [[1, 1], [1, 1]]
 
 
 def test_a_bound_run_that_fails_changes_no_row(accumulator_path: Path) -> None:

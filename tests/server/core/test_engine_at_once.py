@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatestream.server.arrays import Ints
+from gatestream.server.backend import few_steps
 from gatestream.server.core import engine
 from gatestream.server.core.batches import OUTPUTS
 from tests.support.artifacts import POISON
@@ -223,6 +224,26 @@ async def test_after_a_long_run_the_next_step_is_not_taken_alone(accumulator_pat
         assert owner.heard == []
         await b.engine.quiet()
         assert owner.take() == [("results", [0], [71], [1], [72])]
+
+
+async def test_a_step_whose_outputs_cannot_be_copied_is_taken_once(
+    accumulator_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(accumulator_path) as b:
+        owner = Recorder()
+        slot = await alone(b, owner)
+        copy, failures = few_steps._to_bytes, [MemoryError("there is no room for a copy")]
+
+        def full_once(array: Any) -> bytes:
+            if failures:
+                raise failures.pop()
+            return copy(array)
+
+        monkeypatch.setattr(few_steps, "_to_bytes", full_once)
+        for _ in range(2):
+            one(b, owner, 0, slot, 1)
+            await b.engine.quiet()
+        assert owner.take() == [("results", [0], [70], [2], [71, 72])]
 
 
 async def test_an_owner_that_cannot_be_told_is_failed_and_the_session_has_taken_its_step(

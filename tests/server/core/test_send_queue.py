@@ -229,3 +229,17 @@ async def test_a_taker_that_was_cancelled_takes_the_next_message_with_it() -> No
     queue.put(b"first", 1)
     assert queue.unread
     queue.discard()
+
+
+async def test_a_queue_that_is_full_of_what_waits_stays_so_while_nothing_is_let_out() -> None:
+    queue, gate = SendQueue(account()), Gate()
+    queue.gate = gate
+    Giver(queue)
+    earlier = gate.begin()
+    for _ in range(300):
+        queue.put(b"answer", 1)
+    assert queue.full
+    gate.stored(earlier)
+    assert queue.full
+    gate.stored(gate.begin())
+    assert not queue.full
