@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from gatestream.server.core.send_queue import Item, SendQueue
+from gatestream.server.core.send_queue import Item, Pieces, SendQueue
 from gatestream.server.telemetry import StreamStats
+
+_LARGE: Final = 2**16
 
 
 class Writable(Protocol):
@@ -34,8 +36,8 @@ class Writer:
         sender: whose messages.
         call: that nobody else writes to.
         stats: of the streams.
-        prompt: a write is begun where the message is made. A task would begin it in the loop's next turn, which costs
-            more than many a step of a model.
+        prompt: a write is begun where the message is made, if that is not large. A task begins it in the loop's next
+            turn, which costs more than many a step of a model.
     """
 
     def __init__(self, sender: Sends, call: Writable, stats: StreamStats, *, prompt: bool):
@@ -64,16 +66,20 @@ class Writer:
         # Before it goes out: who waits for an answer and then sends may send as much as before.
         self._sender.rows -= rows
         self._stats.sent += 1
+        if not self._prompt or len(message) > _LARGE:
+            # What is large takes its time, and whoever has made it has just taken his.
+            asyncio.get_running_loop().create_task(self._write(message)).add_done_callback(self._written)
+            return
         try:
             self._writing = self._call.write(bytes(message))
         except Exception as error:
-            # As where there is too little memory to join its pieces.
+            # As where there is too little memory for it.
             self._end(error)
-            return
-        if self._prompt:
-            self._go_on()
         else:
-            asyncio.get_running_loop().create_task(self._writing).add_done_callback(self._written)
+            self._go_on()
+
+    async def _write(self, message: bytes | Pieces) -> None:
+        await self._call.write(bytes(message))
 
     def _go_on(self, _done: object = None) -> None:
         """Do what a task does: run the write until it waits for gRPC."""

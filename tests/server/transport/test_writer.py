@@ -77,6 +77,19 @@ async def test_a_message_leaves_where_it_is_made() -> None:
     assert (stream.call.begun, stream.rows) == ([b"a"], 5)
 
 
+async def test_a_large_message_leaves_in_a_turn_of_its_own() -> None:
+    stream = Stream(prompt=True)
+    await turns()
+    stream.send_queue.put(Pieces([bytes(2**16), b"x"]), 1)
+    assert (stream.call.begun, stream.rows) == ([], 5)
+    await turns()
+    assert stream.call.begun == [bytes(2**16) + b"x"]
+    stream.send_queue.put(b"b", 1)
+    stream.call.under_way[0].set_result(None)
+    await turns()
+    assert stream.call.begun[1:] == [b"b"]
+
+
 async def test_the_end_is_that_of_the_queue(stream: Stream) -> None:
     assert not stream.written.done()
     stream.send_queue.end()
