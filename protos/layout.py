@@ -71,9 +71,8 @@ class Column:
 
     def all_good(self, column: Array) -> bool:
         """Whether the model takes all of these numbers."""
-        good = np.isfinite(column) if self.dtype.kind == "f" else self.good(column)
         # As fast as anything on many numbers, and twice as fast on few.
-        return b"\0" not in good.tobytes()
+        return b"\0" not in self.good(column).tobytes()
 
 
 @dataclass(frozen=True, slots=True)

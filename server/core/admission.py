@@ -43,8 +43,6 @@ class Admission:
         rows: pending.
         most: that may be.
         seconds_per_row: what one takes, by the latest ticks.
-        row_bytes: that a row is counted for, by what is wanted back, as bits: 1 the outputs, 2 the gates.
-        stream_rows: that one stream may have, the same way.
     """
 
     def __init__(self, layout: ModelLayout, limits: Limits):
@@ -60,8 +58,9 @@ class Admission:
         self._most_of_a_stream = [
             min(limits.rows_per_stream, limits.reply_bytes_per_stream // size) for size in (outputs, outputs + gates)
         ]
-        self.row_bytes = [ITEM_BYTES + inputs + answer for answer in (0, outputs, gates, outputs + gates)]
-        self.stream_rows = [self._most_of_a_stream[reply_mask >= 2] for reply_mask in range(4)]
+        # By what is wanted back, as bits: 1 the outputs, 2 the gates.
+        self._row_bytes = [ITEM_BYTES + inputs + answer for answer in (0, outputs, gates, outputs + gates)]
+        self._stream_rows = [self._most_of_a_stream[reply_mask >= 2] for reply_mask in range(4)]
 
     def most_rows(self, gates: bool) -> int:
         """Rows that one stream may have in flight, answered with the gates or without."""
@@ -79,34 +78,35 @@ class Admission:
         Raises:
             Exhausted: too much is pending.
         """
-        pending = self.rows + rows
+        if not (unlimited or self.has_room(owner, rows, reply_mask)):
+            self._check(owner, rows, reply_mask)
+        size = rows * self._row_bytes[reply_mask]
+        account = owner.account
+        self.rows += rows
+        owner.rows += rows
+        account.rows += rows
+        account.bytes += size
+        account.everyone.bytes += size
+
+    def has_room(self, owner: Holder, rows: int, reply_mask: int) -> bool:
+        """Whether there is room at a first look, which counts what is being sent; `take` looks again where not."""
         account = owner.account
         everyone = account.everyone
-        size = rows * self.row_bytes[reply_mask]
-        held = owner.rows + rows
-        of_tenant = account.rows + rows
-        bytes_ = account.bytes + size
-        all_bytes = everyone.bytes + size
-        if (
-            pending > self.most
-            or held > self.stream_rows[reply_mask]
-            or of_tenant > account.most_rows
-            or bytes_ > account.most_bytes
-            or all_bytes > everyone.most_bytes
-        ) and not unlimited:
-            self._check(owner, rows, reply_mask)
-        self.rows = pending
-        owner.rows = held
-        account.rows = of_tenant
-        account.bytes = bytes_
-        everyone.bytes = all_bytes
+        size = rows * self._row_bytes[reply_mask]
+        return (
+            self.rows + rows <= self.most
+            and owner.rows + rows <= self._stream_rows[reply_mask]
+            and account.rows + rows <= account.most_rows
+            and account.bytes + size <= account.most_bytes
+            and everyone.bytes + size <= everyone.most_bytes
+        )
 
     def computed(self, owner: Holder, rows: int, reply_mask: int = 0) -> None:
         """Rows are pending no more. Their owner has them until they are sent, and their bytes are the answer's."""
         self.rows -= rows
         account = owner.account
         account.rows -= rows
-        size = rows * self.row_bytes[reply_mask]
+        size = rows * self._row_bytes[reply_mask]
         account.bytes -= size
         account.everyone.bytes -= size
 
@@ -120,12 +120,12 @@ class Admission:
         account = owner.account
         if self.rows + rows > self.most:
             raise self._all_taken(rows)
-        if owner.rows + rows > self.stream_rows[reply_mask]:
-            raise self._full(f"{owner.rows} in flight", rows, "the stream's", self.stream_rows[reply_mask])
+        if owner.rows + rows > self._stream_rows[reply_mask]:
+            raise self._full(f"{owner.rows} in flight", rows, "the stream's", self._stream_rows[reply_mask])
         if account.rows + rows > account.most_rows:
             raise self._full(f"{account.rows} pending", rows, "this tenant's", account.most_rows)
         # A client may send as soon as it has an answer, which is then still counted as being sent.
-        size, sending = rows * self.row_bytes[reply_mask], owner.send_queue.sending
+        size, sending = rows * self._row_bytes[reply_mask], owner.send_queue.sending
         if account.bytes - sending + size > account.most_bytes:
             raise self._too_large(size, account.bytes, "this tenant's", account.most_bytes)
         everyone = account.everyone

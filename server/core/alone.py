@@ -46,18 +46,7 @@ class Alone:
         """
         sessions, rows = self._sessions, self._rows
         position = sessions.accepted.item(session)
-        if first not in (-1, position):
-            return None
-        # As `Admission.take`, of one row, without the call.
-        admission, account = self._admission, owner.account
-        everyone, size = account.everyone, admission.row_bytes[reply_mask]
-        if (
-            admission.rows >= admission.most
-            or owner.rows >= admission.stream_rows[reply_mask]
-            or account.rows >= account.most_rows
-            or account.bytes + size > account.most_bytes
-            or everyone.bytes + size > everyone.most_bytes
-        ):
+        if first not in (-1, position) or not self._admission.has_room(owner, 1, reply_mask):
             return None
         try:
             made = rows.step_one(sessions.slot.item(session), columns, gates=reply_mask >= GATES)

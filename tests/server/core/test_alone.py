@@ -135,8 +135,8 @@ def test_there_is_room_where_admission_says_so(lstm_path: Path, mask: int, data:
     """Of what others, and other models, have pending of the same tenant."""
     model = Model(lstm_path)
     owner, account, admission = model.owner, model.owner.account, model.admission
-    size = admission.row_bytes[mask]
-    owner.rows = data.draw(around(admission.stream_rows[mask], 1))
+    size = admission._row_bytes[mask]
+    owner.rows = data.draw(around(admission._stream_rows[mask], 1))
     account.rows = data.draw(around(account.most_rows, 1))
     account.bytes = data.draw(around(account.most_bytes, size))
     account.everyone.bytes = data.draw(around(account.everyone.most_bytes, size))
